@@ -1,0 +1,35 @@
+# Two commands on a fresh machine: `make demo` and `make test`. Each installs what it needs into .venv.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+TASK ?= open-drawer
+SEED ?= 0
+ITERATIONS ?= 30
+
+.PHONY: demo test bench lint pretrained clean
+
+$(VENV)/.installed: pyproject.toml
+	@echo "== installing into $(VENV) (a few minutes the first time)"
+	@sh tools/install.sh $(PYTHON) $(VENV)
+	@touch $@
+
+demo: $(VENV)/.installed
+	$(BIN)/robot-run demo --task $(TASK) --seed $(SEED) --iterations $(ITERATIONS)
+
+test: lint
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(VENV)/.installed
+	$(BIN)/robot-bench loop
+	$(BIN)/robot-bench push
+
+pretrained: $(VENV)/.installed
+	$(BIN)/python -m benchmarks.pretrained
+
+clean:
+	rm -rf run report .pytest_cache .mypy_cache .ruff_cache

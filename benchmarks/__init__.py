@@ -1,0 +1,1 @@
+"""`robot-bench` and the experiments: may import every room, nobody imports it."""

@@ -1,0 +1,1 @@
+"""torch to ONNX to TensorRT: export, parity check, quantisation, benchmark."""

@@ -1,0 +1,1 @@
+"""On the workstation: episode store, reward models, policies, refinement, publisher, daemon."""

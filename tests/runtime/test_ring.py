@@ -1,0 +1,102 @@
+"""The ring: order, content, wrap, refusal when full, across processes, and a consumer that comes back."""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from runtime.ring import Ring, RingError
+
+
+def test_records_come_out_as_they_went_in_across_many_wraps(tmp_path: Path) -> None:
+    with Ring.create(tmp_path / "ring", 1000) as writer, Ring.open(tmp_path / "ring") as reader:
+        for number in range(500):
+            parts = [bytes([number % 256]) * (number % 97), b"", str(number).encode()]
+            assert writer.try_push(parts)
+            found = reader.pop()
+            assert found is not None
+            assert [bytes(part) for part in found] == parts
+            del found
+            reader.release()
+        assert reader.pop() is None
+
+
+def test_a_full_ring_refuses_and_keeps_what_it_has(tmp_path: Path) -> None:
+    with Ring.create(tmp_path / "ring", 1024) as ring:
+        pushed = 0
+        while ring.try_push([bytes([pushed]) * 100]):
+            pushed += 1
+        assert 3 < pushed < 10
+        for number in range(pushed):
+            found = ring.pop()
+            assert found is not None
+            assert bytes(found[0]) == bytes([number]) * 100
+            del found
+            ring.release()
+        assert ring.try_push([b"again"])
+
+
+def test_a_record_that_can_never_fit_says_so(tmp_path: Path) -> None:
+    with Ring.create(tmp_path / "ring", 1024) as ring, pytest.raises(RingError, match="ring_mib"):
+        ring.try_push([b"x" * 2000])
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.tuples(st.booleans(), st.lists(st.binary(max_size=60), min_size=1, max_size=5))))
+def test_any_interleaving_is_fifo(
+    tmp_path_factory: pytest.TempPathFactory, script: list[tuple[bool, list[bytes]]]
+) -> None:
+    with Ring.create(tmp_path_factory.mktemp("ring") / "ring", 1024) as ring:
+        waiting: list[list[bytes]] = []
+        for push, parts in script:
+            if push:
+                if ring.try_push(parts):
+                    waiting.append(parts)
+                continue
+            found = ring.pop()
+            assert (found is None) == (not waiting)
+            if found is not None:
+                assert [bytes(part) for part in found] == waiting.pop(0)
+                del found
+                ring.release()
+        assert ring.waiting == len(waiting)
+
+
+_PRODUCER = """
+import sys, hashlib
+from pathlib import Path
+from runtime.ring import Ring
+ring = Ring.open(Path(sys.argv[1]))
+for number in range(3000):
+    parts = [number.to_bytes(8, "little"), hashlib.sha256(str(number).encode()).digest() * (number % 50)]
+    while not ring.try_push(parts):
+        pass
+"""
+
+
+def test_across_processes_nothing_is_lost_or_torn(tmp_path: Path) -> None:
+    path = tmp_path / "ring"
+    ring = Ring.create(path, 1 << 14)
+    producer = subprocess.Popen([sys.executable, "-c", _PRODUCER, str(path)])
+    number = 0
+    while number < 3000:
+        if number == 1500:  # a consumer that dies and comes back goes on where it was
+            ring.close()
+            ring = Ring.open(path)
+        found = ring.pop()
+        if found is None:
+            assert producer.poll() in (None, 0)
+            continue
+        assert int.from_bytes(found[0], "little") == number
+        assert bytes(found[1]) == hashlib.sha256(str(number).encode()).digest() * (number % 50)
+        del found
+        ring.release()
+        number += 1
+    assert producer.wait(10) == 0
+    ring.close()

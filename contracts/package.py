@@ -1,7 +1,8 @@
 """The model package: manifest of the folder an engine is built from. Data and checks, no disk.
 
 Folder: `manifest.json`, one `<graph>.onnx` per graph, `weights.safetensors` (every initializer of the
-graphs by name, "<graph>/<tensor>"), `golden.npz` (recorded inputs and expected outputs).
+graphs by name, "<graph>/<tensor>"), `golden.npz` (recorded inputs and expected outputs, cases stacked
+along a leading axis under "<graph>/in/<name>" and "<graph>/out/<name>").
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ class TensorSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class GraphSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One ONNX graph. `file` and `sha256` are of the .onnx file, whose initializers are external:
-    they come from `weights.safetensors` under "<name>/<initializer>"."""
+    """One ONNX graph. `file` and `sha256` are of the .onnx file, whose initializers are external: they
+    point into `weights.safetensors`, where their names are "<name>/<initializer>"."""
 
     name: str
     file: str
@@ -77,6 +78,7 @@ class PackageManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     weights_file: str
     weights_sha256: str
     golden_file: str
+    golden_sha256: str
     refinable: tuple[TensorSpec, ...]
     image_width: int
     image_height: int

@@ -95,7 +95,7 @@ def jpeg_size(data: Data) -> tuple[int, int]:
             at += 1
             continue
         length = data[at + 2] << 8 | data[at + 3]
-        # Progressive files (c2 and others) can ask for unbounded work per byte; we never write them.
+        # Progressive files (c2 and others) can ask for unbounded work a byte; we never write them.
         if marker in (0xC0, 0xC1):
             return _frame_header(bytes(data[at + 4 : at + 10]))
         if (0xC2 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC)) or marker in (0xD9, 0xDA):

@@ -1,0 +1,116 @@
+"""Files that are whole or not there: temporary file, fsync, rename, fsync of the directory.
+
+Owns durability of single files and capped reads. Does not lock; does not know any format.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from contracts.errors import EntracteError
+
+TEMPORARY_SUFFIX = ".tmp"
+MAX_JSON_BYTES = 16 * 1024 * 1024
+
+
+class FileError(EntracteError):
+    """A file that is missing, too large or not what its name says."""
+
+
+@contextmanager
+def replacing(path: Path, *, sync_directory: bool = True) -> Iterator[Path]:
+    """Yield a temporary path in the directory of `path`; on success it becomes `path`, durably.
+
+    If the body raises, `path` keeps its old content and the temporary file is removed. With
+    `sync_directory=False` the rename itself may be lost in a power cut until `sync` is called: for a
+    batch of files whose directories are synced once, before the file that commits them.
+    """
+    make_directory(path.parent)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}{TEMPORARY_SUFFIX}")
+    try:
+        yield temporary
+        sync(temporary)
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    if sync_directory:
+        sync(path.parent)
+
+
+def write_bytes(path: Path, data: bytes, *, sync_directory: bool = True) -> None:
+    """Replace `path` by `data` atomically and durably."""
+    with replacing(path, sync_directory=sync_directory) as temporary:
+        temporary.write_bytes(data)
+
+
+def write_json(path: Path, value: Any, *, sync_directory: bool = True) -> None:
+    """Replace `path` by `value` as JSON atomically. Raises `FileError` for NaN and foreign types."""
+    write_bytes(path, json_bytes(path.name, value), sync_directory=sync_directory)
+
+
+def json_bytes(what: str, value: Any) -> bytes:
+    """`value` as strict JSON (no NaN, no infinity). Raises `FileError` naming `what`."""
+    try:
+        return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False).encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise FileError(
+            f"{what} is not JSON", found=str(error), remedy="use only finite plain values"
+        ) from error
+
+
+def read_bytes(path: Path, max_bytes: int) -> bytes:
+    """Content of `path`. Raises `FileError` if it is absent or larger than `max_bytes`."""
+    try:
+        with path.open("rb") as file:
+            data = file.read(max_bytes + 1)
+    except FileNotFoundError as error:
+        raise FileError("file is missing", expected=path) from error
+    if len(data) > max_bytes:
+        raise FileError(f"{path} is too large", expected=f"<= {max_bytes} bytes")
+    return data
+
+
+def read_json(path: Path, max_bytes: int = MAX_JSON_BYTES) -> Any:
+    """Parsed JSON of `path`. Raises `FileError` if absent, too large or malformed."""
+    data = read_bytes(path, max_bytes)
+    try:
+        return json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise FileError(f"{path} is not JSON", found=str(error)) from error
+
+
+def make_directory(path: Path) -> None:
+    """Create `path` and its parents so that they survive a power cut."""
+    if path.is_dir():
+        return
+    make_directory(path.parent)
+    path.mkdir(exist_ok=True)
+    sync(path.parent)
+
+
+def sync(path: Path) -> None:
+    """fsync a file or a directory."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def remove_leftovers(root: Path) -> int:
+    """Delete temporary files that a killed process left under `root`; returns how many.
+
+    Only for the one process that may write there: a live writer's file would go too.
+    """
+    count = 0
+    for path in root.rglob(f".*{TEMPORARY_SUFFIX}"):
+        path.unlink(missing_ok=True)
+        count += 1
+    return count

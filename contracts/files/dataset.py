@@ -1,0 +1,331 @@
+"""Writes LeRobotDataset v3.0 with Entracte's own columns, one whole episode at a time.
+
+One parquet and one MP4 (per camera) an episode: v3.0 allows any grouping, and this one needs neither
+rewriting nor appending of files that already hold committed data. Every file is written atomically;
+`meta/info.json` comes last and is the commit point, so a writer killed at any moment leaves a data
+set that ends with the last finished episode. Scoring, reading and locking out readers are not done here.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from contracts.files import atomic, dataset_info, dataset_stats, dataset_tables, depth_file, video
+from contracts.files.dataset_format import (
+    BOOKKEEPING,
+    DATA_PATTERN,
+    DEPTH_PATTERN,
+    EPISODES_PATTERN,
+    EPISODES_PER_META_FILE,
+    INFO_PATH,
+    LOCK_PATH,
+    OWN_EPISODE_PATTERN,
+    OWN_INFO_PATH,
+    STATS_PATH,
+    TASKS_PATH,
+    VIDEO_PATTERN,
+    DatasetError,
+    Feature,
+    array_keys,
+    check_columns,
+    check_features,
+    depth_keys,
+    own_columns,
+    path_at,
+    place,
+    video_keys,
+)
+from contracts.files.dataset_info import DatasetInfo
+from contracts.files.dataset_stats import Stats
+
+
+class DatasetWriter:
+    """Appends episodes to one data set; holds its lock until `close` (or leaving the `with` block)."""
+
+    def __init__(self, root: Path, lock: int) -> None:
+        """Use `create` or `open`."""
+        self.root = root
+        self._lock: int | None = lock
+        self._info = dataset_info.load(root)
+        self._tasks: list[str] = []
+        self._stats: dict[str, Stats] = {}
+        self._group: pa.Table | None = None
+        self._load_committed()
+
+    @classmethod
+    def create(
+        cls,
+        root: str | Path,
+        fps: int,
+        features: Mapping[str, Feature],
+        robot_type: str,
+        extra_info: Mapping[str, Any] | None = None,
+    ) -> DatasetWriter:
+        """A new, empty data set at `root`, which may exist but not hold one.
+
+        `features`: see `Feature`; our own columns (`dataset_format.own_columns`) are added to them.
+        `extra_info`: any JSON, kept where LeRobot ignores it. Raises `DatasetError`.
+        """
+        root = Path(root)
+        if fps < 1 or fps != int(fps):
+            raise DatasetError("fps", expected="a positive whole number", found=fps)
+        check_features(features)
+        own = {key: feature for key, (feature, _) in own_columns(features).items()}
+        info = DatasetInfo(int(fps), robot_type, {**features, **own}, dict(extra_info or {}))
+        lock = _acquire(root)
+        try:
+            if (root / INFO_PATH).exists():
+                raise DatasetError(
+                    f"{root} already holds a data set", remedy="open it, or choose another path"
+                )
+            dataset_info.create(root, info)
+            return cls(root, lock)
+        except BaseException:
+            os.close(lock)
+            raise
+
+    @classmethod
+    def open(cls, root: str | Path) -> DatasetWriter:
+        """The data set at `root`, to append to; what a killed writer left unfinished is removed."""
+        root = Path(root)
+        _require_ours(dataset_info.load(root), root)
+        lock = _acquire(root)
+        try:
+            atomic.remove_leftovers(root)
+            return cls(root, lock)
+        except BaseException:
+            os.close(lock)
+            raise
+
+    @property
+    def features(self) -> dict[str, Feature]:
+        """All columns, our own included, LeRobot's bookkeeping not."""
+        return dict(self._info.features)
+
+    @property
+    def num_episodes(self) -> int:
+        return self._info.episodes
+
+    def add_episode(
+        self,
+        columns: Mapping[str, np.ndarray],
+        frames: Mapping[str, Iterable[np.ndarray]],
+        depth: Mapping[str, Iterable[np.ndarray]] | None,
+        task: str,
+        extra: Mapping[str, Any] | None = None,
+    ) -> int:
+        """Append one episode, durably; returns its index.
+
+        `columns`: array [T, *shape] per feature ([T] for shape (1,)); our own columns may be left out.
+        `frames`: per video feature T frames uint8[H, W, 3] RGB, `depth`: per depth16 feature T frames
+        uint16[H, W]; sequences, arrays or iterators (taken one frame at a time). `task`: the instruction.
+        `extra`: any JSON about the episode. Raises `DatasetError`; the data set is then unchanged.
+        """
+        if self._lock is None:
+            raise DatasetError("writer is closed", remedy="open the data set again")
+        info, episode = self._info, self._info.episodes
+        length, checked = check_columns(info.given_features, columns)
+        depth = depth or {}
+        _check_keys("frames", frames, video_keys(info.features))
+        _check_keys("depth", depth, depth_keys(info.features))
+        if not isinstance(task, str) or not task.strip():
+            raise DatasetError("task", expected="the instruction in words", found=repr(task))
+        tasks = self._tasks if task in self._tasks else [*self._tasks, task]
+        own_record = _json(
+            "extra",
+            {"episode_index": episode, "task": task, "length": length, "extra": dict(extra or {})},
+        )
+        checked |= self._bookkeeping(length, tasks.index(task))
+        stats = {key: dataset_stats.of_array(array) for key, array in checked.items()}
+
+        written = [self._write_depth(key, values, length) for key, values in depth.items()]
+        for key, pictures in frames.items():
+            path, stats[key] = self._write_video(key, pictures, length)
+            written.append(path)
+        written.append(self._write_steps(checked))
+        own_path = self.root / path_at(OWN_EPISODE_PATTERN, episode)
+        atomic.write_bytes(own_path, own_record, sync_directory=False)
+        written.append(own_path)
+
+        self._commit(length, task, tasks, stats, written)
+        return episode
+
+    def close(self) -> None:
+        """Release the lock; every finished episode is already on disk."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def __enter__(self) -> DatasetWriter:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _bookkeeping(self, length: int, task_index: int) -> dict[str, np.ndarray]:
+        steps = np.arange(length, dtype=np.int64)
+        return {
+            "timestamp": (steps / self._info.fps).astype(np.float32),
+            "frame_index": steps,
+            "episode_index": np.full(length, self._info.episodes, np.int64),
+            "index": steps + self._info.frames,
+            "task_index": np.full(length, task_index, np.int64),
+        }
+
+    def _write_depth(self, key: str, frames: Iterable[np.ndarray], length: int) -> Path:
+        path = self.root / path_at(DEPTH_PATTERN, self._info.episodes, key=key)
+        with atomic.replacing(path, sync_directory=False) as temporary:
+            shape = self._info.features[key].shape
+            depth_file.write(temporary, frames, shape=shape, length=length, what=key)
+        return path
+
+    def _write_video(
+        self, key: str, frames: Iterable[np.ndarray], length: int
+    ) -> tuple[Path, Stats]:
+        path = self.root / path_at(VIDEO_PATTERN, self._info.episodes, video_key=key)
+        sampler = dataset_stats.PictureSampler(length)
+        with atomic.replacing(path, sync_directory=False) as temporary:
+            video.encode(
+                temporary,
+                frames,
+                fps=self._info.fps,
+                shape=self._info.features[key].shape,
+                length=length,
+                what=key,
+                look=sampler.add,
+            )
+        return path, sampler.stats()
+
+    def _write_steps(self, columns: Mapping[str, np.ndarray]) -> Path:
+        path = self.root / path_at(DATA_PATTERN, self._info.episodes)
+        stored = {key: self._info.features[key] for key in array_keys(self._info.features)}
+        table = dataset_tables.steps_table({**stored, **BOOKKEEPING}, columns)
+        _write_table(path, table)
+        return path
+
+    def _commit(
+        self,
+        length: int,
+        task: str,
+        tasks: list[str],
+        stats: dict[str, Stats],
+        written: list[Path],
+    ) -> None:
+        episode = self._info.episodes
+        if tasks != self._tasks:
+            _write_table(self.root / TASKS_PATH, dataset_tables.tasks_table(tasks))
+        row = dataset_tables.episode_row(self._episode_values(length, task), stats)
+        fresh = self._group is None or episode % EPISODES_PER_META_FILE == 0
+        group = row if fresh else pa.concat_tables([self._group, row]).combine_chunks()
+        group_path = self.root / path_at(EPISODES_PATTERN, episode // EPISODES_PER_META_FILE)
+        _write_table(group_path, group)
+        merged = dataset_stats.merge([self._stats, stats])
+        atomic.write_json(
+            self.root / STATS_PATH, dataset_stats.to_json(merged), sync_directory=False
+        )
+        # Everything that the new head refers to must be on disk before it.
+        for directory in {path.parent for path in [*written, group_path, self.root / STATS_PATH]}:
+            atomic.sync(directory)
+        info = self._info.with_episode(length, len(tasks))
+        dataset_info.commit(self.root, info)
+        self._info, self._tasks, self._stats, self._group = info, tasks, merged, group
+
+    def _episode_values(self, length: int, task: str) -> dict[str, Any]:
+        info, seconds = self._info, length / self._info.fps
+        chunk, file = place(info.episodes)
+        meta_chunk, meta_file = place(info.episodes // EPISODES_PER_META_FILE)
+        videos: dict[str, Any] = {}
+        for key in video_keys(info.features):
+            videos[f"videos/{key}/chunk_index"] = chunk
+            videos[f"videos/{key}/file_index"] = file
+            videos[f"videos/{key}/from_timestamp"] = 0.0
+            videos[f"videos/{key}/to_timestamp"] = seconds
+        return {
+            "episode_index": info.episodes,
+            "tasks": [task],
+            "length": length,
+            "dataset_from_index": info.frames,
+            "dataset_to_index": info.frames + length,
+            "data/chunk_index": chunk,
+            "data/file_index": file,
+            **videos,
+            "meta/episodes/chunk_index": meta_chunk,
+            "meta/episodes/file_index": meta_file,
+        }
+
+    def _load_committed(self) -> None:
+        """Tasks, statistics and the metadata table being filled, without what was never committed."""
+        if self._info.episodes == 0:
+            return
+        tasks = pq.read_table(self.root / TASKS_PATH)
+        self._tasks = dataset_tables.tasks_from(tasks)[: self._info.tasks]
+        rows: list[dict[str, Stats]] = []
+        for first in range(0, self._info.episodes, EPISODES_PER_META_FILE):
+            path = self.root / path_at(EPISODES_PATTERN, first // EPISODES_PER_META_FILE)
+            group = pq.read_table(path).slice(0, self._info.episodes - first)
+            rows += [dataset_tables.stats_of_row(row) for row in group.to_pylist()]
+            self._group = group
+        self._stats = dataset_stats.merge(rows)
+
+
+def _require_ours(info: DatasetInfo, root: Path) -> None:
+    # LeRobot packs episodes into shared files under other numbers: appending ours would overwrite them.
+    if not (root / OWN_INFO_PATH).exists() or info.data_pattern != DATA_PATTERN:
+        raise DatasetError(
+            f"{root} was not written by Entracte",
+            remedy="read it and write its episodes to a new data set",
+        )
+
+
+def _acquire(root: Path) -> int:
+    """Descriptor of the locked lock file; the system frees it when the process dies."""
+    path = root / LOCK_PATH
+    atomic.make_directory(path.parent)
+    lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(lock)
+        raise DatasetError(
+            f"{root} is being written by another process", remedy="close the other writer first"
+        ) from error
+    return lock
+
+
+def _write_table(path: Path, table: pa.Table) -> None:
+    with atomic.replacing(path, sync_directory=False) as temporary:
+        # Dictionaries and statistics cost more than they save on a few hundred rows.
+        pq.write_table(
+            table, temporary, compression="snappy", use_dictionary=False, write_statistics=False
+        )
+
+
+def _check_keys(what: str, given: Mapping[str, object], wanted: list[str]) -> None:
+    if set(given) != set(wanted):
+        raise DatasetError(
+            f"{what} of the episode",
+            expected=f"exactly {sorted(wanted)}",
+            found=sorted(given),
+            remedy="give one per feature of that dtype",
+        )
+
+
+def _json(what: str, value: Any) -> bytes:
+    try:
+        return atomic.json_bytes(what, value)
+    except atomic.FileError as error:
+        raise DatasetError(str(error)) from error

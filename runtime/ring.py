@@ -108,7 +108,7 @@ class Ring:
                 "record too large for the ring",
                 expected=f"<= {self.capacity // 2 - 8} bytes",
                 found=size,
-                remedy="raise recording.ring_mib in the hardware config",
+                remedy="raise recording.ring_s in the hardware config",
             )
         head, tail = self._header[_HEAD_WORD], self._header[_TAIL_WORD]
         start = head % self.capacity

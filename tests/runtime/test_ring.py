@@ -43,7 +43,7 @@ def test_a_full_ring_refuses_and_keeps_what_it_has(tmp_path: Path) -> None:
 
 
 def test_a_record_that_can_never_fit_says_so(tmp_path: Path) -> None:
-    with Ring.create(tmp_path / "ring", 1024) as ring, pytest.raises(RingError, match="ring_mib"):
+    with Ring.create(tmp_path / "ring", 1024) as ring, pytest.raises(RingError, match="ring_s"):
         ring.try_push([b"x" * 2000])
 
 

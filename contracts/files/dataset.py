@@ -101,7 +101,9 @@ class DatasetWriter:
         lock = _acquire(root)
         try:
             atomic.remove_leftovers(root)
-            return cls(root, lock)
+            writer = cls(root, lock)
+            writer._discard_unfinished()
+            return writer
         except BaseException:
             os.close(lock)
             raise
@@ -147,16 +149,23 @@ class DatasetWriter:
         checked |= self._bookkeeping(length, tasks.index(task))
         stats = {key: dataset_stats.of_array(array) for key, array in checked.items()}
 
-        written = [self._write_depth(key, values, length) for key, values in depth.items()]
-        for key, pictures in frames.items():
-            path, stats[key] = self._write_video(key, pictures, length)
-            written.append(path)
-        written.append(self._write_steps(checked))
-        own_path = self.root / path_at(OWN_EPISODE_PATTERN, episode)
-        atomic.write_bytes(own_path, own_record, sync_directory=False)
-        written.append(own_path)
-
-        self._commit(length, task, tasks, stats, written)
+        try:
+            for key, values in depth.items():
+                self._write_depth(key, values, length)
+            for key, pictures in frames.items():
+                stats[key] = self._write_video(key, pictures, length)
+            self._write_steps(checked)
+            own_path = self.root / path_at(OWN_EPISODE_PATTERN, episode)
+            atomic.write_bytes(own_path, own_record, sync_directory=False)
+        except BaseException:
+            self._discard_unfinished()
+            raise
+        try:
+            self._commit(length, task, tasks, stats)
+        except BaseException:
+            # Whether the episode counts is on disk only: a reopened writer reads it from there.
+            self.close()
+            raise
         return episode
 
     def close(self) -> None:
@@ -186,16 +195,13 @@ class DatasetWriter:
             "task_index": np.full(length, task_index, np.int64),
         }
 
-    def _write_depth(self, key: str, frames: Iterable[np.ndarray], length: int) -> Path:
+    def _write_depth(self, key: str, frames: Iterable[np.ndarray], length: int) -> None:
         path = self.root / path_at(DEPTH_PATTERN, self._info.episodes, key=key)
         with atomic.replacing(path, sync_directory=False) as temporary:
             shape = self._info.features[key].shape
             depth_file.write(temporary, frames, shape=shape, length=length, what=key)
-        return path
 
-    def _write_video(
-        self, key: str, frames: Iterable[np.ndarray], length: int
-    ) -> tuple[Path, Stats]:
+    def _write_video(self, key: str, frames: Iterable[np.ndarray], length: int) -> Stats:
         path = self.root / path_at(VIDEO_PATTERN, self._info.episodes, video_key=key)
         sampler = dataset_stats.PictureSampler(length)
         with atomic.replacing(path, sync_directory=False) as temporary:
@@ -208,14 +214,13 @@ class DatasetWriter:
                 what=key,
                 look=sampler.add,
             )
-        return path, sampler.stats()
+        return sampler.stats()
 
-    def _write_steps(self, columns: Mapping[str, np.ndarray]) -> Path:
+    def _write_steps(self, columns: Mapping[str, np.ndarray]) -> None:
         path = self.root / path_at(DATA_PATTERN, self._info.episodes)
         stored = {key: self._info.features[key] for key in array_keys(self._info.features)}
         table = dataset_tables.steps_table({**stored, **BOOKKEEPING}, columns)
         _write_table(path, table)
-        return path
 
     def _commit(
         self,
@@ -223,7 +228,6 @@ class DatasetWriter:
         task: str,
         tasks: list[str],
         stats: dict[str, Stats],
-        written: list[Path],
     ) -> None:
         episode = self._info.episodes
         if tasks != self._tasks:
@@ -238,7 +242,8 @@ class DatasetWriter:
             self.root / STATS_PATH, dataset_stats.to_json(merged), sync_directory=False
         )
         # Everything that the new head refers to must be on disk before it.
-        for directory in {path.parent for path in [*written, group_path, self.root / STATS_PATH]}:
+        files = [*self._episode_files(), group_path, self.root / STATS_PATH]
+        for directory in {path.parent for path in files}:
             atomic.sync(directory)
         info = self._info.with_episode(length, len(tasks))
         dataset_info.commit(self.root, info)
@@ -266,6 +271,18 @@ class DatasetWriter:
             "meta/episodes/chunk_index": meta_chunk,
             "meta/episodes/file_index": meta_file,
         }
+
+    def _episode_files(self) -> list[Path]:
+        """Files of the episode being added."""
+        features, episode = self._info.features, self._info.episodes
+        relative = [path_at(DATA_PATTERN, episode), path_at(OWN_EPISODE_PATTERN, episode)]
+        relative += [path_at(VIDEO_PATTERN, episode, video_key=key) for key in video_keys(features)]
+        relative += [path_at(DEPTH_PATTERN, episode, key=key) for key in depth_keys(features)]
+        return [self.root / path for path in relative]
+
+    def _discard_unfinished(self) -> None:
+        for path in self._episode_files():
+            path.unlink(missing_ok=True)
 
     def _load_committed(self) -> None:
         """Tasks, statistics and the metadata table being filled, without what was never committed."""

@@ -1,6 +1,6 @@
 """What a data set on disk is: features, our own columns, file names, what an episode must satisfy.
 
-Pure but for nothing: no file is touched here. The layout is LeRobotDataset v3.0; the columns that
+Pure: no file is touched here. The layout is LeRobotDataset v3.0; the columns that
 LeRobot doesn't have are ordinary features to it, and what it could not open (depth) stays out of
 its `info.json`, in `meta/entracte/`.
 """

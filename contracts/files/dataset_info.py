@@ -165,9 +165,7 @@ def load(root: Path) -> DatasetInfo:
 
 def _feature(stored: Mapping[str, Any]) -> Feature:
     names = stored.get("names")
-    plain = isinstance(names, list) and stored["dtype"] != VIDEO
-    return Feature(
-        str(stored["dtype"]),
-        tuple(int(n) for n in stored["shape"]),
-        tuple(names) if plain else None,
-    )
+    if not isinstance(names, list) or stored["dtype"] == VIDEO:
+        names = None
+    shape = tuple(int(n) for n in stored["shape"])
+    return Feature(str(stored["dtype"]), shape, None if names is None else tuple(names))

@@ -184,8 +184,7 @@ class DatasetReader:
         for path in sorted((self.root / "meta/episodes").glob("*/*.parquet")):
             if len(rows) >= count:
                 break
-            names = [n for n in pq.read_schema(path).names if not n.startswith("stats/")]
-            rows += _read_table(path, names).to_pylist()
+            rows += _read_table(path, skip="stats/").to_pylist()
         indices = [row["episode_index"] for row in rows[:count]]
         if indices != list(range(count)):
             raise DatasetError(
@@ -206,9 +205,13 @@ def _resolve(indices: Sequence[int] | None, length: int) -> list[int]:
     return [index % length for index in chosen]
 
 
-def _read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
+def _read_table(path: Path, columns: list[str] | None = None, skip: str | None = None) -> pa.Table:
+    """The given columns (all by default), without those whose name begins with `skip`."""
     try:
-        # memory_map off and no threads: the tables are small and a pool costs more than it gives.
-        return pq.ParquetFile(path).read(columns=columns, use_threads=False)
+        file = pq.ParquetFile(path)
+        if skip is not None:
+            columns = [name for name in file.schema_arrow.names if not name.startswith(skip)]
+        # No threads: the tables are small and a pool costs more than it gives.
+        return file.read(columns=columns, use_threads=False)
     except (OSError, pa.ArrowInvalid) as error:
         raise DatasetError(f"table {path} can't be read", found=str(error)) from error

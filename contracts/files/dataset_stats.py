@@ -6,7 +6,7 @@ shape ((3, 1, 1) in 0..1 for pictures), `count` of shape (1,).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TypeAlias
 
 import numpy as np
@@ -87,7 +87,7 @@ class PictureSampler:
         return {**scaled, "count": np.array([float(self._sampled)])}
 
 
-def merge(parts: list[Mapping[str, Stats]]) -> dict[str, Stats]:
+def merge(parts: Sequence[Mapping[str, Stats]]) -> dict[str, Stats]:
     """Statistics of all `parts` together, exact but for the quantiles.
 
     Quantiles are averaged, weighted by count, as LeRobot's `aggregate_stats` does.
@@ -121,10 +121,8 @@ def _merge_feature(parts: list[Stats]) -> Stats:
 
 def to_json(stats: Mapping[str, Stats]) -> dict[str, dict[str, list[float]]]:
     """As `meta/stats.json` holds it; `count` as an integer."""
-    return {
-        key: {
-            name: (value.astype(int) if name == "count" else value).tolist()
-            for name, value in feature.items()
-        }
-        for key, feature in stats.items()
-    }
+    plain: dict[str, dict[str, list[float]]] = {}
+    for key, feature in stats.items():
+        plain[key] = {name: value.tolist() for name, value in feature.items()}
+        plain[key]["count"] = feature["count"].astype(int).tolist()
+    return plain

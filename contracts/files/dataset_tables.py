@@ -49,7 +49,7 @@ def to_numpy(column: pa.ChunkedArray, feature: Feature) -> np.ndarray:
             array = array.flatten()
         else:
             break
-    values = array.to_numpy(zero_copy_only=False)
+    values: np.ndarray = array.to_numpy(zero_copy_only=False)
     try:
         return values.reshape(length if feature.shape == (1,) else (length, *feature.shape))
     except ValueError as error:
@@ -58,32 +58,14 @@ def to_numpy(column: pa.ChunkedArray, feature: Feature) -> np.ndarray:
 
 def tasks_table(tasks: Sequence[str]) -> pa.Table:
     """Task strings as the index of a pandas frame (metadata written by hand: the robot has no pandas)."""
+    text = {"pandas_type": "unicode", "numpy_type": "object", "metadata": None}
+    number = {"pandas_type": "int64", "numpy_type": "int64", "metadata": None}
     metadata = {
         "index_columns": [_TASK_COLUMN],
-        "column_indexes": [
-            {
-                "name": None,
-                "field_name": None,
-                "pandas_type": "unicode",
-                "numpy_type": "object",
-                "metadata": None,
-            }
-        ],
+        "column_indexes": [{"name": None, "field_name": None, **text}],
         "columns": [
-            {
-                "name": "task_index",
-                "field_name": "task_index",
-                "pandas_type": "int64",
-                "numpy_type": "int64",
-                "metadata": None,
-            },
-            {
-                "name": None,
-                "field_name": _TASK_COLUMN,
-                "pandas_type": "unicode",
-                "numpy_type": "object",
-                "metadata": None,
-            },
+            {"name": "task_index", "field_name": "task_index", **number},
+            {"name": None, "field_name": _TASK_COLUMN, **text},
         ],
         "creator": {"library": "entracte", "version": "1"},
         "pandas_version": "2.2.0",

@@ -1,8 +1,8 @@
 """Depth of one episode and camera in one file: losslessly compressed frames behind an index.
 
-Layout, little-endian: magic (8 bytes), height, width, frames (uint32 each), frames + 1 offsets (uint64, from the
-start of the file), then the frames as `contracts.images` encodes them (codec id in the data set's own
-metadata, since LeRobot v3.0 has no depth).
+Layout, little-endian: magic (8 bytes), height, width, frames (uint32 each), frames + 1 offsets (uint64,
+from the start of the file), then the frames as `contracts.images` encodes them (codec id in the data
+set's own metadata, since LeRobot v3.0 has no depth).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _HEADER = struct.Struct("<8sIII")
 def write(
     path: Path, frames: Iterable[np.ndarray], *, shape: tuple[int, ...], length: int, what: str
 ) -> None:
-    """Write `length` frames uint16[H, W] of `shape`. Raises `DatasetError` on any other count or kind."""
+    """Write `length` frames uint16[H, W] of `shape`; `DatasetError` on another count or kind."""
     offsets = np.zeros(length + 1, "<u8")
     start = _HEADER.size + offsets.nbytes
     offsets[0] = start
@@ -68,15 +68,11 @@ def read(path: Path, *, shape: tuple[int, ...], length: int, indices: Sequence[i
                     f"header of {path}",
                     expected=expected.hex(),
                     found=header.hex(),
-                    remedy="restore the file",
                 )
             offsets = np.frombuffer(file.read((length + 1) * 8), "<u8")
             size = path.stat().st_size
-            if (
-                len(offsets) != length + 1
-                or (np.diff(offsets.astype(np.int64)) < 0).any()
-                or offsets[-1] != size
-            ):
+            whole = len(offsets) == length + 1 and int(offsets[-1]) == size
+            if not whole or (offsets[1:] < offsets[:-1]).any():
                 raise DatasetError(
                     f"{path} is damaged", expected=f"{length} frames", found=f"{size} bytes"
                 )

@@ -15,6 +15,7 @@ from typing import Any
 import av
 import numpy as np
 from av.video.reformatter import VideoReformatter
+from av.video.stream import VideoStream
 
 from contracts.files.dataset_format import DatasetError
 
@@ -47,6 +48,7 @@ def encode(
     count = 0
     with av.open(str(path), mode="w", format="mp4") as container:
         stream = container.add_stream(CODEC, rate=fps, options=ENCODER_OPTIONS)
+        assert isinstance(stream, VideoStream)
         stream.height, stream.width = shape[0], shape[1]
         stream.pix_fmt = PIXEL_FORMAT
         stream.codec_context.time_base = Fraction(1, fps)
@@ -115,7 +117,7 @@ def _decode_into(
     # One converter for all frames: a fresh one per frame doubles the time.
     reformatter = VideoReformatter()
     decoded = container.decode(stream)
-    at = -1
+    at, picture = -1, None
     for index in wanted:
         if index - at > SEEK_WORTH_FRAMES:
             container.seek(round(index / fps / tick), stream=stream, backward=True)
@@ -127,6 +129,7 @@ def _decode_into(
             at = round(float(picture.pts * tick) * fps)
             if at > index:
                 raise LookupError(f"frame {at} where {index} should be")
+        assert picture is not None
         rgb = reformatter.reformat(picture, format="rgb24").to_ndarray()
         if rgb.shape != frames.shape[1:]:
             raise LookupError(f"pictures of {rgb.shape} instead of {frames.shape[1:]}")

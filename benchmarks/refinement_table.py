@@ -1,0 +1,148 @@
+"""Reads the result cells of `benchmarks.refinement` and makes the table with paired intervals.
+
+Pure but for reading JSON: one cell is one (task, reward, seed). Nothing is left out silently: a cell
+that is missing is named.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+# Two-sided 97.5 % quantiles of Student's t for 1..9 degrees of freedom (any statistics text).
+_T975 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Success (0 or 1) of the base and of the refined policy on the same scenes, in the same order."""
+
+    task: str
+    reward: str
+    seed: int
+    base: tuple[int, ...]
+    final: tuple[int, ...]
+    wall_s: float
+    episodes: int
+
+    @property
+    def gain(self) -> float:
+        """Points (percent) that refinement added on these scenes."""
+        return 100.0 * (float(np.mean(self.final)) - float(np.mean(self.base)))
+
+
+@dataclass(frozen=True)
+class Row:
+    task: str
+    reward: str
+    seeds: tuple[int, ...]
+    base: float
+    final: float
+    gain: float
+    seed_low: float
+    seed_high: float
+    pair_low: float
+    pair_high: float
+    per_seed: tuple[float, ...]
+    evaluation_episodes: int
+
+
+def load_cells(folder: Path) -> list[Cell]:
+    """Every finished cell under `folder`, in the order of their names."""
+    cells = []
+    for path in sorted(folder.glob("*/*.json")):
+        record = json.loads(path.read_text())
+        if record.get("what") != "refinement-cell":
+            continue
+        base = {int(k): int(v) for k, v in record["base"].items()}
+        final = {int(k): int(v) for k, v in record["final"].items()}
+        shared = sorted(base.keys() & final.keys())
+        cells.append(
+            Cell(
+                record["task"],
+                record["reward"],
+                int(record["seed"]),
+                tuple(base[s] for s in shared),
+                tuple(final[s] for s in shared),
+                float(record["wall_s"]),
+                int(record["training_episodes"]),
+            )
+        )
+    return cells
+
+
+def rows(cells: Sequence[Cell]) -> list[Row]:
+    """One row per (task, reward): means over seeds with two 95 % intervals of the gain.
+
+    `seed_*`: Student's t over the seeds' gains (what another seed would give); `pair_*`: bootstrap over
+    seeds and, within a seed, over paired scenes.
+    """
+    groups: dict[tuple[str, str], list[Cell]] = {}
+    for cell in cells:
+        groups.setdefault((cell.task, cell.reward), []).append(cell)
+    return [_row(task, reward, group) for (task, reward), group in sorted(groups.items())]
+
+
+def _row(task: str, reward: str, group: Sequence[Cell]) -> Row:
+    gains = np.array([cell.gain for cell in group])
+    mean = float(gains.mean())
+    half = math.nan
+    if len(gains) > 1:
+        half = _T975[min(len(gains) - 2, 8)] * float(gains.std(ddof=1)) / math.sqrt(len(gains))
+    low, high = _bootstrap(group)
+    return Row(
+        task=task,
+        reward=reward,
+        seeds=tuple(cell.seed for cell in group),
+        base=100 * float(np.mean([np.mean(cell.base) for cell in group])),
+        final=100 * float(np.mean([np.mean(cell.final) for cell in group])),
+        gain=mean,
+        seed_low=mean - half,
+        seed_high=mean + half,
+        pair_low=low,
+        pair_high=high,
+        per_seed=tuple(float(g) for g in gains),
+        evaluation_episodes=sum(len(cell.final) for cell in group),
+    )
+
+
+def _bootstrap(group: Sequence[Cell], draws: int = 4000) -> tuple[float, float]:
+    random = np.random.default_rng(0)
+    differences = [100.0 * (np.array(cell.final) - np.array(cell.base)) for cell in group]
+    means = np.empty(draws)
+    for draw in range(draws):
+        picked = random.integers(0, len(group), len(group))
+        means[draw] = np.mean(
+            [
+                differences[i][random.integers(0, len(differences[i]), len(differences[i]))].mean()
+                for i in picked
+            ]
+        )
+    low, high = np.quantile(means, [0.025, 0.975])
+    return float(low), float(high)
+
+
+def markdown(table: Sequence[Row], targets: Mapping[str, str]) -> str:
+    """The table as Markdown; `targets`: what the issue asks of each reward."""
+    lines = [
+        "| task | reward | seeds | base % | refined % | gain, points | 95 % over seeds (t) "
+        "| 95 % paired bootstrap | per seed | episodes evaluated | target |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for row in table:
+        seeds_interval = (
+            "—" if math.isnan(row.seed_low) else f"[{row.seed_low:+.1f}, {row.seed_high:+.1f}]"
+        )
+        lines.append(
+            f"| {row.task} | {row.reward} | {len(row.seeds)} | {row.base:.1f} | {row.final:.1f} "
+            f"| **{row.gain:+.1f}** | {seeds_interval} "
+            f"| [{row.pair_low:+.1f}, {row.pair_high:+.1f}] "
+            f"| {', '.join(f'{g:+.0f}' for g in row.per_seed)} | {row.evaluation_episodes} "
+            f"| {targets.get(row.reward, '')} |"
+        )
+    return "\n".join(lines) + "\n"

@@ -20,6 +20,7 @@ class SessionStart(Message, frozen=True, tag="session_start"):
     """First record of every episode log and of a live stream: who speaks, and about what.
 
     `session_id` is new at every start of `robot-run`; `config_hash` is the hash of the resolved config.
+    `loop_rate_hz`: ticks (and so steps) a second; 0: unknown, take it from the steps' times.
     """
 
     robot_id: str
@@ -31,6 +32,7 @@ class SessionStart(Message, frozen=True, tag="session_start"):
     config_hash: str
     software_version: str
     pace: str
+    loop_rate_hz: float = 0.0
 
 
 class EpisodeStart(Message, frozen=True, tag="episode_start"):
@@ -195,7 +197,9 @@ class ReleaseChunk(Message, frozen=True, tag="release_chunk"):
 class ReleaseOutcome(Message, frozen=True, tag="release_outcome"):
     """Robot -> trainer: what became of a release, and when it took effect.
 
-    `outcome`: "committed", "rejected" or "rolled_back"; times are seconds since the offer was received.
+    `outcome`: "swapped" (in effect from `episode_seq` on, on probation), "committed", "rejected",
+    "rolled_back" or "superseded" (a newer one came before it took effect). Times are seconds since the
+    offer was received, NaN where that was not reached.
     """
 
     robot_id: str

@@ -132,11 +132,11 @@ def point_into(model: onnx.ModelProto, prefix: str, weights_file: str, weights: 
     return bytes(model.SerializeToString(deterministic=True))
 
 
-class _GraphConfig(PretrainedConfig):  # type: ignore[no-untyped-call]
+class _GraphConfig(PretrainedConfig):
     model_type = "entracte-graph"
 
 
-class _GraphModel(PreTrainedModel):
+class _GraphModel(PreTrainedModel):  # type: ignore[no-untyped-call]
     """What Optimum takes: a `PreTrainedModel` around the module, its inputs as named parameters."""
 
     config_class = _GraphConfig

@@ -23,7 +23,7 @@ pytestmark = [
     pytest.mark.lerobot,
     pytest.mark.skipif(
         not PYTHON,
-        reason="ENTRACTE_LEROBOT_PYTHON is not set: name the interpreter of an environment with lerobot 0.4.4",
+        reason="ENTRACTE_LEROBOT_PYTHON is not set: name the Python of an environment with lerobot 0.4.4",
     ),
 ]
 

@@ -1,4 +1,4 @@
-"""Child processes of the crash test: `endless ROOT` writes until killed; `steps ROOT` dies at each system call.
+"""Child processes of the crash test: `endless ROOT` writes until killed, `steps ROOT` dies at each call.
 
 `steps` forks a child for every k = 0, 1, ...: it creates ROOT/k with one finished episode, then dies at the
 k-th fsync or rename of the second; the last child survives. Prints one JSON line per child.

@@ -51,7 +51,7 @@ GOOD = np.zeros((9, HEIGHT, WIDTH, 3), np.uint8)
         ({"columns__action": np.zeros((9, 3))}, "expected float32, found float64"),
         (
             {"columns__action": with_value(np.nan)},
-            r"expected finite values, found nan at step 4, entry \(1,\)",
+            r"finite values, found nan at step 4, entry \(1,\)",
         ),
         ({"columns__observation_state": with_value(np.inf)}, "found inf at step 4"),
         ({"columns__reward_process": np.full(9, np.inf, np.float32)}, "finite values or NaN"),

@@ -66,7 +66,7 @@ def test_our_columns_have_values_that_say_unknown(dataset):
 def test_columns_can_be_chosen(dataset):
     reader = DatasetReader(dataset)
     assert set(reader.episode(1, ["action", "index"])) == {"action", "index"}
-    with pytest.raises(DatasetError, match="no such columns.*'speed'"):
+    with pytest.raises(DatasetError, match=r"no such columns.*'speed'"):
         reader.episode(1, ["action", "speed"])
 
 

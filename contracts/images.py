@@ -18,8 +18,8 @@ import zstandard
 from contracts.errors import EntracteError
 
 JPEG = "jpeg"
-# v: difference to the row above; z: zigzag; s: low and high bytes split. Of the predictors tried on
-# a D435 frame (none, left, above, gradient) "above" is the fastest, within 4 % of the smallest.
+# v: difference to the row above; z: zigzag; s: low and high bytes split. On the one D435 frame tried,
+# "above" took the least time of left, above and gradient, and 4 % more bytes than gradient.
 DEPTH_VZS_ZSTD = "depth16-vzs-zstd"
 
 MAX_SIDE_PX = 8192

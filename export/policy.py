@@ -1,0 +1,98 @@
+"""A trained flow policy -> model package: names the graphs' inputs and outputs, and the golden vectors."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from contracts.errors import PackageError
+from contracts.files import atomic
+from contracts.files.packages import Package, read_safetensors
+from contracts.package import ChunkSpec, Provenance
+from export.onnx import GraphSource
+from export.package import draft_manifest, export_package, torch_outputs
+from trainer.policies.flow import ARCHITECTURE, EXAMPLES_FILE, FlowConfig, FlowPolicy, settings_of
+
+GOLDEN_SAMPLES = 4
+
+
+def export_policy(source: Path, folder: Path) -> Package:
+    """Package of the policy that `robot-trainer imitate` wrote into `source`. Raises `PackageError`."""
+    policy = FlowPolicy.load(source)
+    try:
+        data = atomic.read_bytes(source / EXAMPLES_FILE, 1 << 28)
+    except atomic.FileError as error:
+        raise PackageError(
+            f"{source} has no recorded observations for the golden vectors",
+            expected=EXAMPLES_FILE,
+            remedy="train it again with robot-trainer imitate",
+        ) from error
+    return package_policy(policy, read_safetensors(data, EXAMPLES_FILE), folder)
+
+
+def package_policy(policy: FlowPolicy, examples: dict[str, np.ndarray], folder: Path) -> Package:
+    """`examples`: recorded trunk inputs by name, stacked along the first axis."""
+    config = policy.config
+    trunk, head = graph_sources(policy, examples)
+    count = len(examples["state"])
+    observed = [{name: array[i : i + 1] for name, array in examples.items()} for i in range(count)]
+    rng = np.random.default_rng(0)
+    shape = (GOLDEN_SAMPLES, config.chunk_length, config.action_size)
+    acted = [
+        {
+            "features": torch_outputs(trunk, policy.trunk, case)["features"],
+            "noise": rng.normal(size=shape).astype(np.float32),
+        }
+        for case in observed
+    ]
+    draft = draft_manifest(
+        model="policy",
+        architecture=ARCHITECTURE,
+        observation=config.observation,
+        action=config.action,
+        image_width=config.image_width,
+        image_height=config.image_height,
+        cameras=config.cameras,
+        vocabulary=config.vocabulary,
+        instruction_length=config.instruction_length,
+        provenance=config.provenance or Provenance("unknown", 0, "", "", 0.0, {}),
+        chunk=ChunkSpec(config.chunk_length, config.action.rate_hz, config.samples),
+        settings=settings_of(config),
+    )
+    return export_package(folder, draft, (trunk, head), {"trunk": observed, "head": acted})
+
+
+def graph_sources(
+    policy: FlowPolicy, examples: dict[str, np.ndarray]
+) -> tuple[GraphSource, GraphSource]:
+    """(trunk, head) of a policy, as `export.package` takes them."""
+    config = policy.config
+    names = trunk_inputs(config)
+    missing = sorted(set(names) - set(examples))
+    if missing:
+        raise PackageError("recorded observations are incomplete", expected=names, found=missing)
+    # Two of them, so that the tracer does not take the batch for a constant.
+    inputs = {name: np.concatenate([examples[name][:1]] * 2) for name in names}
+    shape = (GOLDEN_SAMPLES, config.chunk_length, config.action_size)
+    batch = {0: "batch"}
+    trunk = GraphSource(
+        "trunk", policy.trunk, inputs, ("features",), {name: batch for name in (*names, "features")}
+    )
+    samples = {0: "samples"}
+    head = GraphSource(
+        "head",
+        policy.head,
+        {
+            "features": np.zeros((1, config.features), np.float32),
+            "noise": np.random.default_rng(0).normal(size=shape).astype(np.float32),
+        },
+        ("chunks", "values", "choice"),
+        {"noise": samples, "chunks": samples, "values": samples},
+    )
+    return trunk, head
+
+
+def trunk_inputs(config: FlowConfig) -> list[str]:
+    """Names of the trunk's inputs in order."""
+    return [*(f"images.{camera}" for camera in config.cameras), "state", "tokens"]

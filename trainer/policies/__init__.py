@@ -1,0 +1,1 @@
+"""Policies in torch: a frozen vision trunk and a small head that refinement may change."""

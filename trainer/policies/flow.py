@@ -1,0 +1,326 @@
+"""A flow-matching action-chunk policy: `Trunk` -> features -> `FlowHead` -> candidate chunks and a choice.
+
+Flow matching after Lipman et al. 2023 (straight paths from noise to data); chunks after Zhao et al. 2023.
+The head is all that refinement changes and all that a release carries: flow net and chunk critics.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from contracts.errors import PackageError
+from contracts.files import atomic
+from contracts.files.packages import Package, read_safetensors, safetensors_bytes
+from contracts.package import Provenance
+from contracts.specs import ActionSpec, ObservationSpec
+from trainer.policies.vision import Trunk
+
+CONFIG_FILE = "policy.json"
+WEIGHTS_FILE = "policy.safetensors"
+EXAMPLES_FILE = "examples.safetensors"
+TIME_SIZE = 64
+
+
+class FlowConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a flow policy is made of. `relative[j]`: action j is learned relative to state j."""
+
+    observation: ObservationSpec
+    action: ActionSpec
+    cameras: tuple[str, ...]
+    image_height: int
+    image_width: int
+    vocabulary: tuple[str, ...]
+    relative: tuple[bool, ...]
+    instruction_length: int = 16
+    chunk_length: int = 16
+    features: int = 256
+    hidden: int = 256
+    blocks: int = 3
+    flow_steps: int = 8
+    critics: int = 4
+    critic_hidden: int = 96
+    pessimism: float = 1.0
+    samples: int = 1
+    provenance: Provenance | None = None
+
+    @property
+    def state_size(self) -> int:
+        return len(self.observation.state_names)
+
+    @property
+    def action_size(self) -> int:
+        return len(self.action.names)
+
+
+class FlowNet(nn.Module):
+    """Velocity of a normalised chunk: x float32[B, T*A], condition float32[B, hidden] -> float32[B, T*A]."""
+
+    def __init__(self, config: FlowConfig) -> None:
+        super().__init__()
+        size, hidden = config.chunk_length * config.action_size, config.hidden
+        self.features_in = nn.Linear(config.features, hidden)
+        self.time_in = nn.Linear(TIME_SIZE, hidden)
+        self.chunk_in = nn.Linear(size, hidden)
+        self.norms = nn.ModuleList(nn.LayerNorm(hidden) for _ in range(config.blocks))
+        self.widen = nn.ModuleList(nn.Linear(hidden, hidden) for _ in range(config.blocks))
+        self.narrow = nn.ModuleList(nn.Linear(hidden, hidden) for _ in range(config.blocks))
+        self.norm_out = nn.LayerNorm(hidden)
+        self.chunk_out = nn.Linear(hidden, size)
+
+    def condition(self, features: torch.Tensor, time: torch.Tensor) -> torch.Tensor:
+        """features [B, F], time embedding [B or 1, TIME_SIZE] -> [B, hidden]."""
+        condition: torch.Tensor = self.features_in(features) + self.time_in(time)
+        return condition
+
+    def forward(self, x: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
+        x = self.chunk_in(x) + condition
+        for norm, widen, narrow in zip(self.norms, self.widen, self.narrow, strict=True):
+            x = x + narrow(F.silu(widen(norm(x) + condition)))
+        velocity: torch.Tensor = self.chunk_out(self.norm_out(x))
+        return velocity
+
+
+class Critic(nn.Module):
+    """How good a chunk is here: features [B, F] and normalised chunk [B, T*A] -> logit [B].
+
+    The last layer starts at zero, so that an untrained critic prefers nothing.
+    """
+
+    def __init__(self, config: FlowConfig) -> None:
+        super().__init__()
+        size, hidden = config.chunk_length * config.action_size, config.critic_hidden
+        self.features_in = nn.Linear(config.features, hidden)
+        self.chunk_in = nn.Linear(size, hidden)
+        self.middle = nn.Linear(hidden, hidden)
+        self.out = nn.Linear(hidden, 1)
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.out.bias)
+
+    def forward(self, features: torch.Tensor, chunk: torch.Tensor) -> torch.Tensor:
+        x = F.silu(self.features_in(features) + self.chunk_in(chunk))
+        logit: torch.Tensor = self.out(F.silu(self.middle(x)))
+        return logit.squeeze(1)
+
+
+class FlowHead(nn.Module):
+    """features float32[1, F], noise float32[N, T, A] -> chunks float32[N, T, A] in arm units,
+    values float32[N] (pessimistic, in [0, 1] less the pessimism) and choice int64[1], the best of N."""
+
+    chunk_mean: torch.Tensor
+    chunk_std: torch.Tensor
+    origin_scale: torch.Tensor
+    origin_shift: torch.Tensor
+    low: torch.Tensor
+    high: torch.Tensor
+
+    def __init__(self, config: FlowConfig) -> None:
+        super().__init__()
+        self.config = config
+        length, size = config.chunk_length, config.action_size
+        self.flow = FlowNet(config)
+        self.critics = nn.ModuleList(Critic(config) for _ in range(config.critics))
+        self.register_buffer("chunk_mean", torch.zeros(length, size))
+        self.register_buffer("chunk_std", torch.ones(length, size))
+        # State as the trunk normalised it -> what a chunk is relative to, in arm units.
+        self.register_buffer("origin_scale", torch.zeros(size))
+        self.register_buffer("origin_shift", torch.zeros(size))
+        self.register_buffer("low", torch.tensor(config.action.low, dtype=torch.float32))
+        self.register_buffer("high", torch.tensor(config.action.high, dtype=torch.float32))
+
+    def forward(
+        self, features: torch.Tensor, noise: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        chunk = self.integrate(features, noise.flatten(1))
+        values = self.value(features, chunk)
+        return self.denormalise(features, chunk), values, values.argmax(0, keepdim=True)
+
+    def integrate(self, features: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        """Noise [B, T*A] to a normalised chunk [B, T*A]; features [B or 1, F]."""
+        steps = self.config.flow_steps
+        for step in range(steps):
+            time = torch.full((1,), step / steps, dtype=x.dtype)
+            condition = self.flow.condition(features, time_embedding(time))
+            x = x + self.flow(x, condition) * (1.0 / steps)
+        return x
+
+    def value(self, features: torch.Tensor, chunk: torch.Tensor) -> torch.Tensor:
+        """Pessimistic value [B] of normalised chunks [B, T*A]: mean less `pessimism` deviations."""
+        values = torch.sigmoid(self.critic_logits(features, chunk))
+        mean = values.mean(0)
+        spread = ((values - mean) ** 2).mean(0).sqrt()
+        value: torch.Tensor = mean - self.config.pessimism * spread
+        return value
+
+    def critic_logits(self, features: torch.Tensor, chunk: torch.Tensor) -> torch.Tensor:
+        """[K, B]: every critic's logit."""
+        return torch.stack([critic(features, chunk) for critic in self.critics])
+
+    def normalise(self, features: torch.Tensor, chunk: torch.Tensor) -> torch.Tensor:
+        """Chunk [B, T, A] in arm units -> [B, T*A], as the flow net and the critics see it."""
+        relative = chunk - self._origin(features)
+        return ((relative - self.chunk_mean) / self.chunk_std).flatten(1)
+
+    def denormalise(self, features: torch.Tensor, chunk: torch.Tensor) -> torch.Tensor:
+        """[B, T*A] -> [B, T, A] in arm units, inside the action limits."""
+        shape = (-1, self.config.chunk_length, self.config.action_size)
+        relative = chunk.reshape(shape) * self.chunk_std + self.chunk_mean
+        return torch.minimum(torch.maximum(relative + self._origin(features), self.low), self.high)
+
+    def flow_loss(
+        self,
+        features: torch.Tensor,
+        chunk: torch.Tensor,
+        generator: torch.Generator | None = None,
+    ) -> torch.Tensor:
+        """Flow-matching loss [B] of chunks [B, T, A] in arm units: imitate these."""
+        x1 = self.normalise(features, chunk)
+        x0 = torch.randn(x1.shape, generator=generator)
+        # More of the early times, where the direction is decided (Black et al. 2024).
+        time = torch.rand(len(x1), generator=generator) ** 1.5
+        x = x0 + time[:, None] * (x1 - x0)
+        condition = self.flow.condition(features, time_embedding(time))
+        error: torch.Tensor = self.flow(x, condition) - (x1 - x0)
+        return (error**2).mean(1)
+
+    def _origin(self, features: torch.Tensor) -> torch.Tensor:
+        state = features[:, features.shape[1] - self.config.state_size :]
+        return (state * self.origin_scale + self.origin_shift).unsqueeze(1)
+
+
+def time_embedding(time: torch.Tensor) -> torch.Tensor:
+    """Times in [0, 1], [B] -> [B, TIME_SIZE] of sines and cosines."""
+    half = TIME_SIZE // 2
+    rates = torch.exp(torch.arange(half, dtype=torch.float32) * (-math.log(1000.0) / (half - 1)))
+    angles = time[:, None] * 100.0 * rates
+    return torch.cat([torch.sin(angles), torch.cos(angles)], 1)
+
+
+class FlowPolicy(nn.Module):
+    """Trunk and head. Kept on disk as JSON and safetensors; a package holds the same weights."""
+
+    def __init__(self, config: FlowConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.trunk = Trunk(
+            cameras=config.cameras,
+            height=config.image_height,
+            width=config.image_width,
+            state_size=config.state_size,
+            vocabulary_size=len(config.vocabulary) + 2,
+            features=config.features,
+        )
+        self.head = FlowHead(config)
+
+    def set_statistics(self, states: np.ndarray, chunks: np.ndarray) -> None:
+        """Normalisers from float32[N, S] states and the float32[N, T, A] chunks that follow them."""
+        mean, std = states.mean(0), np.maximum(states.std(0), 1.0)
+        relative = np.array(self.config.relative)
+        size = self.config.action_size
+        deltas = chunks - np.where(relative, states[:, :size], 0.0)[:, None]
+        with torch.no_grad():
+            self.trunk.state_mean.copy_(torch.from_numpy(mean))
+            self.trunk.state_std.copy_(torch.from_numpy(std))
+            self.head.origin_scale.copy_(torch.from_numpy(np.where(relative, std[:size], 0.0)))
+            self.head.origin_shift.copy_(torch.from_numpy(np.where(relative, mean[:size], 0.0)))
+            self.head.chunk_mean.copy_(torch.from_numpy(deltas.mean(0)))
+            self.head.chunk_std.copy_(torch.from_numpy(np.maximum(deltas.std(0), 0.5)))
+
+    def save(self, folder: Path, examples: Mapping[str, np.ndarray] | None = None) -> None:
+        """Config, weights and a few recorded trunk inputs (the golden vectors of an export)."""
+        state = {name: tensor.numpy() for name, tensor in self.state_dict().items()}
+        if examples:
+            atomic.write_bytes(folder / EXAMPLES_FILE, safetensors_bytes(examples))
+        atomic.write_bytes(folder / WEIGHTS_FILE, safetensors_bytes(state))
+        text = msgspec.json.format(msgspec.json.encode(self.config), indent=1)
+        atomic.write_bytes(folder / CONFIG_FILE, text)
+
+    @staticmethod
+    def load(folder: Path) -> FlowPolicy:
+        """Raises `PackageError` if the folder holds no such policy."""
+        path = folder / CONFIG_FILE
+        try:
+            config = msgspec.json.decode(atomic.read_bytes(path, 1 << 22), type=FlowConfig)
+            data = atomic.read_bytes(folder / WEIGHTS_FILE, 1 << 30)
+        except (atomic.FileError, msgspec.MsgspecError) as error:
+            raise PackageError(
+                f"{folder} holds no trained policy",
+                found=str(error),
+                remedy="train one with robot-trainer imitate",
+            ) from error
+        policy = FlowPolicy(config)
+        policy._take(read_safetensors(data, str(folder / WEIGHTS_FILE)), str(folder))
+        return policy.eval()
+
+    @staticmethod
+    def from_package(package: Package) -> FlowPolicy:
+        """The torch twin of a package made from a flow policy. Raises `PackageError`."""
+        config = config_of_package(package)
+        policy = FlowPolicy(config)
+        weights = {name.replace("/", ".", 1): value for name, value in package.weights.items()}
+        policy._take(weights, str(package.folder))
+        return policy.eval()
+
+    def _take(self, weights: Mapping[str, np.ndarray], what: str) -> None:
+        tensors = {name: torch.from_numpy(np.array(value)) for name, value in weights.items()}
+        try:
+            self.load_state_dict(tensors)
+        except RuntimeError as error:
+            raise PackageError(
+                f"weights of {what} are not this policy's", found=str(error).replace("\n", " ")
+            ) from error
+
+
+def head_tensors(head: FlowHead) -> dict[str, np.ndarray]:
+    """The head's weights as a release carries them: "head/<name>"."""
+    return {
+        f"head/{name}": tensor.detach().numpy().copy() for name, tensor in head.state_dict().items()
+    }
+
+
+ARCHITECTURE = "flow"
+_SETTINGS = ("features", "hidden", "blocks", "flow_steps", "critics", "critic_hidden", "pessimism")
+
+
+def settings_of(config: FlowConfig) -> dict[str, float]:
+    """What a package's manifest must say so that `config_of_package` can make the config again."""
+    found = {name: float(getattr(config, name)) for name in _SETTINGS}
+    found["relative_bits"] = float(sum(bit << i for i, bit in enumerate(config.relative)))
+    return found
+
+
+def config_of_package(package: Package) -> FlowConfig:
+    """The config behind a package. Raises `PackageError` for other architectures."""
+    manifest = package.manifest
+    if manifest.architecture != ARCHITECTURE or manifest.action is None or manifest.chunk is None:
+        raise PackageError(
+            f"package {package.folder}", expected="a flow policy", found=manifest.architecture
+        )
+    settings = manifest.settings
+    missing = [name for name in (*_SETTINGS, "relative_bits") if name not in settings]
+    if missing:
+        raise PackageError(f"package {package.folder} lacks settings", expected=missing)
+    whole = {name: int(settings[name]) for name in _SETTINGS if name != "pessimism"}
+    bits = int(settings["relative_bits"])
+    return FlowConfig(
+        observation=manifest.observation,
+        action=manifest.action,
+        cameras=manifest.cameras,
+        image_height=manifest.image_height,
+        image_width=manifest.image_width,
+        vocabulary=manifest.vocabulary,
+        relative=tuple(bool(bits >> i & 1) for i in range(len(manifest.action.names))),
+        instruction_length=manifest.instruction_length,
+        chunk_length=manifest.chunk.length,
+        samples=manifest.chunk.samples,
+        pessimism=settings["pessimism"],
+        provenance=manifest.provenance,
+        **whole,
+    )

@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-TASK ?= open-drawer
+TASK ?= open_drawer
 SEED ?= 0
 ITERATIONS ?= 30
 

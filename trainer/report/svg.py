@@ -97,7 +97,7 @@ class Drawing:
         )
 
     def box(
-        self, x: float, y: float, width: float, height: float, kind: str, title: str = ""
+        self, x: float, y: float, width: float, height: float, kind: str, *, title: str = ""
     ) -> None:
         inner = f"<title>{escape(title)}</title>" if title else ""
         self.parts.append(
@@ -112,10 +112,13 @@ class Drawing:
             f'<text class="{kind}" x="{_n(x)}" y="{_n(y)}" text-anchor="{anchor}">{escape(words)}</text>'
         )
 
-    def image(self, x: float, y: float, width: float, height: float, uri: str, title: str) -> None:
+    def image(
+        self, x: float, y: float, width: float, height: float, *, uri: str, title: str
+    ) -> None:
         self.parts.append(
             f'<image x="{_n(x)}" y="{_n(y)}" width="{_n(width)}" height="{_n(height)}" '
-            f'preserveAspectRatio="xMidYMid slice" href="{escape(uri)}"><title>{escape(title)}</title></image>'
+            f'preserveAspectRatio="xMidYMid slice" href="{escape(uri)}">'
+            f"<title>{escape(title)}</title></image>"
         )
 
     def error_bar(self, x: float, low: float, high: float, kind: str, cap: float = 4) -> None:

@@ -1,0 +1,109 @@
+"""The trainer's configuration: what every key of hw_configs/trainer.yaml means."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from contracts.config import apply_overrides, convert, parse
+from contracts.errors import ConfigError
+
+DEFAULT_CONFIG = Path(__file__).resolve().parent.parent / "hw_configs" / "trainer.yaml"
+
+
+class _Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Base of all sections: a key that isn't declared here is an error."""
+
+
+class ListenSection(_Section, frozen=True):
+    """Addresses that the trainer binds. Port 0 takes a free one; `endpoints.json` says which."""
+
+    frames: str = "tcp://127.0.0.1:5701"
+    episodes: str = "tcp://127.0.0.1:5702"
+    weights: str = "tcp://127.0.0.1:5703"
+    health: str = "tcp://127.0.0.1:5704"
+
+
+class RewardSection(_Section, frozen=True):
+    """`model`: a name of the entry-point group `entracte.reward_models`. `live`: let it look at frames
+    while an episode is still running (changes when work is done, never a score). `timeout_s`: per
+    episode; a model that takes longer abstains for it."""
+
+    model: str = "edge"
+    package: str = ""
+    options: dict[str, Any] = {}
+    live: bool = True
+    timeout_s: float = 120.0
+
+
+class RefinerSection(_Section, frozen=True):
+    """`kind`: a name of the group `entracte.refiners`, empty to store and score only. `package`: the
+    policy package that is refined."""
+
+    kind: str = "bestofn"
+    package: str = ""
+    options: dict[str, Any] = {}
+
+
+class IterationSection(_Section, frozen=True):
+    """`episodes`: stored and scored episodes of purpose "refine" per update. `count`: 0 until stopped."""
+
+    episodes: int = 10
+    count: int = 0
+
+
+class ReleaseSection(_Section, frozen=True):
+    """`robot_ids`: who may use the releases, empty for any robot that holds the package."""
+
+    robot_ids: list[str] = []
+    valid_s: float = 7 * 86400.0
+    keep: int = 40
+
+
+class StoreSection(_Section, frozen=True):
+    """`dataset`: also write every episode to a LeRobotDataset v3.0 per robot. `keep_logs`: keep an
+    episode's log after that; without the data set logs are always kept."""
+
+    dataset: bool = True
+    keep_logs: bool = True
+    max_episode_mib: int = 2048
+
+
+class TrainerConfig(_Section, frozen=True):
+    """The whole file. `demonstrations`: LeRobotDataset folders that the base policy was imitated from."""
+
+    seed: int = 0
+    threads: int = 1
+    demonstrations: list[str] = []
+    listen: ListenSection = ListenSection()
+    reward: RewardSection = RewardSection()
+    refiner: RefinerSection = RefinerSection()
+    iteration: IterationSection = IterationSection()
+    release: ReleaseSection = ReleaseSection()
+    store: StoreSection = StoreSection()
+
+
+def load_config(path: Path | None = None, overrides: Sequence[str] = ()) -> TrainerConfig:
+    """The YAML file (default: hw_configs/trainer.yaml) with dotted overrides. Raises `ConfigError`."""
+    path = path or DEFAULT_CONFIG
+    try:
+        text = path.read_text()
+    except OSError as error:
+        raise ConfigError(
+            f"can't read {path}", found=error.strerror, remedy="give --config <file>.yaml"
+        ) from error
+    config = convert(apply_overrides(parse(text, str(path)), overrides), TrainerConfig, str(path))
+    for name, value, low in (
+        ("iteration.episodes", config.iteration.episodes, 1),
+        ("iteration.count", config.iteration.count, 0),
+        ("reward.timeout_s", config.reward.timeout_s, 0.001),
+        ("release.valid_s", config.release.valid_s, 1.0),
+        ("release.keep", config.release.keep, 1),
+        ("threads", config.threads, 1),
+    ):
+        if not value >= low:
+            raise ConfigError(f"{path}: {name}", expected=f">= {low:g}", found=value)
+    return config

@@ -1,0 +1,229 @@
+"""The episode store: logs, an index in order of arrival, scores, and a LeRobotDataset v3.0 per robot.
+
+An episode is stored when its log has its final name; the index is a journal that is rebuilt from the
+logs where a crash cut it. The data set is written behind (`write_dataset`), from the logs, exactly once:
+its own episodes' keys say what it holds.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from contracts.errors import EntracteError, WireError
+from contracts.files import atomic
+from contracts.files.dataset import DatasetWriter
+from contracts.files.dataset_format import DatasetError
+from contracts.files.dataset_reader import DatasetReader
+from contracts.files.log_to_dataset import append, create_dataset, read_episode
+from contracts.messages import EpisodeStart
+from contracts.reward import RewardSignal
+from trainer.interfaces import EpisodeKey, ScoredEpisode, StoredEpisode
+
+MAX_INDEX_BYTES = 256 * 1024 * 1024
+
+
+class IndexEntry(msgspec.Struct, frozen=True):
+    """One stored episode. `purpose` is empty when the log can't be read (`problem` says why)."""
+
+    arrival: int
+    robot_id: str
+    session_id: str
+    episode_seq: int
+    sha256: str
+    purpose: str
+    policy_version: int
+    problem: str = ""
+
+    @property
+    def key(self) -> EpisodeKey:
+        return EpisodeKey(self.robot_id, self.session_id, self.episode_seq)
+
+
+class Scores(msgspec.Struct, frozen=True):
+    """What is kept of a scoring, so that a restart need not repeat it."""
+
+    model_id: str
+    success: bool | None
+    failure: str
+    scoring_s: float
+    signals: list[dict[str, object]]
+
+
+class Store:
+    """Safe for one receiving and one working thread."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._logs, self._scores = root / "logs", root / "scores"
+        for folder in (self._logs, self._scores):
+            atomic.make_directory(folder)
+        self._index_path = root / "index.jsonl"
+        self._lock = threading.Lock()
+        self._entries: dict[EpisodeKey, IndexEntry] = {}
+        self._load_index()
+        self._in_dataset: dict[str, set[EpisodeKey]] = {}
+
+    @property
+    def entries(self) -> list[IndexEntry]:
+        """Every stored episode in the order of arrival."""
+        with self._lock:
+            return list(self._entries.values())
+
+    def have(self, key: EpisodeKey) -> bool:
+        with self._lock:
+            return key in self._entries
+
+    def log_path(self, key: EpisodeKey) -> Path:
+        return self._logs / f"{key}.elog"
+
+    def accept(self, key: EpisodeKey, partial: Path, sha256: str) -> None:
+        """Take a whole, synced log: from here on it is stored and never taken again."""
+        with self._lock:
+            if key in self._entries:
+                partial.unlink(missing_ok=True)
+                return
+            os.replace(partial, self.log_path(key))
+            atomic.sync(self._logs)
+            self._enter(key, sha256)
+
+    def load(self, entry: IndexEntry) -> StoredEpisode:
+        """The episode from its log, or from the data set where the log is gone."""
+        path = self.log_path(entry.key)
+        if not path.exists():
+            return self._from_dataset(entry)
+        logged = read_episode(path)
+        if len(logged.columns["observation.state"]) == 0:
+            raise WireError(f"{path.name} holds no step")
+        return StoredEpisode(
+            entry.key,
+            entry.arrival,
+            logged.session,
+            logged.start,
+            logged.end,
+            logged.columns,
+            logged.pictures,
+        )
+
+    def save_scores(self, scored: ScoredEpisode) -> None:
+        scores = Scores(
+            scored.model_id,
+            scored.success,
+            scored.failure,
+            scored.scoring_s,
+            [_signal_json(signal) for signal in scored.signals],
+        )
+        path = self._scores / f"{scored.episode.key}.json"
+        atomic.write_bytes(path, msgspec.json.encode(scores))
+
+    def load_scores(
+        self, key: EpisodeKey, model_id: str
+    ) -> tuple[list[RewardSignal], Scores] | None:
+        """Scores that this same model gave before, or None."""
+        path = self._scores / f"{key}.json"
+        try:
+            scores = msgspec.json.decode(atomic.read_bytes(path, 64 << 20), type=Scores)
+            if scores.model_id != model_id:
+                return None
+            return [_signal(tree) for tree in scores.signals], scores
+        except (atomic.FileError, msgspec.MsgspecError, ValueError):
+            return None
+
+    def write_dataset(self, entry: IndexEntry, *, keep_log: bool) -> bool:
+        """Add an episode to its robot's data set unless it is there; False if it was, or can't be."""
+        root = self.root / "dataset" / entry.robot_id
+        path = self.log_path(entry.key)
+        written = False
+        if entry.key not in self._dataset_keys(root, entry.robot_id):
+            if entry.problem or not path.exists():
+                return False
+            logged = read_episode(path)
+            known = (root / "meta" / "info.json").exists()
+            writer = DatasetWriter.open(root) if known else create_dataset(root, logged)
+            with writer:
+                append(writer, logged, {"key": list(entry.key), "arrival": entry.arrival})
+            self._in_dataset[entry.robot_id].add(entry.key)
+            written = True
+        if not keep_log:
+            path.unlink(missing_ok=True)
+        return written
+
+    def _dataset_keys(self, root: Path, robot_id: str) -> set[EpisodeKey]:
+        if robot_id not in self._in_dataset:
+            keys: set[EpisodeKey] = set()
+            with contextlib.suppress(DatasetError):
+                reader = DatasetReader(root)
+                for index in range(reader.num_episodes):
+                    keys.add(EpisodeKey(*reader.meta(index)["extra"]["key"]))
+            self._in_dataset[robot_id] = keys
+        return self._in_dataset[robot_id]
+
+    def _from_dataset(self, entry: IndexEntry) -> StoredEpisode:
+        root = self.root / "dataset" / entry.robot_id
+        for episode in load_dataset(root):
+            if episode.key == entry.key:
+                return episode
+        raise EntracteError(f"episode {entry.key} is neither in the logs nor in the data set")
+
+    def _load_index(self) -> None:
+        if self._index_path.exists():
+            data = atomic.read_bytes(self._index_path, MAX_INDEX_BYTES)
+            whole = data[: data.rfind(b"\n") + 1]
+            for line in whole.splitlines():
+                entry = msgspec.json.decode(line, type=IndexEntry)
+                self._entries[entry.key] = entry
+            if len(whole) < len(data):
+                atomic.write_bytes(self._index_path, whole)
+        # Logs that a crash kept from being entered, oldest first.
+        known = {self.log_path(key).name for key in self._entries}
+        paths = [path for path in self._logs.glob("*.elog") if path.name not in known]
+        for path in sorted(paths, key=lambda p: (p.stat().st_mtime_ns, p.name)):
+            robot_id, session_id, seq = path.name.removesuffix(".elog").rsplit("__", 2)
+            self._enter(EpisodeKey(robot_id, session_id, int(seq)), "")
+
+    def _enter(self, key: EpisodeKey, sha256: str) -> None:
+        start, problem = _read_start(self.log_path(key))
+        if start is not None and (start.robot_id, start.session_id, start.episode_seq) != key:
+            start, problem = None, "log is of another episode than was offered"
+        entry = IndexEntry(
+            len(self._entries),
+            *key,
+            sha256,
+            start.purpose if start else "",
+            start.policy_version if start else -1,
+            problem,
+        )
+        with self._index_path.open("ab") as file:
+            file.write(msgspec.json.encode(entry) + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+        self._entries[key] = entry
+
+
+def load_dataset(root: Path) -> list[StoredEpisode]:
+    """All episodes of a data set that the store (or `robot-run record`) wrote, pictures decoded late."""
+    from trainer.dataset_episodes import stored_episodes
+
+    return stored_episodes(DatasetReader(root))
+
+
+def _read_start(path: Path) -> tuple[EpisodeStart | None, str]:
+    try:
+        return read_episode(path).start, ""
+    except EntracteError as error:
+        return None, str(error)
+
+
+def _signal_json(signal: RewardSignal) -> dict[str, object]:
+    tree: dict[str, object] = msgspec.to_builtins(signal)
+    # JSON has no NaN: what the model did not say is left out.
+    return {k: v for k, v in tree.items() if not (isinstance(v, float) and np.isnan(v))}
+
+
+def _signal(tree: dict[str, object]) -> RewardSignal:
+    return msgspec.convert(tree, RewardSignal)

@@ -1,0 +1,361 @@
+"""The bench process: one `World` behind a Unix socket and pictures in shared memory.
+
+Owns the world, its time, the fence against late writers and the truth file. In `asap` pace one thread
+serves, and time passes only in `Advance`; in `realtime` physics and rendering run in threads of their
+own and go on, as last told, whatever becomes of the control process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import math
+import os
+import selectors
+import signal
+import socket
+import sys
+import threading
+import time
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from contracts.errors import EntracteError
+from runtime.bench import TASKS, World, WorldConfig, make_expert
+from runtime.bench import protocol as p
+from runtime.bench.experts import EXPERT, Expert
+from runtime.bench.world import STABLE_S
+from runtime.config import Run
+from runtime.frames import FrameSlots
+
+# A task that a person says "-" and the registry "_": both are understood.
+EXPERT_PERIOD_S = 0.1
+
+
+def task_name(name: str) -> str:
+    return name.replace("-", "_")
+
+
+class Bench:
+    """Answers requests. `now` is simulated time in asap and the monotonic clock in realtime."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self.realtime = run.config.pace == "realtime"
+        sizes = {(c.width, c.height) for c in run.config.cameras.values() if c.kind == "sim"}
+        if len(sizes) > 1:
+            raise EntracteError("the bench renders all its cameras at one size", found=sizes)
+        width, height = sizes.pop() if sizes else (128, 96)
+        self.world = World(WorldConfig(width=width, height=height, **run.config.bench.options))
+        self.lock = threading.Lock()
+        self.epoch = 0
+        self.has_scene = False
+        self._sim_s = 0.0
+        self._pending: np.ndarray | None = None
+        self._cameras = {
+            name: FrameSlots.create(run.frames_path(name), height, width, camera.depth)
+            for name, camera in run.config.cameras.items()
+            if camera.kind == "sim"
+        }
+        self._due_s = dict.fromkeys(self._cameras, 0.0)
+        self._joints = p.Joints((), 0.0)
+        self._request: p.Reset | None = None
+        self._expert: Expert | None = None
+        self._expert_move: p.ExpertMove | None = None
+        self._expert_due_s = 0.0
+        self._success_since_s: float | None = None
+        self._succeeded_at_s = math.nan
+        self._best_progress = 0.0
+        self._started_s = 0.0
+
+    @property
+    def now_s(self) -> float:
+        return time.monotonic() if self.realtime else self._sim_s
+
+    # -- the robot's side
+
+    def read(self) -> p.Joints:
+        if not self.realtime:
+            self._look()
+        return self._joints
+
+    def write(self, request: p.Write) -> p.Done:
+        if request.epoch < self.epoch:
+            return p.Done(self.now_s, accepted=False)
+        self.epoch = request.epoch
+        targets = np.array(request.targets, float)
+        if self.realtime:
+            # Physics takes it over at its next step: a render in progress does not delay the bus.
+            if targets.shape != (6,) or not np.isfinite(targets).all():
+                raise EntracteError("targets", expected="6 finite numbers", found=request.targets)
+            self._pending = targets
+        else:
+            self.world.command(targets)
+        return p.Done(self.now_s)
+
+    def hold(self, request: p.Hold) -> p.Done:
+        """Accepted under any epoch: to stop is never refused, and a newer epoch fences the others."""
+        self.epoch = max(self.epoch, request.epoch)
+        if not self.has_scene:
+            return p.Done(self.now_s)
+        if self.realtime:
+            self._pending = np.array(self._joints.positions, float)
+        else:
+            self.world.hold()
+        return p.Done(self.now_s)
+
+    # -- the experimenter's side
+
+    def welcome(self) -> p.Welcome:
+        views = {name: self.world.intrinsics(name) for name in ("front", "wrist")}
+        return p.Welcome(
+            self.now_s,
+            {name: (v.fx, v.fy, v.cx, v.cy) for name, v in views.items()},
+            tuple(sorted(TASKS)),
+        )
+
+    def reset(self, request: p.Reset) -> p.SceneReady:
+        with self.lock:
+            scene = self.world.reset(task_name(request.task), request.seed, request.split)
+            self.has_scene, self._request, self._pending = True, request, None
+            self._expert = self._expert_move = None
+            if self.run.plan.driver == "expert":
+                self._expert = make_expert(self.world, request.seed, request.style or EXPERT)
+            self._success_since_s, self._succeeded_at_s = None, math.nan
+            self._best_progress, self._started_s = 0.0, self.now_s
+            self._due_s = dict.fromkeys(self._cameras, 0.0)
+            self._look()
+        if not self.realtime:
+            self._render_due()
+        return p.SceneReady(scene.instruction, scene.time_limit_s, self.now_s)
+
+    def advance(self, request: p.Advance) -> p.Done:
+        if not self.realtime and self.has_scene:
+            step_s = request.to_s - self._sim_s
+            if step_s > 0:
+                self.world.step(step_s)
+                self._sim_s = request.to_s
+                self._judge()
+                self._render_due()
+        return p.Done(self.now_s, finished=self._finished())
+
+    def expert(self) -> p.ExpertMove:
+        """The teleoperator's next target, 10 a second; in between the last one."""
+        with self.lock:
+            if self._expert is None:
+                raise EntracteError("this run has no expert", remedy="record with --expert")
+            if self._expert_move is None or self.now_s >= self._expert_due_s - 1e-6:
+                first = self._expert_move is None
+                self._expert_due_s = (self.now_s if first else self._expert_due_s) + EXPERT_PERIOD_S
+                targets = tuple(self._expert.act().tolist())
+                truth = self.world.truth()
+                labels = self.run.plan.label_steps
+                self._expert_move = p.ExpertMove(
+                    targets,
+                    self._expert.done,
+                    truth.progress if labels else math.nan,
+                    truth.success if labels else None,
+                )
+            return self._expert_move
+
+    def finish(self, request: p.Finish) -> p.Finished:
+        with self.lock:
+            truth = self.world.truth()
+            asked = self._request
+            assert asked is not None
+            success = truth.success or self._finished()
+            row = {
+                "task": asked.task,
+                "seed": asked.seed,
+                "split": asked.split,
+                "instruction": self.world.scene.instruction,
+                "episode_seq": request.episode_seq,
+                "session_id": self.run.session_id,
+                "purpose": asked.purpose,
+                "style": asked.style,
+                "success": success,
+                "ever_success": not math.isnan(self._succeeded_at_s),
+                "success_at_s": None
+                if math.isnan(self._succeeded_at_s)
+                else round(self._succeeded_at_s - self._started_s, 3),
+                "progress": round(truth.progress, 4),
+                "best_progress": round(self._best_progress, 4),
+                "steps": request.steps,
+                "reason": request.reason,
+                "policy_version": request.policy_version,
+                "events": list(truth.events),
+            }
+        with self.run.truth_path.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+        may_tell = self.run.config.episode.label == "truth" or asked.purpose == "record"
+        return p.Finished(success if may_tell else None)
+
+    def _finished(self) -> bool:
+        """Success has lasted: told in evaluation, in recordings and in comparison runs only."""
+        if self._request is None or self._success_since_s is None:
+            return False
+        told = (
+            self._request.purpose in ("evaluate", "record")
+            or self.run.config.episode.label == "truth"
+        )
+        # Truth itself waits STABLE_S before it says success.
+        lasted = self.now_s - self._success_since_s + STABLE_S
+        return told and lasted >= self.run.config.episode.success_hold_s - 1e-6
+
+    def _judge(self) -> None:
+        truth = self.world.truth()
+        self._best_progress = max(self._best_progress, truth.progress)
+        if not truth.success:
+            self._success_since_s = None
+        elif self._success_since_s is None:
+            self._success_since_s = self.now_s
+            if math.isnan(self._succeeded_at_s):
+                self._succeeded_at_s = self.now_s
+
+    def _look(self) -> None:
+        if self.has_scene:
+            self._joints = p.Joints(tuple(self.world.positions().tolist()), self.now_s)
+
+    def _render_due(self) -> None:
+        """asap: cameras whose period has passed; the picture shows the present state."""
+        for name, slots in self._cameras.items():
+            if self._sim_s < self._due_s[name] - 1e-6:
+                continue
+            period_s = 1.0 / self.run.config.cameras[name].rate_hz
+            self._due_s[name] = max(self._due_s[name] + period_s, self._sim_s)
+            rgb, depth = self.world.render(name)
+            slots.write(rgb, depth if slots.depth else None, self._sim_s)
+
+    # -- realtime threads
+
+    def physics_forever(self, stop: threading.Event) -> None:
+        """Steps the world along the wall clock, every 4 ms or as configured."""
+        rate_hz = self.run.config.bench.physics_rate_hz
+        period_s = 1.0 / rate_hz if rate_hz else 2 * self.world.config.physics_dt_s
+        last_s = deadline_s = time.monotonic()
+        while not stop.is_set():
+            deadline_s = max(deadline_s + period_s, time.monotonic() - 0.05)
+            time.sleep(max(0.0, deadline_s - time.monotonic()))
+            with self.lock:
+                now_s = time.monotonic()
+                if self.has_scene:
+                    pending, self._pending = self._pending, None
+                    if pending is not None:
+                        self.world.command(pending)
+                    self.world.step(min(now_s - last_s, 0.1))
+                    self._look()
+                    self._judge()
+                last_s = now_s
+
+    def render_forever(self, stop: threading.Event) -> None:
+        """Takes pictures at the cameras' rate from a copy of the state: physics goes on meanwhile."""
+        due_s = dict.fromkeys(self._cameras, time.monotonic())
+        copy = None
+        while not stop.is_set():
+            now_s = time.monotonic()
+            ready = [name for name, at in due_s.items() if at <= now_s]
+            if not ready or not self.has_scene:
+                earliest_s = min(due_s.values(), default=now_s + 0.01)
+                time.sleep(min(0.01, max(0.0005, earliest_s - now_s)))
+                continue
+            with self.lock:
+                copy = self.world.copy_state(copy)
+                captured_s = time.monotonic()
+            for name in ready:
+                period_s = 1.0 / self.run.config.cameras[name].rate_hz
+                due_s[name] += period_s * max(1, math.ceil((now_s - due_s[name]) / period_s))
+                rgb, depth = self.world.render_copy(copy, name)
+                slots = self._cameras[name]
+                slots.write(rgb, depth if slots.depth else None, captured_s)
+
+
+def answer(bench: Bench, data: bytes) -> p.AnyAnswer:
+    """One request to one answer; a request that can't be done says why and changes nothing."""
+    try:
+        request = p.decode_request(data)
+    except msgspec.MsgspecError as error:
+        return p.Failed(f"malformed request: {error}")
+    try:
+        match request:
+            case p.Read():
+                return bench.read()
+            case p.Write():
+                return bench.write(request)
+            case p.Advance():
+                return bench.advance(request)
+            case p.Hold():
+                return bench.hold(request)
+            case p.Expert():
+                return bench.expert()
+            case p.Reset():
+                return bench.reset(request)
+            case p.Finish():
+                return bench.finish(request)
+            case p.Hello():
+                return bench.welcome()
+    except (EntracteError, ValueError, RuntimeError, OSError) as error:
+        return p.Failed(str(error))
+
+
+def serve(bench: Bench, address: Path, stop: threading.Event) -> None:
+    """Answer any number of clients until `stop`; a client that goes away is forgotten."""
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    listener.bind(str(address))
+    listener.listen(16)
+    selector = selectors.DefaultSelector()
+    selector.register(listener, selectors.EVENT_READ)
+    while not stop.is_set():
+        for key, _ in selector.select(0.2):
+            if key.fileobj is listener:
+                client, _ = listener.accept()
+                selector.register(client, selectors.EVENT_READ)
+                continue
+            assert isinstance(key.fileobj, socket.socket)
+            client = key.fileobj
+            try:
+                data = client.recv(p.MAX_MESSAGE_BYTES)
+                if data:
+                    client.send(p.encode(answer(bench, data)))
+                    continue
+            except OSError:
+                pass
+            selector.unregister(client)
+            client.close()
+    listener.close()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--run-dir", type=Path, required=True)
+    run = Run.load(parser.parse_args().run_dir)
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    sys.setswitchinterval(0.0005)
+    try:
+        bench = Bench(run)
+        threads = []
+        if bench.realtime:
+            threads = [
+                threading.Thread(target=work, args=(stop,), name=work.__name__, daemon=True)
+                for work in (bench.physics_forever, bench.render_forever)
+            ]
+            for thread in threads:
+                thread.start()
+        serve(bench, run.bench_address, stop)
+    except (EntracteError, ImportError, OSError) as error:
+        print(f"bench: {error}", file=sys.stderr)
+        sys.exit(2)
+    for thread in threads:
+        thread.join(1.0)
+    with contextlib.suppress(Exception):
+        sys.stdout.flush()
+    # OSMesa's teardown from another thread than the one that rendered can crash: nothing is left to save.
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

@@ -64,16 +64,21 @@ class ClipMeta(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True)
 class Clip:
-    """One clip in memory. `front`/`wrist` uint8[T,H,W,3]; `progress` float32[G,T] in [0, 1]; `success`
-    bool[G,T]; `points` float32[G,T,2,2]: (column, row) pixels of thing and target in the front picture,
-    NaN where not in view."""
+    """One clip in memory, its pictures still JPEG: `jpeg` holds (front, wrist) of each frame. `progress`
+    float32[G,T] in [0, 1]; `success` bool[G,T]; `points` float32[G,T,2,2]: (column, row) pixels of thing and
+    target in the front picture, NaN where not in view."""
 
     record: ClipRecord
-    front: np.ndarray
-    wrist: np.ndarray
+    jpeg: tuple[tuple[bytes, bytes], ...]
     progress: np.ndarray
     success: np.ndarray
     points: np.ndarray
+
+    def pictures(self, camera: str, frames: Iterable[int] | None = None) -> np.ndarray:
+        """uint8[N,H,W,3] RGB of these frames (all by default)."""
+        index = CAMERAS.index(camera)
+        rows = range(self.record.frames) if frames is None else frames
+        return np.stack([decode_jpeg(self.jpeg[row][index]) for row in rows])
 
 
 def read_meta(folder: Path) -> ClipMeta:
@@ -121,21 +126,20 @@ def load_clips(
 
 def _clip(record: ClipRecord, arrays: dict[str, np.ndarray]) -> Clip:
     data, offsets = arrays["jpeg"], arrays["offsets"]
-    pictures: list[list[np.ndarray]] = [[], []]
-    for row in range(record.first_frame, record.first_frame + record.frames):
-        for camera in range(2):
-            begin, end = offsets[2 * row + camera], offsets[2 * row + camera + 1]
-            pictures[camera].append(decode_jpeg(data[begin:end].tobytes()))
+    rows = range(record.first_frame, record.first_frame + record.frames)
+    jpeg = tuple(
+        tuple(data[offsets[2 * r + c] : offsets[2 * r + c + 1]].tobytes() for c in range(2))
+        for r in rows
+    )
     goals = len(record.goals)
-    rows = slice(record.first_label, record.first_label + goals * record.frames)
-    points = arrays["points"][rows].astype(np.float32).reshape(goals, record.frames, 2, 2)
+    labels = slice(record.first_label, record.first_label + goals * record.frames)
+    points = arrays["points"][labels].astype(np.float32).reshape(goals, record.frames, 2, 2)
     points[points < 0] = np.nan
     return Clip(
         record,
-        np.stack(pictures[0]),
-        np.stack(pictures[1]),
-        arrays["progress"][rows].astype(np.float32).reshape(goals, record.frames),
-        arrays["success"][rows].astype(bool).reshape(goals, record.frames),
+        jpeg,  # type: ignore[arg-type]
+        arrays["progress"][labels].astype(np.float32).reshape(goals, record.frames),
+        arrays["success"][labels].astype(bool).reshape(goals, record.frames),
         points,
     )
 
@@ -162,7 +166,7 @@ def trained_on(clips: Iterable[Clip]) -> dict[str, list[str]]:
 class Batch:
     """B clips x K frames x G goals. Pictures float32-ready uint8[B*K,H,W,3] (frame 0 of each clip is the
     episode's first); `tokens` int64[B,G,L]; labels [B,G,K]; `cells` int64[B,G,K,2] grid cell of thing
-    and target in the front picture, -1 where unknown; `task_goal` bool[B,G]."""
+    and target in the front picture, -1 where unknown; `tasks` names the clips' tasks."""
 
     front: np.ndarray
     wrist: np.ndarray
@@ -170,7 +174,7 @@ class Batch:
     progress: np.ndarray
     success: np.ndarray
     cells: np.ndarray
-    groups: tuple[str, ...]
+    tasks: tuple[str, ...]
 
 
 class BatchSampler:
@@ -199,18 +203,12 @@ class BatchSampler:
         self.tokens = {
             text: encode(text, vocabulary, length) for text in instructions_of(self.clips)
         }
-        # Tasks are drawn evenly, not clips: some tasks make many more frames and goals than others.
-        self.by_task: dict[str, list[int]] = {}
-        for index, clip in enumerate(self.clips):
-            self.by_task.setdefault(clip.record.task, []).append(index)
-        self.task_names = sorted(self.by_task)
 
     def draw(self) -> Batch:
         rng = self.rng
         rows = []
         for _ in range(self.clips_per_batch):
-            members = self.by_task[self.task_names[rng.integers(len(self.task_names))]]
-            rows.append(self._row(self.clips[members[rng.integers(len(members))]]))
+            rows.append(self._row(self.clips[rng.integers(len(self.clips))]))
         return Batch(
             np.concatenate([r[0] for r in rows]),
             np.concatenate([r[1] for r in rows]),
@@ -234,7 +232,7 @@ class BatchSampler:
             else:
                 picks.append(int(rng.integers(total)))
         frames = np.array(picks)
-        front, wrist = clip.front[frames], clip.wrist[frames]
+        front, wrist = (clip.pictures(camera, frames) for camera in CAMERAS)
         points = clip.points[chosen_goals][:, frames]
         if self.augment:
             front, wrist, points = _augment(front, wrist, points, rng)

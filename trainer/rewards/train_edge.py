@@ -181,7 +181,9 @@ def fit(
             for mean, parameter in zip(average, parameters, strict=True):
                 mean.lerp_(parameter, 1.0 - keep)
         for name, value in parts.items():
-            recent[name] = 0.95 * recent.get(name, float(value)) + 0.05 * float(value)
+            recent[name] = 0.95 * recent.get(name, float(value.detach())) + 0.05 * float(
+                value.detach()
+            )
         if report and (step % 100 == 0 or step + 1 == settings.steps):
             report(step, done, dict(recent))
     with torch.no_grad():
@@ -237,7 +239,7 @@ def calibrate(edge: Edge, clips: Sequence[Clip], false_positive_rate: float) -> 
     edge.head.calibration.copy_(torch.tensor([1.0, 0.0]))
     logits, labels, failed_ends = [], [], []
     for clip in clips:
-        embeddings = embed(edge.trunk, clip.front, clip.wrist)
+        embeddings = embed(edge.trunk, clip.pictures("front"), clip.pictures("wrist"))
         for index, goal in enumerate(clip.record.goals):
             instruction = goal.instructions[clip.record.seed % len(goal.instructions)]
             value = score(edge, embeddings, instruction)["completion"].clip(1e-6, 1 - 1e-6)

@@ -1,0 +1,232 @@
+"""Measures a reward model on clips with known truth. Owns the metrics, pure over arrays.
+
+Completion is ranked at matched times: success frames against the *last* frames of failures. Earlier frames
+as negatives would let a clock score well (it gets about one half or less here).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from trainer.rewards.data import Clip
+
+Signals = dict[str, np.ndarray]
+Scorer = Callable[[Clip, str], Signals]
+"""(clip, instruction) -> process, completion, contrastive (and ground) of every frame [T]."""
+
+LAG = 6
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was found on one task; every interval is a 95 % bootstrap over episodes."""
+
+    model: str
+    task: str
+    episodes: int
+    successes: int
+    figures: dict[str, float]
+    intervals: dict[str, tuple[float, float]]
+
+    def line(self) -> str:
+        shown = []
+        for name, value in self.figures.items():
+            low, high = self.intervals.get(name, (math.nan, math.nan))
+            shown.append(
+                f"{name} {value:.3f}" + (f" [{low:.3f}, {high:.3f}]" if not math.isnan(low) else "")
+            )
+        head = f"{self.model:<22} {self.task:<12} n={self.episodes} ({self.successes} succeeded)"
+        return f"{head}  " + "  ".join(shown)
+
+
+def auc(positive: np.ndarray, negative: np.ndarray) -> float:
+    """Probability that a positive scores above a negative; ties count half. NaN if either is empty."""
+    if not len(positive) or not len(negative):
+        return math.nan
+    values = np.concatenate([positive, negative])
+    order = np.argsort(values, kind="mergesort")
+    ranks = np.empty(len(values))
+    ranks[order] = np.arange(1, len(values) + 1)
+    for value in np.unique(values):
+        same = values == value
+        ranks[same] = ranks[same].mean()
+    high = ranks[: len(positive)].sum() - len(positive) * (len(positive) + 1) / 2
+    return float(high / (len(positive) * len(negative)))
+
+
+def rank_correlation(a: np.ndarray, b: np.ndarray) -> float:
+    """Spearman's, ties averaged; NaN where either is constant."""
+    if len(a) < 3 or np.ptp(a) == 0 or np.ptp(b) == 0:
+        return math.nan
+    ranks = [_ranks(np.round(v.astype(np.float64), 4)) for v in (a, b)]
+    return float(np.corrcoef(ranks[0], ranks[1])[0, 1])
+
+
+def _ranks(values: np.ndarray) -> np.ndarray:
+    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+    ends = np.cumsum(counts)
+    out: np.ndarray = (ends - (counts - 1) / 2)[inverse]
+    return out
+
+
+def judged(completion: np.ndarray, threshold: float, consecutive: int) -> bool:
+    """The trainer's verdict on an episode: its last `consecutive` completions all pass."""
+    return bool((completion[-consecutive:] >= threshold).all())
+
+
+def fired(completion: np.ndarray, threshold: float, consecutive: int) -> int:
+    """The first frame at which the robot would end the episode, or -1."""
+    run = 0
+    for index, value in enumerate(completion):
+        run = run + 1 if value >= threshold else 0
+        if run >= consecutive:
+            return index
+    return -1
+
+
+@dataclass(frozen=True)
+class _Row:
+    """What one episode adds to the figures."""
+
+    succeeded: bool
+    positives: np.ndarray
+    negative: float
+    verdict: bool
+    fired: int
+    fired_true: bool
+    correlation: float
+    ordered: np.ndarray
+    wrong: np.ndarray
+
+
+def evaluate(
+    scorer: Scorer,
+    clips: Iterable[Clip],
+    model: str,
+    task: str,
+    *,
+    threshold: float = 0.5,
+    consecutive: int = 2,
+    seed: int = 0,
+) -> Report:
+    """Figures of one model on the played clips of one task."""
+    rows = [
+        _row(scorer, clip, threshold, consecutive)
+        for clip in clips
+        if clip.record.rate_hz and clip.record.task == task
+    ]
+    figures = _figures(rows)
+    rng = np.random.default_rng(seed)
+    draws = [
+        _figures([rows[i] for i in rng.integers(len(rows), size=len(rows))]) for _ in range(200)
+    ]
+    intervals = {}
+    for name in figures:
+        values = np.array([draw[name] for draw in draws])
+        values = values[np.isfinite(values)]
+        if len(values) > 50:
+            intervals[name] = (
+                float(np.percentile(values, 2.5)),
+                float(np.percentile(values, 97.5)),
+            )
+    return Report(model, task, len(rows), sum(r.succeeded for r in rows), figures, intervals)
+
+
+def _row(scorer: Scorer, clip: Clip, threshold: float, consecutive: int) -> _Row:
+    said = clip.record.goals[0].instructions[0]
+    signals = scorer(clip, said)
+    success, progress = clip.success[0], clip.progress[0]
+    completion = np.nan_to_num(signals["completion"], nan=0.0)
+    when = fired(completion, threshold, consecutive)
+    gap = progress - progress[np.maximum(np.arange(len(progress)) - LAG, 0)]
+    clear = np.abs(gap) > 0.1
+    wrong: list[float] = []
+    done = np.flatnonzero(success)
+    if len(done):
+        for goal, met in zip(clip.record.goals[1:], clip.success[1:], strict=True):
+            if not met[done[-1]]:
+                other = scorer(clip, goal.instructions[0])["completion"][done[-1]]
+                wrong.append(float(other < completion[done[-1]]))
+    return _Row(
+        succeeded=bool(success[-1]),
+        positives=completion[success] if success[-1] else completion[:0],
+        negative=math.nan if success[-1] else float(completion[-1]),
+        verdict=judged(completion, threshold, consecutive),
+        fired=when,
+        fired_true=bool(when >= 0 and success[max(0, when - 1) : when + 2].any()),
+        correlation=rank_correlation(signals["process"], progress),
+        ordered=(np.sign(signals["contrastive"]) == np.sign(gap))[clear].astype(float),
+        wrong=np.array(wrong),
+    )
+
+
+def _figures(rows: Sequence[_Row]) -> dict[str, float]:
+    good = [r for r in rows if r.succeeded]
+    bad = [r for r in rows if not r.succeeded]
+
+    def mean(values: Iterable[float]) -> float:
+        found = [v for v in values if not math.isnan(v)]
+        return float(np.mean(found)) if found else math.nan
+
+    return {
+        "auc": auc(
+            np.concatenate([r.positives for r in good]) if good else np.zeros(0),
+            np.array([r.negative for r in bad]),
+        ),
+        "tpr": mean(float(r.verdict) for r in good),
+        "fpr": mean(float(r.verdict) for r in bad),
+        "false_stop": mean(float(r.fired >= 0 and not r.fired_true) for r in rows),
+        "rho_success": mean(r.correlation for r in good),
+        "rho_failure": mean(r.correlation for r in bad),
+        "order": mean(np.concatenate([r.ordered for r in rows])) if rows else math.nan,
+        "language": mean(np.concatenate([r.wrong for r in rows])) if rows else math.nan,
+    }
+
+
+def constant_scorer(clip: Clip, instruction: str) -> Signals:
+    del instruction
+    flat = np.full(clip.record.frames, 0.5)
+    return {"process": flat, "completion": flat, "contrastive": flat * 0.0}
+
+
+def clock_scorer(clip: Clip, instruction: str) -> Signals:
+    """Progress is time: what a rank correlation alone can't tell from a good model."""
+    del instruction
+    time = np.arange(clip.record.frames) / 40.0
+    return {"process": time, "completion": time, "contrastive": np.ones_like(time)}
+
+
+def nearest_scorer(
+    embed: Callable[[Clip], np.ndarray], demonstrations: Sequence[Clip], lag: int = LAG
+) -> Scorer:
+    """Nearest demonstration frame by frozen features: the baseline that a learned match must beat.
+
+    Progress is the neighbour's normalised time; completion compares the distance to the last frames
+    with the distance to all earlier ones. No label: demonstrations succeed by construction.
+    """
+    bank, times = [], []
+    for clip in demonstrations:
+        features = embed(clip)
+        bank.append(features)
+        times.append(np.linspace(0.0, 1.0, len(features)))
+    table, when = np.concatenate(bank), np.concatenate(times)
+    scale = table.std(axis=0) + 1e-3
+    table = table / scale
+
+    def score(clip: Clip, instruction: str) -> Signals:
+        del instruction
+        features = embed(clip) / scale
+        squared = (features**2).sum(1)[:, None] + (table**2).sum(1)[None] - 2.0 * features @ table.T
+        near = np.argsort(squared, axis=1)[:, :3]
+        process = when[near].mean(axis=1)
+        end = squared[:, when >= 0.95].min(axis=1)
+        before = squared[:, when < 0.8].min(axis=1)
+        completion = 1.0 / (1.0 + np.exp(np.clip((end - before) / table.shape[1] * 20.0, -30, 30)))
+        earlier = process[np.maximum(np.arange(len(process)) - lag, 0)]
+        return {"process": process, "completion": completion, "contrastive": process - earlier}
+
+    return score

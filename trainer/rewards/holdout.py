@@ -1,0 +1,74 @@
+"""What training may not see: the evaluation split, and a share kept back to calibrate on.
+
+The calibration share holds pairs and a drawer that training lacks, as the evaluation tasks do: a
+threshold chosen on combinations that were trained on would be too sure of itself on new ones.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterable
+from dataclasses import replace
+
+import msgspec
+import numpy as np
+
+from contracts.errors import EntracteError
+from trainer.rewards.data import Clip, GoalRecord
+
+VALIDATION_SHARE = 12
+"""One pair in this many is kept for validation."""
+VALIDATION_FIXTURES = ("drawer_blue_bar",)
+
+
+def refuse_evaluation(clips: Iterable[Clip]) -> None:
+    """Raise `EntracteError` if any clip is of the evaluation split."""
+    for clip in clips:
+        if clip.record.split != "train":
+            raise EntracteError(
+                "clips of the evaluation split can't train or calibrate a reward model",
+                expected="split 'train'",
+                found=f"split '{clip.record.split}' (task {clip.record.task}, seed {clip.record.seed})",
+                remedy="record with --split train",
+            )
+
+
+def is_validation_goal(goal: GoalRecord) -> bool:
+    """Whether this goal's pair is kept for validation."""
+    if not goal.target or goal.target.endswith("drawer"):
+        return False
+    return zlib.crc32(f"{goal.thing}|{goal.target}".encode()) % VALIDATION_SHARE == 0
+
+
+def is_validation_clip(clip: Clip) -> bool:
+    """Whether the clip's own goal or fixture is kept for validation."""
+    return clip.record.fixture in VALIDATION_FIXTURES or is_validation_goal(clip.record.goals[0])
+
+
+def training_part(clips: Iterable[Clip]) -> list[Clip]:
+    """The clips that training may use, without the goals that are kept for validation."""
+    clips = list(clips)
+    refuse_evaluation(clips)
+    out = []
+    for clip in clips:
+        if is_validation_clip(clip):
+            continue
+        keep = np.array([not is_validation_goal(goal) for goal in clip.record.goals])
+        if not keep.all():
+            goals = tuple(g for g, k in zip(clip.record.goals, keep, strict=True) if k)
+            clip = replace(
+                clip,
+                record=msgspec.structs.replace(clip.record, goals=goals),
+                progress=clip.progress[keep],
+                success=clip.success[keep],
+                points=clip.points[keep],
+            )
+        out.append(clip)
+    return out
+
+
+def validation_part(clips: Iterable[Clip]) -> list[Clip]:
+    """Clips that are wholly unseen: of a kept pair or fixture."""
+    clips = list(clips)
+    refuse_evaluation(clips)
+    return [clip for clip in clips if is_validation_clip(clip)]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from runtime.bench import arm
@@ -85,6 +87,22 @@ class Physics:
             float(np.abs(velocity).max()) * 0.25,
         )
 
+    def copy_data(self, into: Any | None) -> Any:
+        """A copy of the state; `into`: data of the same model to write over. Its bodies and cameras are
+        where they belong after `place_copy`."""
+        mj = self._mujoco
+        into = into if into is not None else mj.MjData(self.model)
+        kind = mj.mjtState.mjSTATE_PHYSICS
+        state = np.empty(mj.mj_stateSize(self.model, kind))
+        mj.mj_getState(self.model, self.data, state, kind)
+        mj.mj_setState(self.model, into, state, kind)
+        return into
+
+    def place_copy(self, data: Any) -> None:
+        """Forward kinematics of a copy: all that rendering needs."""
+        self._mujoco.mj_kinematics(self.model, data)
+        self._mujoco.mj_camlight(self.model, data)
+
     def camera_to_world(self, camera: str) -> np.ndarray:
         """float64[4, 4], OpenCV camera axes to world."""
         index = self.model.camera(camera).id
@@ -106,6 +124,7 @@ class Physics:
         self._arm_dof = np.array([model.joint(n).dofadr[0] for n in names])
         self._right_qpos = model.joint("finger_right").qposadr[0]
         self._tip = model.site("tip").id
+        self._gripper = model.body("gripper").id
         self._objects: list[tuple[ObjectType, int, int]] = []
         body_class = np.zeros(model.nbody, dtype=np.int64)
         body_class[model.body("finger_left").id] = _LEFT
@@ -160,15 +179,18 @@ class Physics:
         return float(self.data.qpos[self._fixture_qpos]) / kind.travel + offset
 
     def _held_classes(self) -> list[set[int]]:
-        """For each object, which parts of the hand touch it."""
+        """For each object, which parts of the hand touch it. A finger counts as a finger where its
+        pad presses along the jaw's closing line, as in a grasp, and as the hand elsewhere."""
         touching: list[set[int]] = [set() for _ in self._objects]
         if self.data.ncon == 0:
             return touching
         pairs = self._geom_class[self.data.contact.geom]
         low, high = pairs.min(axis=1), pairs.max(axis=1)
-        for part, thing in zip(low.tolist(), high.tolist(), strict=True):
+        closing = self.data.xmat[self._gripper].reshape(3, 3)[:, 1]
+        pressing = np.abs(self.data.contact.frame[:, :3] @ closing) > 0.7
+        for part, thing, is_pad in zip(low.tolist(), high.tolist(), pressing.tolist(), strict=True):
             if 0 < part <= _HAND and thing >= _OBJECT:
-                touching[thing - _OBJECT].add(part)
+                touching[thing - _OBJECT].add(part if is_pad else _HAND)
         return touching
 
     def _watch_button(self) -> None:

@@ -18,7 +18,9 @@ import socket
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -31,11 +33,11 @@ from runtime.bench.world import STABLE_S
 from runtime.config import Run
 from runtime.frames import FrameSlots
 
-# A task that a person says "-" and the registry "_": both are understood.
 EXPERT_PERIOD_S = 0.1
 
 
 def task_name(name: str) -> str:
+    """People and command lines write open-drawer, the registry open_drawer."""
     return name.replace("-", "_")
 
 
@@ -70,14 +72,29 @@ class Bench:
         self._succeeded_at_s = math.nan
         self._best_progress = 0.0
         self._started_s = 0.0
+        self._handlers: dict[type, Callable[[Any], p.AnyAnswer]] = {
+            p.Hello: self.welcome,
+            p.Read: self.read,
+            p.Write: self.write,
+            p.Hold: self.hold,
+            p.Advance: self.advance,
+            p.Reset: self.reset,
+            p.Expert: self.expert,
+            p.Finish: self.finish,
+        }
 
     @property
     def now_s(self) -> float:
         return time.monotonic() if self.realtime else self._sim_s
 
+    def handle(self, request: p.AnyRequest) -> p.AnyAnswer:
+        """Dispatch by type. Raises `EntracteError`, `ValueError` or `RuntimeError`."""
+        made: p.AnyAnswer = self._handlers[type(request)](request)
+        return made
+
     # -- the robot's side
 
-    def read(self) -> p.Joints:
+    def read(self, _: p.Read) -> p.Joints:
         if not self.realtime:
             self._look()
         return self._joints
@@ -109,7 +126,7 @@ class Bench:
 
     # -- the experimenter's side
 
-    def welcome(self) -> p.Welcome:
+    def welcome(self, _: p.Hello) -> p.Welcome:
         views = {name: self.world.intrinsics(name) for name in ("front", "wrist")}
         return p.Welcome(
             self.now_s,
@@ -142,7 +159,7 @@ class Bench:
                 self._render_due()
         return p.Done(self.now_s, finished=self._finished())
 
-    def expert(self) -> p.ExpertMove:
+    def expert(self, _: p.Expert) -> p.ExpertMove:
         """The teleoperator's next target, 10 a second; in between the last one."""
         with self.lock:
             if self._expert is None:
@@ -276,26 +293,9 @@ def answer(bench: Bench, data: bytes) -> p.AnyAnswer:
     """One request to one answer; a request that can't be done says why and changes nothing."""
     try:
         request = p.decode_request(data)
+        return bench.handle(request)
     except msgspec.MsgspecError as error:
         return p.Failed(f"malformed request: {error}")
-    try:
-        match request:
-            case p.Read():
-                return bench.read()
-            case p.Write():
-                return bench.write(request)
-            case p.Advance():
-                return bench.advance(request)
-            case p.Hold():
-                return bench.hold(request)
-            case p.Expert():
-                return bench.expert()
-            case p.Reset():
-                return bench.reset(request)
-            case p.Finish():
-                return bench.finish(request)
-            case p.Hello():
-                return bench.welcome()
     except (EntracteError, ValueError, RuntimeError, OSError) as error:
         return p.Failed(str(error))
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import zlib
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -41,6 +42,15 @@ class WorldConfig:
     physics_dt_s: float = 0.004
     depth_noise: bool = True
     randomise: RandomisationConfig = field(default_factory=RandomisationConfig)
+
+
+@dataclass(frozen=True)
+class StateCopy:
+    """A MuJoCo model, data of its own, and the key of the depth noise."""
+
+    model: Any
+    data: Any
+    key: tuple[int, ...]
 
 
 class World:
@@ -213,6 +223,22 @@ class World:
             self._renderer.forget()
         key = (*self._noise_key, round(physics.time_s * 1e6))
         return self._renderer.render(physics.model, physics.data, camera, key)
+
+    def copy_state(self, into: StateCopy | None = None) -> StateCopy:
+        """The state as the cameras need it, for a thread that renders while physics goes on; `into`: an
+        earlier copy, written over if it is of the same scene. The caller keeps `step` away meanwhile."""
+        physics = self._live()
+        if physics.pop_repainted():
+            self._renderer.forget()
+        key = (*self._noise_key, round(physics.time_s * 1e6))
+        data = into.data if into is not None and into.model is physics.model else None
+        data = physics.copy_data(data)
+        physics.place_copy(data)
+        return StateCopy(physics.model, data, key)
+
+    def render_copy(self, copy: StateCopy, camera: str) -> tuple[np.ndarray, np.ndarray]:
+        """`render` of a copy; from one thread only (GL), and never mixed with `render`."""
+        return self._renderer.render(copy.model, copy.data, camera, copy.key)
 
     def intrinsics(self, camera: str) -> render.Intrinsics:
         """Colour intrinsics; depth is aligned to colour, so they are the depth's as well."""

@@ -30,13 +30,14 @@ class ListenSection(_Section, frozen=True):
 class RewardSection(_Section, frozen=True):
     """`model`: a name of the entry-point group `entracte.reward_models`. `live`: let it look at frames
     while an episode is still running (changes when work is done, never a score). `timeout_s`: per
-    episode; a model that takes longer abstains for it."""
+    episode; a model that takes longer abstains for it. `purposes`: episodes of these are scored."""
 
     model: str = "edge"
     package: str = ""
     options: dict[str, Any] = {}
     live: bool = True
     timeout_s: float = 120.0
+    purposes: list[str] = ["refine"]
 
 
 class RefinerSection(_Section, frozen=True):

@@ -1,4 +1,4 @@
-"""Publishes refined weights: signs, numbers, keeps and hands them out in chunks. Owns key and releases on disk.
+"""Publishes refined weights: signs, numbers, keeps, hands out. Owns the signing key and the releases on disk.
 
 `prepare` writes a release that nobody is offered yet; `commit` makes it the newest. Between the two the
 daemon writes its own state, so a crash anywhere neither repeats a publish_seq nor offers half a release.

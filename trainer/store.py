@@ -79,6 +79,10 @@ class Store:
         with self._lock:
             return key in self._entries
 
+    def entry(self, key: EpisodeKey) -> IndexEntry:
+        with self._lock:
+            return self._entries[key]
+
     def log_path(self, key: EpisodeKey) -> Path:
         return self._logs / f"{key}.elog"
 

@@ -1,0 +1,62 @@
+"""metrics.jsonl: one JSON object a line, appended as things happen. Readers skip a torn last line."""
+
+from __future__ import annotations
+
+import json
+import math
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from contracts.files import atomic
+
+
+class Metrics:
+    """Appends records; safe from several threads. Every record has "kind" and "unix_s"."""
+
+    def __init__(self, path: Path) -> None:
+        atomic.make_directory(path.parent)
+        self._path = path
+        self._lock = threading.Lock()
+        if path.exists():
+            data = path.read_bytes()
+            if not data.endswith(b"\n") and data:
+                # Cut off by a kill in the middle of a write: close that line, readers skip it.
+                with path.open("ab") as file:
+                    file.write(b"\n")
+
+    def add(self, kind: str, **fields: Any) -> None:
+        line = json.dumps({"kind": kind, "unix_s": time.time(), **_plain(fields)}, allow_nan=False)
+        with self._lock, self._path.open("a") as file:
+            file.write(line + "\n")
+
+    def add_missing_iteration(self, iteration: int, record: dict[str, Any]) -> None:
+        """Add an iteration's record unless the file has it (a kill came between state and metrics)."""
+        if not record:
+            return
+        written = read_metrics(self._path) if self._path.exists() else []
+        if not any(r["kind"] == "iteration" and r["iteration"] == iteration for r in written):
+            self.add("iteration", **record)
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """All whole records of a metrics file."""
+    records = []
+    for line in path.read_text().splitlines():
+        try:
+            records.append(json.loads(line))
+        except ValueError:
+            continue
+    return records
+
+
+def _plain(value: Any) -> Any:
+    """JSON has no NaN: None stands for a figure that there isn't."""
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value

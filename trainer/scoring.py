@@ -1,0 +1,102 @@
+"""Scores episodes and survives the reward model: an exception, NaN or timeout abstains and is counted.
+
+Owns the thread that the model runs in; nothing else calls the model.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from contracts.reward import RewardSignal, abstain
+from trainer.interfaces import LiveRewardModel, RewardModel, ScoredEpisode, StoredEpisode
+from trainer.judgement import check_signals, judge
+
+
+class _Call:
+    def __init__(self, function: Callable[[], Any]) -> None:
+        self.function, self.done = function, threading.Event()
+        self.result: Any = None
+        self.error: BaseException | None = None
+
+
+class Scorer:
+    """One reward model and the thread it runs in. Used by one thread."""
+
+    def __init__(self, model: RewardModel, timeout_s: float) -> None:
+        self.model, self._timeout_s = model, timeout_s
+        self._calls: queue.SimpleQueue[_Call] = queue.SimpleQueue()
+        self._stuck: _Call | None = None
+        self.failures: Counter[str] = Counter()
+        """Failed scorings by what happened: "exception", "nan", "timeout"."""
+        threading.Thread(target=self._serve, name="reward", daemon=True).start()
+
+    def score(self, episode: StoredEpisode) -> ScoredEpisode:
+        """Never raises for what the model did."""
+        started = time.monotonic()
+        failure, signals = "", []
+        try:
+            signals = self._call(lambda: list(self.model.score_episode(episode)))
+            problem = check_signals(signals, episode.steps)
+            if problem:
+                failure = f"nan: {problem}"
+        except TimeoutError as error:
+            failure = f"timeout: {error}"
+        except Exception as error:  # whatever a user's model raises, the daemon goes on
+            failure = f"exception: {type(error).__name__}: {error}"
+        if failure:
+            self.failures[failure.partition(":")[0]] += 1
+            signals = [abstain(episode.steps - 1, failure, self.model.model_id)]
+        return self.judged(episode, signals, failure, time.monotonic() - started)
+
+    def judged(
+        self,
+        episode: StoredEpisode,
+        signals: Sequence[RewardSignal],
+        failure: str = "",
+        scoring_s: float = 0.0,
+    ) -> ScoredEpisode:
+        """Signals (just computed or kept from before a restart) as a scored episode."""
+        model = self.model
+        success = judge(signals, model.completion_threshold, model.completion_consecutive)
+        return ScoredEpisode(episode, tuple(signals), success, model.model_id, failure, scoring_s)
+
+    def watch(self, instruction: str, step: int, images: Mapping[str, np.ndarray]) -> None:
+        """Show the model a frame of a running episode, if it wants any; failures are counted only."""
+        model = self.model
+        if not isinstance(model, LiveRewardModel):
+            return
+        try:
+            self._call(lambda: model.watch(instruction, step, images))
+        except Exception:
+            self.failures["live"] += 1
+
+    def _call(self, function: Callable[[], Any]) -> Any:
+        if self._stuck is not None:
+            if not self._stuck.done.is_set():
+                raise TimeoutError("the model is still busy with an earlier call")
+            self._stuck = None
+        call = _Call(function)
+        self._calls.put(call)
+        if not call.done.wait(self._timeout_s):
+            self._stuck = call
+            raise TimeoutError(f"no answer within {self._timeout_s:g} s")
+        if call.error is not None:
+            raise call.error
+        return call.result
+
+    def _serve(self) -> None:
+        while True:
+            call = self._calls.get()
+            try:
+                call.result = call.function()
+            except BaseException as error:  # handed over to the caller
+                call.error = error
+            finally:
+                call.done.set()

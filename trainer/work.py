@@ -1,0 +1,301 @@
+"""The trainer's work: score in order of arrival, refine every N episodes, publish. Owns iterations, resume.
+
+`state/state.json` is the commit point of an iteration: written after the refiner's state and the release
+are on disk and before the release is offered. Killed before it, the iteration is run again with the
+same episodes; killed after it, the release is offered at the next start. No sockets here.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from contracts import registry
+from contracts.errors import ConfigError, EntracteError, SpecMismatch
+from contracts.files import atomic
+from contracts.files.packages import load_package, read_manifest
+from contracts.messages import ReleaseOffer
+from contracts.package import package_id
+from contracts.weights import read_tensors
+from trainer.config import TrainerConfig
+from trainer.interfaces import Refiner, RewardModel, ScoredEpisode, Update
+from trainer.metrics import Metrics
+from trainer.publisher import Publisher
+from trainer.scoring import Scorer
+from trainer.store import IndexEntry, Store
+
+REFINE = "refine"
+
+
+class WorkState(msgspec.Struct, frozen=True):
+    """`consumed_arrival`: arrival of the last episode that an update has used. `record`: the metrics line
+    of the last iteration, written again if a kill kept it from the file."""
+
+    iteration: int = 0
+    consumed_arrival: int = -1
+    published_seq: int = 0
+    refiner: str = ""
+    record: dict[str, Any] = {}
+
+
+class Work:
+    """Everything between a stored episode and an offered release."""
+
+    def __init__(
+        self,
+        root: Path,
+        config: TrainerConfig,
+        store: Store,
+        metrics: Metrics,
+        on_offer: Callable[[ReleaseOffer], None],
+    ) -> None:
+        """Loads models and resumes. Raises `EntracteError` (config, package, missing extra)."""
+        self._root, self._config, self._store = root, config, store
+        self._metrics, self._on_offer = metrics, on_offer
+        self._state_path = root / "state" / "state.json"
+        self.state = self._load_state()
+        self.scorer = Scorer(_reward_model(config), config.reward.timeout_s)
+        self.refiner: Refiner | None = None
+        self.publisher: Publisher | None = None
+        if config.refiner.kind:
+            self._open_refiner()
+        self._pending: list[ScoredEpisode | None] = []
+        self._arrived = -1
+        self.note = "waiting for episodes"
+        """What is going on, for `ReleaseNone` and the live view."""
+
+    @property
+    def iteration(self) -> int:
+        """Iterations finished."""
+        return self.state.iteration
+
+    @property
+    def done(self) -> bool:
+        return 0 < self._config.iteration.count <= self.state.iteration
+
+    def take(self, entry: IndexEntry) -> None:
+        """One stored episode, in order of arrival: score it and, when enough are there, refine."""
+        if entry.arrival <= self._arrived:
+            return
+        self._arrived = entry.arrival
+        if entry.arrival <= self.state.consumed_arrival:
+            return
+        wanted = entry.purpose in self._config.reward.purposes or entry.problem
+        scored = self._score(entry) if wanted else None
+        if entry.purpose not in (REFINE, "") or self.refiner is None or self.done:
+            return
+        # An unreadable episode counts (as None): the robot counts it too, and waits for the release.
+        self._pending.append(scored)
+        if len(self._pending) >= self._config.iteration.episodes:
+            self._iterate(entry.arrival)
+        else:
+            count = f"{len(self._pending)} of {self._config.iteration.episodes}"
+            self.note = f"iteration {self.iteration + 1}: {count} episodes scored"
+
+    def _score(self, entry: IndexEntry) -> ScoredEpisode | None:
+        started = time.monotonic()
+        try:
+            if entry.problem:
+                raise EntracteError(entry.problem)
+            episode = self._store.load(entry)
+        except (EntracteError, OSError) as error:
+            self._metrics.add("unreadable", key=str(entry.key), problem=str(error))
+            return None
+        known = self._store.load_scores(entry.key, self.scorer.model.model_id)
+        if known is not None:
+            signals, scores = known
+            return self.scorer.judged(episode, signals, scores.failure, scores.scoring_s)
+        scored = self.scorer.score(episode)
+        self._store.save_scores(scored)
+        last = scored.signals[-1]
+        self._metrics.add(
+            "episode",
+            arrival=entry.arrival,
+            robot_id=entry.robot_id,
+            session_id=entry.session_id,
+            episode_seq=entry.episode_seq,
+            purpose=entry.purpose,
+            task=episode.start.task,
+            instruction=episode.instruction,
+            scene_seed=episode.start.scene_seed,
+            policy_version=entry.policy_version,
+            steps=episode.steps,
+            end_reason=episode.end.reason,
+            success=scored.success,
+            process=last.process,
+            completion=last.completion,
+            contrastive=last.contrastive,
+            signals=len(scored.signals),
+            abstained=sum(bool(signal.abstained) for signal in scored.signals),
+            failure=scored.failure,
+            scoring_s=scored.scoring_s,
+            work_s=time.monotonic() - started,
+            reward_model=scored.model_id,
+        )
+        return scored
+
+    def _iterate(self, arrival: int) -> None:
+        """One update, published. The order of writes is the contract of this module."""
+        assert self.refiner is not None and self.publisher is not None
+        iteration = self.state.iteration + 1
+        self.note = f"iteration {iteration}: refining"
+        episodes = [scored for scored in self._pending if scored is not None]
+        started = time.monotonic()
+        update, failure = self._update(episodes, iteration)
+        updated = time.monotonic()
+        refiner = f"refiner-{iteration:06d}"
+        _save_folder(self._state_path.parent / refiner, self.refiner.save)
+        manifest = self.publisher.prepare(update, iteration)
+        record = {
+            "iteration": iteration,
+            "episodes": len(self._pending),
+            "unreadable": len(self._pending) - len(episodes),
+            "successes": sum(scored.success is True for scored in episodes),
+            "failures": sum(scored.success is False for scored in episodes),
+            "abstained": sum(scored.success is None for scored in episodes),
+            "scoring_s": sum(scored.scoring_s for scored in episodes),
+            "update_s": updated - started,
+            "publish_s": time.monotonic() - updated,
+            "publish_seq": manifest.publish_seq,
+            "parent": manifest.parent,
+            "nbytes": manifest.nbytes,
+            "samples": manifest.samples,
+            "weights_id": manifest.weights_id,
+            "refiner_failure": failure,
+            "reward_failures": dict(self.scorer.failures),
+            "policy_versions": sorted({_version(scored) for scored in episodes}),
+            "metrics": {name: float(value) for name, value in update.metrics.items()},
+        }
+        record = msgspec.json.decode(msgspec.json.encode(record))  # NaN becomes null
+        self.state = WorkState(iteration, arrival, manifest.publish_seq, refiner, record)
+        atomic.write_bytes(self._state_path, msgspec.json.encode(self.state))
+        self._pending = []
+        self._offer(manifest.publish_seq)
+        self._metrics.add("iteration", **record)
+        self._drop_old_refiners(keep=2)
+        self.note = "finished" if self.done else "waiting for episodes"
+
+    def _update(self, episodes: list[ScoredEpisode], iteration: int) -> tuple[Update, str]:
+        """The refiner's update or, if it failed, the last weights again: the robot must not wait for
+        a release that never comes."""
+        assert self.refiner is not None
+        try:
+            update = self.refiner.update(episodes, iteration)
+            bad = [n for n, t in update.tensors.items() if not np.isfinite(t).all()]
+            if not bad:
+                return update, ""
+            failure = f"update holds NaN or infinity in {', '.join(bad[:3])}"
+        except Exception as error:  # whatever a user's refiner raises, the daemon goes on
+            failure = f"{type(error).__name__}: {error}"
+        self.note = f"iteration {iteration}: refiner failed"
+        if self.state.refiner:
+            self.refiner.load(self._state_path.parent / self.state.refiner)
+        return self._last_weights(), failure
+
+    def _last_weights(self) -> Update:
+        assert self.publisher is not None
+        newest = self.publisher.newest
+        if newest is not None:
+            data = self.publisher.load_weights(newest.publish_seq)
+            tensors = {name: np.array(t) for name, t in read_tensors(data).items()}
+            return Update(tensors, newest.samples, {}, dict(newest.settings))
+        package = load_package(Path(self._config.refiner.package))
+        chunk = package.manifest.chunk
+        return Update(package.refinable_weights(), chunk.samples if chunk else 1)
+
+    def _offer(self, publish_seq: int) -> None:
+        assert self.publisher is not None
+        self._on_offer(self.publisher.commit(publish_seq))
+
+    def _open_refiner(self) -> None:
+        config = self._config
+        if not config.refiner.package:
+            raise ConfigError(
+                "refiner.package is not set", remedy="name the folder of the policy package"
+            )
+        folder = Path(config.refiner.package)
+        manifest = read_manifest(folder)
+        factory = registry.load("refiners", config.refiner.kind)
+        self.refiner = factory(
+            package=folder,
+            demonstrations=[Path(path) for path in config.demonstrations],
+            options=config.refiner.options,
+            seed=config.seed,
+        )
+        if self.refiner.package_id != package_id(manifest):
+            raise SpecMismatch(
+                f"refiner '{config.refiner.kind}' is for another package",
+                expected=package_id(manifest),
+                found=self.refiner.package_id,
+            )
+        self.publisher = Publisher(
+            self._root / "releases",
+            manifest,
+            robot_ids=config.release.robot_ids,
+            valid_s=config.release.valid_s,
+            keep=config.release.keep,
+        )
+        state = self.state
+        if state.refiner:
+            self.refiner.load(self._state_path.parent / state.refiner)
+        if state.published_seq:
+            self._offer(state.published_seq)
+
+    def _load_state(self) -> WorkState:
+        atomic.make_directory(self._state_path.parent)
+        for leftover in self._state_path.parent.glob(".refiner-*"):
+            shutil.rmtree(leftover, ignore_errors=True)
+        if not self._state_path.exists():
+            return WorkState()
+        data = atomic.read_bytes(self._state_path, atomic.MAX_JSON_BYTES)
+        try:
+            state = msgspec.json.decode(data, type=WorkState)
+        except msgspec.MsgspecError as error:
+            raise ConfigError(
+                f"{self._state_path} is damaged",
+                found=str(error),
+                remedy="delete the trainer's state folder to start refinement anew",
+            ) from error
+        self._metrics.add_missing_iteration(state.iteration, state.record)
+        return state
+
+    def _drop_old_refiners(self, keep: int) -> None:
+        folders = sorted(self._state_path.parent.glob("refiner-*"))
+        for folder in folders[:-keep]:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _reward_model(config: TrainerConfig) -> RewardModel:
+    factory = registry.load("reward_models", config.reward.model)
+    model: RewardModel = factory(
+        package=Path(config.reward.package) if config.reward.package else None,
+        demonstrations=[Path(path) for path in config.demonstrations],
+        options=config.reward.options,
+        seed=config.seed,
+    )
+    return model
+
+
+def _version(scored: ScoredEpisode) -> int:
+    return scored.episode.start.policy_version
+
+
+def _save_folder(folder: Path, save: Callable[[Path], None]) -> None:
+    """`save` into a folder that appears whole or not at all; one left by a killed run is replaced."""
+    temporary = folder.with_name(f".{folder.name}")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    save(temporary)
+    for path in temporary.rglob("*"):
+        atomic.sync(path)
+    atomic.sync(temporary)
+    shutil.rmtree(folder, ignore_errors=True)
+    os.replace(temporary, folder)
+    atomic.sync(folder.parent)

@@ -1,0 +1,222 @@
+"""Refinement by imitating one's own successes and choosing the best of N chunks.
+
+Each iteration the flow net imitates successful episodes mixed with the demonstrations (filtered
+behaviour cloning), and an ensemble of critics learns which chunks end in success. The critics travel
+in the head: the robot draws N chunks and executes the one of the highest pessimistic value.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from contracts import config
+from contracts.errors import PackageError
+from contracts.files import atomic
+from contracts.files.packages import load_package, read_safetensors, safetensors_bytes
+from trainer.interfaces import ScoredEpisode, Update
+from trainer.policies.flow import FlowHead, FlowPolicy
+from trainer.refiners.experience import FrozenTrunk, Trajectory
+from trainer.refiners.head import HeadTrainer
+
+STATE_FILE = "refiner.json"
+TENSORS_FILE = "refiner.safetensors"
+
+
+class BestOfNOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`demonstration_share` of each batch are demonstrations; `samples` chunks are drawn on the robot once
+    `critic_after` failures and as many successes were seen. A success is worth `discount` to the power of the
+    actions left until it. `average_decay` of the published weights. `thin`: every n-th step is kept."""
+
+    gradient_steps: int = 150
+    batch: int = 128
+    learning_rate: float = 3e-4
+    demonstration_share: float = 0.25
+    average_decay: float = 0.98
+    samples: int = 16
+    critic_after: int = 4
+    critic_batch: int = 128
+    critic_learning_rate: float = 3e-4
+    discount: float = 0.99
+    thin: int = 2
+
+
+class _State(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    package_id: str
+    seed: int
+    iteration: int
+    successes: tuple[bool, ...]
+
+
+class BestOfN:
+    """See the module. Deterministic: every random number comes from (seed, iteration)."""
+
+    def __init__(
+        self,
+        *,
+        package: Path,
+        demonstrations: Sequence[Path],
+        options: Mapping[str, Any],
+        seed: int,
+    ) -> None:
+        self.options = config.convert(dict(options), BestOfNOptions, "refiner options")
+        loaded = load_package(package)
+        policy = FlowPolicy.from_package(loaded)
+        self._package_id = loaded.package_id
+        self._trunk = FrozenTrunk(loaded, policy)
+        self._learner = Learner(
+            policy.head, self._trunk.demonstrations(demonstrations, self.options.thin), self.options
+        )
+        self._seed = seed
+        self._iteration = 0
+
+    @property
+    def package_id(self) -> str:
+        return self._package_id
+
+    def update(self, episodes: list[ScoredEpisode], iteration: int) -> Update:
+        fresh = [
+            self._trunk.trajectory(scored.episode, scored.success, self.options.thin)
+            for scored in episodes
+            if scored.success is not None and scored.episode.steps > 0
+        ]
+        update = self._learner.learn(fresh, self._seed, iteration)
+        update.metrics["skipped"] = float(len(episodes) - len(fresh))
+        self._iteration = iteration
+        return update
+
+    def save(self, path: Path) -> None:
+        tensors = self._learner.trainer.state()
+        for index, kept in enumerate(self._learner.own):
+            for name in ("features", "chunks", "remaining"):
+                tensors[f"own/{index}/{name}"] = getattr(kept, name)
+        state = _State(
+            self._package_id,
+            self._seed,
+            self._iteration,
+            tuple(kept.success for kept in self._learner.own),
+        )
+        atomic.make_directory(path)
+        atomic.write_bytes(path / TENSORS_FILE, safetensors_bytes(tensors))
+        atomic.write_bytes(path / STATE_FILE, msgspec.json.encode(state))
+
+    def load(self, path: Path) -> None:
+        state = msgspec.json.decode(atomic.read_bytes(path / STATE_FILE, 1 << 24), type=_State)
+        if (state.package_id, state.seed) != (self._package_id, self._seed):
+            raise PackageError(
+                f"{path} was refined from another package or seed",
+                expected=f"{self._package_id}, seed {self._seed}",
+                found=f"{state.package_id}, seed {state.seed}",
+            )
+        data = atomic.read_bytes(path / TENSORS_FILE, 1 << 32)
+        tensors = read_safetensors(data, str(path))
+        self._learner.trainer.restore(tensors, str(path))
+        self._learner.own = [
+            Trajectory(
+                tensors[f"own/{index}/features"],
+                tensors[f"own/{index}/chunks"],
+                tensors[f"own/{index}/remaining"],
+                success,
+            )
+            for index, success in enumerate(state.successes)
+        ]
+        self._iteration = state.iteration
+
+
+class Learner:
+    """The method itself, on arrays. `own`: all labelled episodes so far, `demonstrations` for good."""
+
+    def __init__(
+        self, head: FlowHead, demonstrations: list[Trajectory], options: BestOfNOptions
+    ) -> None:
+        self.options = options
+        self.trainer = HeadTrainer(
+            head, options.learning_rate, options.critic_learning_rate, options.average_decay
+        )
+        self.demonstrations = demonstrations
+        self.own: list[Trajectory] = []
+
+    def learn(self, fresh: list[Trajectory], seed: int, iteration: int) -> Update:
+        """Take in fresh episodes and make the gradient steps of one iteration."""
+        o = self.options
+        self.own += fresh
+        successes = [kept for kept in self.own if kept.success]
+        failures = [kept for kept in self.own if not kept.success]
+        judging = o.samples > 1 and min(len(successes), len(failures)) >= o.critic_after
+        rng = np.random.default_rng([seed, iteration])
+        noise = torch.Generator().manual_seed(int(rng.integers(1 << 62)))
+        from_demonstrations = round(o.batch * o.demonstration_share) if successes else o.batch
+        if not self.demonstrations:
+            from_demonstrations = 0
+        imitation, critic = [0.0], [0.0]
+        for _ in range(o.gradient_steps if successes or self.demonstrations else 0):
+            features, chunks, _ = _batch(
+                [
+                    (self.demonstrations, from_demonstrations),
+                    (successes, o.batch - from_demonstrations),
+                ],
+                rng,
+            )
+            loss = self.trainer.head.flow_loss(features, chunks, noise).mean()
+            imitation.append(float(loss.detach()))
+            if judging:
+                judged = self._critic_loss(successes, failures, rng)
+                critic.append(float(judged.detach()))
+                loss = loss + judged
+            self.trainer.step(loss)
+        return Update(
+            tensors=self.trainer.published(),
+            samples=o.samples if judging else 1,
+            metrics={
+                "imitation_loss": float(np.mean(imitation[1:] or imitation)),
+                "critic_loss": float(np.mean(critic[1:] or critic)),
+                "successes": float(len(successes)),
+                "failures": float(len(failures)),
+                "fresh_success": float(np.mean([float(kept.success) for kept in fresh] or [0.0])),
+                "gradient_steps": float(len(imitation) - 1),
+            },
+        )
+
+    def _critic_loss(
+        self, successes: list[Trajectory], failures: list[Trajectory], rng: np.random.Generator
+    ) -> torch.Tensor:
+        """Cross-entropy against the discounted outcome, as many successes as failures; every critic
+        has its own share of the batch left out, so that they disagree where data are few."""
+        o = self.options
+        half = o.critic_batch // 2
+        features, chunks, target = _batch(
+            [(successes, half), (failures, o.critic_batch - half)], rng, o.discount
+        )
+        head = self.trainer.head
+        logits = head.critic_logits(features, head.normalise(features, chunks))
+        kept = torch.from_numpy((rng.random(logits.shape) < 0.7).astype(np.float32))
+        losses = F.binary_cross_entropy_with_logits(
+            logits, target.expand_as(logits), reduction="none"
+        )
+        return (losses * kept).sum() / kept.sum() * len(logits)
+
+
+def _batch(
+    sources: list[tuple[list[Trajectory], int]], rng: np.random.Generator, discount: float = 1.0
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """So many steps from each list of episodes, every episode as likely as any other: features [B, F],
+    chunks [B, T, A] and discounted outcomes [B]."""
+    features, chunks, outcomes = [], [], []
+    for episodes, count in sources:
+        for pick in rng.integers(len(episodes), size=count) if episodes else ():
+            kept = episodes[pick]
+            at = int(rng.integers(len(kept.features)))
+            features.append(kept.features[at])
+            chunks.append(kept.chunks[at])
+            outcomes.append(discount ** kept.remaining[at] if kept.success else 0.0)
+    return (
+        torch.from_numpy(np.stack(features)),
+        torch.from_numpy(np.stack(chunks)),
+        torch.tensor(outcomes, dtype=torch.float32),
+    )

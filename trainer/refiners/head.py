@@ -1,0 +1,92 @@
+"""A flow head in training: its optimisers, the moving average that is published, and both on disk.
+
+Owns no data and no method. Normalisers are buffers and stay as imitation set them.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+
+from contracts.errors import PackageError
+from trainer.policies.flow import FlowHead, head_tensors
+
+# Adam's own defaults, spelled out: resuming relies on knowing all that it keeps.
+_BETAS = (0.9, 0.999)
+_MOMENTS = ("exp_avg", "exp_avg_sq", "step")
+
+
+class HeadTrainer:
+    """`head` is trained, `average` is published."""
+
+    def __init__(
+        self, head: FlowHead, learning_rate: float, critic_rate: float, decay: float
+    ) -> None:
+        self.head = head
+        self.average = copy.deepcopy(head).requires_grad_(False)
+        self._decay = decay
+        self._parameters = dict(head.named_parameters())
+        flow = list(head.flow.parameters())
+        critics = list(head.critics.parameters())
+        self._groups = (flow, critics)
+        self._optimiser = torch.optim.Adam(
+            [
+                {"params": flow, "lr": learning_rate},
+                {"params": critics, "lr": critic_rate, "weight_decay": 0.0},
+            ],
+            betas=_BETAS,
+        )
+
+    def step(self, loss: torch.Tensor) -> None:
+        """One gradient step, each part's gradient clipped to norm 1, and one of the average."""
+        self._optimiser.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        for group in self._groups:
+            torch.nn.utils.clip_grad_norm_(group, 1.0)
+        self._optimiser.step()
+        with torch.no_grad():
+            averages: list[torch.Tensor] = list(self.average.parameters())
+            torch._foreach_lerp_(averages, list(self.head.parameters()), 1.0 - self._decay)
+
+    def published(self) -> dict[str, np.ndarray]:
+        """The average, as a release carries it."""
+        return head_tensors(self.average)
+
+    def state(self) -> dict[str, np.ndarray]:
+        """Everything that `restore` needs, by name."""
+        out = {f"trained/{k}": v.detach().numpy() for k, v in self.head.state_dict().items()}
+        out |= {f"average/{k}": v.detach().numpy() for k, v in self.average.state_dict().items()}
+        for name, parameter in self._parameters.items():
+            for key, value in self._optimiser.state.get(parameter, {}).items():
+                out[f"{key}/{name}"] = value.numpy()
+        return out
+
+    def restore(self, tensors: Mapping[str, np.ndarray], what: str) -> None:
+        """Take back what `state` gave; raises `PackageError` if it is another head's."""
+        try:
+            self.head.load_state_dict(_under("trained/", tensors))
+            self.average.load_state_dict(_under("average/", tensors))
+        except RuntimeError as error:
+            raise PackageError(
+                f"{what} was saved by another refiner", found=str(error).replace("\n", " ")
+            ) from error
+        self._optimiser.state.clear()
+        for name, parameter in self._parameters.items():
+            kept = {
+                key: torch.from_numpy(np.array(tensors[f"{key}/{name}"]))
+                for key in _MOMENTS
+                if f"{key}/{name}" in tensors
+            }
+            if kept:
+                self._optimiser.state[parameter] = kept
+
+
+def _under(prefix: str, tensors: Mapping[str, np.ndarray]) -> dict[str, torch.Tensor]:
+    return {
+        name[len(prefix) :]: torch.from_numpy(np.array(value))
+        for name, value in tensors.items()
+        if name.startswith(prefix)
+    }

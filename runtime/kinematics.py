@@ -1,0 +1,47 @@
+"""Where the parts of an SO-101 are for given joint positions: what the gate's workspace box needs.
+
+Plain floats and no arrays: the gate calls this several times a tick. Geometry as in `runtime.bench.arm`
+(tested against it); x forward from the base, y left, z up from the table, metres.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+from contracts.specs import SO101_JOINTS
+
+Point = tuple[float, float, float]
+Points = Callable[[Sequence[float]], tuple[Point, ...]]
+
+SHOULDER_X_M = 0.0304
+SHOULDER_Z_M = 0.1166
+UPPER_ARM_M = math.hypot(0.0280, 0.1126)
+UPPER_ARM_ZERO_RAD = math.atan2(0.1126, 0.0280)
+FOREARM_M = 0.1350
+HAND_M = 0.0611 + 0.0981
+
+
+def so101_points(joints_deg: Sequence[float]) -> tuple[Point, ...]:
+    """(elbow, wrist, fingertips) for pan, lift, elbow, wrist, roll, gripper in degrees and percent."""
+    pan, lift, elbow, wrist = (math.radians(angle) for angle in joints_deg[:4])
+    first = UPPER_ARM_ZERO_RAD - lift
+    second = lift + elbow
+    pitch = second + wrist
+    elbow_r = SHOULDER_X_M + UPPER_ARM_M * math.cos(first)
+    elbow_z = SHOULDER_Z_M + UPPER_ARM_M * math.sin(first)
+    wrist_r = elbow_r + FOREARM_M * math.cos(second)
+    wrist_z = elbow_z - FOREARM_M * math.sin(second)
+    tip_r = wrist_r + HAND_M * math.cos(pitch)
+    tip_z = wrist_z - HAND_M * math.sin(pitch)
+    c, s = math.cos(-pan), math.sin(-pan)
+    return (
+        (elbow_r * c, elbow_r * s, elbow_z),
+        (wrist_r * c, wrist_r * s, wrist_z),
+        (tip_r * c, tip_r * s, tip_z),
+    )
+
+
+def points_for(joint_names: Sequence[str]) -> Points | None:
+    """The kinematics of an arm with these joints; None if they are not known here."""
+    return so101_points if tuple(joint_names) == SO101_JOINTS else None

@@ -1,0 +1,82 @@
+"""Pacing of a fixed-rate loop: pure functions over a small state. Owns neither clock nor loop.
+
+Deadlines are absolute (start + n x period), so errors do not add up. An overrun skips whole periods and
+is counted; it is never caught up in a burst of short ticks.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from statistics import fmean
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """`tick`: ticks begun; `deadline_s`: when the next one is due; `missed`: periods skipped so far."""
+
+    period_s: float
+    deadline_s: float
+    tick: int = 0
+    missed: int = 0
+
+
+def start(rate_hz: float, now_s: float) -> Pace:
+    """The first tick is due one period from now."""
+    period_s = 1.0 / rate_hz
+    return Pace(period_s, now_s + period_s)
+
+
+def begin_tick(pace: Pace, now_s: float) -> tuple[Pace, float]:
+    """The state after waking at `now_s`, and how late that was. The next deadline lies in the future:
+    whole periods that are gone already are skipped and counted as missed."""
+    lateness_s = max(0.0, now_s - pace.deadline_s)
+    skipped = int(lateness_s / pace.period_s)
+    following_s = pace.deadline_s + (skipped + 1) * pace.period_s
+    return Pace(pace.period_s, following_s, pace.tick + 1, pace.missed + skipped), lateness_s
+
+
+@dataclass
+class LatenessWindow:
+    """The last `size` latenesses and tick lengths, for the board: p99 and rate."""
+
+    size: int = 300
+    _lateness_s: deque[float] = field(default_factory=deque)
+    _starts_s: deque[float] = field(default_factory=deque)
+
+    def add(self, now_s: float, lateness_s: float) -> None:
+        self._lateness_s.append(lateness_s)
+        self._starts_s.append(now_s)
+        if len(self._lateness_s) > self.size:
+            self._lateness_s.popleft()
+            self._starts_s.popleft()
+
+    def p99_s(self) -> float:
+        if not self._lateness_s:
+            return 0.0
+        return percentile(sorted(self._lateness_s), 0.99)
+
+    def rate_hz(self) -> float:
+        if len(self._starts_s) < 2:
+            return 0.0
+        span_s = self._starts_s[-1] - self._starts_s[0]
+        return (len(self._starts_s) - 1) / span_s if span_s > 0 else 0.0
+
+
+def percentile(ordered: list[float], share: float) -> float:
+    """The smallest value that at least `share` of the ordered values do not exceed."""
+    index = max(0, min(len(ordered) - 1, -int(-share * len(ordered) // 1) - 1))
+    return ordered[index]
+
+
+def summary(values: list[float], name: str) -> dict[str, float]:
+    """mean, p50, p99 and max of `values` as "<name>_mean" and so on; empty for none."""
+    if not values:
+        return {}
+    ordered = sorted(values)
+    return {
+        f"{name}_mean": fmean(ordered),
+        f"{name}_p50": percentile(ordered, 0.5),
+        f"{name}_p99": percentile(ordered, 0.99),
+        f"{name}_max": ordered[-1],
+    }

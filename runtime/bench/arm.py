@@ -33,7 +33,7 @@ ROLL_TO_TIP_M = 0.0981
 HAND_M = WRIST_TO_ROLL_M + ROLL_TO_TIP_M
 FINGER_TRAVEL_M = 0.037  # one finger, closed to open: the jaw opens 74 mm
 
-HOME_DEG = np.array([0.0, -58.0, 60.0, 62.0, 0.0, 60.0])
+HOME_DEG = np.array([0.0, -40.0, 24.0, 84.0, 0.0, 60.0])
 
 _L1 = math.hypot(*UPPER_ARM_M)
 _A1_ZERO = math.atan2(UPPER_ARM_M[1], UPPER_ARM_M[0])

@@ -161,10 +161,10 @@ LEVERS = tuple(
 def make_object(colour: str, shape: str, scale: float) -> ObjectType:
     """An object of 3 to 5 cm; `scale` around 1 varies its size."""
     half = {
-        "cube": (0.0175, 0.0175, 0.0175),
-        "cylinder": (0.0175, 0.0175, 0.024),
-        "block": (0.0300, 0.0150, 0.0150),
-        "ball": (0.0190, 0.0190, 0.0190),
+        "cube": (0.0185, 0.0185, 0.0185),
+        "cylinder": (0.0185, 0.0185, 0.023),
+        "block": (0.0310, 0.0160, 0.0160),
+        "ball": (0.0200, 0.0200, 0.0200),
     }[shape]
     return ObjectType(colour, shape, tuple(round(h * scale, 5) for h in half))
 

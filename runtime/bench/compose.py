@@ -92,8 +92,8 @@ def _appearance(rng: np.random.Generator, spread: RandomisationConfig) -> Appear
         tint=_jitter(rng, spread.colour),
         object_jitter=tuple(_jitter(rng, spread.colour) for _ in range(12)),
         light_direction=(float(tilt[0]), float(tilt[1]) + 0.25, -1.0),
-        light_strength=float(0.55 + 0.15 * spread.light * rng.uniform(-1.0, 1.0)),
-        ambient=float(0.42 + 0.10 * spread.light * rng.uniform(-1.0, 1.0)),
+        light_strength=float(0.46 + 0.12 * spread.light * rng.uniform(-1.0, 1.0)),
+        ambient=float(0.37 + 0.09 * spread.light * rng.uniform(-1.0, 1.0)),
     )
 
 
@@ -135,7 +135,7 @@ def scene_xml(scene: Scene, view: render.Intrinsics, physics_dt_s: float) -> str
   <global offwidth="{view.width}" offheight="{view.height}"/>
   <quality shadowsize="0" offsamples="0" numslices="14" numstacks="8" numquads="2"/>
   <map znear="{render.NEAR_M}" zfar="{render.FAR_M}"/>
-  <headlight ambient="{fill}" diffuse="0.22 0.22 0.22" specular="0 0 0"/>
+  <headlight ambient="{fill}" diffuse="0.16 0.16 0.16" specular="0 0 0"/>
 </visual>
 <default>
   <geom solref="0.008 1" solimp="0.95 0.99 0.001"/>

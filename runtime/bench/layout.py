@@ -64,7 +64,8 @@ def place(draft: Draft, rng: np.random.Generator) -> Layout:
         if not ok or not _spread(draft, taken):
             continue
         for extra in (*draft.extra_containers, *draft.extra_objects):
-            _add(extra, fixture, taken, rng)
+            if _add(extra, fixture, taken, rng) and not _clear_of_push(taken[-1], draft, taken):
+                taken.pop()
         containers = tuple(p for p in taken if isinstance(p.type, ContainerType))
         lying = tuple(p for p in taken if isinstance(p.type, ObjectType))
         held_up = tuple(
@@ -80,8 +81,32 @@ def _spread(draft: Draft, taken: list[Placed]) -> bool:
     if draft.spread_m <= 0.0:
         return True
     a, b = (next(p for p in taken if p.name == n) for n in (draft.goal.thing, draft.goal.target))
-    free = math.hypot(a.x_m - b.x_m, a.y_m - b.y_m) - _footprint(a) - _footprint(b)
-    return free >= draft.spread_m
+    way = math.hypot(a.x_m - b.x_m, a.y_m - b.y_m)
+    if way - _footprint(a) - _footprint(b) < draft.spread_m:
+        return False
+    return draft.goal.kind != "push" or _can_get_behind(a, b)
+
+
+def _can_get_behind(thing: Placed, target: Placed) -> bool:
+    """Whether the hand reaches the side of the thing from which it pushes it to the target."""
+    way = math.hypot(thing.x_m - target.x_m, thing.y_m - target.y_m)
+    share = (_footprint(thing) + 0.03) / way
+    x = thing.x_m + share * (thing.x_m - target.x_m)
+    y = thing.y_m + share * (thing.y_m - target.y_m)
+    radius, angle = math.hypot(x, y), math.degrees(math.atan2(y, x))
+    return 0.14 < radius < 0.275 and abs(angle) < 65.0
+
+
+def _clear_of_push(spot: Placed, draft: Draft, taken: list[Placed]) -> bool:
+    """Whether an extra stays out of the way along which a thing is to be pushed."""
+    if draft.goal.kind != "push":
+        return True
+    a, b = (next(p for p in taken if p.name == n) for n in (draft.goal.thing, draft.goal.target))
+    dx, dy = b.x_m - a.x_m, b.y_m - a.y_m
+    share = ((spot.x_m - a.x_m) * dx + (spot.y_m - a.y_m) * dy) / (dx * dx + dy * dy)
+    share = min(max(share, -0.8), 1.0)
+    off = math.hypot(spot.x_m - a.x_m - share * dx, spot.y_m - a.y_m - share * dy)
+    return off > _footprint(spot) + 0.045
 
 
 def _place_fixture(kind: FixtureType, rng: np.random.Generator) -> Placed:

@@ -49,8 +49,11 @@ def object_xml(
     if thing.shape == "ball":
         geoms = _geom("sphere", (h[0],), (0, 0, 0), f"{shown} {touch}")
     elif thing.shape == "cylinder":
-        geoms = _geom("cylinder", (h[0], h[2]), (0, 0, 0), f"{shown} {_GHOST_BITS}")
-        geoms += _octagon(h[0], h[2], 0.0, f'mass="0" {touch}')
+        # The hand meets the round shape; whatever it stands on meets the unseen octagon.
+        grasped = 'contype="0" conaffinity="1" condim="4"'
+        geoms = _geom("cylinder", (h[0], h[2]), (0, 0, 0), f"{shown} {grasped}")
+        stands = touch.replace(_OBJECT_BITS, 'contype="2" conaffinity="2"')
+        geoms += _octagon(h[0], h[2], 0.0, f'mass="0" {stands}')
     else:
         geoms = _geom("box", h, (0, 0, 0), f"{shown} {touch}")
     return (
@@ -95,7 +98,7 @@ def container_xml(thing: ContainerType, x: float, y: float, yaw: float, colour: 
         for k in range(sides):
             a = 2 * math.pi * k / sides
             parts.append(
-                f'<geom type="box" size="0.0025 {length:.5f} {wall / 2:.5f}" '
+                f'<geom type="box" size="0.0035 {length:.5f} {wall / 2:.5f}" '
                 f'pos="{half * math.cos(a):.5f} {half * math.sin(a):.5f} {wall / 2:.5f}" '
                 f'euler="0 0 {a:.5f}" {main}/>'
             )

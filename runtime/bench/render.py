@@ -22,14 +22,14 @@ FAR_M = 8.0
 
 # The front camera stands to the arm's right and looks across the workspace from above: it sees
 # things, fixtures' fronts and the hand from the side, and the arm does not hide them.
-FRONT_TARGET_M = (0.175, -0.02, 0.03)
-FRONT_DISTANCE_M = 0.50
+FRONT_TARGET_M = (0.185, -0.035, 0.02)
+FRONT_DISTANCE_M = 0.44
 FRONT_AZIMUTH_DEG = -82.0
 FRONT_ELEVATION_DEG = 52.0
 
 # The wrist camera sits on the gripper, on the side away from the base, and looks at the tips.
-WRIST_POSITION_M = (-0.012, 0.0, 0.058)
-WRIST_TILT_DEG = 22.0
+WRIST_POSITION_M = (0.012, 0.0, 0.060)
+WRIST_TILT_DEG = 25.0
 
 
 @dataclass(frozen=True)
@@ -56,11 +56,11 @@ def intrinsics(width: int, height: int, hfov_deg: float = HFOV_DEG) -> Intrinsic
 
 
 def front_pose(rng: np.random.Generator, spread: float) -> CameraPose:
-    """A pose of the front camera; spread 1: +-8 deg azimuth, +-4 deg elevation, +-4 cm distance."""
+    """A pose of the front camera; spread 1: +-8 deg azimuth, +-4 deg elevation, +-3 cm distance."""
     az, el, far, *shift = rng.uniform(-1.0, 1.0, 6) * spread
     azimuth = math.radians(FRONT_AZIMUTH_DEG + 8.0 * az)
     elevation = math.radians(FRONT_ELEVATION_DEG + 4.0 * el)
-    distance = FRONT_DISTANCE_M + 0.04 * far
+    distance = FRONT_DISTANCE_M + 0.03 * far
     away = np.array(
         [
             math.cos(elevation) * math.cos(azimuth),

@@ -32,7 +32,7 @@ def put(skills: Skills, goal: Goal) -> Motion:
         assert isinstance(kind, ContainerType)
         spread = 0.012 if kind.relation == "on" else 0.006
         target = np.array([place.x_m, place.y_m]) + skills.jitter(spread)
-        bottom, half = max(kind.floor_m, kind.wall_m - 0.012) + 0.002, kind.half_m
+        bottom, half = max(kind.floor_m + 0.002, kind.wall_m + 0.006), kind.half_m
     else:
         base = skills.object(goal.target)
         target, half = base.position_m[:2], base.type.footprint_m
@@ -127,9 +127,7 @@ def push(skills: Skills, goal: Goal) -> Motion:
     back = thing.type.footprint_m + 0.022
     behind = thing.position_m[:2] - back * ahead + aside
     yaw = math.degrees(math.atan2(ahead[1], ahead[0])) + 90.0
-    end = target + aside - ahead * 0.02
-    points = [(*behind, z), (*end, z), (*behind, z + 0.05)]
-    pitch = skills.stance(points, yaw)
+    pitch = skills.stance([(*behind, z), (*behind, z + 0.05)], yaw)
     jaw = 30.0
     yield from skills.move(TipPose(behind[0], behind[1], z + 0.05, pitch, yaw), jaw)
     yield from skills.straight(TipPose(behind[0], behind[1], z, pitch, yaw))
@@ -151,6 +149,8 @@ def push(skills: Skills, goal: Goal) -> Motion:
         aim = here - way * 0.012 + aside
         move = aim - tip
         tip = tip + move / max(float(np.hypot(*move)), 1e-6) * min(0.011 * skills.speed, 0.011)
+        skills.pitch_deg = pitch
+        pitch = skills.stance([(*tip, z)], yaw, float(skills.q[4]))
         pose = TipPose(tip[0], tip[1], z, pitch, yaw)
         yield from skills.emit_one(arm.inverse(pose, jaw, float(skills.q[4])))
     yield from skills.wait(0.2)
@@ -236,9 +236,10 @@ def work_joint(skills: Skills, goal: Goal) -> Motion:
 
 def lead_handle(skills: Skills, aim: float) -> Motion:
     """Grasp the handle, lead it until the joint is open by `aim`, let go and rise."""
+    near = 0.05 if aim == 0.0 else {"lid": 0.3, "lever": 0.12}.get(_fixture(skills)[1].kind, 0.15)
     for _ in range(3):
         yield from _lead_once(skills, aim)
-        if skills.fault.kind or abs(skills.state.fixture_open - aim) < 0.06:
+        if skills.fault.kind or abs(skills.state.fixture_open - aim) < near:
             return
 
 
@@ -281,7 +282,7 @@ def _lead_once(skills: Skills, aim: float) -> Motion:
     for row in rows:
         yield from skills.emit_one(row)
     yield from skills.wait(0.2)
-    yield from skills.release(jaw - 10.0)
+    yield from skills.release(jaw - 10.0, backwards=kind.kind == "lid")
 
 
 def press(skills: Skills, goal: Goal) -> Motion:
@@ -310,7 +311,7 @@ def press(skills: Skills, goal: Goal) -> Motion:
 
 def store(skills: Skills, goal: Goal) -> Motion:
     """Open the drawer, put the thing in, close the drawer."""
-    spot, _ = _fixture(skills)
+    spot, kind = _fixture(skills)
     if skills.state.fixture_open < goals.OPEN_FROM["drawer"]:
         yield from lead_handle(skills, 0.98)
     yield from skills.pick(goal.thing)
@@ -319,8 +320,10 @@ def store(skills: Skills, goal: Goal) -> Motion:
     middle = goals.drawer_middle(spot, opened)
     if skills.fault.kind == "near_miss":
         middle = free_spot(skills, goal.thing)
-    across = math.degrees(spot.yaw_rad) + 90.0
-    yield from skills.carry(goal.thing, middle, 0.028, across)
+    # A block goes in with its long side along the drawer's front: the other way it would not clear.
+    turn = 0.0 if skills.object(goal.thing).type.shape == "block" else 90.0
+    yaw = math.degrees(spot.yaw_rad) + turn
+    yield from skills.carry(goal.thing, middle, 0.028, yaw, kind.height_m + 0.012)
     if skills.fault.kind != "drop":
         yield from skills.release(20.0)
     yield from lead_handle(skills, 0.0)

@@ -124,6 +124,33 @@ class Skills:
             yield from self.straight(pose)
             return
 
+    def rise_to(self, z_m: float) -> Motion:
+        """Up to a height at the same place, leaning the hand where it must."""
+        here = arm.forward(self.q)
+        for z in np.arange(z_m, here.z_m, -0.008):
+            try:
+                pitch = self.stance([(here.x_m, here.y_m, z)], here.closing_yaw_deg, float(self.q[4]))
+            except arm.Unreachable:
+                continue
+            yield from self.straight(
+                TipPose(here.x_m, here.y_m, float(z), pitch, here.closing_yaw_deg)
+            )
+            return
+
+    def withdraw(self, length_m: float) -> Motion:
+        """Back along the hand's own direction."""
+        here = arm.forward(self.q)
+        lean = math.radians(here.pitch_deg)
+        radius = math.hypot(here.x_m, here.y_m)
+        for length in np.linspace(length_m, 0.01, 8):
+            share = 1.0 - length * math.cos(lean) / radius
+            x, y, z = here.x_m * share, here.y_m * share, here.z_m + length * math.sin(lean)
+            try:
+                yield from self.straight(TipPose(x, y, z, here.pitch_deg, here.closing_yaw_deg))
+            except arm.Unreachable:
+                continue
+            return
+
     def home(self) -> Motion:
         """Back towards the rest pose, the jaw as it is."""
         end = arm.HOME_DEG + self.noise * self.rng.uniform(-5.0, 5.0, 6)
@@ -222,9 +249,17 @@ class Skills:
         return outward * float(self.rng.choice([-1.0, 1.0])) * float(self.rng.uniform(0.034, 0.042))
 
     def carry(
-        self, name: str, target_xy: np.ndarray, bottom_m: float, yaw_deg: float | None = None
+        self,
+        name: str,
+        target_xy: np.ndarray,
+        bottom_m: float,
+        yaw_deg: float | None = None,
+        clear_m: float = 0.0,
     ) -> Motion:
-        """Take the thing in hand to target_xy and lower its bottom to bottom_m."""
+        """Take the thing in hand to target_xy and lower its bottom to bottom_m.
+
+        clear_m: the bottom is at least this high when it comes in over the target.
+        """
         thing = self.object(name)
         offset = thing.position_m - self.state.tip_m if thing.held else np.zeros(3)
         below = thing.half_height_m - float(offset[2]) if thing.held else thing.half_height_m
@@ -246,6 +281,10 @@ class Skills:
         )
         roll = float(self.q[4])
         pitch, height = self._hover_stance(spot, yaw, roll)
+        if clear_m > bottom_m:
+            height = max(height, clear_m - bottom_m)
+            pitch = self.stance([(*spot[:2], spot[2] + height), spot], yaw, roll)
+            yield from self.rise_to(spot[2] + height)
         off = self.jitter(0.008)
         over = TipPose(spot[0] + off[0], spot[1] + off[1], spot[2] + height, pitch, yaw)
         if self.fault.kind == "drop":
@@ -265,7 +304,7 @@ class Skills:
         yield from self._emit(rows[: max(1, int(len(rows) * self.rng.uniform(0.25, 0.5)))])
         yield from self.grip(90.0)
 
-    def release(self, by_pct: float = 26.0) -> Motion:
-        """Open the jaw enough to let go, then rise."""
+    def release(self, by_pct: float = 26.0, backwards: bool = False) -> Motion:
+        """Open the jaw enough to let go, then rise, or withdraw the way the hand points."""
         yield from self.grip(float(self.state.gripper_pct) + by_pct + 5.0 * self.noise * self.rng.random())
-        yield from self.retreat(self.hover_m)
+        yield from self.withdraw(0.05) if backwards else self.retreat(self.hover_m)

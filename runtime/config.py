@@ -76,11 +76,13 @@ class BenchSection(_Section, frozen=True):
 
 
 class PolicySection(_Section, frozen=True):
-    """`package`: folder of the exported policy. `engine`: a name of the group `entracte.engines`.
+    """`package`: folder of the exported policy. `weights`: safetensors file with other values of its
+    refinable tensors, empty for its own. `engine`: a name of the group `entracte.engines`.
     `execute_steps`: chunk actions executed before the next chunk is to take over. `samples`: candidate
     chunks per inference, 0 as the package (or the active release) says. `seed` seeds the noise."""
 
     package: str = ""
+    weights: str = ""
     engine: str = "onnxruntime"
     threads: int = 1
     execute_steps: int = 8
@@ -210,6 +212,8 @@ class RunPlan(_Section, frozen=True):
     output: str = ""
     label_steps: bool = False
     """Record the bench's progress and success with every step (data for reward models)."""
+    keep: Literal["all", "success"] = "all"
+    """Which recorded episodes the data set takes."""
 
 
 class Run(_Section, frozen=True):

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field
-from statistics import fmean
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,14 +68,11 @@ def percentile(ordered: list[float], share: float) -> float:
     return ordered[index]
 
 
-def summary(values: list[float], name: str) -> dict[str, float]:
-    """mean, p50, p99 and max of `values` as "<name>_mean" and so on; empty for none."""
-    if not values:
+def summary(values_s: list[float], name: str) -> dict[str, float]:
+    """p50, p99, p99.9 and max as "<name>_p50_s" and so on; empty for no values."""
+    if not values_s:
         return {}
-    ordered = sorted(values)
-    return {
-        f"{name}_mean": fmean(ordered),
-        f"{name}_p50": percentile(ordered, 0.5),
-        f"{name}_p99": percentile(ordered, 0.99),
-        f"{name}_max": ordered[-1],
-    }
+    ordered = sorted(values_s)
+    shares = {"p50": 0.5, "p99": 0.99, "p999": 0.999}
+    found = {f"{name}_{key}_s": percentile(ordered, share) for key, share in shares.items()}
+    return {**found, f"{name}_max_s": ordered[-1]}

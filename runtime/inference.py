@@ -1,0 +1,131 @@
+"""Lanes: how an inference is run beside the loop. Owns when a result arrives, not what is inferred.
+
+One job at a time. In `realtime` a worker thread does it; in `asap` it is done at once and handed over as
+many ticks late as a real one would be, so that splicing meets the same delays.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Generic, Protocol, TypeVar
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome(Generic[T]):
+    """`value`, or the exception that the job raised. `step`: when the job was submitted."""
+
+    step: int
+    value: T | None
+    error: Exception | None
+
+
+class Lane(Protocol[T]):
+    """Runs jobs beside the loop, one at a time."""
+
+    @property
+    def busy(self) -> bool: ...
+
+    def submit(self, job: Callable[[], T], step: int) -> None:
+        """Start a job; only when not busy."""
+        ...
+
+    def poll(self, step: int) -> Outcome[T] | None:
+        """The result once it is there (then the lane is free again)."""
+        ...
+
+    def drain(self) -> None:
+        """Wait for a running job and forget its result."""
+        ...
+
+    def close(self) -> None: ...
+
+
+def _do(job: Callable[[], T], step: int) -> Outcome[T]:
+    try:
+        return Outcome(step, job(), None)
+    except (
+        Exception
+    ) as error:  # carried to the loop, which decides: a policy faults, a reward abstains
+        return Outcome(step, None, error)
+
+
+class LockstepLane(Generic[T]):
+    """Done at once, delivered `latency_ticks` later."""
+
+    def __init__(self, latency_ticks: int) -> None:
+        self._latency_ticks = latency_ticks
+        self._pending: Outcome[T] | None = None
+
+    @property
+    def busy(self) -> bool:
+        return self._pending is not None
+
+    def submit(self, job: Callable[[], T], step: int) -> None:
+        self._pending = _do(job, step)
+
+    def poll(self, step: int) -> Outcome[T] | None:
+        pending = self._pending
+        if pending is None or step < pending.step + self._latency_ticks:
+            return None
+        self._pending = None
+        return pending
+
+    def drain(self) -> None:
+        self._pending = None
+
+    def close(self) -> None:
+        pass
+
+
+class ThreadLane(Generic[T]):
+    """A worker thread; ONNX Runtime and TensorRT let the loop run while they compute."""
+
+    def __init__(self, name: str) -> None:
+        self._jobs: queue.SimpleQueue[tuple[Callable[[], T], int] | None] = queue.SimpleQueue()
+        self._results: queue.SimpleQueue[Outcome[T]] = queue.SimpleQueue()
+        self._in_flight = 0
+        self._thread = threading.Thread(target=self._work, name=name, daemon=True)
+        self._thread.start()
+
+    @property
+    def busy(self) -> bool:
+        return self._in_flight > 0
+
+    def submit(self, job: Callable[[], T], step: int) -> None:
+        self._in_flight += 1
+        self._jobs.put((job, step))
+
+    def poll(self, step: int) -> Outcome[T] | None:
+        del step
+        try:
+            result = self._results.get_nowait()
+        except queue.Empty:
+            return None
+        self._in_flight -= 1
+        return result
+
+    def drain(self) -> None:
+        while self._in_flight:
+            self._results.get()
+            self._in_flight -= 1
+
+    def close(self) -> None:
+        self.drain()
+        self._jobs.put(None)
+        self._thread.join(2.0)
+
+    def _work(self) -> None:
+        while True:
+            job: Any = self._jobs.get()
+            if job is None:
+                return
+            self._results.put(_do(*job))
+
+
+def make_lane(lockstep: bool, latency_ticks: int, name: str) -> Lane[Any]:
+    return LockstepLane(latency_ticks) if lockstep else ThreadLane(name)

@@ -1,0 +1,316 @@
+"""From an offer to the active engine: what is refused at which door, and that the active one stays."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from tiny_package import head_inputs, make_package
+
+from contracts import wire
+from contracts.files.packages import Package, safetensors_bytes
+from contracts.messages import (
+    ReleaseChunk,
+    ReleaseOffer,
+    ReleaseOutcome,
+    ReleaseQuery,
+    ReleaseWant,
+)
+from contracts.release import ReleaseManifest, sign
+from runtime.engines import EngineOptions
+from runtime.engines.onnxruntime import OnnxRuntimeEngine
+from runtime.link_releases import ReleaseFetcher
+from runtime.slots import SlotStore
+from runtime.swap import Swapper
+from runtime.swap_checks import SwapLimits
+from trainer.interfaces import Update
+from trainer.publisher import KEY_FILE, PUBLIC_KEY_FILE, Publisher
+
+ROBOT = "bench-0"
+
+
+@pytest.fixture(scope="module")
+def package(tmp_path_factory) -> Package:
+    return make_package(tmp_path_factory.mktemp("package") / "policy")
+
+
+@dataclass
+class Robot:
+    """Slots, fetcher and swapper of one robot; `sent` is what the fetcher said."""
+
+    folder: Path
+    package: Package
+    sent: list[wire.Packet] = field(default_factory=list)
+    staged: list[int] = field(default_factory=list)
+    lose: int = 0
+
+    def __post_init__(self) -> None:
+        slots = SlotStore(self.folder / "slots", self.package.package_id)
+        self.fetcher = ReleaseFetcher(
+            "policy",
+            self.package.manifest,
+            slots,
+            robot_id=ROBOT,
+            key_path=self.folder / PUBLIC_KEY_FILE,
+            send=self._send,
+            on_staged=self.staged.append,
+        )
+        engine = OnnxRuntimeEngine(self.package, "head", EngineOptions())
+        limits = SwapLimits(latency_s=1.0)
+        self.swapper = Swapper("policy", slots, self.package, engine, robot_id=ROBOT, limits=limits)
+
+    def _send(self, parts: list[bytes | memoryview]) -> bool:
+        self.sent.append(wire.unpack([bytes(part) for part in parts]))
+        return True
+
+    def said(self, kind: type) -> list:
+        return [p.message for p in self.sent if isinstance(p.message, kind)]
+
+    def fetch(self, offer: ReleaseOffer, data: bytes) -> list[ReleaseOutcome]:
+        """Give the offer and serve what is wanted; returns the outcomes it led to."""
+        before = len(self.said(ReleaseOutcome))
+        served = len(self.said(ReleaseWant))
+        self.fetcher.on_offer(offer)
+        while served < len(self.said(ReleaseWant)):
+            want = self.said(ReleaseWant)[served]
+            served += 1
+            if self.lose > 0:
+                self.lose -= 1
+                continue
+            self.serve(want, data)
+        return self.said(ReleaseOutcome)[before:]
+
+    def serve(self, want: ReleaseWant, data: bytes) -> None:
+        part = np.frombuffer(data[want.offset : want.offset + want.length], np.uint8)
+        chunk = ReleaseChunk("policy", want.publish_seq, want.offset)
+        packet = wire.unpack([bytes(p) for p in wire.pack(chunk, [wire.raw("data", part)])])
+        self.fetcher.on_chunk(chunk, packet)
+
+    def answer(self) -> np.ndarray:
+        return self.swapper.engine.run(head_inputs(np.random.default_rng(0)))["chunks"]
+
+
+@pytest.fixture
+def trainer(tmp_path: Path, package: Package) -> Publisher:
+    return Publisher(tmp_path / "trainer" / "releases", package.manifest)
+
+
+@pytest.fixture
+def robot(tmp_path: Path, package: Package, trainer: Publisher) -> Robot:
+    folder = tmp_path / "robot"
+    folder.mkdir()
+    key = (tmp_path / "trainer" / PUBLIC_KEY_FILE).read_bytes()
+    (folder / PUBLIC_KEY_FILE).write_bytes(key)
+    return Robot(folder, package)
+
+
+def nudged(package: Package, by: float = 0.5) -> dict[str, np.ndarray]:
+    tensors = {name: tensor.copy() for name, tensor in package.refinable_weights().items()}
+    tensors["head/bias"] += np.float32(by)
+    return tensors
+
+
+def release(trainer: Publisher, tensors: dict[str, np.ndarray]) -> tuple[ReleaseOffer, bytes]:
+    seq = trainer.prepare(Update(tensors, 3), 1).publish_seq
+    return trainer.commit(seq), trainer.load_weights(seq)
+
+
+def forged(trainer_folder: Path, package: Package, data: bytes, **changes: object) -> ReleaseOffer:
+    """An offer signed with the trainer's own key for `data`, whatever that is."""
+    import hashlib
+
+    key = Ed25519PrivateKey.from_private_bytes((trainer_folder / KEY_FILE).read_bytes())
+    manifest = ReleaseManifest(
+        "policy", package.package_id, 1, 0, 1, "", hashlib.sha256(data).hexdigest(), len(data),
+        package.manifest.refinable, 3, (), "", 0.0, 1e12, "t",
+    )  # fmt: skip
+    return ReleaseOffer("policy", *sign(msgspec.structs.replace(manifest, **changes), key))
+
+
+def test_a_release_takes_effect_at_the_boundary(robot: Robot, trainer: Publisher) -> None:
+    before = robot.answer()
+    assert robot.fetch(*release(trainer, nudged(robot.package))) == []
+    assert robot.staged == [1] and np.array_equal(robot.answer(), before)
+    outcomes = robot.swapper.swap(episode_seq=11)
+    assert [(o.outcome, o.publish_seq, o.episode_seq) for o in outcomes] == [("swapped", 1, 11)]
+    assert 0 < outcomes[0].verified_s <= outcomes[0].staged_s <= outcomes[0].swapped_s < 5
+    assert outcomes[0].bytes_on_wire == len(trainer.load_weights(1))
+    assert np.allclose(robot.answer(), before + 0.5, atol=1e-5) and robot.swapper.version == 1
+    assert robot.swapper.settle().outcome == "committed"
+    assert robot.swapper.settle() is None
+
+
+def test_a_restart_starts_from_the_committed_release(robot: Robot, trainer: Publisher) -> None:
+    robot.fetch(*release(trainer, nudged(robot.package)))
+    robot.swapper.swap(0)
+    robot.swapper.settle()
+    robot.fetch(*release(trainer, nudged(robot.package, 1.0)))
+    robot.swapper.swap(1)
+    answer = robot.answer()
+    again = Robot(robot.folder, robot.package)
+    again.swapper.start()
+    assert again.swapper.version == 1, "what was on probation is tried again, not started from"
+    again.swapper.swap(2)
+    assert again.swapper.version == 2 and np.array_equal(again.answer(), answer)
+
+
+def test_a_fault_on_probation_rolls_back(robot: Robot, trainer: Publisher) -> None:
+    before = robot.answer()
+    robot.fetch(*release(trainer, nudged(robot.package)))
+    robot.swapper.swap(0)
+    outcome = robot.swapper.settle(fault="non-finite command")
+    assert (outcome.outcome, outcome.reason) == ("rolled_back", "non-finite command")
+    assert robot.swapper.version == 0 and np.array_equal(robot.answer(), before)
+
+
+def rejected(robot: Robot, outcomes: list[ReleaseOutcome], words: str) -> None:
+    """One rejection that says why; nothing staged, nothing swapped, the active one as before."""
+    assert [o.outcome for o in outcomes] == ["rejected"] and words in outcomes[0].reason
+    assert math.isnan(outcomes[0].swapped_s)
+    assert robot.swapper.swap(1) == [] and robot.swapper.version == 0
+    golden = robot.package.golden["head"][0]
+    found = robot.swapper.engine.run(golden.inputs)["chunks"]
+    assert np.allclose(found, golden.outputs["chunks"], atol=1e-5)
+
+
+def test_unsigned_is_refused_before_a_byte_is_fetched(robot: Robot, trainer: Publisher) -> None:
+    offer, data = release(trainer, nudged(robot.package))
+    rejected(robot, robot.fetch(msgspec.structs.replace(offer, signature=b"\0" * 64), data), "sign")
+    assert robot.said(ReleaseWant) == [] and robot.fetcher.rejected == 1
+    robot.fetch(msgspec.structs.replace(offer, signature=b"\0" * 64), data)
+    assert robot.fetcher.rejected == 1, "the same offer again is not news"
+
+
+def test_without_the_trainers_key_nothing_is_accepted(robot: Robot, trainer: Publisher) -> None:
+    (robot.folder / PUBLIC_KEY_FILE).unlink()
+    rejected(robot, robot.fetch(*release(trainer, nudged(robot.package))), "public key")
+
+
+def test_a_replayed_release_is_refused(robot: Robot, trainer: Publisher) -> None:
+    first = release(trainer, nudged(robot.package))
+    robot.fetch(*first)
+    robot.fetch(*release(trainer, nudged(robot.package, 1.0)))
+    outcomes = robot.fetch(*first)
+    assert [o.outcome for o in outcomes] == ["rejected"] and "increase" in outcomes[0].reason
+    again = Robot(robot.folder, robot.package)
+    assert "increase" in again.fetch(*first)[0].reason
+    robot.swapper.swap(0)
+    assert robot.swapper.version == 2
+
+
+def test_a_truncated_weight_file_is_refused(robot: Robot, tmp_path: Path) -> None:
+    data = safetensors_bytes(nudged(robot.package))[:-8]
+    offer = forged(tmp_path / "trainer", robot.package, data)
+    rejected(robot, robot.fetch(offer, data), "not sound")
+
+
+def test_bytes_changed_on_the_way_are_refused(robot: Robot, trainer: Publisher) -> None:
+    offer, data = release(trainer, nudged(robot.package))
+    rejected(robot, robot.fetch(offer, data[:-1] + b"\x01"), "signed ones")
+
+
+def test_nan_weights_are_refused(robot: Robot, tmp_path: Path) -> None:
+    tensors = nudged(robot.package)
+    tensors["head/mix"][0, 0] = np.nan
+    data = safetensors_bytes(tensors)
+    rejected(robot, robot.fetch(forged(tmp_path / "trainer", robot.package, data), data), "NaN")
+
+
+def test_another_shape_is_refused(robot: Robot, tmp_path: Path) -> None:
+    tensors = {**nudged(robot.package), "head/bias": np.zeros(7, np.float32)}
+    data = safetensors_bytes(tensors)
+    offer = forged(tmp_path / "trainer", robot.package, data)
+    rejected(robot, robot.fetch(offer, data), "head/bias")
+
+
+def test_frozen_tensors_are_refused(robot: Robot, tmp_path: Path) -> None:
+    tensors = {**nudged(robot.package), "trunk/wide": robot.package.weights["trunk/wide"]}
+    data = safetensors_bytes(tensors)
+    offer = forged(tmp_path / "trainer", robot.package, data)
+    rejected(robot, robot.fetch(offer, data), "not refinable")
+    changed = (*robot.package.manifest.refinable[:2],)
+    offer = forged(tmp_path / "trainer", robot.package, data, tensors=changed, publish_seq=2)
+    assert "refinable ones" in robot.fetch(offer, data)[0].reason
+
+
+def quarantined(robot: Robot, words: str) -> None:
+    before = robot.answer()
+    outcomes = robot.swapper.swap(1)
+    assert [o.outcome for o in outcomes] == ["rejected"] and words in outcomes[0].reason
+    assert robot.swapper.version == 0 and np.array_equal(robot.answer(), before)
+    assert robot.swapper.slots.find("quarantined") is not None
+    assert robot.swapper.swap(2) == [], "it is not tried again"
+
+
+def test_weights_far_from_the_packages_own_are_refused(robot: Robot, trainer: Publisher) -> None:
+    robot.fetch(*release(trainer, nudged(robot.package, 1e4)))
+    quarantined(robot, "moved too far")
+
+
+def test_actions_outside_the_limits_are_refused(robot: Robot, trainer: Publisher) -> None:
+    robot.fetch(*release(trainer, nudged(robot.package, 160.0)))
+    robot.swapper.limits = SwapLimits(norm_change=1e9, latency_s=1.0)
+    quarantined(robot, "outside its limits")
+
+
+def test_a_policy_that_changes_too_much_is_refused(robot: Robot, trainer: Publisher) -> None:
+    robot.fetch(*release(trainer, nudged(robot.package, 20.0)))
+    robot.swapper.limits = SwapLimits(output_change=0.01, latency_s=1.0)
+    quarantined(robot, "change by")
+
+
+def test_recorded_observations_are_replayed_too(robot: Robot, trainer: Publisher) -> None:
+    inputs = head_inputs(np.random.default_rng(3))
+    inputs["features"] *= 200  # far outside what golden.npz holds: only this one breaks the limit
+    tensors = nudged(robot.package)
+    tensors["head/mix"] *= np.float32(1.5)
+    robot.fetch(*release(trainer, tensors))
+    for _ in range(60):
+        robot.swapper.remember(inputs)
+    quarantined(robot, "replay of 52 observations")
+
+
+def test_a_slow_engine_is_refused(robot: Robot, trainer: Publisher) -> None:
+    robot.fetch(*release(trainer, nudged(robot.package)))
+    robot.swapper.limits = SwapLimits(latency_s=0.0, latency_ratio=0.0)
+    quarantined(robot, "ms (p90)")
+
+
+def test_a_slot_that_rotted_on_disk_is_refused(robot: Robot, trainer: Publisher) -> None:
+    robot.fetch(*release(trainer, nudged(robot.package)))
+    path = robot.swapper.slots.weights_path(robot.swapper.slots.find("staged")[0])
+    path.write_bytes(path.read_bytes()[:-1] + b"\x02")
+    quarantined(robot, "signed ones")
+
+
+def test_a_fetch_resumes_after_lost_chunks_and_a_restart(
+    robot: Robot, trainer: Publisher, monkeypatch
+) -> None:
+    monkeypatch.setattr("runtime.link_releases.CHUNK_BYTES", 64)
+    offer, data = release(trainer, nudged(robot.package))
+    robot.fetcher.on_offer(offer)
+    for want in robot.said(ReleaseWant)[:2]:
+        robot.serve(want, data)
+    again = Robot(robot.folder, robot.package)
+    assert again.fetch(offer, data) == [] and again.staged == [1]
+    assert again.said(ReleaseWant)[0].offset == 128
+    assert again.fetcher.bytes_fetched == len(data) - 128
+
+
+def test_silence_leads_to_a_new_query(robot: Robot, trainer: Publisher) -> None:
+    offer, data = release(trainer, nudged(robot.package))
+    robot.lose = 100
+    robot.fetch(offer, data)
+    robot.fetcher.tick(1e9)
+    assert robot.said(ReleaseQuery)[-1].have_seq == 0
+    robot.lose = 0
+    assert robot.fetch(offer, data) == [] and robot.staged == [1]
+
+
+def test_the_private_key_is_the_owners_alone(tmp_path: Path, trainer: Publisher) -> None:
+    assert (tmp_path / "trainer" / KEY_FILE).stat().st_mode & 0o077 == 0

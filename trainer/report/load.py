@@ -1,0 +1,399 @@
+"""Every file of a run folder that the report reads, parsed into `rows`. The one place that knows formats.
+
+Robot: `robot/config.json`, `robot/truth.jsonl`, `robot/spool`, and the same under `eval/base`, `eval/final`
+(or `eval/base.jsonl`, `eval/final.jsonl`). Trainer: `trainer/metrics.jsonl`, `trainer/store`,
+`trainer/releases`. Demo: `demo.json`. Any of them may be absent, and a last line cut off: what can't be
+read is left out and said in `missing`, never guessed.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from contracts.errors import EntracteError
+from contracts.files import atomic
+from contracts.files.dataset_reader import DatasetReader
+from contracts.files.log_to_dataset import read_episode
+from contracts.messages import EpisodeEnd, EpisodeStart, SessionStart
+from contracts.release import ReleaseManifest
+from contracts.reward import RewardSignal
+from trainer.report.recordings import DatasetRecording, LogRecording
+from trainer.report.rows import Episode, Iteration, Judgement, Process, Release, RunData, Truth
+
+Key = tuple[str, int]
+MAX_LINES_BYTES = 256 * 1024 * 1024
+
+
+@dataclass
+class _Found:
+    """What is being gathered."""
+
+    episodes: dict[Key, Episode] = field(default_factory=dict)
+    arrival: dict[Key, int] = field(default_factory=dict)
+    missing: list[str] = field(default_factory=list)
+
+
+def load_run(folder: Path) -> RunData:
+    """Whatever there is of the run in `folder`. Raises `EntracteError` only if there is no such folder."""
+    if not folder.is_dir():
+        raise EntracteError(
+            "no run folder", expected=folder, remedy="give --run-dir as robot-run demo printed it"
+        )
+    found = _Found()
+    demo = _json(folder / "demo.json", found, "") or {}
+    robot = _json(folder / "robot/config.json", found, "the robot's configuration") or {}
+    metrics = list(_lines(folder / "trainer/metrics.jsonl", found, "the trainer's metrics"))
+    config = robot.get("config", {})
+    threshold = _threshold(config)
+    _add_truth(folder, found)
+    _add_recordings(folder, found)
+    _add_judgements(metrics, found)
+    per_iteration = int(config.get("iteration", {}).get("episodes", 10))
+    episodes = _in_order(found, per_iteration, _number(config.get("episode", {}).get("max_s")))
+    _say_what_lacks(episodes, found)
+    first = episodes[0] if episodes else None
+    return RunData(
+        folder=folder,
+        task=str(demo.get("task") or (first.task if first else "")),
+        instruction=first.instruction if first else "",
+        reward=str(demo.get("reward", "")),
+        seed=demo.get("seed"),
+        planned_iterations=int(demo.get("iterations", 0)),
+        ended=str(demo.get("ended", "")),
+        started_unix_s=_number(demo.get("started_unix_s")),
+        ended_unix_s=_number(demo.get("ended_unix_s")),
+        completion_threshold=threshold,
+        episodes=tuple(episodes),
+        iterations=tuple(_iterations(metrics)),
+        releases=tuple(_releases(folder, metrics)),
+        package_bytes=_package_bytes(config),
+        processes=tuple(_process(tree) for tree in demo.get("processes", [])),
+        versions={str(k): str(v) for k, v in demo.get("versions", {}).items()},
+        config={"robot": config, "plan": robot.get("plan", {}), "demo": demo.get("options", {})},
+        missing=tuple(found.missing),
+    )
+
+
+# Truth and evaluations
+
+
+def _add_truth(folder: Path, found: _Found) -> None:
+    """Rows of the bench: {task, seed, instruction, episode_seq, session_id, purpose, success, progress,
+    steps, reason, policy_version}."""
+    paths = [folder / "robot/truth.jsonl", *sorted(folder.glob("eval/**/*.jsonl"))]
+    for path in paths:
+        for row in _lines(path, found, ""):
+            if "success" not in row or "episode_seq" not in row:
+                continue
+            key = (str(row.get("session_id", path.stem)), int(row["episode_seq"]))
+            found.episodes[key] = Episode(
+                session_id=key[0],
+                seq=key[1],
+                phase=_phase(
+                    str(row.get("purpose", "evaluate")), int(row.get("policy_version", 0)), path
+                ),
+                task=str(row.get("task", "")),
+                instruction=str(row.get("instruction", "")),
+                seed=int(row.get("seed", -1)),
+                policy_version=int(row.get("policy_version", 0)),
+                steps=int(row.get("steps", 0)),
+                reason=str(row.get("reason", "")),
+                truth=Truth(bool(row["success"]), _number(row.get("progress"))),
+            )
+
+
+def _phase(purpose: str, policy_version: int, path: Path) -> str:
+    """An evaluation is the base's or the final one: by its folder, else by the weights that acted."""
+    if purpose != "evaluate":
+        return purpose
+    for part in (path.stem, *(parent.name for parent in path.parents)):
+        if part in ("base", "final"):
+            return part
+    return "final" if policy_version > 0 else "base"
+
+
+# Recordings
+
+
+def _add_recordings(folder: Path, found: _Found) -> None:
+    scores = folder / "trainer/store/scores"
+    for root in sorted((folder / "trainer/store/dataset").glob("*")):
+        try:
+            reader = DatasetReader(root)
+        except EntracteError as error:
+            found.missing.append(f"The data set can't be read: {error}.")
+            continue
+        for index in range(reader.num_episodes):
+            extra = reader.meta(index)["extra"]
+            if "start" not in extra:
+                continue
+            session, start, end = _convert(extra)
+            signals = _signals(scores, start)
+            _add_episode(found, session, start, end, root)
+            key = (start.session_id, start.episode_seq)
+            found.arrival[key] = int(extra.get("arrival", index))
+            found.episodes[key] = replace(
+                found.episodes[key],
+                recording=DatasetRecording(reader, index, signals),
+                steps=reader.length(index),
+                rate_hz=session.loop_rate_hz or float(reader.fps),
+            )
+    logs = [
+        *sorted((folder / "trainer/store/logs").glob("*.elog")),
+        *sorted(folder.glob("robot/spool/*.elog")),
+        *sorted(folder.glob("eval/*/spool/*.elog")),
+    ]
+    for path in logs:
+        try:
+            _add_log(path, scores, found)
+        except (EntracteError, OSError) as error:
+            found.missing.append(f"One episode can't be read: {error}.")
+
+
+def _add_log(path: Path, scores: Path, found: _Found) -> None:
+    key = _key_of_log(path)
+    if key is not None and key in found.episodes and found.episodes[key].recording is not None:
+        return
+    logged = read_episode(path)
+    start = logged.start
+    key = (start.session_id, start.episode_seq)
+    if logged.torn or not len(logged.columns["action"]):
+        found.missing.append(f"Episode {start.episode_seq} was cut off ({logged.torn}).")
+        return
+    _add_episode(found, logged.session, start, logged.end, path)
+    found.arrival.setdefault(key, 1 << 40)
+    found.episodes[key] = replace(
+        found.episodes[key],
+        recording=LogRecording(path, _signals(scores, start)),
+        steps=len(logged.columns["action"]),
+        rate_hz=logged.session.loop_rate_hz or logged.session.action.rate_hz,
+    )
+
+
+def _key_of_log(path: Path) -> Key | None:
+    """Trainer: robot__session__seq.elog; robot: session_seq.elog. Spares reading what the data set has."""
+    parts = path.stem.rsplit("__", 2)
+    session, seq = parts[1:] if len(parts) == 3 else path.stem.rsplit("_", 1)
+    return (session, int(seq)) if seq.isdigit() else None
+
+
+def _convert(extra: dict[str, Any]) -> tuple[SessionStart, EpisodeStart, EpisodeEnd]:
+    return (
+        msgspec.convert(extra["session"], SessionStart),
+        msgspec.convert(extra["start"], EpisodeStart),
+        msgspec.convert(
+            {k: v for k, v in extra["end"].items() if v is not None or k == "operator_success"},
+            EpisodeEnd,
+        ),
+    )
+
+
+def _add_episode(
+    found: _Found, session: SessionStart, start: EpisodeStart, end: EpisodeEnd, path: Path
+) -> None:
+    key = (start.session_id, start.episode_seq)
+    known = found.episodes.get(key)
+    phase = known.phase if known else _phase(start.purpose, start.policy_version, path)
+    found.episodes[key] = Episode(
+        session_id=key[0],
+        seq=key[1],
+        phase=phase,
+        task=start.task,
+        instruction=start.instruction,
+        seed=start.scene_seed,
+        policy_version=start.policy_version,
+        steps=end.steps,
+        rate_hz=session.loop_rate_hz or session.action.rate_hz,
+        reason=end.reason,
+        started_unix_s=start.started_at_unix_s,
+        timings={name: _number(value) for name, value in end.timings.items()},
+        truth=known.truth if known else None,
+    )
+
+
+def _signals(folder: Path, start: EpisodeStart) -> tuple[RewardSignal, ...]:
+    """The trainer's scores of an episode, () where there are none."""
+    path = folder / f"{start.robot_id}__{start.session_id}__{start.episode_seq:08d}.json"
+    try:
+        tree = json.loads(path.read_bytes())
+        return tuple(msgspec.convert(signal, RewardSignal) for signal in tree["signals"])
+    except (OSError, ValueError, KeyError, msgspec.ValidationError):
+        return ()
+
+
+# The trainer's metrics
+
+
+def _add_judgements(metrics: list[dict[str, Any]], found: _Found) -> None:
+    for row in metrics:
+        key = (str(row.get("session_id", "")), int(row.get("episode_seq", -1)))
+        if row.get("kind") != "episode" or key not in found.episodes:
+            continue
+        found.episodes[key] = replace(
+            found.episodes[key],
+            judgement=Judgement(
+                row.get("success"), _number(row.get("completion")), _number(row.get("process"))
+            ),
+        )
+
+
+def _iterations(metrics: list[dict[str, Any]]) -> Iterator[Iteration]:
+    for row in metrics:
+        if row.get("kind") == "iteration":
+            yield Iteration(
+                number=int(row["iteration"]),
+                episodes=int(row.get("episodes", 0)),
+                successes=int(row.get("successes", 0)),
+                abstained=int(row.get("abstained", 0)),
+                update_s=_number(row.get("update_s")),
+                finished_unix_s=_number(row.get("unix_s")),
+                figures={k: _number(v) for k, v in row.get("metrics", {}).items()},
+            )
+
+
+def _releases(folder: Path, metrics: list[dict[str, Any]]) -> list[Release]:
+    """From "iteration" (published) and "release" (outcomes), tensor names from the signed manifests."""
+    found: dict[int, Release] = {}
+    for row in metrics:
+        seq = int(row.get("publish_seq") or 0)
+        if row.get("kind") == "iteration" and seq:
+            found[seq] = Release(
+                seq,
+                iteration=int(row["iteration"]),
+                nbytes=int(row.get("nbytes", 0)),
+                published_unix_s=_number(row.get("unix_s")),
+                tensors=_tensors(folder / "trainer/releases/policy", seq),
+            )
+        elif row.get("kind") == "release" and seq:
+            known = found.get(seq, Release(seq, str(row.get("target", "policy"))))
+            found[seq] = replace(
+                known,
+                outcome=str(row.get("outcome", "")),
+                reason=str(row.get("reason", "")),
+                episode_seq=int(row.get("episode_seq", -1)),
+                bytes_on_wire=int(row.get("bytes_on_wire") or known.bytes_on_wire),
+                verified_s=_first(row.get("publish_to_verified_s"), known.verified_s),
+                staged_s=_first(row.get("publish_to_staged_s"), known.staged_s),
+                swapped_s=_first(row.get("publish_to_swapped_s"), known.swapped_s),
+            )
+    return [found[seq] for seq in sorted(found)]
+
+
+def _tensors(folder: Path, seq: int) -> tuple[str, ...]:
+    for path in sorted(folder.glob(f"*{seq}/manifest.json")):
+        if path.parent.name.lstrip("0") != str(seq):
+            continue
+        try:
+            manifest = msgspec.json.decode(path.read_bytes(), type=ReleaseManifest)
+            return tuple(tensor.name for tensor in manifest.tensors)
+        except (OSError, msgspec.MsgspecError):
+            return ()
+    return ()
+
+
+# Putting it together
+
+
+def _in_order(found: _Found, per_iteration: int, max_s: float) -> list[Episode]:
+    """By phase, training episodes in the order in which the trainer stored them, which numbers their
+    iterations: the daemon refines after every `per_iteration` of them."""
+    rank = {"base": 0, "refine": 1, "final": 2}
+    keys = sorted(
+        found.episodes,
+        key=lambda key: (
+            rank.get(found.episodes[key].phase, 3),
+            found.arrival.get(key, 1 << 41),
+            found.episodes[key].started_unix_s
+            if not math.isnan(found.episodes[key].started_unix_s)
+            else 0.0,
+            key[1],
+        ),
+    )
+    episodes, trained = [], 0
+    for key in keys:
+        episode = replace(found.episodes[key], max_s=max_s)
+        if episode.phase == "refine":
+            episode = replace(episode, iteration=1 + trained // per_iteration)
+            trained += 1
+        episodes.append(episode)
+    return episodes
+
+
+def _say_what_lacks(episodes: list[Episode], found: _Found) -> None:
+    phases = {episode.phase for episode in episodes}
+    for phase, words in (
+        ("base", "The base policy was not evaluated"),
+        ("refine", "There is no training episode"),
+        ("final", "The refined policy was not evaluated"),
+    ):
+        if phase not in phases:
+            found.missing.append(f"{words}.")
+    if episodes and all(episode.truth is None for episode in episodes):
+        found.missing.append("The bench wrote no truth: success is as the reward judged it.")
+
+
+def _threshold(config: dict[str, Any]) -> float:
+    package = config.get("reward", {}).get("package", "")
+    try:
+        manifest = json.loads((Path(package) / "manifest.json").read_bytes()) if package else {}
+    except (OSError, ValueError):
+        return math.nan
+    return _number(manifest.get("settings", {}).get("completion_threshold"))
+
+
+def _package_bytes(config: dict[str, Any]) -> int:
+    package = Path(config.get("policy", {}).get("package", ""))
+    paths = [path for path in package.glob("*") if path.suffix in (".onnx", ".safetensors")]
+    return sum(path.stat().st_size for path in paths) if package.name else 0
+
+
+def _process(tree: dict[str, Any]) -> Process:
+    return Process(
+        name=str(tree.get("name", "")),
+        command=str(tree.get("command", "")),
+        exit_code=tree.get("exit_code"),
+        log_tail=tuple(str(line) for line in tree.get("log_tail", ())),
+    )
+
+
+def _json(path: Path, found: _Found, what: str) -> dict[str, Any] | None:
+    try:
+        tree = atomic.read_json(path)
+    except EntracteError as error:
+        if what or path.exists():
+            found.missing.append(f"{what or path.name} can't be read ({error}).".capitalize())
+        return None
+    return tree if isinstance(tree, dict) else None
+
+
+def _lines(path: Path, found: _Found, what: str) -> Iterator[dict[str, Any]]:
+    """JSON objects, one a line; a cut-off line is skipped."""
+    try:
+        data = atomic.read_bytes(path, MAX_LINES_BYTES)
+    except EntracteError:
+        if what:
+            found.missing.append(f"{what} can't be found ({path.name}).".capitalize())
+        return
+    for line in data.splitlines():
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(row, dict):
+            yield row
+
+
+def _number(value: Any) -> float:
+    return float(value) if isinstance(value, int | float) else math.nan
+
+
+def _first(value: Any, otherwise: float) -> float:
+    number = _number(value)
+    return otherwise if math.isnan(number) else number

@@ -233,13 +233,15 @@ class FlowPolicy(nn.Module):
             self.head.chunk_mean.copy_(torch.from_numpy(deltas.mean(0)))
             self.head.chunk_std.copy_(torch.from_numpy(np.maximum(deltas.std(0), 0.5)))
 
-    def save(self, folder: Path, examples: Mapping[str, np.ndarray] | None = None) -> None:
+    def save(
+        self, folder: Path, examples: Mapping[str, np.ndarray], provenance: Provenance
+    ) -> None:
         """Config, weights and a few recorded trunk inputs (the golden vectors of an export)."""
+        config = msgspec.structs.replace(self.config, provenance=provenance)
         state = {name: tensor.numpy() for name, tensor in self.state_dict().items()}
-        if examples:
-            atomic.write_bytes(folder / EXAMPLES_FILE, safetensors_bytes(examples))
+        atomic.write_bytes(folder / EXAMPLES_FILE, safetensors_bytes(examples))
         atomic.write_bytes(folder / WEIGHTS_FILE, safetensors_bytes(state))
-        text = msgspec.json.format(msgspec.json.encode(self.config), indent=1)
+        text = msgspec.json.format(msgspec.json.encode(config), indent=1)
         atomic.write_bytes(folder / CONFIG_FILE, text)
 
     @staticmethod

@@ -45,7 +45,6 @@ class CameraEncoder(nn.Module):
         rows, columns = -(-height // 8), -(-width // 8)
         self.conv1 = nn.Conv2d(3, 24, 5, stride=2, padding=2)
         self.conv2 = nn.Conv2d(24, 48, 3, stride=2, padding=1)
-        self.norm2 = nn.GroupNorm(6, 48)
         self.conv3 = nn.Conv2d(48, 64, 3, stride=2, padding=1)
         self.norm3 = nn.GroupNorm(8, 64)
         self.conv4 = nn.Conv2d(64, 64, 3, padding=1)
@@ -64,7 +63,7 @@ class CameraEncoder(nn.Module):
     def forward(self, image: torch.Tensor, phrase: torch.Tensor) -> torch.Tensor:
         x = image.permute(0, 3, 1, 2).float() * (1.0 / 64.0) - 2.0
         x = F.relu(self.conv1(x))
-        x = F.relu(self.norm2(self.conv2(x)))
+        x = F.relu(self.conv2(x))
         scale3, shift3, scale4, shift4 = self.film(phrase)[:, :, None, None].chunk(4, 1)
         x = F.relu(self.norm3(self.conv3(x)) * (1.0 + scale3) + shift3)
         x = x + F.relu(self.norm4(self.conv4(x)) * (1.0 + scale4) + shift4)

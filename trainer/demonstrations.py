@@ -1,0 +1,140 @@
+"""Demonstrations in memory: recorded data sets decoded once, cut into (observation, chunk) samples.
+
+Reads LeRobotDataset v3.0, whoever wrote it; knows neither the robot nor how the policy is trained.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from contracts import language
+from contracts.errors import ConfigError
+from contracts.files.dataset_reader import DatasetReader
+
+
+@dataclass(frozen=True)
+class Demonstration:
+    """One episode. `images` per camera uint8[T, H, W, 3], `states` float32[T, S], `actions` float32[T, A]."""
+
+    instruction: str
+    images: dict[str, np.ndarray]
+    states: np.ndarray
+    actions: np.ndarray
+
+
+@dataclass(frozen=True)
+class Samples:
+    """All steps of all demonstrations, one after another. `chunks` float32[N, T, A]: the actions that
+    follow each step, the last one repeated at the end; `tokens` int64[N, L]."""
+
+    images: dict[str, np.ndarray]
+    states: np.ndarray
+    tokens: np.ndarray
+    chunks: np.ndarray
+    episode: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.states)
+
+
+def read(
+    roots: Sequence[Path],
+    *,
+    cameras: Sequence[str],
+    width: int,
+    height: int,
+    rate_hz: float,
+    episodes: int | None = None,
+    keep: Callable[[dict[str, object]], bool] = lambda meta: True,
+    progress: Callable[[int, int], None] = lambda done, of: None,
+) -> list[Demonstration]:
+    """The data sets' episodes for which `keep(meta)`, at most `episodes` of each data set, as they were
+    recorded at `rate_hz` (a data set of a multiple of it is thinned out).
+
+    Raises `ConfigError` when a data set has another rate or no such episode.
+    """
+    found: list[Demonstration] = []
+    for root in roots:
+        reader = DatasetReader(root)
+        stride = reader.fps / rate_hz
+        if stride < 1 or stride != int(stride):
+            raise ConfigError(
+                f"data set {root}",
+                expected=f"a multiple of {rate_hz:g} steps a second",
+                found=reader.fps,
+                remedy="record it again at such a rate",
+            )
+        wanted = [i for i in range(reader.num_episodes) if keep(reader.meta(i))][:episodes]
+        for done, index in enumerate(wanted):
+            found.append(
+                _episode(
+                    reader, index, cameras=cameras, width=width, height=height, stride=int(stride)
+                )
+            )
+            progress(done + 1, len(wanted))
+        if not wanted:
+            raise ConfigError(f"data set {root} has no episode to learn from")
+    return found
+
+
+def samples(
+    demonstrations: Sequence[Demonstration],
+    *,
+    cameras: Sequence[str],
+    vocabulary: tuple[str, ...],
+    instruction_length: int,
+    chunk_length: int,
+) -> Samples:
+    """Every step of every demonstration as one training sample."""
+    tokens, chunks = [], []
+    for one in demonstrations:
+        steps = len(one.states)
+        ids = language.encode(one.instruction, vocabulary, instruction_length)
+        tokens.append(np.repeat(ids[None], steps, 0))
+        ahead = np.minimum(np.arange(steps)[:, None] + np.arange(chunk_length), steps - 1)
+        chunks.append(one.actions[ahead])
+    return Samples(
+        images={c: np.concatenate([d.images[c] for d in demonstrations]) for c in cameras},
+        states=np.concatenate([d.states for d in demonstrations]),
+        tokens=np.concatenate(tokens),
+        chunks=np.concatenate(chunks),
+        episode=np.repeat(np.arange(len(demonstrations)), [len(d.states) for d in demonstrations]),
+    )
+
+
+def shrink(frames: np.ndarray, width: int, height: int) -> np.ndarray:
+    """uint8[N, H, W, 3] at the size that the model takes; area-averaged, as the robot does it."""
+    if frames.shape[1:3] == (height, width):
+        return frames
+    size = (width, height)
+    return np.stack([cv2.resize(frame, size, interpolation=cv2.INTER_AREA) for frame in frames])
+
+
+def _episode(
+    reader: DatasetReader,
+    index: int,
+    *,
+    cameras: Sequence[str],
+    width: int,
+    height: int,
+    stride: int,
+) -> Demonstration:
+    columns = reader.episode(index, ["observation.state", "action"])
+    steps = range(0, len(columns["action"]), stride)
+    images = {
+        camera: shrink(
+            reader.frames(index, f"observation.images.{camera}", list(steps)), width, height
+        )
+        for camera in cameras
+    }
+    return Demonstration(
+        instruction=str(reader.meta(index)["task"]),
+        images=images,
+        states=columns["observation.state"][::stride].astype(np.float32),
+        actions=columns["action"][::stride].astype(np.float32),
+    )

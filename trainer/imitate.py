@@ -1,0 +1,155 @@
+"""Imitation: fits a flow policy to demonstrations. Owns the training loop and the augmentation.
+
+From a pretrained policy (`start`) it keeps trunk, vocabulary and normalisers, so that few demonstrations of
+a new task are enough; without one it starts from nothing. Deterministic by seed on one machine.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import msgspec
+import numpy as np
+import torch
+
+from trainer.demonstrations import Samples
+from trainer.policies.flow import FlowPolicy
+
+
+class ImitateOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`steps` gradient steps of `batch` samples; `draws` noise and time draws for each sample, which are
+    cheap beside its pictures. `trunk_rate` scales the trunk's learning rate (0 freezes it)."""
+
+    steps: int = 1500
+    batch: int = 128
+    draws: int = 4
+    rate: float = 1e-3
+    trunk_rate: float = 1.0
+    weight_decay: float = 1e-3
+    shift_px: int = 4
+    colour: float = 0.15
+    state_noise: float = 0.02
+    average: float = 0.995
+    seed: int = 0
+    threads: int = 1
+    seconds: float = math.inf
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What the loop says from time to time. `loss` is a running mean."""
+
+    step: int
+    steps: int
+    loss: float
+    samples_per_s: float
+
+
+def imitate(
+    policy: FlowPolicy,
+    samples: Samples,
+    options: ImitateOptions,
+    report: Callable[[Progress], None] = lambda progress: None,
+) -> FlowPolicy:
+    """The policy's moving average after training; `policy` itself is left where training ended."""
+    torch.manual_seed(options.seed)
+    torch.set_num_threads(options.threads)
+    rng = np.random.default_rng(options.seed)
+    generator = torch.Generator().manual_seed(options.seed)
+    policy.train()
+    _lay_out(policy, torch.channels_last)
+    average = copy.deepcopy(policy)
+    flow = [*policy.head.flow.parameters()]
+    groups = [{"params": flow, "scale": 1.0}]
+    if options.trunk_rate > 0:
+        groups.append({"params": [*policy.trunk.parameters()], "scale": options.trunk_rate})
+    optimiser = torch.optim.AdamW(groups, lr=options.rate, weight_decay=options.weight_decay)
+    loss_mean, started = math.nan, time.monotonic()
+    for step in range(options.steps):
+        elapsed = time.monotonic() - started
+        share = max(step / options.steps, min(elapsed / options.seconds, 1.0))
+        if share >= 1.0:
+            break
+        rate = options.rate * min(1.0, (step + 1) / 50) * 0.5 * (1 + math.cos(math.pi * share))
+        for group in optimiser.param_groups:
+            group["lr"] = rate * group["scale"]
+        batch = rng.integers(len(samples), size=options.batch)
+        loss = _loss(policy, samples, batch, options=options, rng=rng, generator=generator)
+        optimiser.zero_grad(set_to_none=True)
+        torch.autograd.backward(loss)
+        torch.nn.utils.clip_grad_norm_(policy.parameters(), 1.0)
+        optimiser.step()
+        _follow(average, policy, min(options.average, (step + 1) / (step + 10)))
+        value = float(loss.detach())
+        loss_mean = value if math.isnan(loss_mean) else 0.98 * loss_mean + 0.02 * value
+        if (step + 1) % 25 == 0 or step + 1 == options.steps:
+            speed = (step + 1) * options.batch / (time.monotonic() - started)
+            report(Progress(step + 1, options.steps, loss_mean, speed))
+    _lay_out(average, torch.contiguous_format)
+    return average.eval()
+
+
+def _loss(
+    policy: FlowPolicy,
+    samples: Samples,
+    batch: np.ndarray,
+    *,
+    options: ImitateOptions,
+    rng: np.random.Generator,
+    generator: torch.Generator,
+) -> torch.Tensor:
+    images = [
+        augment(samples.images[name][batch], options.shift_px, options.colour, rng)
+        for name in policy.config.cameras
+    ]
+    states = samples.states[batch]
+    # What the arm reports in a closed loop is never quite what the demonstrator's arm reported.
+    noise = options.state_noise * policy.trunk.state_std.numpy()
+    states = states + (noise * rng.normal(size=states.shape)).astype(np.float32)
+    tokens = torch.from_numpy(samples.tokens[batch])
+    with torch.set_grad_enabled(options.trunk_rate > 0), torch.autocast("cpu", torch.bfloat16):
+        features = policy.trunk(*images, torch.from_numpy(states), tokens)
+    features = features.float().repeat(options.draws, 1)
+    chunks = torch.from_numpy(samples.chunks[batch]).repeat(options.draws, 1, 1)
+    return policy.head.flow_loss(features, chunks, generator).mean()
+
+
+def augment(
+    images: np.ndarray, shift_px: int, colour: float, rng: np.random.Generator
+) -> torch.Tensor:
+    """uint8[B, H, W, 3] -> float32, each picture shifted by up to `shift_px` (edges repeated), its
+    brightness and each colour scaled and offset by up to `colour`."""
+    if shift_px:
+        height, width = images.shape[1:3]
+        padded = np.pad(images, ((0, 0), (shift_px,) * 2, (shift_px,) * 2, (0, 0)), mode="edge")
+        moves = rng.integers(0, 2 * shift_px + 1, size=(len(images), 2))
+        images = np.stack(
+            [one[y : y + height, x : x + width] for one, (y, x) in zip(padded, moves, strict=True)]
+        )
+    pixels = torch.from_numpy(images).float()
+    if colour:
+        count = len(images)
+        bright = colour * rng.uniform(-1, 1, (count, 1, 1, 1))
+        gain = 1.0 + bright + 0.5 * colour * rng.uniform(-1, 1, (count, 1, 1, 3))
+        offset = 128.0 * colour * rng.uniform(-1, 1, (count, 1, 1, 1))
+        pixels = pixels * torch.from_numpy(gain).float() + torch.from_numpy(offset).float()
+        pixels = pixels.clamp_(0.0, 255.0)
+    return pixels
+
+
+@torch.no_grad()
+def _lay_out(policy: FlowPolicy, layout: torch.memory_format) -> None:
+    """Convolutions run half again as fast on channels-last weights."""
+    for parameter in policy.parameters():
+        if parameter.dim() == 4:
+            parameter.data = parameter.data.contiguous(memory_format=layout)
+
+
+@torch.no_grad()
+def _follow(average: torch.nn.Module, policy: torch.nn.Module, decay: float) -> None:
+    for slow, fast in zip(average.parameters(), policy.parameters(), strict=True):
+        slow.lerp_(fast, 1.0 - decay)

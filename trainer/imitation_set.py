@@ -1,0 +1,92 @@
+"""What a policy must know of the data it was imitated from: specs, vocabulary, provenance, golden inputs."""
+
+from __future__ import annotations
+
+import shlex
+import time
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from contracts import language
+from contracts.errors import ConfigError
+from contracts.files.dataset_reader import DatasetReader
+from contracts.messages import SessionStart
+from contracts.package import Provenance
+from contracts.specs import require_compatible
+from trainer.demonstrations import Samples
+from trainer.policies.flow import FlowConfig
+
+EXAMPLES = 8
+
+
+def first_config(roots: Sequence[Path], width: int, height: int) -> FlowConfig:
+    """Config of a policy from nothing for the robot and the words of these data sets.
+
+    Raises `ConfigError` when a data set doesn't say which robot it is of, `SpecMismatch` when they are of
+    different robots.
+    """
+    sessions = [_session(root) for root in roots]
+    first = sessions[0]
+    for root, other in zip(roots, sessions, strict=True):
+        require_compatible(
+            first.observation,
+            first.action,
+            other.observation,
+            other.action,
+            f"data set {roots[0]} and {root}",
+        )
+    instructions = [text for root in roots for text in DatasetReader(root).tasks]
+    return FlowConfig(
+        observation=first.observation,
+        action=first.action,
+        cameras=tuple(camera.name for camera in first.observation.cameras),
+        image_height=height,
+        image_width=width,
+        vocabulary=language.build_vocabulary(instructions),
+        relative=tuple(not name.startswith("gripper") for name in first.action.names),
+    )
+
+
+def successful(meta: Mapping[str, Any]) -> bool:
+    """False for an episode that somebody marked as failed."""
+    return meta["extra"].get("end", {}).get("operator_success") is not False
+
+
+def examples(samples: Samples, seed: int) -> dict[str, np.ndarray]:
+    """A few recorded observations as trunk inputs, for the golden vectors."""
+    rng = np.random.default_rng(seed)
+    chosen = np.sort(rng.choice(len(samples), size=min(EXAMPLES, len(samples)), replace=False))
+    images = {f"images.{name}": array[chosen] for name, array in samples.images.items()}
+    return {**images, "state": samples.states[chosen], "tokens": samples.tokens[chosen]}
+
+
+def card(
+    argv: Sequence[str], seed: int, roots: Sequence[Path], episodes: int, steps: int
+) -> Provenance:
+    """Provenance of a policy trained now by this command."""
+    names = ", ".join(root.name for root in roots)
+    return Provenance(
+        command=shlex.join([Path(argv[0]).name, *argv[1:]]),
+        seed=seed,
+        data=f"{names}: {episodes} demonstrations, {steps} steps",
+        licence="Apache-2.0",
+        created_unix_s=float(round(time.time())),
+        versions={name: version(name) for name in ("entracte", "torch", "numpy")},
+    )
+
+
+def _session(root: Path) -> SessionStart:
+    extra = DatasetReader(root).meta(0)["extra"]
+    try:
+        return msgspec.convert(extra["session"], SessionStart)
+    except (KeyError, msgspec.ValidationError) as error:
+        raise ConfigError(
+            f"data set {root} does not say which robot it was recorded on",
+            found=str(error),
+            remedy="record it with robot-run record, or start from a policy for that robot (--start)",
+        ) from error

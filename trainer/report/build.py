@@ -1,0 +1,111 @@
+"""Writes the report's folder: index.html, films and posters. A film that fails is said, not fatal."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import av.error
+import cv2
+
+from contracts.errors import EntracteError, MissingDependency
+from contracts.files import atomic
+from trainer.report import sections
+from trainer.report.analysis import before_and_after
+from trainer.report.load import load_run
+from trainer.report.pictures import side_by_side, write_film, write_poster
+from trainer.report.rows import Episode, RunData
+from trainer.report.words import date
+
+FILMS = 3
+HERE = Path(__file__).parent
+
+
+def build(run_dir: Path, output: Path, *, say: Callable[[str], None] = lambda _: None) -> Path:
+    """Write the report of `run_dir` to the folder `output`; returns the page's path.
+
+    `say` is told what is being done. Raises `EntracteError` if there is no run folder, or without jinja2.
+    """
+    say("reading the run")
+    run = load_run(run_dir)
+    atomic.make_directory(output)
+    say("drawing")
+    context = sections.context(run)
+    say("making films")
+    films, failed = _films(run, output)
+    context["notices"] = [*context["notices"], *failed]
+    page = output / "index.html"
+    atomic.write_bytes(page, render(context, films).encode())
+    return page
+
+
+def render(context: dict[str, Any], films: list[dict[str, str]]) -> str:
+    """The page. Everything but our own SVG is escaped."""
+    try:
+        import jinja2
+    except ImportError as error:
+        raise MissingDependency(
+            "the report needs jinja2", remedy="pip install 'entracte[trainer]'"
+        ) from error
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(HERE),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("page.html.j2").render(
+        **context,
+        films=films,
+        films_lead=(
+            "The same scenes, left with the base policy and right with the refined one, at the speed of "
+            "the robot’s clock. They were chosen because the base failed and the refined policy "
+            "succeeded; how often that happens is in the figures above."
+        ),
+        style=_style(),
+        footer=f"Made by robot-trainer report, entracte {_own_version()}, {date(time.time())}.",
+    )
+
+
+def _style() -> Any:
+    from markupsafe import Markup
+
+    return Markup((HERE / "style.css").read_text())
+
+
+def _own_version() -> str:
+    try:
+        return version("entracte")
+    except PackageNotFoundError:
+        return "(not installed)"
+
+
+def _films(run: RunData, output: Path) -> tuple[list[dict[str, str]], list[str]]:
+    films, failed = [], []
+    for place, (base, final) in enumerate(before_and_after(run, FILMS)):
+        name = f"before-after-{place + 1}"
+        try:
+            last = write_film(output / f"{name}.mp4", side_by_side(base, final), base.rate_hz)
+            if last is None:
+                continue
+            write_poster(output / f"{name}.png", last)
+        except (EntracteError, av.error.FFmpegError, OSError, ValueError, cv2.error) as error:
+            failed.append(f"A film could not be made: {error}.")
+            continue
+        films.append(
+            {
+                "video": f"{name}.mp4",
+                "poster": f"{name}.png",
+                "caption": f"Scene {base.seed}: {_ended(base)} before, {_ended(final)} after.",
+            }
+        )
+    return films, failed
+
+
+def _ended(episode: Episode) -> str:
+    success = episode.judgement.success if episode.truth is None else episode.truth.success
+    words = {True: "solved", False: "failed", None: "not judged"}[success]
+    return f"{words} in {episode.duration_s:.1f} s"

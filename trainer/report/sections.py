@@ -1,0 +1,278 @@
+"""Rows into what the template shows: success, signals, reward against truth; and the whole page's context.
+
+No I/O but reading recorded episodes.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import msgspec
+
+from trainer.report import charts, pictures
+from trainer.report.analysis import (
+    Evaluation,
+    Judge,
+    evaluation,
+    good_and_bad,
+    judged_tallies,
+    judges,
+    truth_tallies,
+)
+from trainer.report.rows import Episode, RunData
+from trainer.report.sections_machine import (
+    facts,
+    gate_section,
+    iterations_section,
+    processes,
+    pushes_section,
+    timing_section,
+)
+from trainer.report.statistics import Estimate
+from trainer.report.words import (
+    ABSENT,
+    count,
+    date,
+    number,
+    percent,
+    percent_range,
+    plural,
+    points,
+    points_range,
+    seconds,
+)
+
+Section = dict[str, Any]
+COMPLETE = "complete"
+
+
+def head(run: RunData) -> Section:
+    words = run.instruction or run.task.replace("_", " ").replace("-", " ") or "A run"
+    parts = [
+        f"task {run.task}" if run.task else "",
+        f"reward: {run.reward}" if run.reward else "",
+        "" if run.seed is None else f"seed {run.seed}",
+        "" if math.isnan(run.started_unix_s) else date(run.started_unix_s),
+        ""
+        if math.isnan(run.ended_unix_s - run.started_unix_s)
+        else f"{seconds(run.ended_unix_s - run.started_unix_s)} of running",
+    ]
+    notices = list(run.missing)
+    if run.ended and run.ended != COMPLETE:
+        done = len(run.iterations)
+        planned = f" of {run.planned_iterations}" if run.planned_iterations else ""
+        notices.insert(0, f"It ended early, after {done}{planned} iterations: {run.ended}.")
+    return {
+        "title": words[:1].upper() + words[1:],
+        "meta": " · ".join(part for part in parts if part),
+        "notices": notices,
+        "notice_head": "This page shows what there is. Of a whole run it lacks:",
+    }
+
+
+def stats(run: RunData, found: Evaluation) -> list[Section]:
+    """The three figures at the head of the page."""
+    shown = []
+    for name, estimate in (("base policy", found.base), ("refined policy", found.final)):
+        known = not math.isnan(estimate.value)
+        note = (
+            f"success of the {name}: {percent_range(estimate)} at 95 %, "
+            f"{plural(estimate.count, 'episode')}"
+        )
+        shown.append(
+            {
+                "value": percent(estimate.value),
+                "picture": charts.interval_line(estimate) if known else "",
+                "note": note if known else f"the {name} was not evaluated",
+            }
+        )
+    if found.pairs:
+        interval = points_range(found.difference)
+        note = f"points gained, paired on {plural(found.pairs, 'scene')}: {interval} at 95 %"
+    else:
+        note = "no scene was tried by both, so there is no difference to give"
+    shown.append({"value": points(found.difference.value), "picture": "", "note": note})
+    return shown
+
+
+def success(run: RunData, found: Evaluation) -> Section:
+    judged, truth = judged_tallies(run), truth_tallies(run)
+    trained = run.of("refine")
+    lead = (
+        f"{plural(len(trained), 'training episode')} in "
+        f"{plural(len({e.iteration for e in trained}), 'iteration')}, each on a fresh scene. "
+        "The evaluations at the two ends are on scenes of their own, the same for both, "
+        "and by the simulator’s truth. "
+    )
+    if run.reward != "truth":
+        lead += "The truth never reached the trainer: refinement knew only the reward’s judgement."
+    outcomes = found.outcomes
+    pairs = ""
+    if found.pairs:
+        pairs = (
+            f"Of {plural(found.pairs, 'scene')} tried by both, {outcomes.both} were solved by both, "
+            f"{outcomes.after_only} only after refinement, {outcomes.before_only} only before, "
+            f"{outcomes.neither} by neither. Difference: {points(found.difference.value)} points "
+            f"({points_range(found.difference)}, paired bootstrap)."
+        )
+    rows = [_rate_row("base policy", found.base), _rate_row("refined policy", found.final)]
+    return {
+        "lead": lead,
+        "has_truth": bool(truth) or not math.isnan(found.base.value),
+        "has_judged": bool(judged),
+        "chart": charts.success_over_iterations(
+            judged=judged,
+            truth=truth,
+            base=found.base,
+            final=found.final,
+            planned=run.planned_iterations,
+        ),
+        "caption": (
+            f"Dots: one iteration’s episodes. Lines and bands: pooled over the last "
+            f"{charts.WINDOW_ITERATIONS} iterations, with Wilson’s 95 % interval. "
+            "Bars: evaluations with the same interval; dotted: the base policy’s level."
+        ),
+        "pairs": pairs,
+        "rows": rows if pairs or found.base.count or found.final.count else [],
+    }
+
+
+def _rate_row(name: str, estimate: Estimate) -> Section:
+    known = estimate.count > 0
+    return {
+        "name": name,
+        "count": count(estimate.count),
+        "successes": count(round(estimate.value * estimate.count)) if known else ABSENT,
+        "rate": percent(estimate.value, 1),
+        "range": percent_range(estimate),
+    }
+
+
+def signals(run: RunData) -> list[Section]:
+    """The three signals over a good and a bad episode, on one time scale."""
+    good, bad = good_and_bad(run)
+    chosen = [(e, w) for e, w in ((good, "A success"), (bad, "A failure")) if e is not None]
+    until_s = max((episode.duration_s for episode, _ in chosen), default=0.0)
+    return [
+        {
+            "head": f"{words}{'' if episode.truth else ', as the reward judged it'}",
+            "chart": charts.signals(
+                pictures.trace(episode),
+                run.completion_threshold,
+                until_s,
+                f"{words}: process, completion and contrastive signal",
+            ),
+            "caption": _describe(episode),
+        }
+        for episode, words in chosen
+    ]
+
+
+PHASE_WORDS = {"base": "base evaluation", "refine": "training", "final": "final evaluation"}
+REASON_WORDS = {
+    "completed": "ended by the reward, which was sure",
+    "time_limit": "ran to its time limit",
+    "operator": "ended by the operator",
+    "fault": "ended by a fault",
+    "aborted": "aborted",
+}
+
+
+def _describe(episode: Episode) -> str:
+    where = PHASE_WORDS.get(episode.phase, episode.phase)
+    if episode.iteration:
+        where += f", iteration {episode.iteration}"
+    parts = [f"Episode {episode.seq} ({where}), scene {episode.seed}"]
+    parts.append(REASON_WORDS.get(episode.reason, episode.reason))
+    if episode.judgement.success is not None:
+        parts.append(f"judged a {'success' if episode.judgement.success else 'failure'}")
+    if episode.truth is not None:
+        parts.append(f"in truth a {'success' if episode.truth.success else 'failure'}")
+    return "; ".join(part for part in parts if part) + "."
+
+
+def judges_section(run: RunData) -> Section:
+    """The reward's verdicts against the truth, blind baselines beside it."""
+    groups = (("Training episodes", run.of("refine")), ("Base evaluation", run.of("base")))
+    tables = []
+    for name, episodes in (*groups, ("Final evaluation", run.of("final"))):
+        found = judges(episodes)
+        if found:
+            total = plural(found[0].confusion.count, "episode")
+            tables.append({"head": f"{name}, {total}", "rows": [_judge_row(j) for j in found]})
+    if not tables:
+        return {}
+    both = [
+        e
+        for e in run.episodes
+        if e.truth is not None and not math.isnan(e.judgement.completion) and e.phase == "refine"
+    ]
+    chart = ""
+    if both:
+        chart = charts.score_histogram(
+            [e.judgement.completion for e in both],
+            [e.truth is not None and e.truth.success for e in both],
+            run.completion_threshold,
+        )
+    silent = sum(e.truth is not None and e.judgement.success is None for e in run.of("refine"))
+    return {
+        "lead": (
+            "Counts of episodes by what the judge said and what was true. AUC: the chance that a true "
+            "success scores above a true failure (0.5 is blind). Rank correlation: the last process "
+            "value against the true progress at the end. The two baselines never look: they show "
+            "what can be had for nothing."
+        ),
+        "tables": tables,
+        "chart": chart,
+        "caption": (
+            "Training episodes by the completion at their end. A good judge has all of the upper bars "
+            "right of the line, all of the lower ones left of it. "
+            + (f"Of {plural(silent, 'more episode')} the reward abstained." if silent else "")
+        ),
+    }
+
+
+def _judge_row(judge: Judge) -> Section:
+    c = judge.confusion
+    return {
+        "name": judge.name,
+        "note": judge.note,
+        "cells": [
+            c.true_positive,
+            c.true_negative,
+            c.false_positive,
+            c.false_negative,
+            percent(c.balanced_accuracy),
+            number(judge.auc),
+            number(judge.rank_correlation),
+        ],
+    }
+
+
+def context(run: RunData) -> Section:
+    """All that the template shows, but films, style and footer."""
+    found = evaluation(run)
+    shown = signals(run)
+    robot = run.config.get("robot", {})
+    return {
+        **head(run),
+        "stats": stats(run, found),
+        "success": success(run, found),
+        "signals": shown,
+        "signals_lead": (
+            "Process estimates progress, completion is the probability that the task is done, "
+            "contrastive says whether the scene is closer to the goal than a moment before. "
+            "Lines lead from the frames to their moments."
+        ),
+        "judges": judges_section(run),
+        "pushes": pushes_section(run),
+        "timing": timing_section(run),
+        "gate": gate_section(run),
+        "iterations": iterations_section(run),
+        "facts": facts(run),
+        "processes": processes(run),
+        "config": msgspec.json.format(msgspec.json.encode(robot), indent=1).decode()
+        if robot
+        else "",
+    }

@@ -1,0 +1,158 @@
+"""Rows into what the template shows of the machinery: pushes, loop, gate, iterations, provenance. Pure but
+for reading columns of recorded episodes."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from trainer.report import charts
+from trainer.report.analysis import gate_counts, pushes, timing, truth_tallies
+from trainer.report.rows import RunData
+from trainer.report.words import ABSENT, count, number, percent, plural, seconds, size
+
+Section = dict[str, Any]
+
+
+def pushes_section(run: RunData) -> Section:
+    found = pushes(run)
+    if found is None:
+        return {}
+    lead = (
+        f"{plural(found.offered, 'release')} published, {found.effective} took effect. "
+        "A release is signed, checked on the robot, staged in a slot of its own and swapped in "
+        "between two episodes, with the arm in hold."
+    )
+    facts = [
+        ("a push, median", size(found.bytes_median)),
+        ("all pushes together", size(found.bytes_total)),
+    ]
+    if not math.isnan(found.head_share):
+        facts.append(("the whole package", size(run.package_bytes)))
+        facts.append(("share of the package that travels", percent(found.head_share, 1)))
+    if found.tensors:
+        facts.append(("tensors", f"{len(found.tensors)}, all of {', '.join(found.graphs)}"))
+    return {
+        "lead": lead,
+        "chart": charts.push_times(
+            [(r.publish_seq, r.verified_s, r.staged_s, r.swapped_s) for r in run.releases]
+        ),
+        "caption": "Time from publishing to each stage, per release. A swap waits for the episode’s end.",
+        "stages": [(n, seconds(median), seconds(longest)) for n, median, longest in found.stages],
+        "facts": facts,
+        "refused": "; ".join(
+            f"release {r.publish_seq} was {r.outcome.replace('_', ' ')} ({r.reason or 'no reason given'})"
+            for r in found.refused
+        ),
+        "tensors_head": f"The {len(found.tensors)} tensors that travelled",
+        "tensors": found.tensors,
+    }
+
+
+def timing_section(run: RunData) -> Section:
+    found = timing(run)
+    if not found.sections and not found.lateness:
+        return {}
+    budget_s = 1 / found.rate_hz if found.rate_hz else math.nan
+    rows = list(found.sections)
+    caption = f"{count(found.steps)} ticks at {found.rate_hz:g} Hz, {count(found.missed)} missed. "
+    if found.lateness:
+        caption += (
+            "Lateness: " + ", ".join(f"{name} {seconds(v)}" for name, v in found.lateness) + ". "
+        )
+    pace = run.config.get("robot", {}).get("pace", "")
+    if pace == "asap":
+        caption += "Pace asap: the clock is simulated, so lateness is of that clock; sections are wall time."
+    return {
+        "chart": charts.timing_ranges(rows, budget_s),
+        "caption": caption,
+        "sections": [(name, *(seconds(v) for v in values)) for name, *values in rows],
+    }
+
+
+def gate_section(run: RunData) -> Section:
+    found = gate_counts(run)
+    if not found.steps:
+        return {}
+    rows = [("passed", "unchanged", found.passed), *found.verdicts]
+    return {
+        "rows": [
+            {
+                "name": name,
+                "words": words,
+                "count": count(number_of),
+                "share": percent(number_of / found.steps, 1),
+            }
+            for name, words, number_of in rows
+        ],
+        "caption": f"{count(found.steps)} recorded steps; one step can have several verdicts.",
+    }
+
+
+def iterations_section(run: RunData) -> Section:
+    if not run.iterations:
+        return {}
+    truth = {tally.iteration: tally for tally in truth_tallies(run)}
+    released = {r.iteration: r for r in run.releases}
+    rows = []
+    for it in run.iterations:
+        true = truth.get(it.number)
+        release = released.get(it.number)
+        rows.append(
+            (
+                it.number,
+                it.episodes,
+                it.successes,
+                it.abstained,
+                f"{true.successes} of {true.count}" if true else ABSENT,
+                seconds(it.update_s),
+                release.publish_seq if release else ABSENT,
+                size(release.bytes_on_wire or release.nbytes) if release else ABSENT,
+                seconds(release.swapped_s) if release else ABSENT,
+                release.outcome.replace("_", " ") if release else ABSENT,
+            )
+        )
+    names = "iteration,episodes,judged a success,abstained,true successes,update,release,pushed"
+    return {"head": (*names.split(","), "publish → swap", "outcome"), "rows": rows}
+
+
+def facts(run: RunData) -> list[tuple[str, str]]:
+    robot = run.config.get("robot", {})
+    cameras = robot.get("cameras", {})
+    found = [
+        ("run folder", str(run.folder)),
+        ("task and instruction", f"{run.task}: {run.instruction}" if run.instruction else run.task),
+        ("reward", run.reward),
+        ("seed", ABSENT if run.seed is None else str(run.seed)),
+        ("pace", str(robot.get("pace", ""))),
+        (
+            "cameras",
+            ", ".join(f"{name} {c.get('width')}×{c.get('height')}" for name, c in cameras.items()),
+        ),
+        ("policy package", str(robot.get("policy", {}).get("package", ""))),
+        ("reward package", str(robot.get("reward", {}).get("package", ""))),
+        (
+            "done means",
+            f"completion ≥ {number(run.completion_threshold)}"
+            if not math.isnan(run.completion_threshold)
+            else "",
+        ),
+        ("versions", ", ".join(f"{k} {v}" for k, v in sorted(run.versions.items()))),
+    ]
+    scenes = sorted({e.seed for e in (*run.of("base"), *run.of("final")) if e.seed >= 0})
+    if scenes:
+        found.append(("evaluation scenes", f"{len(scenes)}, seeds {scenes[0]} to {scenes[-1]}"))
+    return [(name, value) for name, value in found if value]
+
+
+def processes(run: RunData) -> list[Section]:
+    return [
+        {
+            "command": p.command,
+            "note": ""
+            if p.exit_code in (0, None)
+            else f"{p.name} ended with exit code {p.exit_code}",
+            "tail": "\n".join(p.log_tail) if p.exit_code not in (0, None) else "",
+        }
+        for p in run.processes
+    ]

@@ -14,7 +14,8 @@ import msgspec
 import numpy as np
 
 from contracts import images, wire
-from contracts.errors import EntracteError
+from contracts.errors import EntracteError, WireError
+from contracts.files import atomic
 from contracts.files.episode_log import EpisodeLogWriter
 from contracts.messages import (
     EpisodeChunk,
@@ -73,62 +74,79 @@ def encode_step(packet: wire.Packet, quality: int) -> Parts:
 
 
 class Recorder:
-    """Takes control's packets in order and makes one log an episode of them."""
+    """Takes control's packets in order and makes one log an episode of them.
+
+    Goes on after a kill of the link: the ring holds what was not taken, the open log what was; a packet
+    that is in both (killed between writing and releasing it) is taken once.
+    """
 
     def __init__(self, spool: Spool, live: LiveStream | None, jpeg_quality: int) -> None:
         self.spool, self._live, self._quality = spool, live, jpeg_quality
         self._session: SessionStart | None = None
         self._log: EpisodeLogWriter | None = None
         self._start: EpisodeStart | None = None
+        self._steps, self._last_index = 0, -1
         self.error = ""
         """Why the last episode could not be kept; "" while all is well."""
         self.lost_records = 0
-        self._steps = 0
+        self._session_path = spool.folder / "session.wire"
+        self._resume()
 
     def take(self, packet: wire.Packet) -> None:
         """One packet from the ring; nothing of it is referred to afterwards."""
         message = packet.message
         if isinstance(message, SessionStart):
-            self._session = msgspec.structs.replace(
-                message, colour_codec=images.JPEG, depth_codec=images.DEPTH_VZS_ZSTD
-            )
-            return
-        parts = encode_step(packet, self._quality)
-        if isinstance(message, EpisodeStart):
+            self._begin_session(message)
+        elif isinstance(message, EpisodeStart):
             self._begin(message)
-        self._steps += isinstance(message, Step)
-        self._keep(parts)
-        if self._live is not None:
-            self._live.push(parts)
-        if isinstance(message, EpisodeEnd):
-            self._finish()
+        elif isinstance(message, Step):
+            if message.index <= self._last_index:
+                return
+            self._steps, self._last_index = self._steps + 1, message.index
+            self._add(encode_step(packet, self._quality))
+        elif isinstance(message, EpisodeEnd):
+            if self._start is not None:
+                self._add(wire.pack(message))
+                self._finish()
+        else:
+            raise WireError("message that control does not send", found=type(message).__name__)
 
     def close(self) -> None:
         """Finish an episode that control left open (it died): what there is is kept."""
-        if self._log is not None and self._start is not None:
+        if self._start is not None:
             why = "control ended before the episode did"
-            self._keep(
-                wire.pack(EpisodeEnd(self._start.episode_seq, self._steps, "aborted", None, why))
-            )
+            end = EpisodeEnd(self._start.episode_seq, self._steps, "aborted", None, why)
+            self._add(wire.pack(end))
             self._finish()
 
+    def _begin_session(self, message: SessionStart) -> None:
+        if self._session is not None and self._session.session_id != message.session_id:
+            self.close()
+        self._session = msgspec.structs.replace(
+            message, colour_codec=images.JPEG, depth_codec=images.DEPTH_VZS_ZSTD
+        )
+        atomic.write_bytes(self._session_path, bytes(wire.pack(self._session)[0]))
+
     def _begin(self, start: EpisodeStart) -> None:
+        if start == self._start:
+            return
         self.close()
-        self._start, self._steps = start, 0
+        self._start, self._steps, self._last_index = start, 0, -1
+        session = self._session
         try:
-            if self._session is None:
-                raise EntracteError("episode before the session's start")
+            if session is None or session.session_id != start.session_id:
+                raise EntracteError("episode before its session's start", found=start.session_id)
             self._log = self.spool.begin(start.session_id, start.episode_seq)
             self.error = ""
+            self._add(wire.pack(session))
         except (EntracteError, OSError) as error:
             self.error = str(error)
-            return
-        session = wire.pack(self._session)
-        self._keep(session)
-        if self._live is not None:
-            self._live.push(session)
+        self._add(wire.pack(start))
 
-    def _keep(self, parts: Parts) -> None:
+    def _add(self, parts: Parts) -> None:
+        """The same packet to the log and to the live stream."""
+        if self._live is not None:
+            self._live.push(parts)
         if self._log is None:
             self.lost_records += 1
             return
@@ -136,7 +154,7 @@ class Recorder:
             self._log.append(parts)
         except (EntracteError, OSError) as error:
             # A full disk must not take the stream or the loop with it; the torn log is kept as far as
-            # it got (`Spool` finishes it at the next start).
+            # it got and finished at the next start.
             self.error = str(error)
             self._log = None
 
@@ -148,6 +166,24 @@ class Recorder:
             self.spool.finished(start.session_id, start.episode_seq, log.finish())
         except OSError as error:
             self.error = str(error)
+
+    def _resume(self) -> None:
+        if self._session_path.exists():
+            data = atomic.read_bytes(self._session_path, wire.MAX_HEADER_BYTES)
+            message = wire.unpack([data]).message
+            self._session = message if isinstance(message, SessionStart) else None
+        for log, packets in self.spool.interrupted():
+            self.close()  # only the newest can still be running
+            messages = [wire.unpack(parts).message for parts in packets]
+            starts = [message for message in messages if isinstance(message, EpisodeStart)]
+            steps = [message for message in messages if isinstance(message, Step)]
+            if not starts:
+                log.abandon()
+                continue
+            self._log, self._start = log, starts[0]
+            self._steps, self._last_index = len(steps), steps[-1].index if steps else -1
+            if isinstance(messages[-1], EpisodeEnd):
+                self._finish()
 
 
 class Uploader:

@@ -1,8 +1,7 @@
 """The spool: finished episodes on the robot's disk until the trainer acknowledged them.
 
-Owns the folder, its file names and what becomes of logs that a killed link left unfinished. One process
-writes here (the link). Nothing is deleted before `drop`; when the folder is full new episodes are
-refused and counted by the caller, never old ones thrown away.
+Owns the folder and its file names. One process writes here (the link). Nothing is deleted before `drop`;
+when the folder is full new episodes are refused and counted by the caller, never old ones thrown away.
 """
 
 from __future__ import annotations
@@ -11,17 +10,9 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from contracts import wire
 from contracts.errors import EntracteError, WireError
 from contracts.files import atomic
-from contracts.files.episode_log import (
-    PART_SUFFIX,
-    EpisodeLogReader,
-    EpisodeLogWriter,
-    LogFile,
-    describe,
-)
-from contracts.messages import EpisodeEnd, EpisodeStart, Step
+from contracts.files.episode_log import PART_SUFFIX, EpisodeLogWriter, LogFile, describe
 
 SUFFIX = ".elog"
 _NAME = re.compile(r"(?P<session>[A-Za-z0-9-]{1,64})_(?P<seq>\d{8})\.elog")
@@ -44,10 +35,8 @@ class Spool:
     """Episodes of one robot, oldest first."""
 
     def __init__(self, folder: Path, max_bytes: int) -> None:
-        """Opens the folder and finishes what a killed writer left (see `recovered`)."""
         self.folder, self.max_bytes = folder, max_bytes
         atomic.make_directory(folder)
-        self.recovered = [self._recover(p) for p in sorted(folder.glob(f"*{SUFFIX}{PART_SUFFIX}"))]
         self._waiting: dict[tuple[str, int], Spooled] = {}
         for path in sorted(folder.glob(f"*{SUFFIX}"), key=lambda p: (p.stat().st_mtime_ns, p.name)):
             match = _NAME.fullmatch(path.name)
@@ -75,6 +64,20 @@ class Spool:
             raise EntracteError("session id", expected="letters, digits, '-'", found=session_id)
         return EpisodeLogWriter(self.folder / name)
 
+    def interrupted(self) -> list[tuple[EpisodeLogWriter, list[list[bytes]]]]:
+        """Logs that a killed link left unfinished, oldest first, open to go on, each
+        with its packets; what is no log is deleted. Call once, before `begin`."""
+        found = []
+        parts = self.folder.glob(f"*{SUFFIX}{PART_SUFFIX}")
+        for part in sorted(parts, key=lambda p: (p.stat().st_mtime_ns, p.name)):
+            try:
+                found.append(
+                    EpisodeLogWriter.resume(part.with_name(part.name[: -len(PART_SUFFIX)]))
+                )
+            except WireError:
+                part.unlink()
+        return found
+
     def finished(self, session_id: str, episode_seq: int, log: LogFile) -> Spooled:
         """Take in a log that `EpisodeLogWriter.finish` gave."""
         item = Spooled(session_id, episode_seq, log)
@@ -91,33 +94,3 @@ class Spool:
             return False
         item.log.path.unlink(missing_ok=True)
         return True
-
-    def _recover(self, part: Path) -> str:
-        """Finish a torn log: its whole records, and an end that says "aborted"; says what was done."""
-        path = part.with_name(part.name.removesuffix(PART_SUFFIX))
-        reader = EpisodeLogReader(part)
-        packets: list[list[bytes]] = []
-        start: EpisodeStart | None = None
-        steps, ended = 0, False
-        try:
-            for parts in reader:
-                message = wire.unpack(parts).message
-                start = message if isinstance(message, EpisodeStart) else start
-                steps += isinstance(message, Step)
-                ended = isinstance(message, EpisodeEnd)
-                packets.append(parts)
-        except WireError as error:
-            reader.torn = reader.torn or str(error)
-        if start is None or not steps:
-            part.unlink()
-            return f"{path.name}: dropped, no step had reached the disk"
-        why = f"the link ended before the episode did ({reader.torn or 'log was whole'})"
-        writer = EpisodeLogWriter(path.with_name(f"{path.name}.recovered"))
-        for parts in packets:
-            writer.append(parts)
-        if not ended:
-            writer.append(wire.pack(EpisodeEnd(start.episode_seq, steps, "aborted", None, why)))
-        writer.finish().path.replace(path)
-        atomic.sync(path.parent)
-        part.unlink()
-        return f"{path.name}: {steps} steps kept, {reader.torn or 'whole'}"

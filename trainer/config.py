@@ -37,7 +37,7 @@ class RewardSection(_Section, frozen=True):
     options: dict[str, Any] = {}
     live: bool = True
     timeout_s: float = 120.0
-    purposes: list[str] = ["refine"]
+    purposes: tuple[str, ...] = ("refine",)
 
 
 class RefinerSection(_Section, frozen=True):

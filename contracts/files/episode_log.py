@@ -37,7 +37,11 @@ class LogFile:
 
 
 class EpisodeLogWriter:
-    """Appends packets to `path`.part; `finish` makes it `path`. One writer at a time."""
+    """Appends packets to `path`.part; `finish` makes it `path`. One writer at a time.
+
+    Every packet is handed to the system before `append` returns: it outlives a kill of this process (a
+    power cut may tear it). Nothing waits for the disk before `finish`.
+    """
 
     def __init__(self, path: Path) -> None:
         atomic.make_directory(path.parent)
@@ -45,9 +49,24 @@ class EpisodeLogWriter:
         self.part = path.with_name(path.name + PART_SUFFIX)
         self._digest = hashlib.sha256()
         self.nbytes = 0
-        # Buffered: a system call a step, and none of them waits for the disk before `finish`.
-        self._file = self.part.open("wb", buffering=1024 * 1024)
-        self._write(MAGIC)
+        self._file = self.part.open("wb", buffering=0)
+        self._write([MAGIC])
+
+    @classmethod
+    def resume(cls, path: Path) -> tuple[EpisodeLogWriter, list[list[bytes]]]:
+        """Go on with the ".part" that a killed writer left: (writer, whole packets so far); what is
+        torn is cut off. Raises `WireError` if it is no episode log."""
+        part = path.with_name(path.name + PART_SUFFIX)
+        reader = EpisodeLogReader(part)
+        packets = list(reader)
+        writer = cls.__new__(cls)
+        writer.path, writer.part, writer._digest = path, part, hashlib.sha256()
+        writer._file = part.open("r+b", buffering=0)
+        writer._file.truncate(reader.good_bytes)
+        while block := writer._file.read(1024 * 1024):
+            writer._digest.update(block)
+        writer.nbytes = reader.good_bytes
+        return writer, packets
 
     def append(self, parts: Sequence[bytes | memoryview]) -> None:
         """Add one packet (`wire.pack`'s parts). Raises `WireError` if it breaks a cap."""
@@ -65,14 +84,10 @@ class EpisodeLogWriter:
         crc = zlib.crc32(head)
         for part in parts:
             crc = zlib.crc32(part, crc)
-        self._write(_FRAME.pack(size, crc))
-        self._write(head)
-        for part in parts:
-            self._write(part)
+        self._write([_FRAME.pack(size, crc), head, *parts])
 
     def finish(self) -> LogFile:
         """Sync, rename to the final name, sync the folder: from here on the episode is durable."""
-        self._file.flush()
         os.fsync(self._file.fileno())
         self._file.close()
         os.replace(self.part, self.path)
@@ -84,10 +99,14 @@ class EpisodeLogWriter:
         self._file.close()
         self.part.unlink(missing_ok=True)
 
-    def _write(self, data: bytes | memoryview) -> None:
-        self._file.write(data)
-        self._digest.update(data)
-        self.nbytes += len(data)
+    def _write(self, pieces: Sequence[bytes | memoryview]) -> None:
+        size = sum(len(piece) for piece in pieces)
+        written = os.writev(self._file.fileno(), pieces)
+        if written != size:
+            raise OSError(f"disk took {written} of {size} bytes of {self.part.name}")
+        for piece in pieces:
+            self._digest.update(piece)
+        self.nbytes += size
 
 
 class EpisodeLogReader:

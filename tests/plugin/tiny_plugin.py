@@ -1,0 +1,123 @@
+"""A refiner and two reward models small enough for tests, in a package of their own.
+
+`TinyRefiner` moves the head's bias by what it saw; `BrightnessReward` looks at pictures, live ones too;
+`MoodyReward` raises, returns NaN or sleeps, by episode number.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from contracts.files.packages import load_package
+from contracts.reward import RewardSignal
+from trainer.interfaces import ScoredEpisode, StoredEpisode, Update
+
+
+class TinyRefiner:
+    """bias += 0.01 * (1 + successes), in every iteration; `sleep_s` makes an update last."""
+
+    def __init__(
+        self,
+        *,
+        package: Path,
+        demonstrations: Sequence[Path],
+        options: Mapping[str, Any],
+        seed: int,
+    ) -> None:
+        loaded = load_package(package)
+        self.package_id = loaded.package_id
+        self._tensors = loaded.refinable_weights()
+        self._seen: list[int] = []
+        self._options = options
+
+    def update(self, episodes: list[ScoredEpisode], iteration: int) -> Update:
+        if marker := self._options.get("marker"):
+            Path(marker).write_text(str(iteration))
+        if iteration == self._options.get("fail_at"):
+            raise RuntimeError("this refiner was told to fail")
+        time.sleep(float(self._options.get("sleep_s", 0)))
+        successes = sum(scored.success is True for scored in episodes)
+        self._tensors["head/bias"] = self._tensors["head/bias"] + np.float32(0.01 * (1 + successes))
+        self._seen += [scored.episode.key.episode_seq for scored in episodes]
+        figures = {"seen": float(len(self._seen)), "distinct": float(len(set(self._seen)))}
+        return Update(dict(self._tensors), 3, figures)
+
+    def save(self, path: Path) -> None:
+        np.save(path / "bias.npy", self._tensors["head/bias"], allow_pickle=False)
+        np.save(path / "seen.npy", np.array(self._seen, np.int64), allow_pickle=False)
+
+    def load(self, path: Path) -> None:
+        self._tensors["head/bias"] = np.load(path / "bias.npy", allow_pickle=False)
+        self._seen = np.load(path / "seen.npy", allow_pickle=False).tolist()
+
+
+class _Plugin:
+    completion_threshold = 0.5
+    completion_consecutive = 1
+
+    def __init__(
+        self,
+        *,
+        package: Path | None,
+        demonstrations: Sequence[Path],
+        options: Mapping[str, Any],
+        seed: int,
+    ) -> None:
+        self.options = options
+
+
+class BrightnessReward(_Plugin):
+    """Progress is the mean brightness; means are cached by the picture's hash, which `watch` fills."""
+
+    model_id = "brightness"
+
+    def __init__(self, **given: Any) -> None:
+        super().__init__(**given)
+        self._means: dict[bytes, float] = {}
+        self.watched = self.hits = 0
+
+    def watch(self, instruction: str, step: int, images: Mapping[str, np.ndarray]) -> None:
+        self.watched += 1
+        self._mean(images["front"])
+
+    def score_episode(self, episode: StoredEpisode) -> list[RewardSignal]:
+        frames = episode.frames("front")
+        means = []
+        for frame in frames:
+            self.hits += hashlib.sha256(frame.tobytes()).digest() in self._means
+            means.append(self._mean(frame))
+        return [
+            RewardSignal(i, process=m, completion=m, model_id=self.model_id)
+            for i, m in enumerate(means)
+        ]
+
+    def _mean(self, frame: np.ndarray) -> float:
+        key = hashlib.sha256(frame.tobytes()).digest()
+        if key not in self._means:
+            self._means[key] = float(frame.mean() / 255)
+        return self._means[key]
+
+
+class MoodyReward(_Plugin):
+    """Episode 0 raises, 1 gives NaN, 2 takes too long, 3 returns nonsense; the others are fine."""
+
+    model_id = "moody"
+
+    def score_episode(self, episode: StoredEpisode) -> list[RewardSignal]:
+        last, seq = episode.steps - 1, episode.key.episode_seq
+        if seq == 0:
+            raise ValueError("bad mood")
+        if seq == 1:
+            return [RewardSignal(last, process=math.nan)]
+        if seq == 2:
+            time.sleep(0.6)
+        if seq == 3:
+            return [RewardSignal(10**6, completion=1.0)]
+        return [RewardSignal(last, completion=1.0, model_id=self.model_id)]

@@ -1,0 +1,358 @@
+"""Link and trainer as real processes over loopback sockets: exchange, refusal to lose or repeat, resume.
+
+The test plays control: it writes packets into the ring and swaps at boundaries.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tiny_package import head_inputs, make_package
+from tiny_robot import episode, session_start
+
+from contracts import wire
+from contracts.files.dataset_reader import DatasetReader
+from contracts.files.log_to_dataset import read_episode
+from contracts.files.packages import Package
+from runtime.board import Board
+from runtime.config import LinkSection, PolicySection, RobotConfig, Run, RunPlan
+from runtime.engines import EngineOptions
+from runtime.engines.onnxruntime import OnnxRuntimeEngine
+from runtime.ring import Ring
+from runtime.slots import SlotStore
+from runtime.swap import Swapper
+from runtime.swap_checks import SwapLimits
+from trainer.metrics import read_metrics
+
+PLUGIN = Path(__file__).resolve().parent.parent / "plugin"
+# Patches pickle before the program starts: an exchange must not need it. Libraries may import it.
+NO_PICKLE = """
+import pickle, runpy, sys
+def refuse(*_args, **_kwargs):
+    raise RuntimeError("pickle was used")
+pickle.loads = pickle.dumps = pickle.load = pickle.dump = refuse
+pickle.Pickler = pickle.Unpickler = refuse
+sys.argv = sys.argv[1:]
+runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+"""
+
+
+def wait(what: str, condition, timeout_s: float = 30.0):
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        if found := condition():
+            return found
+        time.sleep(0.01)
+    raise AssertionError(f"waited {timeout_s} s for {what}")
+
+
+class Trainer:
+    """`robot-trainer serve` in a process."""
+
+    def __init__(self, root: Path, package: Package) -> None:
+        self.root, self._package = root, package
+        self.process: subprocess.Popen[bytes] | None = None
+        self.endpoints: dict[str, str] = {}
+
+    def start(self, **settings: object) -> Trainer:
+        chosen = {
+            "reward.model": "success",
+            "refiner.kind": "tiny",
+            "refiner.package": self._package.folder,
+            "iteration.episodes": 3,
+            **{f"listen.{n}": self.endpoints.get(n, "tcp://127.0.0.1:0") for n in NAMES},
+            **{name.replace("__", "."): value for name, value in settings.items()},
+        }
+        (self.root / "endpoints.json").unlink(missing_ok=True)
+        arguments = [a for key, value in chosen.items() for a in ("--set", f"{key}={value}")]
+        command = [sys.executable, "-c", NO_PICKLE, "trainer.app", "serve", "--run-dir", self.root]
+        path = f"{PLUGIN}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
+        environment = {**os.environ, "PYTHONPATH": path}
+        self.process = subprocess.Popen([*map(str, command), *arguments], env=environment)
+        wait("the trainer", lambda: (self.root / "endpoints.json").exists() or self.process.poll())
+        assert self.process.poll() is None
+        found = json.loads((self.root / "endpoints.json").read_text())
+        self.endpoints = {name: found[name] for name in NAMES}
+        return self
+
+    def records(self, kind: str) -> list[dict]:
+        path = self.root / "metrics.jsonl"
+        return [r for r in read_metrics(path) if r["kind"] == kind] if path.exists() else []
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        assert self.process is not None
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+        return self.process.wait(timeout=60)
+
+
+NAMES = ("frames", "episodes", "weights", "health")
+
+
+class Robot:
+    """A run folder, board, ring and a link process; the test is its control."""
+
+    def __init__(self, folder: Path, package: Package, trainer: Trainer, name: str = "bench-0"):
+        self.folder, self._name, self._package = folder, name, package
+        (folder / "shm").mkdir(parents=True)
+        key = (trainer.root / "trainer.pub").read_bytes()
+        (folder / "trainer.pub").write_bytes(key)
+        from runtime.config import RobotSection
+
+        config = RobotConfig(
+            robot=RobotSection(id=name),
+            policy=PolicySection(package=str(package.folder)),
+            link=LinkSection(**trainer.endpoints),
+        )
+        self.run = Run(
+            config=config,
+            plan=RunPlan(),
+            run_dir=str(folder),
+            shm_dir=str(folder / "shm"),
+            session_id="s1",
+        )
+        self.run.save()
+        self.board = Board.create(self.run.board_path)
+        self.ring = Ring.create(self.run.ring_path, 1 << 20)
+        self.push(wire.pack(session_start(robot_id=name)))
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> Robot:
+        self.board.link_ready = 0
+        command = [sys.executable, "-c", NO_PICKLE, "runtime.link", "--run-dir", str(self.folder)]
+        self.process = subprocess.Popen(command)
+        wait("the link", lambda: self.board.link_ready)
+        return self
+
+    def push(self, parts) -> None:
+        wait("room in the ring", lambda: self.ring.try_push(parts))
+
+    def play(self, seq: int, **given) -> None:
+        for parts in episode(seq, robot_id=self._name, **given):
+            self.board.tick += 1
+            self.push(parts)
+
+    def swapper(self) -> Swapper:
+        slots = SlotStore(self.run.slots_dir / "policy", self._package.package_id)
+        engine = OnnxRuntimeEngine(self._package, "head", EngineOptions())
+        limits = SwapLimits(latency_s=1.0)
+        return Swapper("policy", slots, self._package, engine, robot_id=self._name, limits=limits)
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        assert self.process is not None
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+        return self.process.wait(timeout=30)
+
+    @property
+    def spooled(self) -> list[str]:
+        return sorted(p.name for p in (self.folder / "spool").glob("*.elog*"))
+
+
+@pytest.fixture(scope="module")
+def package(tmp_path_factory) -> Package:
+    return make_package(tmp_path_factory.mktemp("package") / "policy")
+
+
+@pytest.fixture
+def trainer(tmp_path: Path, package: Package) -> Iterator[Trainer]:
+    (tmp_path / "trainer").mkdir()
+    trainer = Trainer(tmp_path / "trainer", package)
+    yield trainer
+    if trainer.process is not None and trainer.process.poll() is None:
+        trainer.stop(signal.SIGKILL)
+
+
+@pytest.fixture
+def robots(tmp_path: Path) -> Iterator[list[Robot]]:
+    made: list[Robot] = []
+    yield made
+    for robot in made:
+        if robot.process is not None:
+            robot.stop(signal.SIGKILL)
+
+
+def stored(trainer: Trainer) -> list[tuple[str, int]]:
+    path = trainer.root / "store" / "index.jsonl"
+    lines = path.read_text().splitlines() if path.exists() else []
+    entries = [json.loads(line) for line in lines]
+    assert [entry["arrival"] for entry in entries] == list(range(len(entries)))
+    return [(entry["robot_id"], entry["episode_seq"]) for entry in entries]
+
+
+def test_a_whole_exchange(
+    tmp_path: Path, package: Package, trainer: Trainer, robots: list[Robot]
+) -> None:
+    trainer.start()
+    robot = Robot(tmp_path / "robot", package, trainer).start()
+    robots.append(robot)
+    swapper = robot.swapper()
+    start = swapper.engine.run(head_inputs(np.random.default_rng(0)))["chunks"]
+
+    robot.play(0, purpose="evaluate", success=True)
+    for iteration in (1, 2):
+        for index in range(3):
+            robot.play(iteration * 10 + index, version=swapper.version, success=index == 0)
+        wait("a staged release", lambda: robot.board.staged_policy_seq > swapper.version)
+        for outcome in swapper.swap(episode_seq=iteration * 10 + 10):
+            assert outcome.outcome == "swapped"
+            robot.push(wire.pack(outcome))
+        robot.push(wire.pack(swapper.settle()))
+        assert swapper.version == iteration
+    found = swapper.engine.run(head_inputs(np.random.default_rng(0)))["chunks"]
+    assert np.allclose(found - start, 2 * 0.02, atol=1e-4)
+
+    wait("outcomes", lambda: len(trainer.records("release")) == 4)
+    assert robot.stop() == 0 and robot.spooled == []
+    assert trainer.stop() == 0
+    iterations = trainer.records("iteration")
+    assert [(r["iteration"], r["successes"], r["failures"]) for r in iterations] == [
+        (1, 1, 2),
+        (2, 1, 2),
+    ]
+    assert [r["policy_versions"] for r in iterations] == [[0], [1]]
+    episodes = trainer.records("episode")
+    assert [r["episode_seq"] for r in episodes] == [10, 11, 12, 20, 21, 22], "evaluations unscored"
+    swapped = [r for r in trainer.records("release") if r["outcome"] == "swapped"]
+    for record in swapped:
+        assert 0 <= record["publish_to_offer_s"] < 1
+        assert 0 < record["publish_to_staged_s"] < record["publish_to_swapped_s"] < 5
+        assert record["bytes_on_wire"] == iterations[0]["nbytes"]
+    assert stored(trainer) == [("bench-0", n) for n in (0, 10, 11, 12, 20, 21, 22)]
+    reader = DatasetReader(trainer.root / "store" / "dataset" / "bench-0")
+    assert reader.num_episodes == 7
+    assert [reader.meta(i)["extra"]["key"][2] for i in range(7)] == [0, 10, 11, 12, 20, 21, 22]
+
+
+def test_a_killed_trainer_goes_on_from_the_last_iteration(
+    tmp_path: Path, package: Package, trainer: Trainer, robots: list[Robot]
+) -> None:
+    marker = tmp_path / "marker"
+    trainer.start(refiner__options=json.dumps({"marker": str(marker)}))
+    robot = Robot(tmp_path / "robot", package, trainer).start()
+    robots.append(robot)
+    for seq in range(3):
+        robot.play(seq, success=True)
+    wait("iteration 1", lambda: robot.board.staged_policy_seq == 1)
+    trainer.stop()
+    marker.unlink()
+
+    slow = json.dumps({"marker": str(marker), "sleep_s": 60})
+    trainer.start(refiner__options=slow)
+    for seq in range(3, 6):
+        robot.play(seq, success=True)
+    wait("the update of iteration 2", marker.exists)
+    trainer.stop(signal.SIGKILL)
+    robot.play(6, success=False)  # the robot finishes its episode and spools it
+    wait("the spool", lambda: robot.spooled == ["s1_00000006.elog"])
+
+    trainer.start(refiner__options=json.dumps({"marker": str(marker)}))
+    wait("iteration 2", lambda: robot.board.staged_policy_seq == 2)
+    for seq in (7, 8):
+        robot.play(seq, success=False)
+    wait("iteration 3", lambda: robot.board.staged_policy_seq == 3)
+    assert robot.stop() == 0 and trainer.stop() == 0
+    assert stored(trainer) == [("bench-0", seq) for seq in range(9)]
+    iterations = trainer.records("iteration")
+    assert [r["iteration"] for r in iterations] == [1, 2, 3]
+    assert [r["metrics"]["seen"] for r in iterations] == [3, 6, 9]
+    assert [r["metrics"]["distinct"] for r in iterations] == [3, 6, 9]
+    assert [r["successes"] for r in iterations] == [3, 3, 0]
+    assert [r["publish_seq"] for r in iterations] == [1, 2, 3]
+    assert DatasetReader(trainer.root / "store" / "dataset" / "bench-0").num_episodes == 9
+
+
+def test_a_killed_link_loses_and_repeats_nothing(
+    tmp_path: Path, package: Package, trainer: Trainer, robots: list[Robot]
+) -> None:
+    trainer.start()
+    robot = Robot(tmp_path / "robot", package, trainer).start()
+    robots.append(robot)
+    for seq in range(6):
+        for index, parts in enumerate(episode(seq, steps=30)):
+            robot.push(parts)
+            if index == 5 * seq:  # with a log open, records in the ring, an upload under way
+                robot.stop(signal.SIGKILL)
+                robot.start()
+    wait("six episodes", lambda: len(stored(trainer)) == 6)
+    assert robot.stop() == 0 and trainer.stop() == 0 and robot.spooled == []
+    assert sorted(stored(trainer)) == [("bench-0", seq) for seq in range(6)]
+    for path in (trainer.root / "store" / "logs").iterdir():
+        found = read_episode(path)
+        assert found.columns["observation.state"][:, 5].tolist() == list(range(30)), path.name
+        assert (found.end.reason, found.torn, found.pictures.lost) == ("time_limit", "", 0)
+
+
+def test_two_robots_and_a_reward_model_that_fails(
+    tmp_path: Path, package: Package, trainer: Trainer, robots: list[Robot]
+) -> None:
+    trainer.start(reward__model="moody", reward__timeout_s=0.3, refiner__options="{fail_at: 1}")
+    for name in ("bench-0", "bench-1"):
+        robots.append(Robot(tmp_path / name, package, trainer, name).start())
+    for seq in range(5):
+        robots[seq % 2].play(seq, success=True)
+        wait("scores", lambda n=seq: len(trainer.records("episode")) == n + 1)
+        if seq == 2:
+            time.sleep(0.5)  # the one that takes too long comes back
+    robots[1].play(5)
+    wait("two releases", lambda: all(r.board.staged_policy_seq == 2 for r in robots))
+    assert trainer.stop() == 0
+    episodes = trainer.records("episode")
+    assert [r["success"] for r in episodes] == [None] * 4 + [True] * 2
+    kinds = [r["failure"].partition(":")[0] for r in episodes]
+    assert kinds == ["exception", "nan", "timeout", "nan", "", ""]
+    first, second = trainer.records("iteration")
+    assert "told to fail" in first["refiner_failure"] and second["refiner_failure"] == ""
+    assert second["reward_failures"] == {"exception": 1, "nan": 2, "timeout": 1}
+    assert {robot_id for robot_id, _ in stored(trainer)} == {"bench-0", "bench-1"}
+
+
+def test_live_scoring_changes_no_score(
+    tmp_path: Path, package: Package, trainer: Trainer, robots: list[Robot]
+) -> None:
+    scores = {}
+    for live in (True, False):
+        root = tmp_path / f"live-{live}"
+        root.mkdir()
+        trainer.root, trainer.endpoints = root, {}
+        trainer.start(reward__model="brightness", reward__live=live)
+        robot = Robot(tmp_path / f"robot-{live}", package, trainer).start()
+        for index, parts in enumerate(episode(1, steps=10)):
+            robot.push(parts)
+            time.sleep(0.02 if index < 5 else 0)
+        wait("a score", lambda: trainer.records("episode"))
+        robot.stop()
+        trainer.stop()
+        scores[live] = (root / "store" / "scores" / "bench-0__s1__00000001.json").read_bytes()
+    del robots
+    known = [json.loads(found) for found in scores.values()]
+    assert known[0]["signals"] == known[1]["signals"]
+
+
+def test_a_port_in_use_is_one_sentence(tmp_path: Path, package: Package, trainer: Trainer) -> None:
+    trainer.start()
+    address = trainer.endpoints["weights"]
+    command = [sys.executable, "-m", "trainer.app", "serve", "--run-dir", str(tmp_path / "other")]
+    command += ["--set", f"listen.weights={address}", "--set", "refiner.kind=''"]
+    command += ["--set", "reward.model=success"]
+    for name in ("frames", "episodes", "health"):
+        command += ["--set", f"listen.{name}=tcp://127.0.0.1:0"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1
+    assert "cannot bind" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_an_unknown_key_is_one_sentence(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "trainer.app", "serve", "--run-dir", str(tmp_path)]
+    command += ["--set", "refiner.knid=tiny"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1 and "did you mean 'kind'" in done.stderr

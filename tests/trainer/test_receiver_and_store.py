@@ -1,0 +1,209 @@
+"""Episodes into the store: resumed, repeated, corrupted, hostile; and the store after a crash."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+from tiny_robot import episode, session_start
+
+from contracts import wire
+from contracts.errors import WireError
+from contracts.files.dataset_reader import DatasetReader
+from contracts.files.episode_log import EpisodeLogWriter
+from contracts.messages import EpisodeOffer, EpisodeStored, EpisodeWant
+from contracts.reward import RewardSignal, abstain
+from runtime.link_episodes import Uploader
+from runtime.spool import Spool
+from trainer import receiver as receiver_module
+from trainer.dataset_episodes import stored_episodes
+from trainer.interfaces import EpisodeKey, ScoredEpisode
+from trainer.receiver import Receiver
+from trainer.store import Store
+
+
+def spooled(folder: Path, *seqs: int, steps: int = 6) -> Spool:
+    spool = Spool(folder, 1 << 30)
+    for seq in seqs:
+        log = spool.begin("s1", seq)
+        fill(log, seq, steps)
+        spool.finished("s1", seq, log.finish())
+    return spool
+
+
+def fill(log: EpisodeLogWriter, seq: int, steps: int) -> None:
+    log.append(wire.pack(session_start()))
+    for parts in episode(seq, steps=steps):
+        log.append(parts)
+
+
+class Ends:
+    """Uploader and receiver joined by hand; `lose` drops that many chunks on the way."""
+
+    def __init__(self, spool: Spool, store: Store, lose: int = 0) -> None:
+        self.now, self.lose = 0.0, lose
+        self.to_trainer: list[wire.Packet] = []
+        self.uploader = Uploader(spool, "bench-0", self._send)
+        inbox = store.root / "inbox"
+        clock = lambda: self.now  # noqa: E731
+        self.receiver = Receiver(inbox, store.have, store.accept, 1 << 30, clock)
+
+    def _send(self, parts: list) -> bool:
+        packet = wire.unpack([bytes(part) for part in parts])
+        if packet.data and self.lose:
+            self.lose -= 1
+        else:
+            self.to_trainer.append(packet)
+        return True
+
+    def run(self, turns: int = 200) -> None:
+        for _ in range(turns):
+            self.now += 0.3
+            self.uploader.tick(self.now)
+            while self.to_trainer:
+                packet = self.to_trainer.pop(0)
+                if isinstance(packet.message, EpisodeOffer):
+                    answers = self.receiver.on_offer(packet.message)
+                else:
+                    answers = self.receiver.on_chunk(packet.message, packet)
+                for answer in answers:
+                    if isinstance(answer, EpisodeWant):
+                        self.uploader.on_want(answer, self.now)
+                    else:
+                        self.uploader.on_stored(answer, self.now)
+
+
+@pytest.fixture(autouse=True)
+def small_chunks(monkeypatch) -> None:
+    monkeypatch.setattr(receiver_module, "CHUNK_BYTES", 5000)
+
+
+@pytest.mark.parametrize("lose", [0, 1, 3, 9])
+def test_each_episode_arrives_once_whatever_is_lost(tmp_path: Path, lose: int) -> None:
+    spool, store = spooled(tmp_path / "spool", 4, 5, 6), Store(tmp_path / "store")
+    Ends(spool, store, lose).run()
+    assert [entry.episode_seq for entry in store.entries] == [4, 5, 6]
+    assert spool.waiting == [] and list((tmp_path / "store" / "inbox").iterdir()) == []
+
+
+def test_a_restart_of_the_trainer_resumes_in_the_middle(tmp_path: Path) -> None:
+    spool, store = spooled(tmp_path / "spool", 1), Store(tmp_path / "store")
+    first = Ends(spool, store)
+    first.lose = 0
+    first.uploader.tick(0.0)
+    offer = first.to_trainer.pop().message
+    wants = first.receiver.on_offer(offer)
+    for want in wants[:2]:
+        first.uploader.on_want(want, 0.0)
+    for packet in first.to_trainer:
+        first.receiver.on_chunk(packet.message, packet)
+    again = Ends(spool, Store(tmp_path / "store"))
+    assert again.receiver.on_offer(offer)[0].offset == 10_000
+    again.run()
+    assert [entry.episode_seq for entry in Store(tmp_path / "store").entries] == [1]
+
+
+def test_bytes_that_a_crash_spoiled_are_fetched_again(tmp_path: Path) -> None:
+    spool, store = spooled(tmp_path / "spool", 1), Store(tmp_path / "store")
+    ends = Ends(spool, store)
+    key, sha256 = EpisodeKey("bench-0", "s1", 1), spool.waiting[0].log.sha256
+    (store.root / "inbox" / f"{key}.{sha256[:8]}.part").write_bytes(b"\0" * 5000)
+    ends.run()
+    assert ends.receiver.corrupt == 1 and store.have(key)
+
+
+def test_an_episode_that_is_stored_is_acknowledged_and_not_fetched(tmp_path: Path) -> None:
+    spool, store = spooled(tmp_path / "spool", 1), Store(tmp_path / "store")
+    item = spool.waiting[0]
+    Ends(spool, store).run()
+    offer = EpisodeOffer("bench-0", "s1", 1, item.log.nbytes, item.log.sha256)
+    assert Ends(spool, store).receiver.on_offer(offer) == [EpisodeStored("s1", 1)]
+    assert not spool.drop("s1", 1), "acknowledged twice is fine"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"robot_id": "../../etc"},
+        {"robot_id": ""},
+        {"robot_id": "a__b"},
+        {"session_id": "x/y"},
+        {"session_id": ".."},
+        {"episode_seq": -1},
+        {"episode_seq": 10**9},
+        {"nbytes": 0},
+        {"nbytes": 2**50},
+        {"sha256": "../x"},
+    ],
+)
+def test_offers_that_would_leave_the_inbox_are_refused(tmp_path: Path, change: dict) -> None:
+    store = Store(tmp_path / "store")
+    offer = msgspec.structs.replace(EpisodeOffer("r", "s", 1, 10, "0" * 64), **change)
+    with pytest.raises(WireError):
+        Receiver(tmp_path / "in", store.have, store.accept, 1 << 30).on_offer(offer)
+    assert list((tmp_path / "in").iterdir()) == []
+
+
+def stored(tmp_path: Path, *seqs: int) -> Store:
+    store = Store(tmp_path / "store")
+    Ends(spooled(tmp_path / "spool", *seqs), store).run()
+    return store
+
+
+def test_a_torn_index_is_mended_from_the_logs(tmp_path: Path) -> None:
+    store = stored(tmp_path, 1, 2, 3)
+    path = store.root / "index.jsonl"
+    path.write_bytes(path.read_bytes()[:-20])
+    again = Store(store.root)
+    assert [(e.arrival, e.episode_seq) for e in again.entries] == [(0, 1), (1, 2), (2, 3)]
+    assert again.entries == Store(store.root).entries
+
+
+def test_a_log_of_another_episode_is_stored_but_never_read(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    log = EpisodeLogWriter(tmp_path / "lie")
+    fill(log, 8, 2)
+    store.accept(EpisodeKey("bench-0", "s1", 7), log.finish().path, "")
+    assert store.entries[0].purpose == "" and "another episode" in store.entries[0].problem
+
+
+def test_the_data_set_holds_each_episode_once_and_replaces_the_log(tmp_path: Path) -> None:
+    store = stored(tmp_path, 1, 2)
+    from_logs = [store.load(entry) for entry in store.entries]
+    assert store.write_dataset(store.entries[0], keep_log=True)
+    assert not store.write_dataset(store.entries[0], keep_log=True)
+    again = Store(store.root)
+    assert not again.write_dataset(again.entries[0], keep_log=False)
+    assert again.write_dataset(again.entries[1], keep_log=False)
+    assert list((store.root / "logs").iterdir()) == []
+    reader = DatasetReader(store.root / "dataset" / "bench-0")
+    assert reader.num_episodes == 2
+    for entry, before, after in zip(again.entries, from_logs, stored_episodes(reader), strict=True):
+        loaded = again.load(entry)
+        assert loaded.key == after.key == before.key and loaded.end == before.end
+        for name in before.columns:
+            assert np.array_equal(loaded.columns[name], before.columns[name], equal_nan=True), name
+        assert np.array_equal(loaded.pictures.depth("front"), before.pictures.depth("front"))
+        grey, kept = (e.frames("front", [2]).mean(-1) for e in (before, loaded))
+        assert np.abs(grey - kept).mean() < 6, "as good as the video's compression"
+
+
+def test_scores_come_back_equal_for_the_same_model_only(tmp_path: Path) -> None:
+    store = stored(tmp_path, 1)
+    loaded = store.load(store.entries[0])
+    signals = (RewardSignal(0, 0.1, 0.123456789, model_id="m"), abstain(5, "dark", "m"))
+    store.save_scores(ScoredEpisode(loaded, signals, None, "m"))
+    found, scores = store.load_scores(loaded.key, "m")
+    assert scores.success is None
+    assert [msgspec.json.encode(s) for s in found] == [msgspec.json.encode(s) for s in signals]
+    assert store.load_scores(loaded.key, "other") is None
+
+
+def test_a_full_spool_refuses_new_episodes_and_keeps_the_old(tmp_path: Path) -> None:
+    spool = spooled(tmp_path / "spool", 1)
+    small = Spool(tmp_path / "spool", 10)
+    with pytest.raises(Exception, match="spool is full"):
+        small.begin("s1", 2)
+    assert [item.log for item in small.waiting] == [item.log for item in spool.waiting]

@@ -370,6 +370,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "split": given.split,
         "width": WIDTH,
         "height": HEIGHT,
+        "fx": render.intrinsics(WIDTH, HEIGHT).fx,
         "command": f"python -m runtime.bench.clips --split {given.split} --tasks {' '.join(tasks)} "
         f"--episodes {given.episodes} --seed {given.seed} --arranged {given.arranged:g} "
         f"--styles {' '.join(given.styles)} --workers {given.workers}",

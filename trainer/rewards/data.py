@@ -53,13 +53,14 @@ class ClipRecord(msgspec.Struct, frozen=True):
 
 
 class ClipMeta(msgspec.Struct, frozen=True):
-    """meta.json of a folder of clips."""
+    """meta.json of a folder of clips; `fx`: focal length of both cameras in pixels (0: unknown)."""
 
     format: int
     split: str
     width: int
     height: int
     command: str
+    fx: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -85,19 +85,19 @@ class Residual(nn.Module):
 
 
 class CameraEncoder(nn.Module):
-    """uint8[B,H,W,3] -> float32[B, channels, H/stride, W/stride]; stride 8 or 16."""
+    """uint8[B,H,W,3] -> float32[B, channels, H/stride, W/stride]; stride 8, or 16 from a halved picture
+    (the wrist camera sees things from so near that half its pixels do)."""
 
     def __init__(self, channels: int, stride: int) -> None:
         super().__init__()
-        layers: list[nn.Module] = [
+        layers: list[nn.Module] = [nn.AvgPool2d(2)] if stride == 16 else []
+        layers += [
             ConvUnit(3, 16, 2),
             ConvUnit(16, 24, 2),
             ConvUnit(24, 32),
             ConvUnit(32, 48, 2),
             Residual(48),
         ]
-        if stride == 16:
-            layers += [ConvUnit(48, 48, 2)]
         layers += [Residual(48)]
         self.layers = nn.Sequential(*layers)
         self.out = nn.Conv2d(48, channels, 1)

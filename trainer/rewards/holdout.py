@@ -54,16 +54,17 @@ def training_part(clips: Iterable[Clip]) -> list[Clip]:
         if is_validation_clip(clip):
             continue
         keep = np.array([not is_validation_goal(goal) for goal in clip.record.goals])
+        kept = clip
         if not keep.all():
             goals = tuple(g for g, k in zip(clip.record.goals, keep, strict=True) if k)
-            clip = replace(
+            kept = replace(
                 clip,
                 record=msgspec.structs.replace(clip.record, goals=goals),
                 progress=clip.progress[keep],
                 success=clip.success[keep],
                 points=clip.points[keep],
             )
-        out.append(clip)
+        out.append(kept)
     return out
 
 

@@ -84,6 +84,10 @@ class Board:
     stop_requested = _Int(1)
     """1: finish the tick, hold, end the episode as "aborted" and leave."""
 
+    control_pid = _Int(2)
+    """Process id of control, 0 before it was started: its death is seen at once."""
+    watchdog_pid = _Int(3)
+
     # Written by control.
     tick = _Int(8)
     """Ticks since start; also advances while control waits in hold. Frozen: control is dead or hung."""

@@ -8,6 +8,7 @@ in evaluation, as labels in recordings, and where the config says `label: truth`
 from __future__ import annotations
 
 import socket
+import time
 from pathlib import Path
 from typing import TypeVar
 
@@ -140,16 +141,24 @@ _decode_answer = msgspec.msgpack.Decoder(AnyAnswer).decode
 class BenchClient:
     """One caller's connection. Not for two threads at once."""
 
-    def __init__(self, address: Path, caller: str, timeout_s: float = 20.0) -> None:
+    def __init__(
+        self, address: Path, caller: str, timeout_s: float = 20.0, patience_s: float = 20.0
+    ) -> None:
+        """Tries for `patience_s`: the bench may still be starting. Raises `DeviceError`."""
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._socket.settimeout(timeout_s)
-        try:
-            self._socket.connect(str(address))
-        except OSError as error:
-            self._socket.close()
-            raise DeviceError(
-                "the bench does not answer", found=f"{error.strerror} at {address}"
-            ) from error
+        give_up_s = time.monotonic() + patience_s
+        while True:
+            try:
+                self._socket.connect(str(address))
+                break
+            except OSError as error:
+                if time.monotonic() > give_up_s:
+                    self._socket.close()
+                    raise DeviceError(
+                        "the bench does not answer", found=f"{error.strerror} at {address}"
+                    ) from error
+                time.sleep(0.01)
         self.welcome = self.ask(Hello(caller), Welcome)
 
     def ask(self, request: AnyRequest, kind: type[_A]) -> _A:

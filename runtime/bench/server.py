@@ -26,7 +26,7 @@ import msgspec
 import numpy as np
 
 from contracts.errors import EntracteError
-from runtime.bench import TASKS, World, WorldConfig, make_expert
+from runtime.bench import TASKS, World, WorldConfig, make_expert, styles_for
 from runtime.bench import protocol as p
 from runtime.bench.experts import EXPERT, Expert
 from runtime.bench.world import STABLE_S
@@ -82,6 +82,11 @@ class Bench:
             p.Expert: self.expert,
             p.Finish: self.finish,
         }
+        # A robot stands somewhere from the start; this also finds a wrong task before anything runs.
+        episode = run.config.episode
+        self.reset(
+            p.Reset(episode.task, episode.seed_base, run.config.bench.split, -1, run.plan.purpose)
+        )
 
     @property
     def now_s(self) -> float:
@@ -140,7 +145,16 @@ class Bench:
             self.has_scene, self._request, self._pending = True, request, None
             self._expert = self._expert_move = None
             if self.run.plan.driver == "expert":
-                self._expert = make_expert(self.world, request.seed, request.style or EXPERT)
+                style = self._style(request)
+                self._expert = make_expert(self.world, request.seed, style)
+                self._request = p.Reset(
+                    request.task,
+                    request.seed,
+                    request.split,
+                    request.episode_seq,
+                    request.purpose,
+                    style,
+                )
             self._success_since_s, self._succeeded_at_s = None, math.nan
             self._best_progress, self._started_s = 0.0, self.now_s
             self._due_s = dict.fromkeys(self._cameras, 0.0)
@@ -148,6 +162,13 @@ class Bench:
         if not self.realtime:
             self._render_due()
         return p.SceneReady(scene.instruction, scene.time_limit_s, self.now_s)
+
+    def _style(self, request: p.Reset) -> str:
+        """The expert's style; "failures" is whichever of the scene's failures the seed picks."""
+        if request.style != "failures":
+            return request.style or EXPERT
+        styles = styles_for(self.world)
+        return styles[request.seed % len(styles)]
 
     def advance(self, request: p.Advance) -> p.Done:
         if not self.realtime and self.has_scene:
@@ -346,7 +367,7 @@ def main() -> None:
             for thread in threads:
                 thread.start()
         serve(bench, run.bench_address, stop)
-    except (EntracteError, ImportError, OSError) as error:
+    except (EntracteError, ImportError, OSError, ValueError) as error:
         print(f"bench: {error}", file=sys.stderr)
         sys.exit(2)
     for thread in threads:

@@ -1,0 +1,320 @@
+"""`robot-run`: the commands of the robot. Owns arguments and what is printed; the work is elsewhere."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import json
+import secrets
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+import typer
+
+from contracts.errors import ConfigError, EntracteError
+from runtime.board import Board
+from runtime.config import RobotConfig, RunPlan, load_config
+from runtime.slots import TargetState
+from runtime.supervisor import Outcome, supervise
+
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, help="Run a robot: control, link and watchdog."
+)
+EXIT_WRONG_INPUT = 2
+ACTIVE_STATES = ("probation", "committed")
+
+ConfigOption = Annotated[
+    Path | None, typer.Option("--config", help="hardware config; default: the embedded bench")
+]
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", help="override a key: --set loop.rate_hz=30 (repeat)")
+]
+RunDirOption = Annotated[Path | None, typer.Option("--run-dir", help="run folder to keep")]
+PackageOption = Annotated[str, typer.Option("--package", help="policy package (folder)")]
+RewardOption = Annotated[str, typer.Option("--reward-package", help="reward package (folder)")]
+WeightsOption = Annotated[str, typer.Option("--weights", help="refined head (safetensors file)")]
+TaskOption = Annotated[str, typer.Option("--task", help="task of the bench")]
+JsonOption = Annotated[bool, typer.Option("--json", help="print the report as JSON")]
+SlotsOption = Annotated[
+    Path | None, typer.Option("--slots", help="run folder whose active release is used")
+]
+
+
+def _resolve(config: Path | None, overrides: list[str] | None, **values: object) -> RobotConfig:
+    """The file, then the command's own options, then --set, which has the last word."""
+    given = [f"{key.replace('__', '.')}={json.dumps(v)}" for key, v in values.items() if v != ""]
+    return load_config(config, [*given, *(overrides or [])])
+
+
+def _run_dir(given: Path | None, verb: str) -> Path:
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    return given or Path("run") / f"{verb}-{stamp}-{secrets.token_hex(2)}"
+
+
+def _finish(outcome: Outcome, as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps({"exit_code": outcome.code, "what": outcome.what, **outcome.report}))
+    else:
+        report = outcome.report
+        rss = ", ".join(f"{name} {mb:.0f}" for name, mb in report.get("rss_mb", {}).items())
+        typer.echo(
+            f"{report.get('episodes', 0)} episodes, {report.get('ticks', 0)} ticks, "
+            f"missed {report.get('missed_ticks', 0)}, held {report.get('held_ticks', 0)}, "
+            f"lateness p99 {1e3 * report.get('lateness_p99_s', 0.0):.2f} ms, memory (MB): {rss}"
+        )
+    if outcome.what and outcome.code:
+        typer.echo(f"robot-run: {outcome.what}", err=True)
+    raise typer.Exit(outcome.code)
+
+
+class _Progress:
+    """One line that is rewritten on a terminal, a line every few seconds elsewhere."""
+
+    def __init__(self, total: int, describe: Callable[[Board], str], quiet: bool) -> None:
+        self._total, self._describe, self._quiet = total, describe, quiet
+        self._terminal = sys.stderr.isatty()
+        self._started_s = self._printed_s = time.monotonic()
+        self._done = -1
+
+    def __call__(self, board: Board) -> None:
+        now_s = time.monotonic()
+        done = board.episodes_done
+        if self._quiet or now_s - self._printed_s < (0.2 if self._terminal else 5.0):
+            return
+        if done == self._done and not self._terminal:
+            return
+        self._done, self._printed_s = done, now_s
+        of = f" of {self._total}" if self._total else ""
+        left = ""
+        if self._total and done:
+            left_s = (now_s - self._started_s) / done * (self._total - done)
+            left = f", {left_s:.0f} s left"
+        line = f"episode {done}{of}{left}{self._describe(board)}"
+        sys.stderr.write(f"\r\x1b[K{line}" if self._terminal else f"{line}\n")
+        sys.stderr.flush()
+
+
+def _nothing(_board: Board) -> str:
+    return ""
+
+
+def _iteration(board: Board) -> str:
+    waiting = ", waiting for a release" if board.waiting_for_release else ""
+    return f", policy {board.policy_version}, {board.loop_rate_hz:.1f} Hz{waiting}"
+
+
+@app.command()
+def start(
+    *,
+    package: PackageOption = "",
+    reward_package: RewardOption = "",
+    task: TaskOption = "",
+    config: ConfigOption = None,
+    set_: SetOption = None,
+    run_dir: RunDirOption = None,
+    episodes: Annotated[int, typer.Option(help="stop after so many (0: iteration.count)")] = 0,
+    weights: WeightsOption = "",
+    as_json: JsonOption = False,
+) -> None:
+    """Run episodes for refinement: stream them to the trainer, swap its releases in between."""
+    resolved = _resolve(
+        config,
+        set_,
+        policy__package=_absolute(package),
+        policy__weights=_absolute(weights),
+        reward__package=_absolute(reward_package),
+        episode__task=task,
+    )
+    plan = RunPlan(
+        purpose="refine", episodes=episodes, sink="link" if resolved.link.enabled else "none"
+    )
+    total = episodes or resolved.iteration.count * resolved.iteration.episodes
+    progress = _Progress(total, _iteration, as_json)
+    _finish(supervise(resolved, plan, _run_dir(run_dir, "start"), progress), as_json)
+
+
+@app.command(name="eval")
+def evaluate(
+    *,
+    package: PackageOption = "",
+    task: TaskOption = "",
+    episodes: Annotated[int, typer.Option("--episodes", help="how many scenes")] = 50,
+    seed_base: Annotated[int, typer.Option("--seed-base", help="first scene seed")] = 1_000_000,
+    output: Annotated[
+        Path | None, typer.Option("--output", help="truth of every episode (JSON lines)")
+    ] = None,
+    record: Annotated[Path | None, typer.Option("--record", help="data set to record too")] = None,
+    weights: WeightsOption = "",
+    slots: SlotsOption = None,
+    config: ConfigOption = None,
+    set_: SetOption = None,
+    run_dir: RunDirOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Run fixed scenes (equal seeds pair two policies). The bench writes the truth; control never sees it."""
+    if slots is not None:
+        weights = str(_active_weights(slots, "policy"))
+    resolved = _resolve(
+        config,
+        set_,
+        policy__package=_absolute(package),
+        policy__weights=_absolute(weights),
+        episode__task=task,
+        episode__seed_base=seed_base,
+        bench__truth_file=_absolute(str(output)) if output else "",
+    )
+    plan = RunPlan(
+        purpose="evaluate",
+        episodes=episodes,
+        sink="dataset" if record else "none",
+        output=_absolute(str(record)) if record else "",
+    )
+    folder = _run_dir(run_dir, "eval")
+    outcome = supervise(resolved, plan, folder, _Progress(episodes, _nothing, as_json))
+    truth = folder.resolve() / resolved.bench.truth_file
+    if resolved.bench.enabled and truth.exists():
+        session = outcome.report.get("session_id")
+        rows = [json.loads(line) for line in truth.read_text().splitlines()]
+        mine = [row for row in rows if row["session_id"] == session]
+        successes = sum(row["success"] for row in mine)
+        outcome.report |= {"successes": successes, "of": len(mine)}
+        if mine and not as_json:
+            share = 100 * successes / len(mine)
+            typer.echo(f"success: {successes} of {len(mine)} ({share:.0f} %), truth in {truth}")
+    _finish(outcome, as_json)
+
+
+@app.command()
+def record(
+    *,
+    output: Annotated[Path, typer.Option("--output", help="LeRobotDataset v3.0 (new or to grow)")],
+    task: TaskOption = "",
+    episodes: Annotated[int, typer.Option("--episodes")] = 50,
+    expert: Annotated[bool, typer.Option("--expert", help="the bench's scripted expert")] = False,
+    style: Annotated[
+        str, typer.Option(help="expert, failures, or styles by name, comma-separated")
+    ] = "",
+    split: Annotated[str, typer.Option(help="train or eval scenes")] = "",
+    seed_base: Annotated[int, typer.Option("--seed-base", help="first scene seed")] = 0,
+    keep: Annotated[str, typer.Option(help="all or success")] = "all",
+    labels: Annotated[bool, typer.Option(help="the bench's progress with every step")] = False,
+    config: ConfigOption = None,
+    set_: SetOption = None,
+    run_dir: RunDirOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Record a teleoperator's episodes as a data set (demonstrations, clips for reward models)."""
+    if not expert:
+        _wrong("recording needs a teleoperator; on the bench give --expert")
+    resolved = _resolve(
+        config,
+        set_,
+        episode__task=task,
+        episode__seed_base=seed_base,
+        bench__split=split,
+    )
+    plan = msgspec.convert(
+        {
+            "purpose": "record",
+            "driver": "expert",
+            "style": style,
+            "episodes": episodes,
+            "sink": "dataset",
+            "output": _absolute(str(output)),
+            "label_steps": labels,
+            "keep": keep,
+        },
+        RunPlan,
+    )
+    folder = _run_dir(run_dir, "record")
+    outcome = supervise(resolved, plan, folder, _Progress(episodes, _nothing, as_json))
+    counts = folder / "recorder.json"
+    if counts.exists():
+        outcome.report |= json.loads(counts.read_text())
+        if not as_json:
+            kept, dropped = outcome.report["kept"], outcome.report["dropped"]
+            typer.echo(f"recorded {kept} episodes to {output} ({dropped} left out)")
+    _finish(outcome, as_json)
+
+
+@app.command()
+def doctor(
+    config: ConfigOption = None, set_: SetOption = None, as_json: JsonOption = False
+) -> None:
+    """Look at everything that a start needs, and say what is missing."""
+    from runtime.doctor import examine
+
+    lines = examine(_resolve(config, set_))
+    if as_json:
+        typer.echo(json.dumps([msgspec.to_builtins(line) for line in lines]))
+    else:
+        for line in lines:
+            typer.echo(f"{'ok  ' if line.ok else 'FAIL'} {line.what}: {line.found}")
+    raise typer.Exit(0 if all(line.ok for line in lines) else 1)
+
+
+@app.command()
+def selftest(
+    config: ConfigOption = None, set_: SetOption = None, as_json: JsonOption = False
+) -> None:
+    """Trip the gate and the watchdog on the bench, and measure how soon the arm is in hold."""
+    from runtime.selftest import run_selftest
+
+    results = run_selftest(_resolve(config, set_))
+    if as_json:
+        typer.echo(json.dumps([msgspec.to_builtins(result) for result in results]))
+    else:
+        for result in results:
+            typer.echo(f"{'ok  ' if result.ok else 'FAIL'} {result.what}: {result.found}")
+    raise typer.Exit(0 if all(result.ok for result in results) else 1)
+
+
+def _active_weights(run_dir: Path, target: str) -> Path:
+    """The safetensors file of the release that is active in another run's slots."""
+    folder = run_dir / "slots" / target
+    try:
+        state = msgspec.json.decode((folder / "state.json").read_bytes(), type=TargetState)
+    except OSError as error:
+        raise ConfigError(f"no slots in {run_dir}", found=error.strerror) from error
+    active = [name for name, slot in state.slots.items() if slot.state in ACTIVE_STATES]
+    if not active:
+        raise ConfigError(f"no release was active in {run_dir}", remedy="leave --slots out")
+    newest = max(active, key=lambda name: state.slots[name].publish_seq)
+    return folder / newest / "weights.safetensors"
+
+
+def _absolute(path: str) -> str:
+    return str(Path(path).resolve()) if path else ""
+
+
+def _wrong(what: str) -> None:
+    typer.echo(f"robot-run: {what}", err=True)
+    raise typer.Exit(EXIT_WRONG_INPUT)
+
+
+def _add_demo() -> None:
+    """`robot-run demo` lives in a module of its own, which starts trainer and robot as processes."""
+    if importlib.util.find_spec("runtime.demo") is not None:
+        demo: Any = importlib.import_module("runtime.demo")
+        demo.register(app)
+
+
+def main() -> None:
+    """Entry point: one clear sentence and an exit code for whatever a user can get wrong."""
+    _add_demo()
+    try:
+        app()
+    except EntracteError as error:
+        typer.echo(f"robot-run: {error}", err=True)
+        sys.exit(EXIT_WRONG_INPUT)
+    except msgspec.ValidationError as error:
+        typer.echo(f"robot-run: {error}", err=True)
+        sys.exit(EXIT_WRONG_INPUT)
+
+
+if __name__ == "__main__":
+    main()

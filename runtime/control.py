@@ -1,0 +1,424 @@
+"""The control process: builds the robot (hardware last), runs the plan's episodes, swaps between them.
+
+`python -m runtime.control --run-dir <dir>`. Exit codes: 0 done, 2 could not start (nothing moved),
+3 a latched fault. The reason is one sentence on stderr and in <run>/control.exit.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+from contracts import __version__
+from contracts.errors import ConfigError, DeviceError, EntracteError
+from contracts.files import atomic
+from contracts.messages import EpisodeEnd, EpisodeStart, ReleaseOutcome, SessionStart
+from contracts.specs import require_compatible
+from runtime import pacing
+from runtime.arms import open_arm
+from runtime.board import Board, LoopState, Owner
+from runtime.cameras import open_cameras
+from runtime.clock import Clock, MonotonicClock, SimulatedClock
+from runtime.config import Run
+from runtime.episode import Episode, Robot
+from runtime.gate import Gate, limits_of
+from runtime.inference import make_lane
+from runtime.policy import PolicyRunner, open_policy
+from runtime.reward import RewardRunner, open_reward
+from runtime.ring import Ring
+from runtime.scene import EpisodePlan, open_scene
+from runtime.senses import Senses
+from runtime.stream import Stream
+from runtime.swap import Swapper
+
+T = TypeVar("T")
+EXIT_CANNOT_START, EXIT_FAULT = 2, 3
+FRESH_PICTURES_S = 5.0
+_RESTING_PAUSE_S = 0.002
+
+
+class Control:
+    """Runs episodes until the plan is done, a stop is asked for, or a fault latches."""
+
+    def __init__(self, run: Run, board: Board) -> None:
+        self.run, self.board = run, board
+        self._state_path = Path(run.run_dir) / "episodes.state.json"
+        self._log_path = Path(run.run_dir) / "episodes.jsonl"
+        self._next_seq = self._recover_seq()
+        self.robot = self._build()
+
+    # -- building: everything that can be wrong is found before anything moves
+
+    def _build(self) -> Robot:
+        run, config = self.run, self.run.config
+        policy = open_policy(run) if run.plan.driver == "policy" else None
+        reward = open_reward(run) if run.plan.driver == "policy" else None
+        if policy:
+            _check_rates(config.loop.rate_hz, policy)
+        notes = [
+            note
+            for runner in (policy, reward)
+            if runner and run.plan.purpose == "refine"
+            for note in runner.swapper.start()
+        ]
+        for runner in (policy, reward):
+            if runner:
+                runner.warm_up()
+        for note in notes:
+            print(f"control: {note}", file=sys.stderr)
+        arm = open_arm(run, "control")
+        senses = Senses(open_cameras(run), arm)
+        self.action = arm.spec()
+        self.observation = senses.spec(self.action)
+        self._check_packages(policy, reward)
+        scene = open_scene(run)
+        lockstep = config.pace == "asap"
+        clock: Clock = (
+            SimulatedClock(scene.advance, scene.advance(0.0)) if lockstep else MonotonicClock()
+        )
+        ring = None if run.plan.sink == "none" else Ring.open(run.ring_path)
+        gate = Gate(
+            arm,
+            limits_of(self.action, config.gate, config.loop.rate_hz),
+            self.board,
+            Owner.CONTROL,
+            config.loop.lease_s,
+        )
+        latency = config.loop.inference_latency_ticks
+        robot = Robot(
+            run,
+            self.board,
+            clock,
+            scene,
+            senses,
+            gate,
+            Stream(
+                ring,
+                self.board,
+                waits=lockstep,
+                depth=config.recording.depth,
+                frames_every=config.recording.frames_every,
+                idle=lambda: self.robot.rest() or not self.board.stop_requested,
+            ),
+            policy,
+            make_lane(lockstep, latency, "policy"),
+            reward,
+            make_lane(lockstep, latency, "reward"),
+            pacing.start(config.loop.rate_hz, clock.now_s()),
+        )
+        return robot
+
+    def _check_packages(self, policy: PolicyRunner | None, reward: RewardRunner | None) -> None:
+        for runner, what in ((policy, "policy"), (reward, "reward model")):
+            if runner is not None:
+                manifest = runner.manifest
+                require_compatible(
+                    manifest.observation,
+                    manifest.action or self.action,
+                    self.observation,
+                    self.action,
+                    f"the {what} {runner.package.folder}",
+                )
+
+    # -- running
+
+    def execute(self) -> int:
+        """All episodes of the plan; returns the exit code."""
+        robot, board = self.robot, self.board
+        robot.gate.take_arm()
+        robot.gate.prepare(robot.senses.observe(robot.clock.now_s()).joints)
+        robot.pace = pacing.start(self.run.config.loop.rate_hz, robot.clock.now_s())
+        robot.stream.boundary(self._session_start())
+        self._post_versions()
+        board.control_ready = 1
+        gc.collect()
+        gc.freeze()
+        gc.disable()
+        for plan in self._plans():
+            if not self._episode(plan):
+                break
+            gc.collect(1)
+        faulted = robot.gate.faulted
+        robot.gate.hold("the run is over")
+        board.loop_state = LoopState.FAULT if faulted else LoopState.DONE
+        if faulted:
+            leave_reason(self.run, EXIT_FAULT, robot.gate.state.reason)
+        return EXIT_FAULT if faulted else 0
+
+    def _plans(self) -> Iterator[EpisodePlan]:
+        plan, episode = self.run.plan, self.run.config.episode
+        limit = plan.episodes
+        if plan.purpose == "refine" and not limit:
+            limit = self.run.config.iteration.count * self.run.config.iteration.episodes
+        styles = [style for style in plan.style.split(",") if style] or [""]
+        done = 0
+        while (not limit or done < limit) and not self.board.stop_requested:
+            seq = self._next_seq
+            # Fixed seeds pair evaluations; refinement sees a fresh scene in every episode of its life.
+            offset = seq if plan.purpose == "refine" else done
+            seed = episode.seed_base + offset
+            yield EpisodePlan(seq, episode.task, seed, plan.purpose, styles[done % len(styles)])
+            done += 1
+
+    def _episode(self, plan: EpisodePlan) -> bool:
+        """One episode with what comes before and after it; False: go no further."""
+        robot, board = self.robot, self.board
+        if plan.purpose == "refine" and not self._boundary(plan):
+            return False
+        instruction, shown_from_s = self._resting(lambda: robot.scene.set_up(plan))
+        if not self._see_scene(shown_from_s):
+            return False
+        robot.gate.prepare(robot.senses.observe(robot.clock.now_s()).joints)
+        self._next_seq = plan.episode_seq + 1
+        self._resting(self._save_seq)
+        board.episode_seq = plan.episode_seq
+        started_s = time.monotonic()
+        start = self._episode_start(plan, instruction)
+        robot.stream.boundary(start)
+        end = Episode(robot, plan, instruction).run()
+        end = self._resting(lambda: self._finish(plan, end))
+        robot.stream.boundary(end)
+        self._resting(lambda: self._log(plan, start, end, time.monotonic() - started_s))
+        self._settle(end)
+        board.episodes_done += 1
+        return not robot.gate.faulted and end.reason != "aborted"
+
+    def _finish(self, plan: EpisodePlan, end: EpisodeEnd) -> EpisodeEnd:
+        label = self.robot.scene.finish(plan, end.reason, end.steps, self.robot.policy_version)
+        known = label if label is not None else (end.reason == "completed" or None)
+        self.board.last_success = -1 if known is None else int(known)
+        return msgspec.structs.replace(end, operator_success=label)
+
+    def _see_scene(self, shown_from_s: float) -> bool:
+        """Rest until every camera shows the new scene. Raises `DeviceError` if one doesn't."""
+        robot = self.robot
+        give_up_s = time.monotonic() + FRESH_PICTURES_S
+        while True:
+            seen = robot.senses.observe(robot.clock.now_s())
+            missing = [
+                name
+                for name in robot.senses.cameras
+                if name not in seen.frames or seen.frames[name].captured_s < shown_from_s
+            ]
+            if not missing:
+                return True
+            if time.monotonic() > give_up_s:
+                raise DeviceError(f"no picture from camera '{missing[0]}'", found="none in 5 s")
+            if not robot.rest():
+                return False
+            if robot.clock.lockstep:
+                time.sleep(_RESTING_PAUSE_S)
+
+    # -- between episodes
+
+    def _boundary(self, plan: EpisodePlan) -> bool:
+        """In hold: wait for the iteration's release where the config says so, then swap. False: stop."""
+        iteration = self.run.config.iteration
+        done = self.board.episodes_done
+        self.board.iteration_episode = done % iteration.episodes
+        if iteration.wait_for_release and done and done % iteration.episodes == 0:
+            before = max(self.robot.policy_version, 0)
+            if not self._wait_for(lambda: self.board.staged_policy_seq > before):
+                return False
+        for runner, staged in (
+            (self.robot.policy, self.board.staged_policy_seq),
+            (self.robot.reward, self.board.staged_reward_seq),
+        ):
+            if runner is not None and staged > runner.swapper.version:
+                self._swap(runner.swapper, plan.episode_seq)
+        return not self.board.stop_requested
+
+    def _wait_for(self, ready: Callable[[], bool]) -> bool:
+        """Rest until ready or the time is out; False: stop was asked for, or the arm was lost."""
+        give_up_s = time.monotonic() + self.run.config.iteration.release_timeout_s
+        self.board.waiting_for_release = 1
+        try:
+            while not ready() and time.monotonic() < give_up_s:
+                if not self.robot.rest():
+                    return False
+                if self.robot.clock.lockstep:
+                    time.sleep(_RESTING_PAUSE_S)
+            return True
+        finally:
+            self.board.waiting_for_release = 0
+
+    def _swap(self, swapper: Swapper, episode_seq: int) -> None:
+        for outcome in self._resting(lambda: swapper.swap(episode_seq)):
+            self._tell(outcome)
+        self._post_versions()
+
+    def _settle(self, end: EpisodeEnd) -> None:
+        if self.run.plan.purpose != "refine":
+            return
+        fault = end.detail if end.reason == "fault" else ""
+        for runner in (self.robot.policy, self.robot.reward):
+            if runner is not None:
+                outcome = self._resting(lambda s=runner.swapper: s.settle(fault))  # type: ignore[misc]
+                if outcome is not None:
+                    self._tell(outcome)
+        self._post_versions()
+
+    def _tell(self, outcome: ReleaseOutcome) -> None:
+        self.board.swaps_done += outcome.outcome == "swapped"
+        self.board.swaps_rejected += outcome.outcome == "rejected"
+        self.robot.stream.boundary(outcome)
+
+    def _post_versions(self) -> None:
+        self.board.policy_version = self.robot.policy_version
+        self.board.reward_version = self.robot.reward_version
+
+    def _resting(self, job: Callable[[], T]) -> T:
+        """Do something slow while the loop goes on ticking in hold (in lockstep no time passes)."""
+        if self.robot.clock.lockstep:
+            result = job()
+            self.robot.rest()
+            return result
+        results: list[T] = []
+        errors: list[Exception] = []
+
+        def work() -> None:
+            try:
+                results.append(job())
+            except Exception as error:  # raised again below, in the loop's own thread
+                errors.append(error)
+
+        thread = threading.Thread(target=work, name="boundary", daemon=True)
+        thread.start()
+        while thread.is_alive():
+            self.robot.rest()
+        if errors:
+            raise errors[0]
+        return results[0]
+
+    # -- messages and files
+
+    def _session_start(self) -> SessionStart:
+        config = self.run.config
+        return SessionStart(
+            robot_id=config.robot.id,
+            session_id=self.run.session_id,
+            observation=self.observation,
+            action=self.action,
+            colour_codec="raw",
+            depth_codec="raw",
+            config_hash=config.config_hash,
+            software_version=__version__,
+            pace=config.pace,
+            loop_rate_hz=config.loop.rate_hz,
+        )
+
+    def _episode_start(self, plan: EpisodePlan, instruction: str) -> EpisodeStart:
+        robot = self.robot
+        return EpisodeStart(
+            robot_id=self.run.config.robot.id,
+            session_id=self.run.session_id,
+            episode_seq=plan.episode_seq,
+            instruction=instruction,
+            task=plan.task,
+            purpose=plan.purpose,
+            policy_version=robot.policy_version,
+            policy_id=robot.policy.package.package_id if robot.policy else self.run.plan.driver,
+            reward_version=robot.reward_version,
+            reward_id=robot.reward.package.package_id if robot.reward else "",
+            scene_seed=plan.seed,
+            started_at_unix_s=time.time(),
+        )
+
+    def _log(self, plan: EpisodePlan, start: EpisodeStart, end: EpisodeEnd, wall_s: float) -> None:
+        row = {
+            "session_id": self.run.session_id,
+            "instruction": start.instruction,
+            "policy_version": start.policy_version,
+            "reward_version": start.reward_version,
+            "started_unix_s": start.started_at_unix_s,
+            "wall_s": round(wall_s, 4),
+            "rate_hz": self.run.config.loop.rate_hz,
+            "max_s": self.run.config.episode.max_s,
+            **msgspec.to_builtins(plan),
+            **msgspec.to_builtins(end),
+        }
+        with self._log_path.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+
+    def _recover_seq(self) -> int:
+        if not self._state_path.exists():
+            return 0
+        return int(atomic.read_json(self._state_path)["next_episode_seq"])
+
+    def _save_seq(self) -> None:
+        atomic.write_json(self._state_path, {"next_episode_seq": self._next_seq})
+
+    def close(self) -> None:
+        """The arm in hold and every device closed; never raises."""
+        robot = self.robot
+        for close in (
+            robot.policy_lane.close,
+            robot.reward_lane.close,
+            robot.gate.close,
+            robot.senses.close,
+            robot.scene.close,
+        ):
+            try:
+                close()
+            except (EntracteError, OSError) as error:
+                print(f"control: {error}", file=sys.stderr)
+
+
+def _check_rates(loop_rate_hz: float, policy: PolicyRunner) -> None:
+    ratio = loop_rate_hz / policy.chunk.rate_hz
+    if ratio < 1 or abs(ratio - round(ratio)) > 1e-6:
+        raise ConfigError(
+            "loop.rate_hz does not fit the policy",
+            expected=f"an integer multiple of its {policy.chunk.rate_hz:g} Hz",
+            found=f"{loop_rate_hz:g} Hz",
+        )
+
+
+def leave_reason(run: Run, code: int, what: str) -> None:
+    """Leave the reason where the supervisor finds it."""
+    path = Path(run.run_dir) / "control.exit.json"
+    path.write_text(json.dumps({"code": code, "what": what}))
+    print(f"control: {what}", file=sys.stderr)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="runtime.control", description=__doc__)
+    parser.add_argument("--run-dir", type=Path, required=True)
+    run = Run.load(parser.parse_args().run_dir)
+    sys.setswitchinterval(0.0005)  # a worker thread may keep the loop waiting no longer than this
+    with Board.open(run.board_path) as board:
+
+        def stop(_number: int, _frame: Any) -> None:
+            board.stop_requested = 1
+
+        signal.signal(signal.SIGTERM, stop)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        try:
+            control = Control(run, board)
+        except EntracteError as error:
+            board.loop_state = LoopState.FAULT
+            leave_reason(run, EXIT_CANNOT_START, str(error))
+            return EXIT_CANNOT_START
+        try:
+            return control.execute()
+        except EntracteError as error:
+            control.robot.gate.fault(str(error))
+            board.loop_state = LoopState.FAULT
+            leave_reason(run, EXIT_FAULT, str(error))
+            return EXIT_FAULT
+        finally:
+            control.close()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,352 @@
+"""The refinement experiment: tasks x rewards x seeds, each cell run with the real programs, resumable.
+
+    python -m benchmarks.refinement run --out docs/results/refinement [--tasks ...] [--rewards ...]
+    python -m benchmarks.refinement table --out docs/results/refinement
+
+A cell starts `robot-trainer serve` and `robot-run start` as processes, lets them do the iterations, and
+evaluates base and refined policy with `robot-run eval` on the same scenes. A cell that is finished is one
+JSON file and is never run again; one that was killed starts over. Two cells run at once, one per core.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from benchmarks import refinement_table
+from contracts.files import atomic
+
+BIN = Path(sys.executable).parent
+TASKS = ("open_drawer", "put_on")
+REWARDS = ("demo", "zero-shot", "truth", "demonstrations", "constant", "clock")
+TARGETS = {
+    "demo": ">= +30",
+    "zero-shot": ">= +20",
+    "truth": "comparison",
+    "demonstrations": "< +10",
+    "constant": "< +10",
+    "clock": "< +10",
+}
+CONTROL_SEEDS = 2  # constant and clock, as the issue asks
+EVALUATION_SEED_BASE = 1_000_000
+START_TIMEOUT_S = 120.0
+CELL_TIMEOUT_S = 3600.0
+
+
+class CellFailed(RuntimeError):
+    """A process of a cell ended with an error; the message holds the end of its log."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What every cell of this experiment shares."""
+
+    out: Path
+    work: Path
+    pretrained: Path
+    iterations: int
+    episodes: int
+    evaluation_episodes: int
+    keep: bool
+
+
+def policy_package(plan: Plan, task: str) -> Path:
+    return plan.pretrained / f"policy-{task}"
+
+
+def demonstrations(plan: Plan, task: str) -> Path:
+    """The data set that the base policy of `task` was imitated from."""
+    return plan.pretrained / f"demonstrations-{task}"
+
+
+def reward_package(plan: Plan, task: str, reward: str) -> Path | None:
+    if reward == "demo":
+        return plan.pretrained / f"reward-demo-{task}"
+    if reward == "zero-shot":
+        return plan.pretrained / "reward-zero-shot"
+    return None
+
+
+def trainer_settings(plan: Plan, task: str, reward: str, seed: int) -> list[str]:
+    """Overrides of hw_configs/trainer.yaml for one cell."""
+    model = {"truth": "success", "constant": "constant", "clock": "clock"}.get(reward, "edge")
+    refiner = "bestofn"
+    if reward == "demonstrations":
+        # The label is never looked at: this refiner takes its gradient steps on demonstrations only.
+        model, refiner = "constant", "demonstrations"
+    settings = {
+        "seed": seed,
+        "demonstrations": [str(demonstrations(plan, task))],
+        "reward.model": model,
+        "refiner.kind": refiner,
+        "refiner.package": str(policy_package(plan, task)),
+        "iteration.episodes": plan.episodes,
+        "iteration.count": plan.iterations,
+        "store.dataset": False,
+        **{f"listen.{n}": "tcp://127.0.0.1:0" for n in ("frames", "episodes", "weights", "health")},
+    }
+    package = reward_package(plan, task, reward)
+    if package is not None:
+        settings["reward.package"] = str(package)
+    return _set(settings)
+
+
+def robot_settings(plan: Plan, reward: str, seed: int, endpoints: dict[str, str]) -> list[str]:
+    """Overrides of hw_configs/sim.yaml for one cell. Training scenes of two seeds never overlap, and
+    lie below the evaluation scenes."""
+    return _set(
+        {
+            "episode.label": "truth" if reward == "truth" else "none",
+            "episode.seed_base": 10_000 * (seed + 1),
+            "policy.seed": seed,
+            "iteration.count": plan.iterations,
+            "iteration.episodes": plan.episodes,
+            "link.live": False,
+            "recording.depth": False,
+            **{f"link.{n}": endpoints[n] for n in ("frames", "episodes", "weights", "health")},
+        }
+    )
+
+
+def _set(settings: dict[str, Any]) -> list[str]:
+    return [part for k, v in settings.items() for part in ("--set", f"{k}={json.dumps(v)}")]
+
+
+def evaluate(plan: Plan, task: str, seed: int, folder: Path, slots: Path | None) -> dict[str, int]:
+    """Scene seed -> success (0 or 1), by the bench's own verdict."""
+    output = folder / "truth.jsonl"
+    output.unlink(missing_ok=True)
+    command = [
+        str(BIN / "robot-run"), "eval", "--package", str(policy_package(plan, task)), "--task", task,
+        "--episodes", str(plan.evaluation_episodes),
+        "--seed-base", str(EVALUATION_SEED_BASE + 1000 * seed),
+        "--output", str(output), "--run-dir", str(folder / "run"), "--json",
+        *_set({"policy.seed": 100 + seed}),
+    ]  # fmt: skip
+    if slots is not None:
+        command += ["--slots", str(slots)]
+    _run(command, folder / "eval.log")
+    rows = [json.loads(line) for line in output.read_text().splitlines()]
+    return {str(row["seed"]): int(row["success"]) for row in rows}
+
+
+def base(plan: Plan, task: str, seed: int) -> dict[str, int]:
+    """The base policy on this seed's evaluation scenes; run once, shared by all rewards."""
+    path = plan.out / task / f"base-seed{seed}.json"
+    if path.exists():
+        return dict(json.loads(path.read_text())["success"])
+    folder = _fresh(plan.work / task / f"base-{seed}")
+    success = evaluate(plan, task, seed, folder, None)
+    atomic.make_directory(path.parent)
+    atomic.write_json(path, {"what": "base", "task": task, "seed": seed, "success": success})
+    return success
+
+
+def run_cell(plan: Plan, task: str, reward: str, seed: int) -> None:
+    """Base, refinement, final evaluation; writes the cell's JSON."""
+    path = plan.out / task / f"{reward}-seed{seed}.json"
+    if path.exists():
+        return
+    before = base(plan, task, seed)
+    folder = _fresh(plan.work / task / f"{reward}-{seed}")
+    started_s = time.monotonic()
+    trainer_dir, robot_dir = folder / "trainer", folder / "robot"
+    robot_dir.mkdir(parents=True)
+    trainer_command = [
+        str(BIN / "robot-trainer"), "serve", "--run-dir", str(trainer_dir),
+        *trainer_settings(plan, task, reward, seed),
+    ]  # fmt: skip
+    with (folder / "trainer.log").open("wb") as log:
+        trainer = subprocess.Popen(trainer_command, stdout=log, stderr=log)
+    try:
+        endpoints = _wait_for(trainer_dir / "endpoints.json", trainer, folder / "trainer.log")
+        shutil.copy(next(trainer_dir.rglob("trainer.pub")), robot_dir / "trainer.pub")
+        package = reward_package(plan, task, reward)
+        robot_command = [
+            str(BIN / "robot-run"), "start", "--package", str(policy_package(plan, task)),
+            "--task", task, "--run-dir", str(robot_dir), "--json",
+            *(["--reward-package", str(package)] if package else []),
+            *robot_settings(plan, reward, seed, endpoints),
+        ]  # fmt: skip
+        _run(robot_command, folder / "robot.log")
+    finally:
+        trainer.send_signal(signal.SIGTERM)
+        try:
+            trainer.wait(60)
+        except subprocess.TimeoutExpired:
+            trainer.kill()
+    refine_s = time.monotonic() - started_s
+    after = evaluate(plan, task, seed, _fresh(folder / "final"), robot_dir)
+    record = {
+        "what": "refinement-cell",
+        "task": task,
+        "reward": reward,
+        "seed": seed,
+        "base": before,
+        "final": after,
+        "wall_s": round(time.monotonic() - started_s, 1),
+        "refine_s": round(refine_s, 1),
+        "training_episodes": plan.iterations * plan.episodes,
+        "training": training_summary(trainer_dir, robot_dir),
+        "trainer_command": _portable(plan, trainer_command),
+        "robot_command": _portable(plan, robot_command),
+        "entracte": version("entracte"),
+        "commit": _commit(),
+    }
+    atomic.make_directory(path.parent)
+    atomic.write_json(path, record)
+    if not plan.keep:
+        shutil.rmtree(folder)
+
+
+def training_summary(trainer_dir: Path, robot_dir: Path) -> dict[str, Any]:
+    """Training episodes as the reward judged them and as the bench knows them, joined by episode."""
+    judged: dict[int, bool | None] = {}
+    for line in (trainer_dir / "metrics.jsonl").read_text().splitlines():
+        row = json.loads(line)
+        if row.get("kind") == "episode":
+            judged[int(row["episode_seq"])] = row.get("success")
+    truth: dict[int, bool] = {}
+    truth_file = robot_dir / "truth.jsonl"
+    if truth_file.exists():
+        for line in truth_file.read_text().splitlines():
+            row = json.loads(line)
+            truth[int(row["episode_seq"])] = bool(row["success"])
+    shared = sorted(judged.keys() & truth.keys())
+    return {
+        "judged": [judged[s] for s in shared],
+        "truth": [truth[s] for s in shared],
+        "abstained": sum(judged[s] is None for s in shared),
+        "false_positives": sum(judged[s] is True and not truth[s] for s in shared),
+        "false_negatives": sum(judged[s] is False and truth[s] for s in shared),
+    }
+
+
+def _run(command: list[str], log: Path) -> None:
+    with log.open("wb") as out:
+        code = subprocess.run(
+            command, stdout=out, stderr=out, timeout=CELL_TIMEOUT_S, check=False
+        ).returncode
+    if code:
+        raise CellFailed(f"{Path(command[0]).name} {command[1]} exited {code}: {_tail(log)}")
+
+
+def _wait_for(path: Path, process: subprocess.Popen[bytes], log: Path) -> dict[str, str]:
+    deadline_s = time.monotonic() + START_TIMEOUT_S
+    while time.monotonic() < deadline_s:
+        if path.exists():
+            return dict(json.loads(path.read_text()))
+        if process.poll() is not None:
+            raise CellFailed(f"robot-trainer exited {process.returncode}: {_tail(log)}")
+        time.sleep(0.1)
+    raise CellFailed(f"robot-trainer did not start in {START_TIMEOUT_S:.0f} s: {_tail(log)}")
+
+
+def _tail(log: Path, lines: int = 5) -> str:
+    return " | ".join(log.read_text(errors="replace").splitlines()[-lines:])
+
+
+def _fresh(folder: Path) -> Path:
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    return folder
+
+
+def _portable(plan: Plan, command: list[str]) -> str:
+    """The command without this machine's paths."""
+    text = " ".join([Path(command[0]).name, *command[1:]])
+    for path, name in ((plan.pretrained, "pretrained"), (plan.work, "WORK")):
+        text = text.replace(str(path), name)
+    return text
+
+
+def _commit() -> str:
+    found = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
+    )
+    return found.stdout.strip()
+
+
+def cells(tasks: list[str], rewards: list[str], seeds: int) -> list[tuple[str, str, int]]:
+    """Seed by seed, so that an interrupted experiment has whole seeds."""
+    return [
+        (task, reward, seed)
+        for seed in range(seeds)
+        for task in tasks
+        for reward in rewards
+        if seed < CONTROL_SEEDS or reward not in ("constant", "clock")
+    ]
+
+
+def run(plan: Plan, tasks: list[str], rewards: list[str], seeds: int, workers: int) -> int:
+    """Every cell that is not there yet; returns how many failed."""
+    wanted = cells(tasks, rewards, seeds)
+    missing = [c for c in wanted if not (plan.out / c[0] / f"{c[1]}-seed{c[2]}.json").exists()]
+    print(
+        f"{len(wanted)} cells, {len(wanted) - len(missing)} done, {len(missing)} to run", flush=True
+    )
+    failed = 0
+
+    def one(cell: tuple[str, str, int]) -> tuple[tuple[str, str, int], str, float]:
+        started_s = time.monotonic()
+        try:
+            run_cell(plan, *cell)
+        except (CellFailed, subprocess.TimeoutExpired, OSError) as error:
+            return cell, str(error), time.monotonic() - started_s
+        return cell, "", time.monotonic() - started_s
+
+    # The base of a (task, seed) is shared: made first, so that two workers don't both make it.
+    with ThreadPoolExecutor(workers) as pool:
+        list(pool.map(lambda pair: base(plan, *pair), sorted({(c[0], c[2]) for c in missing})))
+        for done, (cell, error, wall_s) in enumerate(pool.map(one, missing), 1):
+            failed += bool(error)
+            print(f"{done}/{len(missing)} {cell} {wall_s:.0f} s {error or 'ok'}", flush=True)
+    return failed
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else "")
+    parser.add_argument("verb", choices=["run", "table"])
+    parser.add_argument("--out", type=Path, default=Path("docs/results/refinement"))
+    parser.add_argument("--work", type=Path, default=Path("run/refinement"))
+    parser.add_argument("--pretrained", type=Path, default=Path("pretrained"))
+    parser.add_argument("--tasks", nargs="+", default=list(TASKS))
+    parser.add_argument("--rewards", nargs="+", default=list(REWARDS))
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--iterations", type=int, default=30)
+    parser.add_argument("--episodes", type=int, default=10)
+    parser.add_argument("--evaluation-episodes", type=int, default=100)
+    parser.add_argument("--workers", type=int, default=max(1, (os.cpu_count() or 2)))
+    parser.add_argument("--keep", action="store_true", help="keep the run folders")
+    given = parser.parse_args()
+    if given.verb == "table":
+        found = refinement_table.load_cells(given.out)
+        text = refinement_table.markdown(refinement_table.rows(found), TARGETS)
+        atomic.write_bytes(given.out / "table.md", text.encode())
+        print(text)
+        return
+    plan = Plan(
+        given.out.resolve(),
+        given.work.resolve(),
+        given.pretrained.resolve(),
+        given.iterations,
+        given.episodes,
+        given.evaluation_episodes,
+        given.keep,
+    )
+    sys.exit(1 if run(plan, given.tasks, given.rewards, given.seeds, given.workers) else 0)
+
+
+if __name__ == "__main__":
+    main()

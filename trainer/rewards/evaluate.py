@@ -201,16 +201,16 @@ def clock_scorer(clip: Clip, instruction: str) -> Signals:
 
 
 def nearest_scorer(
-    embed: Callable[[Clip], np.ndarray], demonstrations: Sequence[Clip], lag: int = LAG
+    embed: Callable[[Clip], np.ndarray], demonstrations: Sequence[np.ndarray], lag: int = LAG
 ) -> Scorer:
     """Nearest demonstration frame by frozen features: the baseline that a learned match must beat.
 
     Progress is the neighbour's normalised time; completion compares the distance to the last frames
-    with the distance to all earlier ones. No label: demonstrations succeed by construction.
+    with the distance to all earlier ones. `demonstrations`: embeddings [T, D] of each. No label: they
+    succeed by construction.
     """
     bank, times = [], []
-    for clip in demonstrations:
-        features = embed(clip)
+    for features in demonstrations:
         bank.append(features)
         times.append(np.linspace(0.0, 1.0, len(features)))
     table, when = np.concatenate(bank), np.concatenate(times)

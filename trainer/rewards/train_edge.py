@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import msgspec
@@ -219,6 +219,12 @@ def embed(trunk: EdgeTrunk, front: np.ndarray, wrist: np.ndarray, block: int = 6
     return torch.cat(parts)
 
 
+def embed_clip(trunk: EdgeTrunk, clip: Clip, rows: Iterable[int] | None = None) -> Tensor:
+    """Embeddings float32[N, D] of frames of a clip (all by default)."""
+    chosen = None if rows is None else list(rows)
+    return embed(trunk, clip.pictures("front", chosen), clip.pictures("wrist", chosen))
+
+
 @torch.no_grad()
 def score(edge: Edge, embeddings: Tensor, instruction: str, lag: int = 6) -> dict[str, np.ndarray]:
     """Signals of every frame [T] of an episode, the first row being its first frame."""
@@ -255,7 +261,7 @@ def calibrate(edge: Edge, clips: Sequence[Clip], false_positive_rate: float) -> 
     edge.head.calibration.copy_(torch.tensor([1.0, 0.0]))
     logits, labels, failed_ends = [], [], []
     for clip in clips:
-        embeddings = embed(edge.trunk, clip.pictures("front"), clip.pictures("wrist"))
+        embeddings = embed_clip(edge.trunk, clip)
         for index, goal in enumerate(clip.record.goals):
             instruction = goal.instructions[clip.record.seed % len(goal.instructions)]
             value = score(edge, embeddings, instruction)["completion"].clip(1e-6, 1 - 1e-6)

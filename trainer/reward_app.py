@@ -1,0 +1,149 @@
+"""`robot-reward`: data, training, adaptation to demonstrations and evaluation of reward models."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from contracts.errors import EntracteError
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+
+# What the shipped model was trained on: relatives of the evaluation tasks four times as often.
+TASK_MIX = (
+    *("put_on",) * 4,
+    *("open_drawer",) * 4,
+    *("put_in",) * 2,
+    *("close_drawer",) * 2,
+    *("open_tray", "open_lid", "close_tray", "close_lid", "take_off", "take_off", "lift"),
+    *("stack", "stack", "push_to", "press_button", "turn_lever_left", "turn_lever_right"),
+    "store_in_drawer",
+)
+Output = Annotated[Path, typer.Option(help="Folder to write.")]
+Seed = Annotated[int, typer.Option()]
+Threads = Annotated[int, typer.Option(help="CPU threads.")]
+
+
+@app.callback()
+def _root() -> None:
+    """Reward models: build-data, train, adapt, eval."""
+
+
+@app.command("build-data")
+def build_data(  # noqa: PLR0917 (typer reads the parameters)
+    output: Output,
+    episodes: Annotated[int, typer.Option(help="Clips in all.")] = 7800,
+    split: Annotated[str, typer.Option(help="train or eval.")] = "train",
+    tasks: Annotated[list[str] | None, typer.Option(help="Task names; a mix by default.")] = None,
+    seed: Seed = 1,
+    arranged: Annotated[float, typer.Option(help="Share of arranged scenes.")] = 0.5,
+    workers: Annotated[int, typer.Option()] = 2,
+) -> None:
+    """Record clips on the simulated bench, with counterfactual instructions and state-based labels."""
+    command = [sys.executable, "-m", "runtime.bench.clips", "--split", split]
+    command += ["--tasks", *(tasks or TASK_MIX), "--episodes", str(episodes)]
+    command += ["--seed", str(seed), "--arranged", str(arranged), "--workers", str(workers)]
+    done = subprocess.run([*command, "--output", str(output)], check=False)
+    raise typer.Exit(done.returncode)
+
+
+@app.command()
+def train(  # noqa: PLR0917 (typer reads the parameters)
+    data: Annotated[list[Path], typer.Option(help="Folders of training clips.")],
+    output: Output,
+    validation: Annotated[
+        list[Path] | None, typer.Option(help="More clips of the train split, to calibrate on.")
+    ] = None,
+    steps: Annotated[int, typer.Option(help="Gradient steps.")] = 3000,
+    minutes: Annotated[float, typer.Option(help="End after this long (0: by steps alone).")] = 0.0,
+    seed: Seed = 0,
+    threads: Threads = 1,
+    false_positives: Annotated[
+        float, typer.Option(help="Share of unfinished validation frames that may pass as done.")
+    ] = 0.01,
+) -> None:
+    """Train the zero-shot model; `robot-export reward` makes a package of it."""
+    import torch
+
+    from trainer.rewards.recipe import train_zero_shot
+    from trainer.rewards.train_edge import TrainSettings, save
+
+    torch.set_num_threads(threads)
+    settings = TrainSettings(
+        steps=steps, minutes=minutes, seed=seed, false_positive_rate=false_positives
+    )
+    edge, figures = train_zero_shot(data, validation or [], settings, _say)
+    save(edge, output)
+    typer.echo("  ".join(f"{name} {value:.4f}" for name, value in figures.items()))
+
+
+@app.command()
+def adapt(  # noqa: PLR0917 (typer reads the parameters)
+    base: Annotated[Path, typer.Option(help="Folder that `train` wrote.")],
+    demonstrations: Annotated[
+        Path, typer.Option(help="LeRobotDataset that the base policy was imitated from.")
+    ],
+    data: Annotated[list[Path], typer.Option(help="Training clips, to replay.")],
+    output: Output,
+    count: Annotated[int, typer.Option(help="Demonstrations to use.")] = 15,
+    steps: Annotated[int, typer.Option()] = 300,
+    seed: Seed = 0,
+    threads: Threads = 1,
+) -> None:
+    """Adapt a trained model's head to the demonstrations of one task (no label by hand)."""
+    import torch
+
+    from trainer.rewards.demonstrations import read_demonstrations
+    from trainer.rewards.recipe import adapt_to
+    from trainer.rewards.train_edge import TrainSettings, load, save
+
+    torch.set_num_threads(threads)
+    edge = load(base)
+    shown = read_demonstrations(demonstrations, count, edge.settings["rate_hz"])
+    settings = TrainSettings(steps=steps, seed=seed, learning_rate=5e-4)
+    adapted, figures = adapt_to(edge, shown, data, settings, _say)
+    save(adapted, output)
+    typer.echo("  ".join(f"{name} {value:.4f}" for name, value in figures.items()))
+
+
+@app.command("eval")
+def evaluate(
+    data: Annotated[list[Path], typer.Option(help="Folders of clips with known truth.")],
+    model: Annotated[Path | None, typer.Option(help="Folder that train or adapt wrote.")] = None,
+    demonstrations: Annotated[
+        Path | None, typer.Option(help="LeRobotDataset for the nearest-neighbour baseline.")
+    ] = None,
+    tasks: Annotated[list[str] | None, typer.Option(help="Only these tasks.")] = None,
+    threads: Threads = 1,
+) -> None:
+    """Completion at matched times, its error rates at the shipped threshold, and progress, against
+    baselines."""
+    import torch
+
+    from trainer.rewards.recipe import evaluate_all
+
+    torch.set_num_threads(threads)
+    for report in evaluate_all(model, data, demonstrations, tasks):
+        typer.echo(report.line())
+
+
+def _say(step: int, done: float, losses: dict[str, float]) -> None:
+    shown = "  ".join(f"{name} {value:.4f}" for name, value in losses.items())
+    typer.echo(f"{100 * done:5.1f} %  step {step}  {shown}", err=True)
+
+
+def main() -> None:
+    """Entry point: one clear sentence and exit code 1 on an error that a user can mend."""
+    try:
+        app()
+    except EntracteError as error:
+        print(f"robot-reward: {error}", file=sys.stderr)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

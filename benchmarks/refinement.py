@@ -123,7 +123,9 @@ def _set(settings: dict[str, Any]) -> list[str]:
     return [part for k, v in settings.items() for part in ("--set", f"{k}={json.dumps(v)}")]
 
 
-def evaluate(plan: Plan, task: str, seed: int, folder: Path, slots: Path | None) -> dict[str, int]:
+def evaluate(
+    plan: Plan, task: str, seed: int, folder: Path, weights: Path | None
+) -> dict[str, int]:
     """Scene seed -> success (0 or 1), by the bench's own verdict."""
     output = folder / "truth.jsonl"
     output.unlink(missing_ok=True)
@@ -134,8 +136,8 @@ def evaluate(plan: Plan, task: str, seed: int, folder: Path, slots: Path | None)
         "--output", str(output), "--run-dir", str(folder / "run"), "--json",
         *_set({"policy.seed": 100 + seed}),
     ]  # fmt: skip
-    if slots is not None:
-        command += ["--slots", str(slots)]
+    if weights is not None:
+        command += ["--weights", str(weights)]
     _run(command, folder / "eval.log")
     rows = [json.loads(line) for line in output.read_text().splitlines()]
     return {str(row["seed"]): int(row["success"]) for row in rows}
@@ -187,7 +189,7 @@ def run_cell(plan: Plan, task: str, reward: str, seed: int) -> None:
         except subprocess.TimeoutExpired:
             trainer.kill()
     refine_s = time.monotonic() - started_s
-    after = evaluate(plan, task, seed, _fresh(folder / "final"), robot_dir)
+    after = evaluate(plan, task, seed, _fresh(folder / "final"), newest_release(trainer_dir))
     record = {
         "what": "refinement-cell",
         "task": task,
@@ -208,6 +210,11 @@ def run_cell(plan: Plan, task: str, reward: str, seed: int) -> None:
     atomic.write_json(path, record)
     if not plan.keep:
         shutil.rmtree(folder)
+
+
+def newest_release(trainer_dir: Path) -> Path:
+    """Weights of the last release: the one of the last iteration, which no training episode used."""
+    return max((trainer_dir / "releases" / "policy").glob("*/weights.safetensors"))
 
 
 def training_summary(trainer_dir: Path, robot_dir: Path) -> dict[str, Any]:

@@ -143,7 +143,7 @@ class EpisodeSection(_Section, frozen=True):
 
     task: str = "open-drawer"
     instruction: str = ""
-    max_s: float = 7.0
+    max_s: float = 10.0
     label: Literal["none", "truth", "keys"] = "none"
     success_hold_s: float = 0.5
     seed_base: int = 0

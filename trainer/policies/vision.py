@@ -61,7 +61,8 @@ class CameraEncoder(nn.Module):
         self.register_buffer("grid", torch.stack([x.flatten(), y.flatten()], 1))
 
     def forward(self, image: torch.Tensor, phrase: torch.Tensor) -> torch.Tensor:
-        x = image.permute(0, 3, 1, 2).float() * (1.0 / 64.0) - 2.0
+        # Floats first: TensorRT casts bytes but can't transpose them.
+        x = image.float().permute(0, 3, 1, 2) * (1.0 / 64.0) - 2.0
         x = F.relu(self.conv1(x))
         x = F.relu(self.conv2(x))
         scale3, shift3, scale4, shift4 = self.film(phrase)[:, :, None, None].chunk(4, 1)

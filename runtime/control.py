@@ -34,6 +34,7 @@ from runtime.episode import Episode, Robot
 from runtime.gate import Gate, limits_of
 from runtime.inference import make_lane
 from runtime.policy import PolicyRunner, open_policy
+from runtime.priority import run_first
 from runtime.reward import RewardRunner, open_reward
 from runtime.ring import Ring
 from runtime.scene import EpisodePlan, open_scene
@@ -73,7 +74,7 @@ class Control:
         ]
         for runner in (policy, reward):
             if runner:
-                runner.warm_up()
+                runner.warm_up(run)
         for note in notes:
             print(f"control: {note}", file=sys.stderr)
         arm = open_arm(run, "control")
@@ -135,19 +136,23 @@ class Control:
     def execute(self) -> int:
         """All episodes of the plan; returns the exit code."""
         robot, board = self.robot, self.board
-        robot.gate.take_arm()
-        robot.gate.prepare(robot.senses.observe(robot.clock.now_s()).joints)
-        robot.pace = pacing.start(self.run.config.loop.rate_hz, robot.clock.now_s())
         robot.stream.boundary(self._session_start())
         self._post_versions()
-        board.control_ready = 1
+        # A full collection over everything imported would stop the loop for tens of milliseconds.
         gc.collect()
         gc.freeze()
         gc.disable()
+        if not robot.clock.lockstep:
+            run_first()
+        robot.gate.prepare(robot.senses.observe(robot.clock.now_s()).joints)
+        robot.pace = pacing.start(self.run.config.loop.rate_hz, robot.clock.now_s())
+        robot.post(0.0)
+        robot.gate.take_arm()  # from here on the watchdog watches
+        board.control_ready = 1
         for plan in self._plans():
             if not self._episode(plan):
                 break
-            gc.collect(1)
+            self._resting(lambda: gc.collect(0))
         faulted = robot.gate.faulted
         robot.gate.hold("the run is over")
         board.loop_state = LoopState.FAULT if faulted else LoopState.DONE

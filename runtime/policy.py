@@ -85,13 +85,13 @@ class PolicyRunner:
             self.swapper.version,
         )
 
-    def warm_up(self) -> None:
-        """Two inferences on nothing: the first one allocates, and must not be on the clock."""
-        width, height = self._size
-        blank = {name: np.zeros((height, width, 3), np.uint8) for name in self.manifest.cameras}
-        state = np.zeros(len(self.manifest.observation.state_names), np.float32)
+    def warm_up(self, run: Run) -> None:
+        """Two inferences on nothing, at the cameras' own size: what is allocated or imported at the first
+        one must not stop the loop later."""
+        blank = blank_pictures(run, self.manifest.cameras)
         inputs = images_for(blank, self.manifest.cameras, self._size)
-        inputs["state"], inputs["tokens"] = state[None], self._tokens
+        inputs["state"] = np.zeros((1, len(self.manifest.observation.state_names)), np.float32)
+        inputs["tokens"] = self._tokens
         for _ in range(2):
             features = self._trunk.run(inputs)["features"]
             self.swapper.engine.run({"features": features, "noise": self._noise(0)})
@@ -153,6 +153,21 @@ def open_head(package: Package, options: EngineOptions, weights: str) -> Engine:
     refined = head.standby(read_safetensors(data, weights))
     head.close()
     return refined
+
+
+def blank_pictures(run: Run, cameras: tuple[str, ...]) -> dict[str, np.ndarray]:
+    """Black pictures of the configured cameras. Raises `ConfigError` if one is not configured."""
+    pictures: dict[str, np.ndarray] = {}
+    for name in cameras:
+        camera = run.config.cameras.get(name)
+        if camera is None:
+            raise ConfigError(
+                f"the model looks through camera '{name}' and the config has none",
+                expected=f"one of {sorted(run.config.cameras)}",
+                remedy="add it under cameras:, or choose a package trained without it",
+            )
+        pictures[name] = np.zeros((camera.height, camera.width, 3), np.uint8)
+    return pictures
 
 
 def images_for(

@@ -15,7 +15,7 @@ from contracts.language import encode, unknown_words
 from contracts.reward import RewardSignal, abstain
 from runtime.config import RewardSection, Run
 from runtime.engines import Engine, EngineOptions, open_engine
-from runtime.policy import images_for, open_head, open_package
+from runtime.policy import blank_pictures, images_for, open_head, open_package
 from runtime.slots import SlotStore
 from runtime.swap import Swapper
 
@@ -75,10 +75,9 @@ class RewardRunner:
         self._sure = self._sure + 1 if signal.completion >= threshold else 0
         return self._sure >= max(1, round(self._setting("completion_consecutive", 1.0)))
 
-    def warm_up(self) -> None:
+    def warm_up(self, run: Run) -> None:
         """Two scores on nothing, off the clock."""
-        size = (self.manifest.image_height, self.manifest.image_width, 3)
-        blank = {name: np.zeros(size, np.uint8) for name in self.manifest.cameras}
+        blank = blank_pictures(run, self.manifest.cameras)
         for step in range(2):
             self._score(blank, step)
         self._embeddings = []

@@ -21,6 +21,7 @@ from runtime.arms import open_arm
 from runtime.board import Board, LoopState, Owner, TripReason
 from runtime.config import Run
 from runtime.gate import Gate, limits_of
+from runtime.priority import run_first
 
 PERIOD_S = 0.004
 _RETRY_S = 0.01
@@ -118,6 +119,8 @@ def main() -> int:
     try:
         with Board.open(run.board_path) as board:
             watchdog = Watchdog(run, board)
+            if run.config.pace == "realtime":
+                run_first()
             try:
                 watchdog.forever(stop)
             finally:

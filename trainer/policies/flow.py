@@ -140,7 +140,9 @@ class FlowHead(nn.Module):
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         chunk = self.integrate(features, noise.flatten(1))
         values = self.value(features, chunk)
-        return self.denormalise(features, chunk), values, values.argmax(0, keepdim=True)
+        # Over a matrix: TensorRT has no argmax of a vector.
+        choice = values.unsqueeze(0).argmax(1)
+        return self.denormalise(features, chunk), values, choice
 
     def integrate(self, features: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
         """Noise [B, T*A] to a normalised chunk [B, T*A]; features [B or 1, F]."""

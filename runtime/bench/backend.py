@@ -25,9 +25,13 @@ def load_mujoco() -> ModuleType:
     if sys.platform.startswith("linux"):
         os.environ.setdefault("MUJOCO_GL", DEFAULT_GL)
     try:
-        return importlib.import_module("mujoco")
+        mujoco = importlib.import_module("mujoco")
     except (ImportError, OSError, AttributeError) as error:
         raise SimulationUnavailable(
             "the simulated bench needs MuJoCo and an off-screen GL library: "
             f"pip install 'entracte[sim]' and install libosmesa6 or libegl1 ({error})"
         ) from error
+    # MuJoCo would write its warnings to a file in the working directory; physics.py reads the
+    # counters and raises instead.
+    mujoco.set_mju_user_warning(lambda message: None)
+    return mujoco

@@ -127,8 +127,8 @@ def scene_xml(scene: Scene, view: render.Intrinsics, physics_dt_s: float) -> str
     fill = f"{look.ambient:.4f} " * 3
     return f"""<mujoco model="bench">
 <compiler angle="radian" autolimits="true"/>
-<option timestep="{physics_dt_s}" integrator="implicitfast" cone="pyramidal" iterations="12"
-        ls_iterations="8" impratio="4"><flag midphase="disable"/></option>
+<option timestep="{physics_dt_s}" integrator="implicitfast" cone="pyramidal" iterations="60"
+        ls_iterations="40" impratio="2"><flag midphase="disable"/></option>
 <size memory="2M"/>
 <statistic extent="1" center="0.2 0 0.1"/>
 <visual>
@@ -138,7 +138,7 @@ def scene_xml(scene: Scene, view: render.Intrinsics, physics_dt_s: float) -> str
   <headlight ambient="{fill}" diffuse="0.16 0.16 0.16" specular="0 0 0"/>
 </visual>
 <default>
-  <geom solref="0.008 1" solimp="0.95 0.99 0.001"/>
+  <geom solref="0.010 1" solimp="0.95 0.99 0.001"/>
 </default>
 <worldbody>
   <light directional="true" castshadow="false" dir="{direction}" diffuse="{strength}"

@@ -188,7 +188,7 @@ def drawer(kind: str) -> DraftMaker:
                 fixture_start=start,
                 extra_objects=shelf.extra_objects(0, 2),
             )
-        thing = shelf.object(FLAT_SHAPES)
+        thing = shelf.object(("cube", "block"))  # a standing cylinder would not pass under the top
         return Draft(
             Goal(kind, thing.name, name),
             objects=(thing,),
@@ -221,7 +221,7 @@ def jointed(kind: str, fixtures: tuple[FixtureType, ...], start: tuple[float, fl
 open_tray = jointed("open", TRAYS, (0.0, 0.05))
 close_tray = jointed("close", TRAYS, (0.85, 1.0))
 open_lid = jointed("open", LIDS, (0.0, 0.02))
-close_lid = jointed("close", LIDS, (0.75, 0.95))
+close_lid = jointed("close", LIDS, (0.75, 0.90))
 press_button = jointed("press", BUTTONS, (0.0, 0.0))
 turn_left = jointed("turn_left", LEVERS, (0.85, 1.0))
 turn_right = jointed("turn_right", LEVERS, (0.0, 0.15))

@@ -20,7 +20,7 @@ AT_REST_M_S = 0.03
 OPEN_FROM = {"drawer": 0.75, "tray": 0.75, "lid": 0.60}
 CLOSED_BELOW = {"drawer": 0.08, "tray": 0.08, "lid": 0.06}
 LIFTED_M = 0.05
-TOUCHING_GAP_M = 0.012
+TOUCHING_GAP_M = 0.018
 REACH_SHARE = 0.25
 
 
@@ -160,7 +160,7 @@ def _stack(goal: Goal, now: BenchState, start: BenchState, scene: Scene) -> Read
 
 def _push(goal: Goal, now: BenchState, start: BenchState, scene: Scene) -> Reading:
     thing, then = _find(goal.thing, now, scene), _find(goal.thing, start, scene)
-    gap, gap_then = _gap(goal, thing, now, scene), _gap(goal, then, start, scene)
+    gap, gap_then = push_gap_m(goal, now, scene), push_gap_m(goal, start, scene)
     on_table = thing.bottom_m < 0.008
     come = 1.0 - max(gap, 0.0) / max(gap_then, 0.02)
     met = on_table and gap < TOUCHING_GAP_M and thing.speed_m_s < AT_REST_M_S
@@ -169,14 +169,26 @@ def _push(goal: Goal, now: BenchState, start: BenchState, scene: Scene) -> Readi
     return _met(share, met and not thing.held)
 
 
-def _gap(goal: Goal, thing: ObjectState, state: BenchState, scene: Scene) -> float:
-    """Free space between the thing and what it is pushed to, metres."""
-    round_half = min(thing.type.half_m[0], thing.type.half_m[1])
+def push_gap_m(goal: Goal, state: BenchState, scene: Scene) -> float:
+    """Free space between the thing and what it is pushed to, metres; negative: it overlaps."""
+    thing = _find(goal.thing, state, scene)
     if goal.target in scene.container_names:
-        return _outside(thing, scene.container(goal.target)) - round_half
+        place = scene.container(goal.target)
+        ahead = np.array([place.x_m, place.y_m, 0.0]) - thing.position_m
+        return _outside(thing, place) - _half_along(thing, ahead)
     other = _find(goal.target, state, scene)
-    half = min(other.type.half_m[0], other.type.half_m[1])
-    return _xy(thing.position_m, other.position_m) - round_half - half
+    ahead = other.position_m - thing.position_m
+    halves = _half_along(thing, ahead) + _half_along(other, ahead)
+    return _xy(thing.position_m, other.position_m) - halves
+
+
+def _half_along(thing: ObjectState, direction: np.ndarray) -> float:
+    """How far the thing reaches from its middle in a horizontal direction, metres."""
+    if thing.type.shape in ("ball", "cylinder"):
+        return thing.type.half_m[0]
+    flat = np.array([direction[0], direction[1], 0.0])
+    flat /= max(float(np.linalg.norm(flat)), 1e-6)
+    return float(np.abs(flat @ thing.rotation) @ np.array(thing.type.half_m))
 
 
 def _joint(goal: Goal, now: BenchState, start: BenchState, scene: Scene) -> Reading:

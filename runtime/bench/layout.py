@@ -28,8 +28,8 @@ STATIC_GAP_M = 0.004
 # (nearest x, extra depth behind, extra half width) in the fixture's frame.
 _FIXTURE_ROOM: dict[str, tuple[tuple[float, float], float, tuple[float, float, float]]] = {
     "drawer": ((0.258, 0.272), 22.0, (-0.130, 0.0, 0.008)),
-    "tray": ((0.195, 0.225), 10.0, (-0.120, 0.005, 0.0)),
-    "lid": ((0.165, 0.180), 25.0, (-0.050, 0.050, 0.005)),
+    "tray": ((0.190, 0.212), 10.0, (-0.120, 0.005, 0.0)),
+    "lid": ((0.160, 0.172), 25.0, (-0.050, 0.050, 0.005)),
     "button": ((0.160, 0.215), 45.0, (-0.010, 0.018, 0.005)),
     "lever": ((0.150, 0.180), 30.0, (-0.025, 0.035, 0.045)),
 }

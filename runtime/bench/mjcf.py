@@ -49,11 +49,12 @@ def object_xml(
     if thing.shape == "ball":
         geoms = _geom("sphere", (h[0],), (0, 0, 0), f"{shown} {touch}")
     elif thing.shape == "cylinder":
-        # The hand meets the round shape; whatever it stands on meets the unseen octagon.
+        # The hand meets the round shape; whatever it stands on meets an unseen box (group 3 is not
+        # drawn): MuJoCo finds one contact between a cylinder and a box, too few to stand on.
         grasped = 'contype="0" conaffinity="1" condim="4"'
         geoms = _geom("cylinder", (h[0], h[2]), (0, 0, 0), f"{shown} {grasped}")
         stands = touch.replace(_OBJECT_BITS, 'contype="2" conaffinity="2"')
-        geoms += _octagon(h[0], h[2], 0.0, f'mass="0" {stands}')
+        geoms += _geom("box", (0.82 * h[0], 0.82 * h[0], h[2]), (0, 0, 0), f'mass="0" group="3" {stands}')
     else:
         geoms = _geom("box", h, (0, 0, 0), f"{shown} {touch}")
     return (
@@ -64,8 +65,7 @@ def object_xml(
 
 
 def _octagon(radius: float, half_height: float, z: float, extra: str) -> str:
-    """Unseen crossed boxes (group 3 is not drawn) that a disc or cylinder collides with: MuJoCo
-    finds one contact between a cylinder and a box, and on one contact nothing stands still."""
+    """Unseen crossed boxes that things on a disc collide with, for the same reason."""
     half = radius * 0.94
     across = half * math.tan(math.pi / 8)
     extra = f'{extra} group="3"'

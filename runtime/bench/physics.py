@@ -19,6 +19,10 @@ _SETTLE_S = 0.12
 _PRESSED, _RELEASED = 0.7, 0.4
 
 
+class PhysicsDiverged(RuntimeError):
+    """The simulation became unstable; the episode is worthless. Reset to go on."""
+
+
 class Physics:
     """Compiled anew for each scene: a model of primitives compiles in a few milliseconds, and a
     fresh model leaves nothing over from the scene before."""
@@ -33,6 +37,8 @@ class Physics:
         self._lit = False
         self._armed = True
         self._repainted = False
+        warn = self._mujoco.mjtWarning
+        self._bad = [int(warn.mjWARN_BADQPOS), int(warn.mjWARN_BADQVEL), int(warn.mjWARN_BADQACC)]
         self._index()
         self._settle(arm_start_deg)
 
@@ -47,6 +53,11 @@ class Physics:
         if steps > 0:
             self._mujoco.mj_step(self.model, self.data, steps)
             self._owed_s -= steps * self._dt_s
+            if self.data.warning.number[self._bad].any():
+                raise PhysicsDiverged(
+                    f"{self._scene.task} seed {self._scene.seed} ({self._scene.split}) after "
+                    f"{self.time_s:.2f} s: drop this episode and reset"
+                )
         self._watch_button()
 
     def command(self, target_deg: np.ndarray) -> None:

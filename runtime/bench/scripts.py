@@ -132,29 +132,31 @@ def push(skills: Skills, goal: Goal) -> Motion:
     yield from skills.move(TipPose(behind[0], behind[1], z + 0.05, pitch, yaw), jaw)
     yield from skills.straight(TipPose(behind[0], behind[1], z, pitch, yaw))
     yield from skills.grip(jaw, 0.0)
-    start_gap = float(np.hypot(*(target - thing.position_m[:2])))
-    stop_at = start_gap * float(skills.rng.uniform(0.4, 0.6)) if skills.fault.kind else 0.0
-    tip = behind.copy()
+    start_gap = goals.push_gap_m(goal, skills.state, skills.world.scene)
+    stop_at = 0.008
+    if skills.fault.kind == "near_miss":
+        stop_at = start_gap * float(skills.rng.uniform(0.4, 0.6))
+    tip, way = behind.copy(), ahead
     for _ in range(45):
         here = skills.object(goal.thing).position_m[:2]
         left = target - here
-        done = skills.world.judge(goal).met or float(np.hypot(*left)) < max(stop_at, 0.004)
+        done = goals.push_gap_m(goal, skills.state, skills.world.scene) < stop_at
         if skills.fault.kind == "miss_grasp":
-            done = float(np.hypot(*(tip - behind))) > start_gap
-            here, left = tip - aside + ahead * 0.03, ahead
+            done, left = float(np.hypot(*(tip - behind))) > start_gap, ahead
         if done:
             break
-        # Aim for a point behind the thing on its line to the target, a little way on each tick.
+        # The two fingertips are a fork that the thing stays in: lead it, turning slowly.
         way = left / max(float(np.hypot(*left)), 1e-6)
-        aim = here - way * 0.012 + aside
-        move = aim - tip
-        tip = tip + move / max(float(np.hypot(*move)), 1e-6) * min(0.011 * skills.speed, 0.011)
+        tip = tip + way * 0.011 * skills.speed
+        turn = arm.wrap_half_turn(math.degrees(math.atan2(way[1], way[0])) + 90.0 - yaw)
+        yaw += float(np.clip(turn, -2.5, 2.5))
         skills.pitch_deg = pitch
         pitch = skills.stance([(*tip, z)], yaw, float(skills.q[4]))
         pose = TipPose(tip[0], tip[1], z, pitch, yaw)
         yield from skills.emit_one(arm.inverse(pose, jaw, float(skills.q[4])))
     yield from skills.wait(0.2)
-    drawn = TipPose(tip[0] - 0.012 * ahead[0], tip[1] - 0.012 * ahead[1], z, pitch, yaw)
+    back_m = min(0.025, float(np.hypot(*(tip - behind))))
+    drawn = TipPose(tip[0] - back_m * way[0], tip[1] - back_m * way[1], z, pitch, yaw)
     yield from skills.straight(drawn)
     yield from skills.retreat(0.06)
     yield from skills.home()
@@ -221,7 +223,7 @@ def _grasp_yaw_deg(spot: Placed, opened: float) -> float:
     return along + 90.0
 
 
-_AIM = {"open": 0.97, "close": 0.0, "turn_left": 0.04, "turn_right": 0.96}
+_AIM = {"open": 0.97, "close": -0.03, "turn_left": 0.04, "turn_right": 0.96}
 
 
 def work_joint(skills: Skills, goal: Goal) -> Motion:
@@ -236,11 +238,19 @@ def work_joint(skills: Skills, goal: Goal) -> Motion:
 
 def lead_handle(skills: Skills, aim: float) -> Motion:
     """Grasp the handle, lead it until the joint is open by `aim`, let go and rise."""
-    near = 0.05 if aim == 0.0 else {"lid": 0.3, "lever": 0.12}.get(_fixture(skills)[1].kind, 0.15)
     for _ in range(3):
         yield from _lead_once(skills, aim)
-        if skills.fault.kind or abs(skills.state.fixture_open - aim) < near:
+        if skills.fault.kind or _is_led(skills, aim):
             return
+
+
+def _is_led(skills: Skills, aim: float) -> bool:
+    opened, kind = skills.state.fixture_open, _fixture(skills)[1].kind
+    if kind == "lever":
+        return abs(opened - aim) < 0.15
+    if aim < 0.0:
+        return opened <= goals.CLOSED_BELOW[kind]
+    return opened >= min(goals.OPEN_FROM[kind] + 0.02, aim - 0.05)
 
 
 def _lead_once(skills: Skills, aim: float) -> Motion:
@@ -260,29 +270,50 @@ def _lead_once(skills: Skills, aim: float) -> Motion:
     # Bars and trays leave little room behind the handle: a jaw opened wide would not fit in.
     jaw = 34.0 if kind.handle == "bar" else 38.0 if kind.kind == "tray" else 62.0
     first = points[0]
-    height = skills.hover_m
-    while True:
-        try:
-            pitch = skills.stance([(first[0], first[1], first[2] + height), *points], yaw, near)
-            break
-        except arm.Unreachable:
-            height -= 0.01
-            if height < 0.02:
-                raise
+    if kind.kind == "lid":
+        # Leaning, the hand can still draw back from the tab of an open lid.
+        skills.pitch_deg = min(skills.pitch_deg, 62.0)
+    pitch, end_pitch, height = _lead_stance(skills, points, yaw, near)
     yield from skills.move(TipPose(first[0], first[1], first[2] + height, pitch, yaw), jaw, near)
     yield from skills.pause()
     yield from skills.straight(TipPose(*first, pitch, yaw), 0.8)
     yield from skills.grip(2.0, 0.1)
+    if kind.kind == "lid" and aim < 0.0:
+        aim = -0.12  # the arm gives way a little: press the tab down
 
     def path(share: float) -> TipPose:
         opened = start + share * (aim - start)
-        return TipPose(*handle_path(spot, opened, aside), pitch, _grasp_yaw_deg(spot, opened))
+        lean = pitch + share * (end_pitch - pitch)
+        return TipPose(*handle_path(spot, opened, aside), lean, _grasp_yaw_deg(spot, opened))
 
     rows = motion.traced_move(skills.q, path, float(skills.q[5]), 0.8 * skills.speed)
     for row in rows:
         yield from skills.emit_one(row)
     yield from skills.wait(0.2)
     yield from skills.release(jaw - 10.0, backwards=kind.kind == "lid")
+
+
+def _lead_stance(
+    skills: Skills, points: list[np.ndarray], yaw_deg: float, roll_near: float
+) -> tuple[float, float, float]:
+    """(pitch at the first point, pitch at the last, hover height) for leading a handle.
+
+    One pitch for all points where there is one; else the hand turns as it goes.
+    """
+    first = points[0]
+    for height in np.arange(skills.hover_m, 0.018, -0.01):
+        above = (first[0], first[1], first[2] + height)
+        try:
+            pitch = skills.stance([above, *points], yaw_deg, roll_near)
+            return pitch, pitch, float(height)
+        except arm.Unreachable:
+            pass
+        try:
+            begin = skills.stance([above, *points[:3]], yaw_deg, roll_near)
+            return begin, skills.stance(points[3:], yaw_deg, roll_near), float(height)
+        except arm.Unreachable:
+            continue
+    raise arm.Unreachable(f"no stance for leading the handle from {np.round(first, 3)}")
 
 
 def press(skills: Skills, goal: Goal) -> Motion:
@@ -326,7 +357,7 @@ def store(skills: Skills, goal: Goal) -> Motion:
     yield from skills.carry(goal.thing, middle, 0.028, yaw, kind.height_m + 0.012)
     if skills.fault.kind != "drop":
         yield from skills.release(20.0)
-    yield from lead_handle(skills, 0.0)
+    yield from lead_handle(skills, _AIM["close"])
     yield from skills.home()
 
 

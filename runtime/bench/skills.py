@@ -142,14 +142,15 @@ class Skills:
         here = arm.forward(self.q)
         lean = math.radians(here.pitch_deg)
         radius = math.hypot(here.x_m, here.y_m)
-        for length in np.linspace(length_m, 0.01, 8):
+        for length in np.linspace(length_m, 0.01, 6):
             share = 1.0 - length * math.cos(lean) / radius
             x, y, z = here.x_m * share, here.y_m * share, here.z_m + length * math.sin(lean)
-            try:
-                yield from self.straight(TipPose(x, y, z, here.pitch_deg, here.closing_yaw_deg))
-            except arm.Unreachable:
-                continue
-            return
+            for pitch in np.arange(here.pitch_deg, 25.0, -6.0):
+                try:
+                    yield from self.straight(TipPose(x, y, z, float(pitch), here.closing_yaw_deg))
+                except arm.Unreachable:
+                    continue
+                return
 
     def home(self) -> Motion:
         """Back towards the rest pose, the jaw as it is."""

@@ -6,6 +6,7 @@ Between them: a queue of stored episodes and a short, lossy queue of live frames
 
 from __future__ import annotations
 
+import math
 import os
 import queue
 import threading
@@ -57,8 +58,8 @@ class Daemon:
         atomic.make_directory(root)
         self.metrics = Metrics(root / "metrics.jsonl")
         self.store = Store(root / "store")
-        self._offers: queue.SimpleQueue[ReleaseOffer] = queue.SimpleQueue()
-        self._work = Work(root, config, self.store, self.metrics, self._offers.put)
+        self._offers: queue.SimpleQueue[tuple[float, int, ReleaseOffer]] = queue.SimpleQueue()
+        self._work = Work(root, config, self.store, self.metrics, self._on_published)
         self._receiver = Receiver(
             root / "store" / "inbox",
             self.store.have,
@@ -135,7 +136,7 @@ class Daemon:
                     self._receive(socket, handlers[socket])
                 self._send_offers()
                 self._watch_robots()
-                if not worker.is_alive():
+                if not worker.is_alive() and not self._stop.is_set():
                     raise EntracteError("the trainer's worker ended", remedy="see its traceback")
         finally:
             self._stop.set()
@@ -204,8 +205,8 @@ class Daemon:
             answer: ReleaseOffer | ReleaseNone = ReleaseNone(message.target, self._work.iteration)
             if publisher is not None:
                 answer = publisher.answer_query(message, self._work.iteration, self._work.note)
-            if isinstance(answer, ReleaseOffer):
-                self._note_offer(message.robot_id, answer)
+            if isinstance(answer, ReleaseOffer) and publisher is not None:
+                self._note_offer(message.robot_id, publisher.newest_seq, answer)
             self._send("weights", peer, wire.pack(answer))
         elif isinstance(message, ReleaseWant) and publisher is not None:
             self._send("weights", peer, publisher.answer_want(message))
@@ -216,9 +217,10 @@ class Daemon:
 
     def _on_outcome(self, outcome: ReleaseOutcome) -> None:
         """Times from publishing on: the robot's are since its offer arrived, ours add how long that took."""
-        published = self._published.get((outcome.target, outcome.publish_seq))
-        offered = self._offered.get((outcome.robot_id, outcome.target, outcome.publish_seq))
-        wait_s = float("nan") if published is None or offered is None else offered - published
+        published = self._published.get((outcome.target, outcome.publish_seq), math.nan)
+        key = (outcome.robot_id, outcome.target, outcome.publish_seq)
+        # A query answered in the moment of publishing may be ahead by microseconds; NaN stays NaN.
+        wait_s = max(self._offered.get(key, math.nan) - published, 0.0)
         self.metrics.add(
             "release",
             robot_id=outcome.robot_id,
@@ -261,19 +263,14 @@ class Daemon:
     def _send_offers(self) -> None:
         """A new release goes to every known robot at once; their queries are the fallback."""
         while not self._offers.empty():
-            offer = self._offers.get()
-            publisher = self._work.publisher
-            assert publisher is not None
-            self._published[offer.target, publisher.newest_seq] = time.monotonic()
+            published_s, publish_seq, offer = self._offers.get()
+            self._published[offer.target, publish_seq] = published_s
             for peer, robot_id in self._robots.items():
-                self._note_offer(robot_id, offer)
+                self._note_offer(robot_id, publish_seq, offer)
                 self._send("weights", peer, wire.pack(offer))
 
-    def _note_offer(self, robot_id: str, offer: ReleaseOffer) -> None:
-        publisher = self._work.publisher
-        assert publisher is not None
-        key = (robot_id, offer.target, publisher.newest_seq)
-        self._offered.setdefault(key, time.monotonic())
+    def _note_offer(self, robot_id: str, publish_seq: int, offer: ReleaseOffer) -> None:
+        self._offered.setdefault((robot_id, offer.target, publish_seq), time.monotonic())
 
     def _send(self, name: str, peer: bytes, parts: list[bytes | memoryview]) -> None:
         try:
@@ -294,6 +291,9 @@ class Daemon:
         self._context.term()
 
     # The worker thread.
+
+    def _on_published(self, publish_seq: int, offer: ReleaseOffer) -> None:
+        self._offers.put((time.monotonic(), publish_seq, offer))
 
     def _serve_work(self) -> None:
         while not self._stop.is_set():

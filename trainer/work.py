@@ -54,7 +54,7 @@ class Work:
         config: TrainerConfig,
         store: Store,
         metrics: Metrics,
-        on_offer: Callable[[ReleaseOffer], None],
+        on_offer: Callable[[int, ReleaseOffer], None],
     ) -> None:
         """Loads models and resumes. Raises `EntracteError` (config, package, missing extra)."""
         self._root, self._config, self._store = root, config, store
@@ -212,7 +212,7 @@ class Work:
 
     def _offer(self, publish_seq: int) -> None:
         assert self.publisher is not None
-        self._on_offer(self.publisher.commit(publish_seq))
+        self._on_offer(publish_seq, self.publisher.commit(publish_seq))
 
     def _open_refiner(self) -> None:
         config = self._config

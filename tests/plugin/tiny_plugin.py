@@ -36,6 +36,7 @@ class TinyRefiner:
         self._tensors = loaded.refinable_weights()
         self._seen: list[int] = []
         self._options = options
+        self._moved = options.get("tensor", "head/bias")
 
     def update(self, episodes: list[ScoredEpisode], iteration: int) -> Update:
         if marker := self._options.get("marker"):
@@ -44,17 +45,17 @@ class TinyRefiner:
             raise RuntimeError("this refiner was told to fail")
         time.sleep(float(self._options.get("sleep_s", 0)))
         successes = sum(scored.success is True for scored in episodes)
-        self._tensors["head/bias"] = self._tensors["head/bias"] + np.float32(0.01 * (1 + successes))
+        self._tensors[self._moved] = self._tensors[self._moved] + np.float32(0.01 * (1 + successes))
         self._seen += [scored.episode.key.episode_seq for scored in episodes]
         figures = {"seen": float(len(self._seen)), "distinct": float(len(set(self._seen)))}
         return Update(dict(self._tensors), 3, figures)
 
     def save(self, path: Path) -> None:
-        np.save(path / "bias.npy", self._tensors["head/bias"], allow_pickle=False)
+        np.save(path / "bias.npy", self._tensors[self._moved], allow_pickle=False)
         np.save(path / "seen.npy", np.array(self._seen, np.int64), allow_pickle=False)
 
     def load(self, path: Path) -> None:
-        self._tensors["head/bias"] = np.load(path / "bias.npy", allow_pickle=False)
+        self._tensors[self._moved] = np.load(path / "bias.npy", allow_pickle=False)
         self._seen = np.load(path / "seen.npy", allow_pickle=False).tolist()
 
 

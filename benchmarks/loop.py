@@ -1,0 +1,157 @@
+"""Lateness of the control loop in `realtime` pace, beside a bare absolute-deadline loop in the same run.
+
+Everything runs: the bench renders both cameras, the policy infers, the link encodes, streams and spools,
+a trainer receives and stores. The bare loop runs at the same time in a process of its own, with the
+same priority rules, so that both figures come from the same machine at the same moment.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from benchmarks.bare import quantiles
+from contracts.errors import EntracteError
+from contracts.files.episode_log import EpisodeLogReader
+from contracts.messages import Step
+
+BIN = Path(sys.executable).parent
+START_S = 30.0
+
+
+def measure(package: Path, rate_hz: float, seconds: float, folder: Path) -> dict[str, Any]:
+    """Quantiles for the control loop ("loop") and the bare one ("bare"), and what was streamed."""
+    folder.mkdir(parents=True, exist_ok=True)
+    trainer = _start(
+        [
+            str(BIN / "robot-trainer"), "serve", "--run-dir", str(folder / "trainer"),
+            "--set", "refiner.kind=''", "--set", "reward.model=constant", "--set", "reward.live=false",
+            "--set", "store.dataset=false",
+            *(f for n in ("frames", "episodes", "weights", "health")
+              for f in ("--set", f"listen.{n}=tcp://127.0.0.1:0")),
+        ],
+        folder / "trainer.log",
+    )  # fmt: skip
+    robot: subprocess.Popen[bytes] | None = None
+    try:
+        endpoints = _endpoints(folder / "trainer" / "endpoints.json", trainer)
+        robot_dir = folder / "robot"
+        robot_dir.mkdir(exist_ok=True)
+        episode_s = 20.0
+        episodes = max(1, round(seconds / episode_s))
+        robot = _start(
+            [
+                str(BIN / "robot-run"), "start", "--config", str(_realtime_config()),
+                "--package", str(package), "--run-dir", str(robot_dir), "--json",
+                "--episodes", str(episodes), "--set", f"loop.rate_hz={rate_hz}",
+                "--set", f"episode.max_s={min(episode_s, seconds)}",
+                "--set", "iteration.wait_for_release=false",
+                *(f for n in ("frames", "episodes", "weights", "health")
+                  for f in ("--set", f"link.{n}={endpoints[n]}")),
+            ],
+            folder / "robot.log",
+        )  # fmt: skip
+        _wait_for_first_step(robot_dir, robot)
+        bare = subprocess.run(
+            [sys.executable, "-m", "benchmarks.bare", str(rate_hz), str(seconds)],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        code = robot.wait(seconds * 2 + 120)
+        if code:
+            raise EntracteError("the robot stopped", found=_tail(folder / "robot.log"))
+        _wait_stored(folder / "trainer" / "store", episodes)
+    finally:
+        for process in (robot, trainer):
+            if process is not None and process.poll() is None:
+                process.send_signal(signal.SIGTERM)
+                process.wait(30)
+    report = json.loads((robot_dir / "run_report.json").read_text())
+    lateness_s = [
+        packet.message.lateness_s
+        for log in sorted((folder / "trainer" / "store" / "logs").glob("*"))
+        for packet in EpisodeLogReader(log).packets()
+        if isinstance(packet.message, Step)
+    ]
+    return {
+        "rate_hz": rate_hz,
+        "seconds": seconds,
+        "cores": os.cpu_count(),
+        "loop": quantiles(lateness_s, int(report["missed_ticks"])),
+        "bare": json.loads(bare.stdout),
+        "frames_dropped": report["ring_frames_dropped"],
+        "records_dropped": report["ring_records_dropped"],
+        "held_ticks": report["held_ticks"],
+        "start_to_first_action_s": report["start_to_first_action_s"],
+        "rss_mb": report["rss_mb"],
+        "episodes": report["episodes"],
+    }
+
+
+def table(result: dict[str, Any]) -> str:
+    """Plain text for a terminal and for docs/results."""
+    columns = ("p50_ms", "p99_ms", "p99.9_ms", "max_ms", "ticks", "missed", "missed_percent")
+    lines = [f"{'':6}" + "".join(f"{name:>15}" for name in columns)]
+    for row in ("loop", "bare"):
+        lines.append(f"{row:6}" + "".join(f"{result[row][name]:>15.3f}" for name in columns))
+    more = result["loop"]["p99_ms"] - result["bare"]["p99_ms"]
+    missed = result["loop"]["missed_percent"]
+    lines.append(
+        f"p99 above the bare loop: {more:+.2f} ms (target <= 2: {'met' if more <= 2 else 'MISSED'}); "
+        f"missed ticks {missed:.3f} % (target <= 0.1: {'met' if missed <= 0.1 else 'MISSED'})"
+    )
+    memory = ", ".join(f"{name} {mb:.0f}" for name, mb in result["rss_mb"].items())
+    lines.append(
+        f"frames dropped before the link {result['frames_dropped']}, records dropped "
+        f"{result['records_dropped']}; start to first action {result['start_to_first_action_s']} s; "
+        f"resident memory (MB): {memory}"
+    )
+    return "\n".join(lines)
+
+
+def _realtime_config() -> Path:
+    return Path(__file__).resolve().parent.parent / "hw_configs" / "sim_realtime.yaml"
+
+
+def _start(command: list[str], log: Path) -> subprocess.Popen[bytes]:
+    with log.open("wb") as out:
+        return subprocess.Popen(command, stdout=out, stderr=out)
+
+
+def _endpoints(path: Path, process: subprocess.Popen[bytes]) -> dict[str, str]:
+    deadline_s = time.monotonic() + START_S
+    while not path.exists():
+        if process.poll() is not None or time.monotonic() > deadline_s:
+            raise EntracteError(
+                "the trainer did not start", found=_tail(path.parents[1] / "trainer.log")
+            )
+        time.sleep(0.05)
+    return dict(json.loads(path.read_text()))
+
+
+def _wait_for_first_step(robot_dir: Path, robot: subprocess.Popen[bytes]) -> None:
+    """Until the first episode is being spooled: the bare loop should not measure the start-up."""
+    deadline_s = time.monotonic() + START_S
+    while not any((robot_dir / "spool").glob("*")):
+        if robot.poll() is not None or time.monotonic() > deadline_s:
+            raise EntracteError(
+                "the robot did not start", found=_tail(robot_dir.parent / "robot.log")
+            )
+        time.sleep(0.05)
+
+
+def _wait_stored(store: Path, episodes: int) -> None:
+    deadline_s = time.monotonic() + 60.0
+    while len(list((store / "logs").glob("*"))) < episodes and time.monotonic() < deadline_s:
+        time.sleep(0.2)
+
+
+def _tail(log: Path, lines: int = 3) -> str:
+    return " | ".join(log.read_text(errors="replace").splitlines()[-lines:])

@@ -18,6 +18,7 @@ import typer
 from contracts.errors import ConfigError, EntracteError
 from runtime.board import Board
 from runtime.config import RobotConfig, RunPlan, load_config
+from runtime.preflight import check
 from runtime.slots import TargetState
 from runtime.supervisor import Outcome, supervise
 
@@ -132,6 +133,7 @@ def start(
     plan = RunPlan(
         purpose="refine", episodes=episodes, sink="link" if resolved.link.enabled else "none"
     )
+    check(resolved, plan)
     total = episodes or resolved.iteration.count * resolved.iteration.episodes
     progress = _Progress(total, _iteration, as_json)
     _finish(supervise(resolved, plan, _run_dir(run_dir, "start"), progress), as_json)
@@ -173,6 +175,7 @@ def evaluate(
         sink="dataset" if record else "none",
         output=_absolute(str(record)) if record else "",
     )
+    check(resolved, plan)
     folder = _run_dir(run_dir, "eval")
     outcome = supervise(resolved, plan, folder, _Progress(episodes, _nothing, as_json))
     truth = folder.resolve() / resolved.bench.truth_file
@@ -230,6 +233,7 @@ def record(
         },
         RunPlan,
     )
+    check(resolved, plan)
     folder = _run_dir(run_dir, "record")
     outcome = supervise(resolved, plan, folder, _Progress(episodes, _nothing, as_json))
     counts = folder / "recorder.json"
@@ -246,7 +250,7 @@ def doctor(
     config: ConfigOption = None, set_: SetOption = None, as_json: JsonOption = False
 ) -> None:
     """Look at everything that a start needs, and say what is missing."""
-    from runtime.doctor import examine
+    from runtime.preflight import examine
 
     lines = examine(_resolve(config, set_))
     if as_json:

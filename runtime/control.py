@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from contracts import __version__
-from contracts.errors import ConfigError, DeviceError, EntracteError
+from contracts.errors import DeviceError, EntracteError
 from contracts.files import atomic
 from contracts.messages import EpisodeEnd, EpisodeStart, ReleaseOutcome, SessionStart
 from contracts.specs import require_compatible
@@ -34,6 +34,7 @@ from runtime.episode import Episode, Robot
 from runtime.gate import Gate, limits_of
 from runtime.inference import make_lane
 from runtime.policy import PolicyRunner, open_policy
+from runtime.preflight import check_rates
 from runtime.priority import run_first
 from runtime.reward import RewardRunner, open_reward
 from runtime.ring import Ring
@@ -65,7 +66,7 @@ class Control:
         policy = open_policy(run) if run.plan.driver == "policy" else None
         reward = open_reward(run) if run.plan.driver == "policy" else None
         if policy:
-            _check_rates(config.loop.rate_hz, policy)
+            check_rates(config.loop.rate_hz, policy.chunk.rate_hz)
         notes = [
             note
             for runner in (policy, reward)
@@ -377,16 +378,6 @@ class Control:
                 close()
             except (EntracteError, OSError) as error:
                 print(f"control: {error}", file=sys.stderr)
-
-
-def _check_rates(loop_rate_hz: float, policy: PolicyRunner) -> None:
-    ratio = loop_rate_hz / policy.chunk.rate_hz
-    if ratio < 1 or abs(ratio - round(ratio)) > 1e-6:
-        raise ConfigError(
-            "loop.rate_hz does not fit the policy",
-            expected=f"an integer multiple of its {policy.chunk.rate_hz:g} Hz",
-            found=f"{loop_rate_hz:g} Hz",
-        )
 
 
 def leave_reason(run: Run, code: int, what: str) -> None:

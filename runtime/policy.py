@@ -18,6 +18,7 @@ from contracts.language import encode, unknown_words
 from contracts.package import ChunkSpec
 from runtime.config import PolicySection, Run
 from runtime.engines import Engine, EngineOptions, open_engine
+from runtime.preflight import need_camera
 from runtime.slots import SlotStore
 from runtime.swap import Swapper
 
@@ -159,13 +160,8 @@ def blank_pictures(run: Run, cameras: tuple[str, ...]) -> dict[str, np.ndarray]:
     """Black pictures of the configured cameras. Raises `ConfigError` if one is not configured."""
     pictures: dict[str, np.ndarray] = {}
     for name in cameras:
-        camera = run.config.cameras.get(name)
-        if camera is None:
-            raise ConfigError(
-                f"the model looks through camera '{name}' and the config has none",
-                expected=f"one of {sorted(run.config.cameras)}",
-                remedy="add it under cameras:, or choose a package trained without it",
-            )
+        need_camera(run.config, name, "model")
+        camera = run.config.cameras[name]
         pictures[name] = np.zeros((camera.height, camera.width, 3), np.uint8)
     return pictures
 

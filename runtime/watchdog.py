@@ -114,11 +114,11 @@ def main() -> int:
     parser.add_argument("--run-dir", type=Path, required=True)
     run = Run.load(parser.parse_args().run_dir)
     stop = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: stop.set())
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         with Board.open(run.board_path) as board:
             watchdog = Watchdog(run, board)
+            signal.signal(signal.SIGTERM, lambda *_: stop.set())
             if run.config.pace == "realtime":
                 run_first()
             try:

@@ -26,7 +26,7 @@ import msgspec
 import numpy as np
 
 from contracts.errors import EntracteError
-from runtime.bench import TASKS, World, WorldConfig, make_expert, styles_for
+from runtime.bench import CAMERAS, TASKS, World, WorldConfig, make_expert, styles_for
 from runtime.bench import protocol as p
 from runtime.bench.experts import EXPERT, Expert
 from runtime.bench.world import STABLE_S
@@ -50,6 +50,13 @@ class Bench:
         sizes = {(c.width, c.height) for c in run.config.cameras.values() if c.kind == "sim"}
         if len(sizes) > 1:
             raise EntracteError("the bench renders all its cameras at one size", found=sizes)
+        missing = [n for n, c in run.config.cameras.items() if c.kind == "sim" and n not in CAMERAS]
+        if missing:
+            raise EntracteError(
+                f"the bench has no camera '{missing[0]}'",
+                expected=f"one of {list(CAMERAS)}",
+                remedy="fix the name under cameras: in the hardware config",
+            )
         width, height = sizes.pop() if sizes else (128, 96)
         self.world = World(WorldConfig(width=width, height=height, **run.config.bench.options))
         self.lock = threading.Lock()
@@ -132,7 +139,7 @@ class Bench:
     # -- the experimenter's side
 
     def welcome(self, _: p.Hello) -> p.Welcome:
-        views = {name: self.world.intrinsics(name) for name in ("front", "wrist")}
+        views = {name: self.world.intrinsics(name) for name in CAMERAS}
         return p.Welcome(
             self.now_s,
             {name: (v.fx, v.fy, v.cx, v.cy) for name, v in views.items()},

@@ -1,0 +1,172 @@
+"""`robot-run` as a person starts it: wrong inputs end in one sentence with nothing moved, right ones run."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from robots import policy_package
+from tiny_package import make_package
+
+from contracts.files.dataset_reader import DatasetReader
+
+
+def robot_run(*arguments: str, timeout_s: float = 60.0) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "runtime.app", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=timeout_s, check=False)
+
+
+def _evaluate(package: Path, folder: Path, *more: str) -> subprocess.CompletedProcess[str]:
+    return robot_run(
+        "eval",
+        "--package",
+        str(package),
+        "--task",
+        "open-drawer",
+        "--episodes",
+        "2",
+        "--run-dir",
+        str(folder),
+        "--set",
+        "episode.max_s=2",
+        *more,
+    )
+
+
+@pytest.fixture(scope="module")
+def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return policy_package(tmp_path_factory.mktemp("package") / "policy").folder
+
+
+def _refused(done: subprocess.CompletedProcess[str], folder: Path, words: str) -> None:
+    """One clear sentence, exit code 2, and an arm that was never told anything."""
+    assert done.returncode == 2, done.stderr
+    sentences = [line for line in done.stderr.splitlines() if line.startswith("robot-run: ")]
+    assert len(sentences) == 1, done.stderr
+    assert words in sentences[0]
+    assert "Traceback" not in done.stderr
+    report = folder / "run_report.json"
+    if report.exists():  # it got as far as starting processes
+        found = json.loads(report.read_text())
+        assert found["episodes"] == 0
+        assert found["start_to_first_action_s"] is None
+        assert not Path(json.loads((folder / "config.json").read_text())["shm_dir"]).exists()
+    assert not (folder / "truth.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("loop.ratehz=10", "did you mean 'rate_hz'"),
+        ("cameras.side={kind: sim}", "no camera 'side'"),
+        ("episode.task=fly", "no task is named"),
+        ("arm.kind=panda", "no arm named 'panda'"),
+        ("loop.rate_hz=25", "integer multiple"),
+    ],
+)
+def test_a_wrong_key_or_value_is_refused(
+    tmp_path: Path, package: Path, override: str, words: str
+) -> None:
+    _refused(_evaluate(package, tmp_path, "--set", override), tmp_path, words)
+
+
+def test_a_policy_whose_camera_is_missing_is_refused(tmp_path: Path) -> None:
+    folder = policy_package(tmp_path / "two", ("front", "wrist")).folder
+    config = tmp_path / "one_camera.yaml"
+    config.write_text("cameras: {front: {kind: sim}}\nlink: {enabled: false}\n")
+    done = _evaluate(folder, tmp_path / "run", "--config", str(config))
+    _refused(done, tmp_path / "run", "camera 'wrist'")
+
+
+def test_a_policy_for_another_action_space_is_refused(tmp_path: Path) -> None:
+    done = _evaluate(make_package(tmp_path / "other").folder, tmp_path / "run")
+    _refused(done, tmp_path / "run", "made for another robot: range of")
+
+
+def test_truncated_weights_are_refused(tmp_path: Path) -> None:
+    folder = policy_package(tmp_path / "cut").folder
+    weights = folder / "weights.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-7])
+    _refused(_evaluate(folder, tmp_path / "run"), tmp_path / "run", "truncated or corrupt")
+
+
+def test_no_policy_is_refused(tmp_path: Path) -> None:
+    done = robot_run("eval", "--task", "open-drawer", "--run-dir", str(tmp_path))
+    _refused(done, tmp_path, "no policy package")
+
+
+def test_evaluation_pairs_by_seed_and_only_the_bench_writes_the_truth(
+    tmp_path: Path, package: Path
+) -> None:
+    rows = []
+    for name in ("a", "b"):
+        output = tmp_path / f"{name}.jsonl"
+        done = _evaluate(package, tmp_path / name, "--output", str(output), "--seed-base", "77")
+        assert done.returncode == 0, done.stderr
+        rows.append([json.loads(line) for line in output.read_text().splitlines()])
+        log = (tmp_path / name / "episodes.jsonl").read_text()
+        assert '"operator_success": null' in log
+    assert [row["seed"] for row in rows[0]] == [77, 78]
+    same = ("task", "seed", "success", "progress", "steps", "reason")
+    assert [[r[k] for k in same] for r in rows[0]] == [[r[k] for k in same] for r in rows[1]]
+
+
+def test_a_recording_is_a_data_set_with_labels_and_grows(tmp_path: Path) -> None:
+    dataset = tmp_path / "demos"
+    for _ in range(2):
+        done = robot_run(
+            "record",
+            "--task",
+            "open-drawer",
+            "--episodes",
+            "2",
+            "--expert",
+            "--labels",
+            "--output",
+            str(dataset),
+            "--run-dir",
+            str(tmp_path / "run"),
+        )
+        assert done.returncode == 0, done.stderr
+    reader = DatasetReader(dataset)
+    assert reader.num_episodes == 4
+    columns = reader.episode(0)
+    progress = np.asarray(columns["reward.process"])
+    assert np.isfinite(progress).all()
+    assert progress[-1] > 0.9 > progress[0]
+    action = np.asarray(columns["action"])
+    assert action.shape == (len(progress), 6)
+    assert (np.asarray(columns["gate.verdict"]) == 0).all()
+
+
+def test_ctrl_c_leaves_nothing_behind(tmp_path: Path, package: Path) -> None:
+    command = [
+        *(sys.executable, "-m", "runtime.app", "eval", "--package", str(package)),
+        *("--task", "open-drawer", "--episodes", "500", "--run-dir", str(tmp_path)),
+    ]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE)
+    log = tmp_path / "episodes.jsonl"
+    give_up_s = time.monotonic() + 30
+    while not log.exists() and time.monotonic() < give_up_s:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=20)
+    assert process.returncode == 130
+    run = json.loads((tmp_path / "config.json").read_text())
+    assert not Path(run["shm_dir"]).exists()
+    report = json.loads((tmp_path / "run_report.json").read_text())
+    assert report["exit_codes"] == {"bench": 0, "control": 0, "watchdog": 0}
+
+
+def test_a_start_is_quick_and_small(tmp_path: Path, package: Path) -> None:
+    done = _evaluate(package, tmp_path, "--json")
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout.splitlines()[-1])
+    assert report["start_to_first_action_s"] < 5.0
+    assert sum(mb for name, mb in report["rss_mb"].items() if name != "bench") < 700

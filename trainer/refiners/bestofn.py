@@ -45,6 +45,7 @@ class BestOfNOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     critic_learning_rate: float = 3e-4
     discount: float = 0.99
     thin: int = 2
+    threads: int = 1
 
 
 class _State(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -66,6 +67,8 @@ class BestOfN:
         seed: int,
     ) -> None:
         self.options = config.convert(dict(options), BestOfNOptions, "refiner options")
+        # Fixed, as sums differ in the last bit with the number of threads.
+        torch.set_num_threads(self.options.threads)
         loaded = load_package(package)
         policy = FlowPolicy.from_package(loaded)
         self._package_id = loaded.package_id

@@ -38,6 +38,7 @@ class HeadTrainer:
                 {"params": critics, "lr": critic_rate, "weight_decay": 0.0},
             ],
             betas=_BETAS,
+            fused=True,
         )
 
     def step(self, loss: torch.Tensor) -> None:

@@ -1,0 +1,219 @@
+"""The refiner on a real, small flow policy package and a real data set of demonstrations."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from contracts.errors import ConfigError, PackageError
+from contracts.files.dataset import DatasetWriter
+from contracts.files.dataset_format import Feature
+from contracts.files.packages import Package, load_package
+from contracts.messages import EpisodeEnd, EpisodeStart, SessionStart
+from contracts.package import check_tensors
+from contracts.specs import SO101_JOINTS, ActionSpec, CameraSpec, ObservationSpec
+from export.policy import package_policy
+from trainer.interfaces import EpisodeKey, ScoredEpisode, StoredEpisode
+from trainer.policies.flow import FlowConfig, FlowPolicy
+from trainer.refiners.bestofn import BestOfN
+from trainer.refiners.demonstrations import DemonstrationsOnly
+from trainer.refiners.experience import chunks_at
+
+HEIGHT, WIDTH, LENGTH = 24, 32, 4
+UNITS = ("deg",) * 5 + ("percent",)
+OBSERVATION = ObservationSpec((CameraSpec("front", WIDTH, HEIGHT, 10.0),), SO101_JOINTS, UNITS)
+ACTION = ActionSpec(
+    SO101_JOINTS, UNITS, (-100.0,) * 5 + (0.0,), (100.0,) * 6, (90.0,) * 6, (600.0,) * 6, 10.0
+)
+OPTIONS = {"gradient_steps": 6, "batch": 8, "critic_batch": 8, "critic_after": 1, "samples": 4}
+
+
+class Frames:
+    """Pictures in memory."""
+
+    def __init__(self, pictures: np.ndarray) -> None:
+        self.pictures = pictures
+
+    def frames(self, camera, indices=None):
+        return self.pictures if indices is None else self.pictures[list(indices)]
+
+
+def episode(seq: int, steps: int = 9, rate_hz: float = 10.0) -> StoredEpisode:
+    rng = np.random.default_rng(seq)
+    session = SessionStart("r", "s", OBSERVATION, ACTION, "jpeg", "", "", "", "asap")
+    start = EpisodeStart("r", "s", seq, "open the drawer", "t", "refine", 0, "", 0, "", seq, 0.0)
+    columns = {
+        "observation.state": rng.normal(size=(steps, 6)).astype(np.float32) * 20,
+        "action": rng.normal(size=(steps, 6)).astype(np.float32) * 20 + 30,
+        "time.tick": 5.0 + np.arange(steps) / rate_hz,
+    }
+    pictures = Frames(rng.integers(0, 255, (steps, HEIGHT, WIDTH, 3), dtype=np.uint8))
+    end = EpisodeEnd(seq, steps, "time_limit")
+    return StoredEpisode(EpisodeKey("r", "s", seq), seq, session, start, end, columns, pictures)
+
+
+def scored(seq: int, success: bool | None) -> ScoredEpisode:
+    return ScoredEpisode(episode(seq), (), success, "test")
+
+
+def iteration(number: int, success: bool | None = None) -> list[ScoredEpisode]:
+    """Four episodes: half of them successes, or all as told."""
+    first = 10 * number
+    return [scored(first + k, k % 2 == 0 if success is None else success) for k in range(4)]
+
+
+@pytest.fixture(scope="session")
+def package(tmp_path_factory) -> Package:
+    sizes = {"features": 24, "hidden": 16, "blocks": 1, "flow_steps": 2, "critics": 2}
+    policy = FlowPolicy(
+        FlowConfig(
+            OBSERVATION,
+            ACTION,
+            ("front",),
+            HEIGHT,
+            WIDTH,
+            ("drawer", "open", "the"),
+            (True,) * 5 + (False,),
+            instruction_length=4,
+            chunk_length=LENGTH,
+            critic_hidden=8,
+            **sizes,
+        )
+    )
+    rng = np.random.default_rng(0)
+    chunks = rng.normal(size=(50, LENGTH, 6)).astype(np.float32) * 20 + 30
+    policy.set_statistics(rng.normal(size=(50, 6)).astype(np.float32) * 20, chunks)
+    examples = {
+        "images.front": rng.integers(0, 255, (2, HEIGHT, WIDTH, 3), dtype=np.uint8),
+        "state": rng.normal(size=(2, 6)).astype(np.float32),
+        "tokens": np.array([[3, 4, 2, 0]] * 2, dtype=np.int64),
+    }
+    return package_policy(policy, examples, tmp_path_factory.mktemp("policy") / "package")
+
+
+@pytest.fixture(scope="session")
+def demonstrations(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("demonstrations")
+    features = {
+        "observation.state": Feature("float32", (6,), SO101_JOINTS),
+        "action": Feature("float32", (6,), SO101_JOINTS),
+        "observation.images.front": Feature("video", (HEIGHT, WIDTH, 3)),
+    }
+    with DatasetWriter.create(root, 10, features, "so101") as writer:
+        for seed in range(2):
+            made = episode(100 + seed, 8)
+            writer.add_episode(
+                columns={k: made.columns[k] for k in ("observation.state", "action")},
+                frames={"observation.images.front": list(made.frames("front"))},
+                depth={},
+                task="open the drawer",
+            )
+    return root
+
+
+@pytest.fixture
+def make(package: Package, demonstrations: Path):
+    def build(kind=BestOfN, seed: int = 0, **options):
+        return kind(
+            package=package.folder,
+            demonstrations=[demonstrations],
+            options={**OPTIONS, **options},
+            seed=seed,
+        )
+
+    return build
+
+
+def same(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> bool:
+    return a.keys() == b.keys() and all(np.array_equal(a[name], b[name]) for name in a)
+
+
+def test_update_gives_exactly_the_refinable_tensors(make, package):
+    update = make().update(iteration(1), 1)
+    assert check_tensors(package.manifest.refinable, update.tensors) == []
+    assert update.samples == OPTIONS["samples"]
+    assert update.metrics["gradient_steps"] == OPTIONS["gradient_steps"]
+
+
+def test_same_episodes_and_seed_give_the_same_tensors(make):
+    first, again, other = make(), make(), make(seed=1)
+    episodes = iteration(1)
+    tensors = first.update(episodes, 1).tensors
+    assert same(tensors, again.update(episodes, 1).tensors)
+    assert not same(tensors, other.update(episodes, 1).tensors)
+
+
+def test_resumes_to_the_bit(make, tmp_path):
+    whole = make()
+    whole.update(iteration(1), 1)
+    whole.save(tmp_path / "state")
+    whole.update(iteration(2), 2)
+    expected = whole.update(iteration(3), 3).tensors
+    resumed = make()
+    resumed.load(tmp_path / "state")
+    resumed.update(iteration(2), 2)
+    assert same(expected, resumed.update(iteration(3), 3).tensors)
+
+
+def test_another_refiners_state_is_refused(make, tmp_path):
+    make().save(tmp_path / "state")
+    with pytest.raises(PackageError, match="another package or seed"):
+        make(seed=5).load(tmp_path / "state")
+
+
+def test_without_a_success_the_demonstrations_are_imitated(make, package):
+    update = make().update(iteration(1, success=False), 1)
+    assert check_tensors(package.manifest.refinable, update.tensors) == []
+    assert update.samples == 1  # nothing to tell chunks apart by
+    assert update.metrics["successes"] == 0
+    assert not same(update.tensors, load_package(package.folder).refinable_weights())
+
+
+def test_abstained_episodes_teach_nothing(make):
+    labelled, mixed = iteration(1), [*iteration(1), scored(77, None)]
+    expected = make().update(labelled, 1)
+    found = make().update(mixed, 1)
+    assert same(expected.tensors, found.tensors)
+    assert found.metrics["skipped"] == 1
+    assert make().update([scored(77, None)], 1).metrics["successes"] == 0
+
+
+def test_normalisers_stay_as_imitation_set_them(make, package):
+    tensors = make().update(iteration(1), 1).tensors
+    before = load_package(package.folder).refinable_weights()
+    frozen = [n for n in before if n.split("/")[1].startswith(("chunk_", "origin_", "low", "high"))]
+    assert all(np.array_equal(before[name], tensors[name]) for name in frozen)
+    moved = [n for n in before if n not in frozen and not np.array_equal(before[n], tensors[n])]
+    assert any("flow" in name for name in moved)
+    assert any("critics" in name for name in moved)
+
+
+def test_the_control_is_blind_to_episodes(make):
+    control = make(DemonstrationsOnly)
+    blind = make(DemonstrationsOnly)
+    update = control.update(iteration(1), 1)
+    assert same(update.tensors, blind.update(iteration(5, success=False), 1).tensors)
+    assert update.samples == 1
+    assert update.metrics["gradient_steps"] == OPTIONS["gradient_steps"]
+
+
+def test_unknown_option_is_named(make):
+    with pytest.raises(ConfigError, match="gradient_stepz"):
+        make(gradient_stepz=3)
+
+
+def test_chunks_repeat_the_last_action():
+    actions = np.arange(5, dtype=np.float32)[:, None]
+    chunks = chunks_at(actions, np.array([0, 3]), 4, 1)
+    assert chunks[:, :, 0].tolist() == [[0, 1, 2, 3], [3, 4, 4, 4]]
+
+
+def test_a_faster_loop_is_thinned_to_the_chunk_rate(make):
+    refiner = make(thin=1)
+    slow = refiner._trunk.trajectory(episode(1, 8), success=True, thin=1)
+    fast = refiner._trunk.trajectory(episode(1, 24, rate_hz=30.0), success=True, thin=1)
+    assert len(slow.features) == len(fast.features) == 8
+    actions = episode(1, 24).actions
+    assert np.array_equal(fast.chunks[0], actions[[0, 3, 6, 9]])

@@ -262,10 +262,13 @@ def good_and_bad(run: RunData) -> tuple[Episode | None, Episode | None]:
     Of each kind the one of median length among the latest training episodes: neither the quickest
     success nor the oddest failure.
     """
-    recorded = [e for e in (*run.of("refine"), *run.of("final"), *run.of("base")) if _scored(e)]
-    good = [e for e in recorded if _verdict(e) is True]
-    bad = [e for e in recorded if _verdict(e) is False]
-    return _typical(good), _typical(bad)
+    found = []
+    for wanted in (True, False):
+        groups = (run.of(phase) for phase in ("refine", "final", "base"))
+        fitting = ([e for e in group if _verdict(e) is wanted] for group in groups)
+        recorded = ([e for e in group[-60:] if _scored(e)][-15:] for group in fitting)
+        found.append(_typical(next((group for group in recorded if group), [])))
+    return found[0], found[1]
 
 
 def _verdict(episode: Episode) -> bool | None:
@@ -280,7 +283,7 @@ def _scored(episode: Episode) -> bool:
 
 
 def _typical(episodes: Sequence[Episode]) -> Episode | None:
-    latest = sorted(episodes[-15:], key=lambda e: (e.steps, e.seq))
+    latest = sorted(episodes, key=lambda e: (e.steps, e.seq))
     return latest[len(latest) // 2] if latest else None
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from trainer.report.statistics import Estimate, wilson
 from trainer.report.svg import Drawing, Scale, decades, ticks
-from trainer.report.words import number, percent, percent_range, seconds
+from trainer.report.words import decade, number, percent, percent_range, seconds
 
 WINDOW_ITERATIONS = 5
 WIDTH = 900.0
@@ -36,17 +36,17 @@ def success_over_iterations(
     drawing = Drawing(WIDTH, 330, "Success over iterations, with the base and the final evaluation")
     last = max([planned, 1, *(tally.iteration for tally in (*judged, *truth))])
     y = Scale(0, 1, 286, 16)
-    x = Scale(1, max(last, 2), 120, 780)
-    drawing.y_axis(y, [0, 0.25, 0.5, 0.75, 1], percent, 48, 852)
+    x = Scale(1, max(last, 2), 124, 776)
+    drawing.y_axis(y, [0, 0.25, 0.5, 0.75, 1], percent, 52, 886)
     drawing.x_axis(
         x, [t for t in ticks(1, last, 6) if t == int(t)] or [1], lambda v: f"{v:.0f}", 286
     )
     drawing.text(450, 322, "iteration", "label")
     if not math.isnan(base.value):
-        drawing.rule(84, y(base.value), 816, y(base.value), "baseline")
+        drawing.rule(88, y(base.value), 832, y(base.value), "baseline")
     for tallies, kind in ((truth, "truth"), (judged, "judged")):
         _training_line(drawing, tallies, kind, x, y)
-    for estimate, at, name in ((base, 84.0, "base"), (final, 816.0, "refined")):
+    for estimate, at, name in ((base, 88.0, "base"), (final, 832.0, "refined")):
         drawing.text(at, 302, name, "tick strong")
         if math.isnan(estimate.value):
             drawing.text(at, 160, "not run", "note")
@@ -146,7 +146,8 @@ def score_histogram(scores: Sequence[float], truth: Sequence[bool], threshold: f
     up, down = [0] * bins, [0] * bins
     for score, success in zip(scores, truth, strict=True):
         (up if success else down)[min(bins - 1, int(score * bins))] += 1
-    tallest = max([1, *up, *down])
+    # Each side to its own height: there may be ten times as many of one kind.
+    tallest = {-1: max([1, *up]), 1: max([1, *down])}
     drawing = Drawing(440, 236, "Last completion of each episode, by what was true")
     x = Scale(0, 1, 34, 432)
     middle, reach = 104.0, 88.0
@@ -157,7 +158,7 @@ def score_histogram(scores: Sequence[float], truth: Sequence[bool], threshold: f
     width = (x.stop - x.start) / bins
     for place in range(bins):
         for amount, sign, kind in ((up[place], -1, "yes"), (down[place], 1, "no")):
-            tall = reach * amount / tallest
+            tall = reach * amount / tallest[sign]
             top = middle - tall if sign < 0 else middle
             drawing.box(
                 x.start + place * width + 0.75, top, width - 1.5, tall, kind, title=str(amount)
@@ -167,8 +168,8 @@ def score_histogram(scores: Sequence[float], truth: Sequence[bool], threshold: f
     drawing.text((x.start + x.stop) / 2, 232, "completion at the last scored step", "label")
     drawing.text(x.start + 4, 20, "truly succeeded", "note", "start")
     drawing.text(x.start + 4, 192, "truly failed", "note", "start")
-    drawing.text(x.start - 6, middle - reach + 4, str(tallest), "tick", "end")
-    drawing.text(x.start - 6, middle + reach + 4, str(tallest), "tick", "end")
+    drawing.text(x.start - 6, middle - reach + 4, str(tallest[-1]), "tick", "end")
+    drawing.text(x.start - 6, middle + reach + 4, str(tallest[1]), "tick", "end")
     return drawing.markup()
 
 
@@ -183,7 +184,7 @@ def timing_ranges(rows: Sequence[tuple[str, float, float, float]], budget_s: flo
     high = 10 ** math.ceil(math.log10(max([*known, budget_s if not math.isnan(budget_s) else 0])))
     height = 24.0 * len(rows)
     drawing = Drawing(440, height + 44, "Loop timing: median, 99th percentile and maximum")
-    x = Scale(low, max(high, low * 10), 130, 428, log=True)
+    x = Scale(low, max(high, low * 10), 130, 412, log=True)
     for value in decades(x.low, x.high):
         drawing.rule(x(value), 6, x(value), height + 6, "grid")
     if not math.isnan(budget_s):
@@ -202,7 +203,7 @@ def timing_ranges(rows: Sequence[tuple[str, float, float, float]], budget_s: flo
         ):
             if not math.isnan(value):
                 drawing.dot(x(max(value, low)), y, kind, radius, seconds(value))
-    drawing.x_axis(x, decades(x.low, x.high), seconds, height + 8)
+    drawing.x_axis(x, decades(x.low, x.high), decade, height + 8)
     return drawing.markup()
 
 
@@ -217,7 +218,7 @@ def push_times(pushes: Sequence[tuple[int, float, float, float]]) -> str:
     y = Scale(low, max(high, low * 10), 190, 14, log=True)
     first, last = pushes[0][0], pushes[-1][0]
     x = Scale(first, last if last > first else first + 1, 64, 424)
-    drawing.y_axis(y, decades(y.low, y.high), seconds, 54, 434)
+    drawing.y_axis(y, decades(y.low, y.high), decade, 54, 434)
     drawing.x_axis(x, [t for t in ticks(first, last, 6) if t == int(t)], lambda v: f"{v:.0f}", 192)
     drawing.text(244, 226, "release", "label")
     for seq, *times in pushes:

@@ -77,8 +77,8 @@ def stats(run: RunData, found: Evaluation) -> list[Section]:
     for name, estimate in (("base policy", found.base), ("refined policy", found.final)):
         known = not math.isnan(estimate.value)
         note = (
-            f"success of the {name}: {percent_range(estimate)} at 95 %, "
-            f"{plural(estimate.count, 'episode')}"
+            f"success of the {name} in {plural(estimate.count, 'episode')}; "
+            f"95\N{NO-BREAK SPACE}% interval {percent_range(estimate)}"
         )
         shown.append(
             {
@@ -89,7 +89,10 @@ def stats(run: RunData, found: Evaluation) -> list[Section]:
         )
     if found.pairs:
         interval = points_range(found.difference)
-        note = f"points gained, paired on {plural(found.pairs, 'scene')}: {interval} at 95 %"
+        note = (
+            f"points gained, paired on {plural(found.pairs, 'scene')}; "
+            f"95\N{NO-BREAK SPACE}% interval {interval}"
+        )
     else:
         note = "no scene was tried by both, so there is no difference to give"
     shown.append({"value": points(found.difference.value), "picture": "", "note": note})
@@ -194,13 +197,13 @@ def _describe(episode: Episode) -> str:
 
 def judges_section(run: RunData) -> Section:
     """The reward's verdicts against the truth, blind baselines beside it."""
-    groups = (("Training episodes", run.of("refine")), ("Base evaluation", run.of("base")))
+    groups = (("Training", run.of("refine")), ("Base evaluation", run.of("base")))
     tables = []
     for name, episodes in (*groups, ("Final evaluation", run.of("final"))):
         found = judges(episodes)
         if found:
             total = plural(found[0].confusion.count, "episode")
-            tables.append({"head": f"{name}, {total}", "rows": [_judge_row(j) for j in found]})
+            tables.append({"head": f"{name}: {total}", "rows": [_judge_row(j) for j in found]})
     if not tables:
         return {}
     both = [
@@ -226,8 +229,11 @@ def judges_section(run: RunData) -> Section:
         "tables": tables,
         "chart": chart,
         "caption": (
-            "Training episodes by the completion at their end. A good judge has all of the upper bars "
-            "right of the line, all of the lower ones left of it. "
+            "Training episodes by the completion at their end: true successes upwards, true failures "
+            "downwards, each side to its own scale. A good judge has all of the upper bars right of its "
+            "threshold, all of the lower ones left of it. The clock knows only how long an episode ran; "
+            "where the reward ends episodes early, short ones are those that it liked, so the clock "
+            "can fall below chance. "
             + (f"Of {plural(silent, 'more episode')} the reward abstained." if silent else "")
         ),
     }

@@ -137,12 +137,12 @@ def wrong_goals(scene: Scene, style: str) -> list[Goal]:
 
 def _stop_early(world: World, rng: np.random.Generator, script: Motion) -> Motion:
     """Freeze once progress passes a random mark, then stay there for a while."""
-    mark = float(rng.uniform(0.12, 0.72))
-    last = world.positions().astype(float)
-    for last in script:
+    mark = float(rng.uniform(0.12, 0.62))
+    for target in script:
         if world.truth().progress >= mark:
             break
-        yield last
+        yield target
+    last = world.positions().astype(float)
     for _ in range(int(rng.integers(8, 20))):
         yield last
 

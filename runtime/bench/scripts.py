@@ -38,7 +38,7 @@ def put(skills: Skills, goal: Goal) -> Motion:
         target, half = base.position_m[:2], base.type.footprint_m
         bottom = float(base.position_m[2]) + base.half_height_m + 0.001
     if skills.fault.kind == "near_miss":
-        target, bottom = _beside(skills, target, half, goal.thing), 0.006
+        target, bottom = _beside(skills, target, half, goal), 0.006
     yield from skills.retreat(skills.hover_m)
     yield from skills.carry(goal.thing, target, bottom)
     if skills.fault.kind != "drop":
@@ -46,15 +46,16 @@ def put(skills: Skills, goal: Goal) -> Motion:
     yield from skills.home()
 
 
-def _beside(skills: Skills, target: np.ndarray, half_m: float, name: str) -> np.ndarray:
+def _beside(skills: Skills, target: np.ndarray, half_m: float, goal: Goal) -> np.ndarray:
     """A reachable spot on the table just past the rim of where the thing should have gone."""
+    name, but = goal.thing, (goal.thing, goal.target)
     far = half_m + skills.object(name).type.footprint_m + float(skills.rng.uniform(0.008, 0.022))
     here = skills.object(name).position_m[:2]
     back = math.atan2(here[1] - target[1], here[0] - target[0])
     for turn in (*skills.rng.uniform(-1.0, 1.0, 8), 0.0):
         angle = back + 1.6 * turn
         spot = target + far * np.array([math.cos(angle), math.sin(angle)])
-        if 0.15 < float(np.hypot(*spot)) < 0.27 and not _crowded(skills, spot, 0.04, (name,)):
+        if 0.15 < float(np.hypot(*spot)) < 0.27 and not _crowded(skills, spot, 0.04, but):
             return spot
     return target + far * np.array([math.cos(back), math.sin(back)])
 
@@ -68,7 +69,8 @@ def _crowded(skills: Skills, spot: np.ndarray, room_m: float, but: tuple[str, ..
             return True
     for place in scene.containers:
         apart = math.hypot(place.x_m - spot[0], place.y_m - spot[1])
-        if place.name not in but and apart < place.type.footprint_m + 0.028:  # type: ignore[union-attr]
+        clear = place.type.footprint_m + 0.7 * room_m  # type: ignore[union-attr]
+        if place.name not in but and apart < clear:
             return True
     return False
 
@@ -76,14 +78,17 @@ def _crowded(skills: Skills, spot: np.ndarray, room_m: float, but: tuple[str, ..
 def free_spot(skills: Skills, name: str) -> np.ndarray:
     """World x, y of a free place on the table near the thing, within reach."""
     here = skills.object(name).position_m[:2]
-    best, least = np.array([0.20, 0.0]), math.inf
-    for radius in np.linspace(0.155, 0.255, 6):
-        for angle in np.radians(np.linspace(-62.0, 62.0, 25)):
-            spot = radius * np.array([math.cos(angle), math.sin(angle)])
-            cost = float(np.hypot(*(spot - here))) + 0.03 * skills.noise * skills.rng.random()
-            if cost < least and not _crowded(skills, spot, 0.045, (name,)):
-                best, least = spot, cost
-    return best
+    for room_m in (0.070, 0.055, 0.040):
+        best, least = None, math.inf
+        for radius in np.linspace(0.155, 0.255, 6):
+            for angle in np.radians(np.linspace(-62.0, 62.0, 25)):
+                spot = radius * np.array([math.cos(angle), math.sin(angle)])
+                cost = float(np.hypot(*(spot - here))) + 0.03 * skills.noise * skills.rng.random()
+                if cost < least and not _crowded(skills, spot, room_m, (name,)):
+                    best, least = spot, cost
+        if best is not None:
+            return best
+    raise arm.Unreachable(f"no free spot on the table for the {name}")
 
 
 def take_off(skills: Skills, goal: Goal) -> Motion:
@@ -256,6 +261,8 @@ def _is_led(skills: Skills, aim: float) -> bool:
 def _lead_once(skills: Skills, aim: float) -> Motion:
     spot, kind = _fixture(skills)
     start = skills.state.fixture_open
+    if kind.kind == "lid" and aim < 0.0:
+        aim = -0.12  # the arm gives way a little: press the tab down
     along = {"drawer": -0.004, "lid": -0.002}.get(kind.kind, -0.006)
     side = skills.jitter(0.004)
     aside = np.array([0.0, 0.0, along + 0.5 * side[0]])
@@ -265,7 +272,7 @@ def _lead_once(skills: Skills, aim: float) -> Motion:
     if skills.fault.kind == "miss_grasp":
         aside[2] += float(skills.rng.uniform(0.040, 0.050))
     points = [handle_path(spot, start + t * (aim - start), aside) for t in np.linspace(0, 1, 6)]
-    near = _QUARTER_ROLL_DEG if kind.handle == "bar" or kind.kind == "tray" else 0.0
+    near = _QUARTER_ROLL_DEG if kind.handle == "bar" else 0.0
     yaw = _grasp_yaw_deg(spot, start)
     # Bars and trays leave little room behind the handle: a jaw opened wide would not fit in.
     jaw = 34.0 if kind.handle == "bar" else 38.0 if kind.kind == "tray" else 62.0
@@ -273,13 +280,12 @@ def _lead_once(skills: Skills, aim: float) -> Motion:
     if kind.kind == "lid":
         # Leaning, the hand can still draw back from the tab of an open lid.
         skills.pitch_deg = min(skills.pitch_deg, 62.0)
-    pitch, end_pitch, height = _lead_stance(skills, points, yaw, near)
-    yield from skills.move(TipPose(first[0], first[1], first[2] + height, pitch, yaw), jaw, near)
+    back = 0.035 if kind.kind == "lid" else 0.0  # come at a lid's tab from the arm's side
+    above, pitch, end_pitch = _lead_stance(skills, points, yaw, near, back)
+    yield from skills.move(TipPose(*above, pitch, yaw), jaw, near)
     yield from skills.pause()
     yield from skills.straight(TipPose(*first, pitch, yaw), 0.8)
     yield from skills.grip(2.0, 0.1)
-    if kind.kind == "lid" and aim < 0.0:
-        aim = -0.12  # the arm gives way a little: press the tab down
 
     def path(share: float) -> TipPose:
         opened = start + share * (aim - start)
@@ -294,23 +300,24 @@ def _lead_once(skills: Skills, aim: float) -> Motion:
 
 
 def _lead_stance(
-    skills: Skills, points: list[np.ndarray], yaw_deg: float, roll_near: float
-) -> tuple[float, float, float]:
-    """(pitch at the first point, pitch at the last, hover height) for leading a handle.
+    skills: Skills, points: list[np.ndarray], yaw_deg: float, roll_near: float, back_m: float
+) -> tuple[np.ndarray, float, float]:
+    """(hover point, pitch at the first point, pitch at the last) for leading a handle.
 
     One pitch for all points where there is one; else the hand turns as it goes.
     """
     first = points[0]
-    for height in np.arange(skills.hover_m, 0.018, -0.01):
-        above = (first[0], first[1], first[2] + height)
+    for height in np.arange(skills.hover_m, 0.005, -0.01):
+        share = 1.0 - back_m / float(np.hypot(first[0], first[1]))
+        above = np.array([first[0] * share, first[1] * share, first[2] + height])
         try:
             pitch = skills.stance([above, *points], yaw_deg, roll_near)
-            return pitch, pitch, float(height)
+            return above, pitch, pitch
         except arm.Unreachable:
             pass
         try:
             begin = skills.stance([above, *points[:3]], yaw_deg, roll_near)
-            return begin, skills.stance(points[3:], yaw_deg, roll_near), float(height)
+            return above, begin, skills.stance(points[3:], yaw_deg, roll_near)
         except arm.Unreachable:
             continue
     raise arm.Unreachable(f"no stance for leading the handle from {np.round(first, 3)}")

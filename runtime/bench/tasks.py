@@ -44,6 +44,14 @@ JOINT_FAILURES = (
     "idle",
     "random",
 )
+# What is dropped or knocked off a plate is off the plate, and a push has nothing to drop.
+TAKE_OFF_FAILURES = tuple(
+    f for f in PLACE_FAILURES if f not in ("drop", "knock", "wrong_target")
+)
+# Nor can a thing be picked up again from where it leans against a wall, to undo a push.
+PUSH_FAILURES = tuple(f for f in PLACE_FAILURES if f not in ("drop", "undo"))
+LIFT_FAILURES = tuple(f for f in PLACE_FAILURES if f != "wrong_target")
+STORE_FAILURES = LIFT_FAILURES
 
 
 class Task(Protocol):
@@ -123,10 +131,10 @@ for _spec in (
     TaskSpec("put_on", drafts.put_on, scripts.put, PLACE_FAILURES),
     TaskSpec("close_drawer", drafts.drawer("close"), scripts.work_joint, JOINT_FAILURES),
     TaskSpec("put_in", drafts.put_in, scripts.put, PLACE_FAILURES),
-    TaskSpec("take_off", drafts.take_off, scripts.take_off, PLACE_FAILURES),
-    TaskSpec("lift", drafts.lift, scripts.lift, PLACE_FAILURES),
+    TaskSpec("take_off", drafts.take_off, scripts.take_off, TAKE_OFF_FAILURES),
+    TaskSpec("lift", drafts.lift, scripts.lift, LIFT_FAILURES),
     TaskSpec("stack", drafts.stack, scripts.put, PLACE_FAILURES),
-    TaskSpec("push_to", drafts.push_to, scripts.push, PLACE_FAILURES),
+    TaskSpec("push_to", drafts.push_to, scripts.push, PUSH_FAILURES),
     TaskSpec("open_tray", drafts.open_tray, scripts.work_joint, JOINT_FAILURES),
     TaskSpec("close_tray", drafts.close_tray, scripts.work_joint, JOINT_FAILURES),
     TaskSpec("open_lid", drafts.open_lid, scripts.work_joint, JOINT_FAILURES),
@@ -134,6 +142,6 @@ for _spec in (
     TaskSpec("press_button", drafts.press_button, scripts.press, JOINT_FAILURES),
     TaskSpec("turn_lever_left", drafts.turn_left, scripts.work_joint, JOINT_FAILURES),
     TaskSpec("turn_lever_right", drafts.turn_right, scripts.work_joint, JOINT_FAILURES),
-    TaskSpec("store_in_drawer", drafts.drawer("store"), scripts.store, PLACE_FAILURES, 20.0),
+    TaskSpec("store_in_drawer", drafts.drawer("store"), scripts.store, STORE_FAILURES, 25.0),
 ):
     register(_spec)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
 import json
@@ -16,6 +17,7 @@ import msgspec
 import typer
 
 from contracts.errors import ConfigError, EntracteError
+from contracts.release import ReleaseManifest
 from runtime.board import Board
 from runtime.config import RobotConfig, RunPlan, load_config
 from runtime.preflight import check
@@ -27,6 +29,7 @@ app = typer.Typer(
 )
 EXIT_WRONG_INPUT = 2
 ACTIVE_STATES = ("probation", "committed")
+WEIGHTS = "weights.safetensors"
 
 ConfigOption = Annotated[
     Path | None, typer.Option("--config", help="hardware config; default: the embedded bench")
@@ -126,7 +129,7 @@ def start(
         config,
         set_,
         policy__package=_absolute(package),
-        policy__weights=_absolute(weights),
+        **_refined(weights, None),
         reward__package=_absolute(reward_package),
         episode__task=task,
     )
@@ -158,13 +161,11 @@ def evaluate(
     as_json: JsonOption = False,
 ) -> None:
     """Run fixed scenes (equal seeds pair two policies). The bench writes the truth; control never sees it."""
-    if slots is not None:
-        weights = str(_active_weights(slots, "policy"))
     resolved = _resolve(
         config,
         set_,
         policy__package=_absolute(package),
-        policy__weights=_absolute(weights),
+        **_refined(weights, slots),
         episode__task=task,
         episode__seed_base=seed_base,
         bench__truth_file=_absolute(str(output)) if output else "",
@@ -277,18 +278,35 @@ def selftest(
     raise typer.Exit(0 if all(result.ok for result in results) else 1)
 
 
-def _active_weights(run_dir: Path, target: str) -> Path:
-    """The safetensors file of the release that is active in another run's slots."""
-    folder = run_dir / "slots" / target
+def _refined(weights: str, slots: Path | None) -> dict[str, object]:
+    """Overrides for refined weights: the file, and how many chunks its release lets the critic choose
+    from. `slots` is the run folder whose newest active release is meant."""
+    if slots is not None:
+        state = _slots_state(slots / "slots" / "policy")
+        active = [n for n, slot in state.slots.items() if slot.state in ACTIVE_STATES]
+        if not active:
+            raise ConfigError(f"no release was active in {slots}", remedy="leave --slots out")
+        newest = max(active, key=lambda name: state.slots[name].publish_seq)
+        path, release = slots / "slots" / "policy" / newest / WEIGHTS, state.slots[newest].manifest
+    elif weights:
+        path, release = Path(weights), None
+        manifest = path.with_name("manifest.json")
+        if manifest.exists():  # the trainer's own folder of a release
+            with contextlib.suppress(msgspec.ValidationError):
+                release = msgspec.json.decode(manifest.read_bytes(), type=ReleaseManifest)
+    else:
+        return {}
+    chosen: dict[str, object] = {"policy__weights": _absolute(str(path))}
+    if release is not None:
+        chosen["policy__samples"] = release.samples
+    return chosen
+
+
+def _slots_state(folder: Path) -> TargetState:
     try:
-        state = msgspec.json.decode((folder / "state.json").read_bytes(), type=TargetState)
+        return msgspec.json.decode((folder / "state.json").read_bytes(), type=TargetState)
     except OSError as error:
-        raise ConfigError(f"no slots in {run_dir}", found=error.strerror) from error
-    active = [name for name, slot in state.slots.items() if slot.state in ACTIVE_STATES]
-    if not active:
-        raise ConfigError(f"no release was active in {run_dir}", remedy="leave --slots out")
-    newest = max(active, key=lambda name: state.slots[name].publish_seq)
-    return folder / newest / "weights.safetensors"
+        raise ConfigError(f"no slots at {folder}", found=error.strerror) from error
 
 
 def _absolute(path: str) -> str:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
+import numpy as np
 
 from contracts import __version__
 from contracts.errors import DeviceError, EntracteError
@@ -154,6 +155,8 @@ class Control:
             if not self._episode(plan):
                 break
             self._resting(lambda: gc.collect(0))
+        else:
+            self._take_last_release()
         faulted = robot.gate.faulted
         robot.gate.hold("the run is over")
         board.loop_state = LoopState.FAULT if faulted else LoopState.DONE
@@ -243,6 +246,15 @@ class Control:
             if runner is not None and staged > runner.swapper.version:
                 self._swap(runner.swapper, plan.episode_seq)
         return not self.board.stop_requested
+
+    def _take_last_release(self) -> None:
+        """After the last iteration: its release goes through the same checks into its slot, so that an
+        evaluation with `--slots` finds it."""
+        plan, iteration = self.run.plan, self.run.config.iteration
+        whole = self.board.episodes_done % iteration.episodes == 0
+        if plan.purpose == "refine" and whole and iteration.wait_for_release:
+            episode = self.run.config.episode
+            self._boundary(EpisodePlan(self._next_seq, episode.task, -1, plan.purpose))
 
     def _wait_for(self, ready: Callable[[], bool]) -> bool:
         """Rest until ready or the time is out; False: stop was asked for, or the arm was lost."""
@@ -391,6 +403,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="runtime.control", description=__doc__)
     parser.add_argument("--run-dir", type=Path, required=True)
     run = Run.load(parser.parse_args().run_dir)
+    # Numpy looks at subnormals once; engines switch them off (they are 100 times slower), and it would warn.
+    np.finfo(np.float32), np.finfo(np.float64)
     sys.setswitchinterval(0.0005)  # a worker thread may keep the loop waiting no longer than this
     with Board.open(run.board_path) as board:
 

@@ -1,0 +1,180 @@
+"""`make pretrained`: rebuilds everything under `pretrained/` from nothing, with seeds, by public commands.
+
+A stage whose result exists under --work is not run again; delete it to redo it. Hours of one core; the
+recipe is this list and nothing else.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+BIN = Path(sys.executable).parent
+EVALUATION_TASKS = ("open_drawer", "put_on")
+TRAINING_TASKS = (
+    "close_drawer",
+    "close_lid",
+    "close_tray",
+    "lift",
+    "open_drawer",
+    "open_lid",
+    "open_tray",
+    "press_button",
+    "push_to",
+    "put_in",
+    "put_on",
+    "stack",
+    "take_off",
+    "turn_lever_left",
+    "turn_lever_right",
+)
+EPISODES_PER_TASK = 60
+PRETRAIN_STEPS = 1500
+# Few enough that the base succeeds about half the time (docs/results says how often).
+DEMONSTRATIONS = {"open_drawer": 20, "put_on": 40}
+IMITATION_STEPS = {"open_drawer": 400, "put_on": 600}
+DEMONSTRATION_SEED = 500_000
+CLIPS, CLIPS_SEED, CLIPS_VALIDATION = 8000, 1, 800
+REWARD_STEPS = 3000
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One command; `result` exists when it is done."""
+
+    name: str
+    result: Path
+    command: tuple[str, ...]
+
+
+def stages(work: Path, out: Path) -> Iterator[Stage]:
+    run = str(BIN / "robot-run")
+    trainer, reward = str(BIN / "robot-trainer"), str(BIN / "robot-reward")
+    export = str(BIN / "robot-export")
+    for index, task in enumerate(TRAINING_TASKS):
+        data = work / "data" / task
+        yield Stage(
+            f"record {task}",
+            data / "meta" / "info.json",
+            (
+                *(run, "record", "--expert", "--split", "train", "--keep", "success"),
+                *("--task", task, "--episodes", str(EPISODES_PER_TASK)),
+                *("--seed-base", str(1000 * index), "--output", str(data)),
+                *("--run-dir", str(work / "runs" / task), "--set", "recording.depth=false"),
+            ),
+        )
+    data_options = [o for t in TRAINING_TASKS for o in ("--data", str(work / "data" / t))]
+    yield Stage(
+        "train the vision trunk on the training tasks",
+        work / "pretrained" / "policy.safetensors",
+        (
+            *(trainer, "imitate", *data_options, "--output", str(work / "pretrained")),
+            *("--steps", str(PRETRAIN_STEPS), "--seed", "0"),
+        ),
+    )
+    for task in EVALUATION_TASKS:
+        demonstrations = out / f"demonstrations-{task}"
+        yield Stage(
+            f"record demonstrations of {task}",
+            demonstrations / "meta" / "info.json",
+            (
+                *(run, "record", "--expert", "--split", "eval", "--keep", "success"),
+                *("--task", task, "--episodes", str(DEMONSTRATIONS[task])),
+                *("--seed-base", str(DEMONSTRATION_SEED), "--output", str(demonstrations)),
+                *("--run-dir", str(work / "runs" / f"demo-{task}")),
+                *("--set", "recording.depth=false"),
+            ),
+        )
+        yield Stage(
+            f"imitate {task} from few demonstrations, the trunk frozen",
+            work / f"base-{task}" / "policy.safetensors",
+            (
+                *(trainer, "imitate", "--data", str(demonstrations)),
+                *("--start", str(work / "pretrained"), "--trunk-rate", "0"),
+                *("--output", str(work / f"base-{task}")),
+                *("--steps", str(IMITATION_STEPS[task]), "--seed", "0"),
+            ),
+        )
+        yield Stage(
+            f"export the policy for {task}",
+            out / f"policy-{task}" / "manifest.json",
+            (export, "policy", str(work / f"base-{task}"), str(out / f"policy-{task}")),
+        )
+    clips = sys.executable, "-m", "runtime.bench.clips", "--split", "train", "--workers", "2"
+    for name, count, seed in (
+        ("clips", CLIPS, CLIPS_SEED),
+        ("validation", CLIPS_VALIDATION, CLIPS_SEED + 1000),
+    ):
+        yield Stage(
+            f"record {name} for the reward model",
+            work / name / "meta.json",
+            (*clips, "--episodes", str(count), "--seed", str(seed), "--output", str(work / name)),
+        )
+    yield Stage(
+        "train the reward model",
+        work / "reward" / "edge.json",
+        (
+            *(reward, "train", "--data", str(work / "clips"), "--steps", str(REWARD_STEPS)),
+            *("--validation", str(work / "validation"), "--output", str(work / "reward")),
+        ),
+    )
+    yield Stage(
+        "export the zero-shot reward model",
+        out / "reward-zero-shot" / "manifest.json",
+        (export, "reward", str(work / "reward"), str(out / "reward-zero-shot")),
+    )
+    for task in EVALUATION_TASKS:
+        adapted = work / f"reward-demo-{task}"
+        yield Stage(
+            f"give the reward model the demonstrations of {task}",
+            adapted / "edge.json",
+            (
+                *(reward, "adapt", "--base", str(work / "reward"), "--data", str(work / "clips")),
+                *("--demonstrations", str(out / f"demonstrations-{task}")),
+                *("--output", str(adapted)),
+            ),
+        )
+        yield Stage(
+            f"export the demo-conditioned reward model of {task}",
+            out / f"reward-demo-{task}" / "manifest.json",
+            (export, "reward", str(adapted), str(out / f"reward-demo-{task}")),
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="rebuild pretrained/ from nothing")
+    parser.add_argument("--work", type=Path, default=Path("run/pretrained"))
+    parser.add_argument("--out", type=Path, default=Path("pretrained"))
+    parser.add_argument("--fresh", action="store_true", help="forget what is there already")
+    parser.add_argument("--list", action="store_true", help="print the commands only")
+    given = parser.parse_args()
+    work, out = given.work, given.out
+    if given.fresh:
+        shutil.rmtree(work, ignore_errors=True)
+        shutil.rmtree(out, ignore_errors=True)
+    work.mkdir(parents=True, exist_ok=True)
+    out.mkdir(parents=True, exist_ok=True)
+    todo = list(stages(work, out))
+    for number, stage in enumerate(todo, 1):
+        print(f"[{number}/{len(todo)}] {stage.name}", flush=True)
+        if given.list:
+            print("    " + " ".join([Path(stage.command[0]).name, *stage.command[1:]]))
+            continue
+        if stage.result.exists():
+            print("    there already", flush=True)
+            continue
+        started_s = time.monotonic()
+        code = subprocess.run(stage.command, check=False).returncode
+        if code or not stage.result.exists():
+            sys.exit(f"pretrained: '{stage.name}' failed (exit code {code})")
+        print(f"    {time.monotonic() - started_s:.0f} s", flush=True)
+
+
+if __name__ == "__main__":
+    main()

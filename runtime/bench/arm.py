@@ -114,23 +114,21 @@ def forward(joints_deg: np.ndarray) -> TipPose:
     r = SHOULDER_X_M + _L1 * math.cos(a1) + FOREARM_M * math.cos(a2) + HAND_M * math.cos(pitch)
     z = SHOULDER_Z_M + _L1 * math.sin(a1) + FOREARM_M * math.sin(a2) - HAND_M * math.sin(pitch)
     closing = wrap_half_turn(math.degrees(-pan) + 90.0 - math.degrees(roll))
-    return TipPose(
-        r * math.cos(-pan), r * math.sin(-pan), z, math.degrees(pitch), closing
-    )
+    return TipPose(r * math.cos(-pan), r * math.sin(-pan), z, math.degrees(pitch), closing)
 
 
 def to_sim(joints_deg: np.ndarray) -> np.ndarray:
     """LeRobot units (deg, %) -> radians and metres of one finger; float64[6]."""
-    out = np.radians(np.asarray(joints_deg, dtype=float))
+    out: np.ndarray = np.radians(np.asarray(joints_deg, dtype=float))
     out[5] = float(joints_deg[5]) / 100.0 * FINGER_TRAVEL_M
     return out
 
 
 def from_sim(values: np.ndarray) -> np.ndarray:
     """Radians and metres of one finger -> LeRobot units (deg, %); float32[6]."""
-    out = np.degrees(values)
+    out: np.ndarray = np.degrees(values)
     out[5] = float(values[5]) / FINGER_TRAVEL_M * 100.0
-    return out.astype(np.float32)
+    return np.asarray(out, dtype=np.float32)
 
 
 def _joint_range(index: int) -> str:
@@ -149,9 +147,7 @@ def arm_xml(link_rgba: str, dark_rgba: str, wrist_camera_xml: str) -> str:
     pad = f'rgba="{dark_rgba}" {touch} mass="0.015" friction="1.6 0.02 0.0005" condim="4"'
     ex, ez = UPPER_ARM_M
     tip = ROLL_TO_TIP_M
-    finger = (
-        f'<geom type="box" size="0.026 0.004 0.0075" pos="{tip - 0.026:.4f} {{side}}0.004 0" {pad}/>'
-    )
+    finger = f'<geom type="box" size="0.026 0.004 0.0075" pos="{tip - 0.026:.4f} {{side}}0.004 0" {pad}/>'
     left, right = finger.format(side=""), finger.format(side="-")
     return f"""
 <body name="arm_base" gravcomp="1">

@@ -5,6 +5,7 @@ Lengths in metres. Colours are linear RGB in [0, 1] before the scene's jitter.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 Rgb = tuple[float, float, float]
@@ -64,7 +65,7 @@ class ObjectType:
         """Radius of the circle that it stands in."""
         if self.shape in ("cylinder", "ball"):
             return self.half_m[0]
-        return (self.half_m[0] ** 2 + self.half_m[1] ** 2) ** 0.5
+        return math.hypot(self.half_m[0], self.half_m[1])
 
 
 @dataclass(frozen=True)
@@ -121,32 +122,47 @@ class FixtureType:
         return f"{self.adjective} {self.kind}"
 
 
-def _drawer(id_: str, adjective: str, body: str, accent: str, handle: str, width: float, height: float):
-    return FixtureType(id_, "drawer", adjective, body, accent, handle, width, 0.105, height, 0.075)
+def _drawer(
+    adjective: str, body: str, accent: str, handle: str, size: tuple[float, float]
+) -> FixtureType:
+    id_ = f"drawer_{adjective}_{handle}"
+    return FixtureType(
+        id_, "drawer", adjective, body, accent, handle, size[0], 0.105, size[1], 0.075
+    )
 
 
 # The first is reserved for evaluation (see split.RESERVED_DRAWER).
 DRAWERS = (
-    _drawer("drawer_navy_bar", "navy", "navy", "yellow", "bar", 0.115, 0.066),
-    _drawer("drawer_grey_bar", "grey", "grey", "black", "bar", 0.110, 0.062),
-    _drawer("drawer_white_bar", "white", "white", "red", "bar", 0.125, 0.066),
-    _drawer("drawer_white_knob", "white", "white", "grey", "knob", 0.105, 0.064),
-    _drawer("drawer_brown_knob", "brown", "brown", "yellow", "knob", 0.115, 0.068),
-    _drawer("drawer_black_post", "black", "black", "white", "post", 0.105, 0.066),
-    _drawer("drawer_green_post", "green", "green", "white", "post", 0.115, 0.062),
-    _drawer("drawer_tall_bar", "tall", "grey", "orange", "bar", 0.105, 0.082),
-    _drawer("drawer_wide_bar", "wide", "brown", "white", "bar", 0.145, 0.064),
-    _drawer("drawer_small_knob", "small", "blue", "yellow", "knob", 0.090, 0.058),
-    _drawer("drawer_blue_bar", "blue", "blue", "white", "bar", 0.115, 0.070),
+    _drawer("navy", "navy", "yellow", "bar", (0.115, 0.066)),
+    _drawer("grey", "grey", "black", "bar", (0.110, 0.062)),
+    _drawer("white", "white", "red", "bar", (0.125, 0.066)),
+    _drawer("white", "white", "grey", "knob", (0.105, 0.064)),
+    _drawer("brown", "brown", "yellow", "knob", (0.115, 0.068)),
+    _drawer("black", "black", "white", "post", (0.105, 0.066)),
+    _drawer("green", "green", "white", "post", (0.115, 0.062)),
+    _drawer("tall", "grey", "orange", "bar", (0.105, 0.082)),
+    _drawer("wide", "brown", "white", "bar", (0.145, 0.064)),
+    _drawer("small", "blue", "yellow", "knob", (0.090, 0.058)),
+    _drawer("blue", "blue", "white", "bar", (0.115, 0.070)),
 )
 
 TRAYS = tuple(
     FixtureType(f"tray_{body}", "tray", body, body, accent, "post", 0.10, 0.09, 0.045, 0.075)
-    for body, accent in (("white", "red"), ("black", "yellow"), ("green", "orange"), ("grey", "blue"))
+    for body, accent in (
+        ("white", "red"),
+        ("black", "yellow"),
+        ("green", "orange"),
+        ("grey", "blue"),
+    )
 )
 LIDS = tuple(
     FixtureType(f"lid_{body}", "lid", body, body, accent, "tab", 0.09, 0.08, 0.045, 1.65)
-    for body, accent in (("white", "blue"), ("brown", "white"), ("red", "black"), ("grey", "orange"))
+    for body, accent in (
+        ("white", "blue"),
+        ("brown", "white"),
+        ("red", "black"),
+        ("grey", "orange"),
+    )
 )
 BUTTONS = tuple(
     FixtureType(f"button_{cap}", "button", cap, base, cap, "cap", 0.06, 0.06, 0.025, 0.010)
@@ -166,7 +182,8 @@ def make_object(colour: str, shape: str, scale: float) -> ObjectType:
         "block": (0.0310, 0.0160, 0.0160),
         "ball": (0.0200, 0.0200, 0.0200),
     }[shape]
-    return ObjectType(colour, shape, tuple(round(h * scale, 5) for h in half))
+    x, y, z = (round(h * scale, 5) for h in half)
+    return ObjectType(colour, shape, (x, y, z))
 
 
 def make_container(colour: str, kind: str, scale: float) -> ContainerType:

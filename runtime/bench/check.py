@@ -90,11 +90,11 @@ class Row:
         return self.successes / self.episodes if self.episodes else float("nan")
 
 
-def measure(world: World, task: str, style: str, split: str, episodes: int, first_seed: int = 0) -> Row:
-    """Run `episodes` seeds of one task and style."""
+def measure(world: World, task: str, style: str, split: str, episodes: int) -> Row:
+    """Run seeds 0 .. episodes - 1 of one task and style."""
     row = Row(task, style, split)
     ticks: list[int] = []
-    for seed in range(first_seed, first_seed + episodes):
+    for seed in range(episodes):
         try:
             outcome = run_episode(world, task, seed, split, style)
         except PhysicsDiverged:
@@ -153,10 +153,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--split", choices=(EVAL, TRAIN), help="default: both for evaluation tasks")
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
     options = parser.parse_args(arguments)
-    say = (lambda line: None) if options.json else (lambda line: print(line, flush=True))
+
+    def say(line: str) -> None:
+        if not options.json:
+            print(line, flush=True)
+
     world = World()
     rows: list[Row] = []
-    say(f"{'task':18s}{'style':14s}{'split':7s}{'success':>12s}{'ever':>6s}{'median s':>10s}{'gave up':>9s}")
+    say("task              style         split       success  ever  median s  gave up")
     for task in options.tasks:
         splits = (EVAL, TRAIN) if task in EVALUATION_TASKS else (TRAIN,)
         for split in (options.split,) if options.split else splits:

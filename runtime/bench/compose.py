@@ -19,7 +19,12 @@ from runtime.bench.layout import place
 from runtime.bench.scene import Appearance, Draft, RandomisationConfig, Scene
 
 _GREY_ARM: Rgb = (0.80, 0.78, 0.72)
-_ARM_COLOURS: tuple[Rgb, ...] = (_GREY_ARM, (0.85, 0.85, 0.87), (0.66, 0.68, 0.72), (0.92, 0.78, 0.55))
+_ARM_COLOURS: tuple[Rgb, ...] = (
+    _GREY_ARM,
+    (0.85, 0.85, 0.87),
+    (0.66, 0.68, 0.72),
+    (0.92, 0.78, 0.55),
+)
 
 
 def scene_rng(task: str, seed: int, split: str) -> np.random.Generator:
@@ -29,7 +34,7 @@ def scene_rng(task: str, seed: int, split: str) -> np.random.Generator:
     )
 
 
-def compose(
+def compose(  # noqa: PLR0917 - in the order in which a scene is determined
     task: str,
     seed: int,
     split: str,
@@ -75,10 +80,6 @@ def _jitter(rng: np.random.Generator, spread: float) -> Rgb:
     return tuple(float(v) for v in bright * hue)  # type: ignore[return-value]
 
 
-def _times(colour: Rgb, factor: Rgb) -> Rgb:
-    return tuple(c * f for c, f in zip(colour, factor, strict=True))  # type: ignore[return-value]
-
-
 def _appearance(rng: np.random.Generator, spread: RandomisationConfig) -> Appearance:
     table, wall = (int(k) for k in rng.integers(len(TABLE_COLOURS), size=2))
     chosen = int(rng.integers(len(_ARM_COLOURS)))
@@ -86,9 +87,9 @@ def _appearance(rng: np.random.Generator, spread: RandomisationConfig) -> Appear
         table, wall, chosen = 0, 5, 0
     tilt = rng.uniform(-0.55, 0.55, 2) * spread.light
     return Appearance(
-        table=_times(TABLE_COLOURS[table], _jitter(rng, spread.colour)),
-        wall=_times(TABLE_COLOURS[wall], _jitter(rng, spread.colour)),
-        arm=_times(_ARM_COLOURS[chosen], _jitter(rng, spread.colour)),
+        table=mjcf.tinted(TABLE_COLOURS[table], _jitter(rng, spread.colour)),
+        wall=mjcf.tinted(TABLE_COLOURS[wall], _jitter(rng, spread.colour)),
+        arm=mjcf.tinted(_ARM_COLOURS[chosen], _jitter(rng, spread.colour)),
         tint=_jitter(rng, spread.colour),
         object_jitter=tuple(_jitter(rng, spread.colour) for _ in range(12)),
         light_direction=(float(tilt[0]), float(tilt[1]) + 0.25, -1.0),
@@ -105,21 +106,17 @@ def scene_xml(scene: Scene, view: render.Intrinsics, physics_dt_s: float) -> str
     for index, spot in enumerate(scene.objects):
         kind = spot.type
         assert isinstance(kind, ObjectType)
-        colour = _times(COLOURS[kind.colour], next(jitter))
-        parts.append(
-            mjcf.object_xml(index, kind, spot.x_m, spot.y_m, spot.yaw_rad, colour, scene.friction)
-        )
+        colour = mjcf.tinted(COLOURS[kind.colour], next(jitter))
+        parts.append(mjcf.object_xml(index, kind, spot, colour, scene.friction))
     for spot in scene.containers:
         place_type = spot.type
         assert isinstance(place_type, ContainerType)
-        colour = _times(COLOURS[place_type.colour], next(jitter))
+        colour = mjcf.tinted(COLOURS[place_type.colour], next(jitter))
         parts.append(mjcf.container_xml(place_type, spot.x_m, spot.y_m, spot.yaw_rad, colour))
     if scene.fixture is not None:
         spot, fixture_type = scene.fixture, scene.fixture.type
         assert isinstance(fixture_type, FixtureType)
-        parts.append(
-            mjcf.fixture_xml(fixture_type, spot.x_m, spot.y_m, spot.yaw_rad, look.tint)
-        )
+        parts.append(mjcf.fixture_xml(fixture_type, spot.x_m, spot.y_m, spot.yaw_rad, look.tint))
     link = mjcf.rgba(look.arm)
     wrist = render.camera_xml("wrist", scene.wrist_camera, view)
     direction = " ".join(f"{v:.4f}" for v in look.light_direction)

@@ -27,7 +27,9 @@ class DepthSensor:
         rng = np.random.default_rng(20261101)
         white = rng.standard_normal((_TILE // 2, _TILE), dtype=np.float32)
         # Stereo error is blotchy: neighbours share their match window.
-        blotchy = white + np.roll(white, 1, 0) + np.roll(white, 1, 1) + np.roll(white, (1, 1), (0, 1))
+        blotchy = (
+            white + np.roll(white, 1, 0) + np.roll(white, 1, 1) + np.roll(white, (1, 1), (0, 1))
+        )
         self._noise = blotchy / np.float32(2.0)
         self._chance = rng.random((_TILE // 2, _TILE), dtype=np.float32)
         self._chance = self._chance * (SLOPE_LOST - SLOPE_SEEN) + SLOPE_SEEN

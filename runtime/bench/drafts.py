@@ -47,9 +47,13 @@ class _Shelf:
     def scale(self) -> float:
         return float(self.rng.uniform(0.94, 1.08))
 
-    def object(self, shapes: Sequence[str] = OBJECT_SHAPES, colour: str | None = None) -> ObjectType:
+    def object(
+        self, shapes: Sequence[str] = OBJECT_SHAPES, colour: str | None = None
+    ) -> ObjectType:
         for _ in range(200):
-            thing = make_object(colour or self.pick(OBJECT_COLOURS), self.pick(shapes), self.scale())
+            thing = make_object(
+                colour or self.pick(OBJECT_COLOURS), self.pick(shapes), self.scale()
+            )
             if self._take(thing.name):
                 return thing
         raise RuntimeError("no object is left to draw")
@@ -71,11 +75,15 @@ class _Shelf:
         self.names += (name,)
         return make_container(colour, kind, self.scale())
 
-    def extra_objects(self, low: int, high: int, shapes: Sequence[str] = OBJECT_SHAPES):
+    def extra_objects(
+        self, low: int, high: int, shapes: Sequence[str] = OBJECT_SHAPES
+    ) -> tuple[ObjectType, ...]:
         count = int(self.rng.integers(low, high + 1))
         return tuple(self.object(shapes) for _ in range(count))
 
-    def extra_containers(self, low: int, high: int, kinds: Sequence[str]):
+    def extra_containers(
+        self, low: int, high: int, kinds: Sequence[str]
+    ) -> tuple[ContainerType, ...]:
         count = int(self.rng.integers(low, high + 1))
         return tuple(self.container(kinds) for _ in range(count))
 

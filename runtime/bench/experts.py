@@ -6,13 +6,13 @@ whose goal, grasp or ending was spoilt; it does not know that it fails.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import chain
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from runtime.bench import arm, motion, scripts
+from runtime.bench import arm, fixture_scripts, motion, scripts
 from runtime.bench.scene import Goal, Scene
 from runtime.bench.skills import Fault, Motion, Skills
 
@@ -90,29 +90,32 @@ def make_expert(world: World, seed: int, style: str = EXPERT, noise: float = 1.0
     Raises:
         ValueError: an unknown style, or one that the present scene has no room for.
     """
+    if style not in (EXPERT, *FAILURES):
+        raise ValueError(f"style is {style!r}; expected {EXPERT!r} or one of {FAILURES}")
     rng = np.random.default_rng([seed & 0xFFFFFFFF, sum(map(ord, style))])
     fault = Fault(style) if style in ("drop", "miss_grasp", "near_miss") else Fault()
     skills = Skills(world, rng, noise, fault)
+    return Expert(world, _script(skills, style))
+
+
+def _script(skills: Skills, style: str) -> Motion:
+    world, rng = skills.world, skills.rng
     goal, task = world.scene.goal, world.task
-    if style == EXPERT or fault.kind:
-        return Expert(world, task.script(skills, goal))
     if style in ("wrong_object", "wrong_target"):
         options = wrong_goals(world.scene, style)
         if not options:
             raise ValueError(f"the scene has no other thing for style {style!r}")
         other = options[int(rng.integers(len(options)))]
-        return Expert(world, scripts.SCRIPTS[other.kind](skills, other))
-    if style == "stop_early":
-        return Expert(world, _stop_early(world, rng, task.script(skills, goal)))
+        return scripts.SCRIPTS[other.kind](skills, other)
     if style == "undo":
-        return Expert(world, chain(task.script(skills, goal), _undo(skills, goal)))
-    if style == "knock":
-        return Expert(world, _knock(skills, goal))
-    if style == "idle":
-        return Expert(world, _idle(skills))
-    if style == "random":
-        return Expert(world, _random(skills))
-    raise ValueError(f"style is {style!r}; expected {EXPERT!r} or one of {FAILURES}")
+        return chain(task.script(skills, goal), _undo(skills, goal))
+    scripted: dict[str, Callable[[], Motion]] = {
+        "stop_early": lambda: _stop_early(world, rng, task.script(skills, goal)),
+        "knock": lambda: _knock(skills, goal),
+        "idle": lambda: _idle(skills),
+        "random": lambda: _random(skills),
+    }
+    return scripted.get(style, lambda: task.script(skills, goal))()
 
 
 def wrong_goals(scene: Scene, style: str) -> list[Goal]:
@@ -125,8 +128,8 @@ def wrong_goals(scene: Scene, style: str) -> list[Goal]:
             keep = goal.kind if goal.kind == "push" else ""
             return [Goal(keep or relation[name], goal.thing, name) for name in names]
         if goal.target in scene.object_names:
-            others = [p for p in scene.objects if p.name not in (goal.thing, goal.target)]
-            flat = [p.name for p in others if p.type.shape != "ball"]  # type: ignore[union-attr]
+            rest = [p for p in scene.objects if p.name not in (goal.thing, goal.target)]
+            flat = [p.name for p in rest if p.type.shape != "ball"]  # type: ignore[union-attr]
             return [Goal(goal.kind, goal.thing, name) for name in flat]
         return []
     others = [name for name in scene.object_names if name not in (goal.thing, goal.target)]
@@ -151,7 +154,7 @@ def _undo(skills: Skills, goal: Goal) -> Motion:
     """Having succeeded, take it back: the usual end of an episode that went on for too long."""
     yield from skills.wait(0.5)
     if goal.kind == "store":
-        yield from scripts.lead_handle(skills, 0.95)
+        yield from fixture_scripts.lead_handle(skills, 0.95)
         yield from skills.home()
         return
     kind = _UNDO[goal.kind]
@@ -174,9 +177,9 @@ def _knock(skills: Skills, goal: Goal) -> Motion:
     begin = np.array([x, y]) - across * 0.06
     end = np.array([x, y]) + across * float(skills.rng.uniform(0.03, 0.06))
     pitch = skills.stance([(*begin, z), (*end, z), (*begin, z + 0.05)], yaw)
-    yield from skills.move(arm.TipPose(*begin, z + 0.05, pitch, yaw), 20.0)
-    yield from skills.straight(arm.TipPose(*begin, z, pitch, yaw))
-    yield from skills.straight(arm.TipPose(*end, z, pitch, yaw), 0.7)
+    yield from skills.move(arm.TipPose(begin[0], begin[1], z + 0.05, pitch, yaw), 20.0)
+    yield from skills.straight(arm.TipPose(begin[0], begin[1], z, pitch, yaw))
+    yield from skills.straight(arm.TipPose(end[0], end[1], z, pitch, yaw), 0.7)
     yield from skills.retreat(0.05)
     yield from skills.home()
 

@@ -100,9 +100,7 @@ def _xy(a: np.ndarray, b: np.ndarray) -> float:
     return math.hypot(float(a[0] - b[0]), float(a[1] - b[1]))
 
 
-def _carry(
-    thing: ObjectState, then: ObjectState, target_xy: np.ndarray, reach: float
-) -> float:
+def _carry(thing: ObjectState, then: ObjectState, target_xy: np.ndarray, reach: float) -> float:
     """Progress of a pick-and-place before the thing is where it belongs: 0 .. 0.85."""
     if not thing.held:
         return REACH_SHARE * reach

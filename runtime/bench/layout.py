@@ -63,7 +63,8 @@ def place(draft: Draft, rng: np.random.Generator) -> Layout:
         ok = ok and all(_add(o, fixture, taken, rng) for o in loose)
         if not ok or not _spread(draft, taken):
             continue
-        for extra in (*draft.extra_containers, *draft.extra_objects):
+        extras: tuple[ObjectType | ContainerType, ...] = draft.extra_containers
+        for extra in (*extras, *draft.extra_objects):
             if _add(extra, fixture, taken, rng) and not _clear_of_push(taken[-1], draft, taken):
                 taken.pop()
         containers = tuple(p for p in taken if isinstance(p.type, ContainerType))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 
 from runtime.bench.catalog import COLOURS, ContainerType, FixtureType, ObjectType, Rgb
+from runtime.bench.scene import Placed
 
 # Contact bits: 1 hand, 2 objects. Static things answer to both and never to one another.
 _OBJECT_BITS = 'contype="2" conaffinity="3"'
@@ -31,15 +32,20 @@ def shade(colour: Rgb, factor: float) -> Rgb:
     return tuple(c + (1.0 - c) * (factor - 1.0) for c in colour)  # type: ignore[return-value]
 
 
+def tinted(colour: Rgb, factor: Rgb) -> Rgb:
+    """The colour with each channel multiplied."""
+    return (colour[0] * factor[0], colour[1] * factor[1], colour[2] * factor[2])
+
+
 def _geom(kind: str, size: tuple[float, ...], pos: tuple[float, float, float], extra: str) -> str:
     sizes = " ".join(f"{s:.5f}" for s in size)
-    return f'<geom type="{kind}" size="{sizes}" pos="{pos[0]:.5f} {pos[1]:.5f} {pos[2]:.5f}" {extra}/>'
+    return (
+        f'<geom type="{kind}" size="{sizes}" pos="{pos[0]:.5f} {pos[1]:.5f} {pos[2]:.5f}" {extra}/>'
+    )
 
 
-def object_xml(
-    index: int, thing: ObjectType, x: float, y: float, yaw: float, colour: Rgb, friction: float
-) -> str:
-    """A free body `object_<index>`, standing on the table."""
+def object_xml(index: int, thing: ObjectType, spot: Placed, colour: Rgb, friction: float) -> str:
+    """A free body `object_<index>`, standing on the table at its spot."""
     h = thing.half_m
     # Rolling friction and a little drag bring balls and fallen cylinders to rest.
     rolls = thing.shape in ("ball", "cylinder")
@@ -54,12 +60,14 @@ def object_xml(
         grasped = 'contype="0" conaffinity="1" condim="4"'
         geoms = _geom("cylinder", (h[0], h[2]), (0, 0, 0), f"{shown} {grasped}")
         stands = touch.replace(_OBJECT_BITS, 'contype="2" conaffinity="2"')
-        geoms += _geom("box", (0.82 * h[0], 0.82 * h[0], h[2]), (0, 0, 0), f'mass="0" group="3" {stands}')
+        geoms += _geom(
+            "box", (0.82 * h[0], 0.82 * h[0], h[2]), (0, 0, 0), f'mass="0" group="3" {stands}'
+        )
     else:
         geoms = _geom("box", h, (0, 0, 0), f"{shown} {touch}")
     return (
-        f'<body name="object_{index}" pos="{x:.5f} {y:.5f} {h[2]:.5f}" '
-        f'euler="0 0 {yaw:.5f}"><joint type="free" damping="{damping}"/>'
+        f'<body name="object_{index}" pos="{spot.x_m:.5f} {spot.y_m:.5f} {h[2]:.5f}" '
+        f'euler="0 0 {spot.yaw_rad:.5f}"><joint type="free" damping="{damping}"/>'
         f"{geoms}</body>"
     )
 
@@ -110,8 +118,8 @@ def fixture_xml(thing: FixtureType, x: float, y: float, yaw: float, tint: Rgb) -
 
     tint multiplies the catalogue's colours (the scene's colour jitter).
     """
-    body = tuple(c * t for c, t in zip(COLOURS[thing.body], tint, strict=True))
-    accent = tuple(c * t for c, t in zip(COLOURS[thing.accent], tint, strict=True))
+    body = tinted(COLOURS[thing.body], tint)
+    accent = tinted(COLOURS[thing.accent], tint)
     build = {
         "drawer": _drawer,
         "tray": _tray,
@@ -154,7 +162,9 @@ def _drawer(thing: FixtureType, body: Rgb, accent: Rgb) -> str:
         half = thing.width_m * 0.27
         geoms.append(_geom("box", (0.005, half, 0.006), (-0.036, 0, hz), grip))
         for side in (-1, 1):
-            geoms.append(_geom("box", (0.014, 0.003, 0.004), (-0.020, side * (half - 0.003), hz), grip))
+            geoms.append(
+                _geom("box", (0.014, 0.003, 0.004), (-0.020, side * (half - 0.003), hz), grip)
+            )
     elif thing.handle == "knob":
         geoms.append(_geom("sphere", (0.012,), (-0.031, 0, hz), grip))
         geoms.append(_geom("box", (0.012, 0.004, 0.004), (-0.016, 0, hz), grip))

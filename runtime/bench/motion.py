@@ -39,7 +39,7 @@ def joint_move(start: np.ndarray, end: np.ndarray, speed: float) -> np.ndarray:
     by_acceleration = float(np.sqrt(_PEAK_ACCELERATION * way / ACCELERATION_LIMIT).max())
     ticks = max(1, math.ceil(max(by_speed, by_acceleration) / TICK_S - 1e-6))
     shares = np.array([ease(k / ticks) for k in range(1, ticks + 1)])
-    return start + shares[:, None] * (end - start)
+    return np.asarray(start + shares[:, None] * (end - start))
 
 
 def traced_move(

@@ -8,7 +8,7 @@ import numpy as np
 
 from runtime.bench import arm
 from runtime.bench.backend import load_mujoco
-from runtime.bench.catalog import COLOURS, FixtureType, ObjectType
+from runtime.bench.catalog import COLOURS, ContainerType, FixtureType, ObjectType
 from runtime.bench.scene import Scene
 from runtime.bench.state import BenchState, ObjectState
 
@@ -164,9 +164,10 @@ class Physics:
             spot = scene.objects[k]
             for place in scene.containers:
                 apart = np.hypot(spot.x_m - place.x_m, spot.y_m - place.y_m)
-                if apart < place.type.half_m * 0.5:  # type: ignore[union-attr]
+                assert isinstance(place.type, ContainerType)
+                if apart < place.type.half_m * 0.5:
                     address = model.jnt_qposadr[model.body_jntadr[body]]
-                    data.qpos[address + 2] = place.type.floor_m + kind.half_m[2] + 0.0005  # type: ignore[union-attr]
+                    data.qpos[address + 2] = place.type.floor_m + kind.half_m[2] + 0.0005
         self._mujoco.mj_step(model, data, int(_SETTLE_S / self._dt_s))
         self._mujoco.mj_forward(model, data)
         self._origin_s = float(data.time)

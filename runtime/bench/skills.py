@@ -70,7 +70,9 @@ class Skills:
         """One tick towards a joint target of the script's own making."""
         yield from self._emit(target[None, :])
 
-    def move(self, pose: TipPose, gripper_pct: float | None = None, roll_near: float = 0.0) -> Motion:
+    def move(
+        self, pose: TipPose, gripper_pct: float | None = None, roll_near: float = 0.0
+    ) -> Motion:
         """Joint-space move to a pose."""
         jaw = self.q[5] if gripper_pct is None else gripper_pct
         end = arm.inverse(pose, jaw, roll_near)
@@ -129,7 +131,9 @@ class Skills:
         here = arm.forward(self.q)
         for z in np.arange(z_m, here.z_m, -0.008):
             try:
-                pitch = self.stance([(here.x_m, here.y_m, z)], here.closing_yaw_deg, float(self.q[4]))
+                pitch = self.stance(
+                    [(here.x_m, here.y_m, float(z))], here.closing_yaw_deg, float(self.q[4])
+                )
             except arm.Unreachable:
                 continue
             yield from self.straight(
@@ -161,7 +165,10 @@ class Skills:
     # -- choosing a stance -----------------------------------------------------------------
 
     def stance(
-        self, points_m: Sequence[Sequence[float]], closing_yaw_deg: float, roll_near: float = 0.0
+        self,
+        points_m: Sequence[Sequence[float] | np.ndarray],
+        closing_yaw_deg: float,
+        roll_near: float = 0.0,
     ) -> float:
         """The steepest pitch, near this hand's own, from which all points can be reached, deg.
 
@@ -219,7 +226,8 @@ class Skills:
         """Grasp a thing where it is now. Afterwards state.objects[...].held says whether it did."""
         kind = self.object(name).type
         closed = max(0.0, kind.grasp_width_m / JAW_M * 100.0 - 20.0)
-        opened = min(98.0, (kind.grasp_width_m + 0.030) / JAW_M * 100.0 + 6.0 * self.noise * self.rng.random())
+        spare = 6.0 * self.noise * float(self.rng.random())
+        opened = min(98.0, (kind.grasp_width_m + 0.030) / JAW_M * 100.0 + spare)
         aside = self._miss_offset() if self.fault.kind == "miss_grasp" else np.zeros(2)
         for attempt in range(tries):
             thing = self.object(name)
@@ -307,5 +315,7 @@ class Skills:
 
     def release(self, by_pct: float = 26.0, backwards: bool = False) -> Motion:
         """Open the jaw enough to let go, then rise, or withdraw the way the hand points."""
-        yield from self.grip(float(self.state.gripper_pct) + by_pct + 5.0 * self.noise * self.rng.random())
+        yield from self.grip(
+            float(self.state.gripper_pct) + by_pct + 5.0 * self.noise * self.rng.random()
+        )
         yield from self.withdraw(0.05) if backwards else self.retreat(self.hover_m)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from runtime.bench import drafts, goals, language, scripts
+from runtime.bench import drafts, fixture_scripts, goals, language, scripts
 from runtime.bench.goals import Reading
 from runtime.bench.scene import Draft, Goal, Scene
 from runtime.bench.split import EVALUATION_TASKS
@@ -45,9 +45,7 @@ JOINT_FAILURES = (
     "random",
 )
 # What is dropped or knocked off a plate is off the plate, and a push has nothing to drop.
-TAKE_OFF_FAILURES = tuple(
-    f for f in PLACE_FAILURES if f not in ("drop", "knock", "wrong_target")
-)
+TAKE_OFF_FAILURES = tuple(f for f in PLACE_FAILURES if f not in ("drop", "knock", "wrong_target"))
 # Nor can a thing be picked up again from where it leans against a wall, to undo a push.
 PUSH_FAILURES = tuple(f for f in PLACE_FAILURES if f not in ("drop", "undo"))
 LIFT_FAILURES = tuple(f for f in PLACE_FAILURES if f != "wrong_target")
@@ -70,9 +68,7 @@ class Task(Protocol):
     def failures(self) -> tuple[str, ...]: ...
     def draft(self, rng: np.random.Generator, split: str) -> Draft: ...
     def phrases(self, goal: Goal) -> tuple[str, ...]: ...
-    def evaluate(
-        self, goal: Goal, now: BenchState, start: BenchState, scene: Scene
-    ) -> Reading: ...
+    def evaluate(self, goal: Goal, now: BenchState, start: BenchState, scene: Scene) -> Reading: ...
     def script(self, skills: Skills, goal: Goal) -> Iterator[np.ndarray]: ...
 
 
@@ -127,21 +123,21 @@ def find_task(name: str) -> Task:
 
 
 for _spec in (
-    TaskSpec("open_drawer", drafts.drawer("open"), scripts.work_joint, JOINT_FAILURES),
+    TaskSpec("open_drawer", drafts.drawer("open"), fixture_scripts.work_joint, JOINT_FAILURES),
     TaskSpec("put_on", drafts.put_on, scripts.put, PLACE_FAILURES),
-    TaskSpec("close_drawer", drafts.drawer("close"), scripts.work_joint, JOINT_FAILURES),
+    TaskSpec("close_drawer", drafts.drawer("close"), fixture_scripts.work_joint, JOINT_FAILURES),
     TaskSpec("put_in", drafts.put_in, scripts.put, PLACE_FAILURES),
     TaskSpec("take_off", drafts.take_off, scripts.take_off, TAKE_OFF_FAILURES),
     TaskSpec("lift", drafts.lift, scripts.lift, LIFT_FAILURES),
     TaskSpec("stack", drafts.stack, scripts.put, PLACE_FAILURES),
     TaskSpec("push_to", drafts.push_to, scripts.push, PUSH_FAILURES),
-    TaskSpec("open_tray", drafts.open_tray, scripts.work_joint, JOINT_FAILURES),
-    TaskSpec("close_tray", drafts.close_tray, scripts.work_joint, JOINT_FAILURES),
-    TaskSpec("open_lid", drafts.open_lid, scripts.work_joint, JOINT_FAILURES),
-    TaskSpec("close_lid", drafts.close_lid, scripts.work_joint, JOINT_FAILURES),
-    TaskSpec("press_button", drafts.press_button, scripts.press, JOINT_FAILURES),
-    TaskSpec("turn_lever_left", drafts.turn_left, scripts.work_joint, JOINT_FAILURES),
-    TaskSpec("turn_lever_right", drafts.turn_right, scripts.work_joint, JOINT_FAILURES),
+    TaskSpec("open_tray", drafts.open_tray, fixture_scripts.work_joint, JOINT_FAILURES),
+    TaskSpec("close_tray", drafts.close_tray, fixture_scripts.work_joint, JOINT_FAILURES),
+    TaskSpec("open_lid", drafts.open_lid, fixture_scripts.work_joint, JOINT_FAILURES),
+    TaskSpec("close_lid", drafts.close_lid, fixture_scripts.work_joint, JOINT_FAILURES),
+    TaskSpec("press_button", drafts.press_button, fixture_scripts.press, JOINT_FAILURES),
+    TaskSpec("turn_lever_left", drafts.turn_left, fixture_scripts.work_joint, JOINT_FAILURES),
+    TaskSpec("turn_lever_right", drafts.turn_right, fixture_scripts.work_joint, JOINT_FAILURES),
     TaskSpec("store_in_drawer", drafts.drawer("store"), scripts.store, STORE_FAILURES, 25.0),
 ):
     register(_spec)

@@ -15,6 +15,7 @@ import numpy as np
 from runtime.bench import arm, goals, language, render
 from runtime.bench.compose import compose, scene_rng, scene_xml
 from runtime.bench.physics import Physics
+from runtime.bench.render import Intrinsics
 from runtime.bench.scene import Goal, RandomisationConfig, Scene
 from runtime.bench.split import EVAL, check_split
 from runtime.bench.state import BenchState, Truth
@@ -240,7 +241,7 @@ class World:
         """`render` of a copy; from one thread only (GL), and never mixed with `render`."""
         return self._renderer.render(copy.model, copy.data, camera, copy.key)
 
-    def intrinsics(self, camera: str) -> render.Intrinsics:
+    def intrinsics(self, camera: str) -> Intrinsics:
         """Colour intrinsics; depth is aligned to colour, so they are the depth's as well."""
         if camera not in render.CAMERAS:
             raise ValueError(f"camera is {camera!r}; expected one of {render.CAMERAS}")

@@ -175,6 +175,7 @@ def fit(
         # Half again as fast on a CPU; saved weights are the same either way.
         module.train().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     average = [p.detach().clone() for p in parameters]
+    warm_up = max(1, min(100, settings.steps // 10))
     began = time.monotonic()
     recent: dict[str, float] = {}
     for step in range(settings.steps):
@@ -183,7 +184,7 @@ def fit(
             done = max(done, (time.monotonic() - began) / (60.0 * settings.minutes))
         if done >= 1.0:
             break
-        rate = min(1.0, (step + 1) / 100) * 0.5 * (1.0 + math.cos(math.pi * done))
+        rate = min(1.0, (step + 1) / warm_up) * 0.5 * (1.0 + math.cos(math.pi * done))
         for group in optimiser.param_groups:
             group["lr"] = settings.learning_rate * rate
         optimiser.zero_grad(set_to_none=True)

@@ -1,0 +1,136 @@
+"""The package as the trainer scores with it: parity with torch, and every way to abstain."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from contracts.errors import PackageError
+from trainer.judgement import check_signals, judge
+from trainer.rewards.data import Clip
+from trainer.rewards.edge import EdgeReward
+from trainer.rewards.evaluate import auc, clock_scorer, constant_scorer, evaluate
+from trainer.rewards.train_edge import Edge, embed_clip, score
+
+
+@pytest.fixture(scope="module")
+def package(edge: Edge, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from export.reward import export_reward
+    from trainer.rewards.train_edge import save
+
+    folder = tmp_path_factory.mktemp("reward")
+    edge.trained_on = {"instructions": ["test"]}
+    save(edge, folder / "model")
+    return export_reward(folder / "model", folder / "package").folder
+
+
+@pytest.fixture()
+def reward(package: Path) -> EdgeReward:
+    return EdgeReward(package=package, demonstrations=(), options={}, seed=0)
+
+
+def _images(clip: Clip) -> dict[str, np.ndarray]:
+    return {camera: clip.pictures(camera) for camera in ("front", "wrist")}
+
+
+def test_the_package_answers_as_torch_does(
+    reward: EdgeReward, edge: Edge, clips: list[Clip]
+) -> None:
+    clip = clips[1]
+    said = clip.record.goals[0].instructions[0]
+    signals = reward.score_frames(said, _images(clip), range(clip.record.frames), 6)
+    expected = score(edge, embed_clip(edge.trunk, clip), said)
+    for name in ("process", "completion", "contrastive"):
+        found = [getattr(s, name) for s in signals]
+        assert np.allclose(found, expected[name], atol=1e-4)
+    assert check_signals(signals, clip.record.frames) == ""
+    assert judge(signals, reward.completion_threshold, reward.completion_consecutive) is not None
+
+
+def test_larger_pictures_are_scaled(reward: EdgeReward, clips: list[Clip]) -> None:
+    clip = clips[1]
+    said = clip.record.goals[0].instructions[0]
+    large = {c: np.repeat(np.repeat(v, 2, axis=1), 2, axis=2) for c, v in _images(clip).items()}
+    small = reward.score_frames(said, _images(clip), range(clip.record.frames), 6)
+    big = reward.score_frames(said, large, range(clip.record.frames), 6)
+    assert np.allclose([s.process for s in small], [s.process for s in big], atol=1e-3)
+
+
+def test_unknown_words_abstain(reward: EdgeReward, clips: list[Clip]) -> None:
+    episode = _Episode(clips[1], "polish the red cube")
+    signals = reward.score_episode(episode)  # type: ignore[arg-type]
+    assert all("unknown words: polish" in s.abstained for s in signals)
+    assert signals[-1].step == episode.steps - 1
+    assert judge(signals, 0.5, 2) is None
+
+
+def test_an_episode_is_scored_at_the_models_rate(reward: EdgeReward, clips: list[Clip]) -> None:
+    episode = _Episode(clips[1], clips[1].record.goals[0].instructions[0])
+    signals = reward.score_episode(episode)  # type: ignore[arg-type]
+    steps = [s.step for s in signals]
+    assert steps[0] == 0
+    assert steps[-1] == episode.steps - 1
+    assert set(np.diff(steps[:-1])) == {3}
+
+
+def test_not_finite_values_abstain(reward: EdgeReward, clips: list[Clip]) -> None:
+    class Broken:
+        def run(self, names: list[str], feed: dict[str, np.ndarray]) -> list[np.ndarray]:
+            return [np.full(len(feed["current"]), np.nan, np.float32) for _ in names]
+
+    reward._head = Broken()  # type: ignore[assignment]
+    signals = reward.score_frames("open the tray", _images(clips[1]), range(3), 6)
+    assert all(s.abstained == "the model's output is not finite" for s in signals)
+
+
+def test_an_exception_abstains(reward: EdgeReward, clips: list[Clip]) -> None:
+    class Failing:
+        def run(self, *_: Any) -> list[np.ndarray]:
+            raise RuntimeError("out of memory")
+
+    reward._trunk = Failing()  # type: ignore[assignment]
+    signals = reward.score_frames("open the tray", _images(clips[1]), range(3), 6)
+    assert all("out of memory" in s.abstained for s in signals)
+    assert not any(s.completion == 0.0 for s in signals)
+
+
+def test_strange_pictures_abstain(reward: EdgeReward) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (3, 96, 128, 3), dtype=np.uint8)
+    signals = reward.score_frames("open the tray", {"front": noise, "wrist": noise}, range(3), 6)
+    assert all("outside the model's ground" in s.abstained for s in signals)
+
+
+def test_no_package_is_one_clear_sentence(tmp_path: Path) -> None:
+    with pytest.raises(PackageError, match="needs a package"):
+        EdgeReward(package=None)
+    with pytest.raises(PackageError, match="no model package"):
+        EdgeReward(package=tmp_path / "nowhere")
+
+
+def test_a_clock_does_not_pass_at_matched_times(clips: list[Clip]) -> None:
+    assert auc(np.array([2.0, 3.0]), np.array([1.0, 2.0])) == 0.875
+    assert np.isnan(auc(np.zeros(0), np.ones(2)))
+    for scorer in (constant_scorer, clock_scorer):
+        report = evaluate(scorer, clips, "baseline", "open_tray")
+        assert report.episodes == 2
+        assert report.figures["language"] != 1.0
+
+
+class _Session:
+    class action:
+        rate_hz = 10.0
+
+
+class _Episode:
+    """A stored episode of a clip: three steps for each of its frames."""
+
+    session = _Session
+
+    def __init__(self, clip: Clip, instruction: str) -> None:
+        self._clip, self.instruction, self.steps = clip, instruction, 3 * clip.record.frames
+
+    def frames(self, camera: str, indices: list[int]) -> np.ndarray:
+        return self._clip.pictures(camera, [i // 3 for i in indices])

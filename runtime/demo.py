@@ -1,0 +1,476 @@
+"""`robot-run demo`: trainer and robot as real processes, base evaluation → iterations → final evaluation → report.
+
+Owns the processes, their order, and what is left behind however it ends: the report is always rendered.
+It starts `robot-trainer` as a process and imports nothing of it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import platform
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, Any, Protocol
+
+import typer
+
+from contracts.errors import EntracteError
+from contracts.files import atomic
+from runtime import demo_plan, demo_view
+from runtime.board import Board
+from runtime.config import Run
+from runtime.demo_plan import Options
+from runtime.demo_view import State
+
+EXIT_INTERRUPTED = 130
+EXIT_PROCESS_DIED = 4
+TRAINER_START_S = 120.0
+STOP_PATIENCE_S = {"robot": 40.0, "trainer": 60.0}
+REPORT_S = 300.0
+TAIL_LINES = 12
+POLL_S = 0.1
+_PACKAGES = ("entracte", "numpy", "mujoco", "onnxruntime", "torch")
+# Two cores are shared by everything here: libraries must not start threads of their own.
+_ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+
+
+class Interrupted(Exception):
+    """Somebody pressed Ctrl-C or sent SIGTERM."""
+
+
+class Died(EntracteError):
+    """A process of the demo ended when it should not have."""
+
+
+class Screen(Protocol):
+    """Where the state is shown."""
+
+    def show(self, state: State) -> None: ...
+
+    def close(self) -> None: ...
+
+
+@dataclass
+class Program:
+    """One process with its log. It has a session of its own: Ctrl-C reaches the demo alone."""
+
+    name: str
+    command: list[str]
+    log: Path
+    process: subprocess.Popen[bytes]
+    output: Path
+
+    @classmethod
+    def start(cls, name: str, command: list[str], folder: Path) -> Program:
+        folder.mkdir(parents=True, exist_ok=True)
+        log, output = folder / f"{name}.log", folder / f"{name}.out"
+        with log.open("wb") as errors, output.open("wb") as out:
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=errors,
+                env={**_ENVIRONMENT, **os.environ},
+                start_new_session=True,
+            )
+        return cls(name, command, log, process, output)
+
+    @property
+    def code(self) -> int | None:
+        return self.process.poll()
+
+    def tail(self) -> list[str]:
+        """The last lines that it wrote, errors before results."""
+        for path in (self.log, self.output):
+            lines = path.read_text(errors="replace").replace("\r", "\n").splitlines()
+            lines = [line for line in lines if line.strip()]
+            if lines:
+                return lines[-TAIL_LINES:]
+        return []
+
+    def result(self) -> dict[str, Any]:
+        """The JSON object that it printed; {} if it did not."""
+        try:
+            found = json.loads(self.output.read_bytes())
+        except (OSError, ValueError):
+            return {}
+        return found if isinstance(found, dict) else {}
+
+    def stop(self, number: int, patience_s: float) -> None:
+        """Ask, wait, insist."""
+        for ask, wait_s in ((number, patience_s), (signal.SIGTERM, 5.0), (signal.SIGKILL, 5.0)):
+            if self.code is not None:
+                return
+            with contextlib.suppress(ProcessLookupError):
+                self.process.send_signal(ask)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(wait_s)
+
+
+class Demo:
+    """One demo run; `run` returns the exit code."""
+
+    def __init__(self, options: Options, screen: Screen, say: Callable[[str], None]) -> None:
+        self.options, self._screen, self._say = options, screen, say
+        self.state = State(
+            task=options.task,
+            reward=options.reward,
+            seed=options.seed,
+            iterations=options.iterations,
+            per_iteration=options.episodes,
+            evaluation_episodes=options.evaluation_episodes,
+            started_s=time.monotonic(),
+        )
+        self._programs: list[Program] = []
+        self._interrupts = 0
+        self._stopping = False
+        self._metrics = Follower(options.run_dir / "trainer/metrics.jsonl")
+        self._started_unix_s = time.time()
+
+    def run(self) -> int:
+        code, ended = 0, "complete"
+        self._write("")
+        handlers = {n: signal.signal(n, self._interrupt) for n in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            self._phases()
+        except Interrupted:
+            code, ended = EXIT_INTERRUPTED, "it was interrupted with Ctrl-C"
+        except EntracteError as error:
+            code, ended = EXIT_PROCESS_DIED, str(error)
+        finally:
+            self._stop_all()
+        self._enter("report")
+        self._write(ended)
+        page = self._report()
+        self._screen.close()
+        if code:
+            self._say(f"robot-run demo: {ended}")
+        if page is not None:
+            self._say(str(page))
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        return code or (0 if page is not None else EXIT_PROCESS_DIED)
+
+    # The phases
+
+    def _phases(self) -> None:
+        options = self.options
+        # The trainer loads its models while the base policy is evaluated.
+        trainer = self._start("trainer", demo_plan.trainer_command(options))
+        self._enter("base")
+        self._evaluate("base")
+        endpoints = self._wait_for_trainer(trainer)
+        robot_dir = options.run_dir / "robot"
+        robot_dir.mkdir(parents=True, exist_ok=True)
+        shutil.copy(next((options.run_dir / "trainer").rglob("trainer.pub")), robot_dir)
+        self._enter("refine")
+        robot = self._start("robot", demo_plan.robot_command(options, endpoints))
+        self._watch(robot, robot_dir)
+        self._stop(trainer)
+        self._enter("final")
+        self._evaluate("final")
+
+    def _evaluate(self, which: str) -> None:
+        program = self._start(which, demo_plan.evaluation_command(self.options, which))
+        self._watch(program, self.options.run_dir / "eval" / which / "run")
+        result = program.result()
+        if "of" in result:
+            self.state.results[which] = (int(result["successes"]), int(result["of"]))
+
+    def _wait_for_trainer(self, trainer: Program) -> dict[str, str]:
+        path = self.options.run_dir / "trainer/endpoints.json"
+        give_up_s = time.monotonic() + TRAINER_START_S
+        self.state.now = "waiting for the trainer"
+        while not path.exists():
+            self._tick(trainer)
+            if time.monotonic() > give_up_s:
+                raise Died(f"the trainer was not ready after {TRAINER_START_S:.0f} s")
+        return dict(atomic.read_json(path))
+
+    # Watching
+
+    def _watch(self, program: Program, run_dir: Path) -> None:
+        """Until `program` has ended well. Raises `Died` if it, or the trainer, did not; `Interrupted`."""
+        with contextlib.closing(Eye(run_dir)) as eye:
+            while program.code is None:
+                self._tick(program, eye)
+            self._tick(program, eye)
+        if program.code:
+            raise self._died(program)
+
+    def _tick(self, program: Program, eye: Eye | None = None) -> None:
+        time.sleep(POLL_S)
+        for row in self._metrics.rows():
+            demo_view.take_metrics(self.state, row)
+        if eye is not None:
+            eye.look(self.state)
+        self._screen.show(self.state)
+        if self._interrupts:
+            raise Interrupted
+        for other in self._programs:
+            if other.code is not None and other.name == "trainer" and not self._stopping:
+                raise self._died(other)
+        if program.name == "trainer" and program.code is not None:
+            raise self._died(program)
+
+    def _died(self, program: Program) -> Died:
+        how = f"exit code {program.code}"
+        if program.code is not None and program.code < 0:
+            how = f"signal {signal.Signals(-program.code).name}"
+        for line in program.tail():
+            self._say(f"  {program.name}: {line}")
+        return Died(f"the process '{program.name}' ended with {how}; its log is {program.log}")
+
+    def _enter(self, phase: str) -> None:
+        self.state.enter(phase, time.monotonic())
+        self._screen.show(self.state)
+
+    # Processes
+
+    def _start(self, name: str, command: list[str]) -> Program:
+        if self._interrupts:
+            raise Interrupted
+        program = Program.start(name, command, self.options.run_dir / "logs")
+        self._programs.append(program)
+        self._write("")
+        return program
+
+    def _stop(self, program: Program) -> None:
+        """In a thread, so that the view goes on: the trainer finishes the work at hand."""
+        self._stopping = True
+        # robot-run takes Ctrl-C as "finish the tick, hold, leave".
+        number = signal.SIGTERM if program.name == "trainer" else signal.SIGINT
+        patience_s = STOP_PATIENCE_S.get(program.name, STOP_PATIENCE_S["robot"])
+        worker = threading.Thread(target=program.stop, args=(number, patience_s))
+        worker.start()
+        self.state.now = f"stopping {program.name}"
+        while worker.is_alive():
+            worker.join(POLL_S)
+            self._screen.show(self.state)
+            if self._interrupts > 1 and program.code is None:
+                program.process.kill()
+
+    def _stop_all(self) -> None:
+        """The robot first: what it has recorded should still reach the trainer."""
+        for program in reversed(self._programs):
+            if program.code is None:
+                self._stop(program)
+
+    def _interrupt(self, _number: int, _frame: FrameType | None) -> None:
+        self._interrupts += 1
+
+    # What is left behind
+
+    def _write(self, ended: str) -> None:
+        """demo.json, rewritten whenever something changed: a kill leaves one that says "still running"."""
+        options = self.options
+        with contextlib.suppress(OSError):
+            atomic.write_json(
+                options.run_dir / "demo.json",
+                {
+                    "task": options.task,
+                    "reward": options.reward,
+                    "seed": options.seed,
+                    "iterations": options.iterations,
+                    "started_unix_s": self._started_unix_s,
+                    "ended_unix_s": time.time() if ended else None,
+                    "ended": ended or "the demo was killed",
+                    "options": {
+                        "episodes": options.episodes,
+                        "evaluation_episodes": options.evaluation_episodes,
+                        "pretrained": str(options.pretrained),
+                    },
+                    "versions": _versions(),
+                    "processes": [
+                        {
+                            "name": p.name,
+                            "command": demo_plan.readable(p.command),
+                            "exit_code": p.code,
+                            "log_tail": p.tail() if p.code else [],
+                        }
+                        for p in self._programs
+                    ],
+                },
+            )
+
+    def _report(self) -> Path | None:
+        page = self.options.output / "index.html"
+        program = Program.start(
+            "report", demo_plan.report_command(self.options), self.options.run_dir / "logs"
+        )
+        give_up_s = time.monotonic() + REPORT_S
+        while program.code is None and time.monotonic() < give_up_s:
+            time.sleep(POLL_S)
+            self._screen.show(self.state)
+        if program.code == 0:
+            return page.resolve()
+        program.stop(signal.SIGTERM, 5.0)
+        self._screen.close()
+        for line in program.tail():
+            self._say(f"  report: {line}")
+        self._say(
+            f"robot-run demo: the report failed; again: {demo_plan.readable(program.command)}"
+        )
+        return None
+
+
+class Eye:
+    """Looks at the board of a `robot-run` whose folder is `run_dir`; it may not be there yet, or any more."""
+
+    def __init__(self, run_dir: Path) -> None:
+        self._run_dir = run_dir
+        self._board: Board | None = None
+        self._last: tuple[float, int] | None = None
+
+    def look(self, state: State) -> None:
+        if self._board is None:
+            with contextlib.suppress(EntracteError, OSError):
+                self._board = Board.open(Run.load(self._run_dir).board_path)
+            return
+        board = self._board
+        state.done = board.episodes_done
+        state.process, state.completion = board.reward_process, board.reward_completion
+        now_s = time.monotonic()
+        if self._last is None or now_s - self._last[0] > 1.0:
+            if self._last is not None:
+                state.loop_rate_hz = (board.tick - self._last[1]) / (now_s - self._last[0])
+            self._last = (now_s, board.tick)
+        state.now = "waiting for new weights" if board.waiting_for_release else ""
+
+    def close(self) -> None:
+        if self._board is not None:
+            self._board.close()
+
+
+class Follower:
+    """Whole new lines of a JSON-lines file that another process appends to."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._at = path, 0
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        try:
+            with self._path.open("rb") as file:
+                file.seek(self._at)
+                data = file.read()
+        except OSError:
+            return
+        whole = data[: data.rfind(b"\n") + 1]
+        self._at += len(whole)
+        for line in whole.splitlines():
+            with contextlib.suppress(ValueError):
+                row = json.loads(line)
+                if isinstance(row, dict):
+                    yield row
+
+
+class PlainScreen:
+    """A line when something was finished."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self._lines, self._say = demo_view.Lines(), say
+
+    def show(self, state: State) -> None:
+        for line in self._lines.news(state, time.monotonic()):
+            self._say(line)
+
+    def close(self) -> None:
+        pass
+
+
+class LiveScreen:
+    """A panel that is redrawn in place."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.live import Live
+
+        self._live = Live(console=Console(stderr=True), refresh_per_second=5, transient=False)
+        self._live.start()
+        self._drawn_s = 0.0
+
+    def show(self, state: State) -> None:
+        now_s = time.monotonic()
+        if now_s - self._drawn_s > 0.2:
+            self._drawn_s = now_s
+            self._live.update(demo_view.panel(state, now_s))
+
+    def close(self) -> None:
+        self._live.stop()
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version(), "machine": platform.machine()}
+    for name in _PACKAGES:
+        with contextlib.suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
+
+
+def _fresh(run_dir: Path) -> None:
+    """An empty folder; what an earlier demo left there is kept once, as <name>.previous."""
+    if run_dir.exists() and any(run_dir.iterdir()):
+        if not (run_dir / "demo.json").exists():
+            raise EntracteError(
+                f"{run_dir} holds something else than a demo", remedy="give another --run-dir"
+            )
+        previous = run_dir.with_name(f"{run_dir.name}.previous")
+        shutil.rmtree(previous, ignore_errors=True)
+        run_dir.rename(previous)
+    run_dir.mkdir(parents=True, exist_ok=True)
+
+
+def demo(
+    *,
+    task: Annotated[str, typer.Option(help="open-drawer or put-on")] = "open-drawer",
+    seed: Annotated[int, typer.Option(help="of refinement, noise and scenes")] = 0,
+    iterations: Annotated[int, typer.Option(help="rounds of episodes, update and push")] = 30,
+    reward: Annotated[
+        str, typer.Option(help=f"what refinement learns from: {', '.join(demo_plan.REWARDS)}")
+    ] = "demo",
+    episodes: Annotated[int, typer.Option(help="training episodes per iteration")] = 10,
+    evaluation_episodes: Annotated[int, typer.Option(help="scenes of each evaluation")] = 50,
+    run_dir: Annotated[Path, typer.Option(help="run folder")] = Path("run/demo"),
+    output: Annotated[Path, typer.Option(help="folder of the report")] = Path("report"),
+    pretrained: Annotated[Path, typer.Option(help="folder of packages and demonstrations")] = Path(
+        "pretrained"
+    ),
+) -> None:
+    """The whole loop on the simulated bench, and a report of it. Ctrl-C leaves a report of what was done."""
+    options = Options(
+        task.replace("-", "_"),
+        seed,
+        iterations,
+        episodes,
+        evaluation_episodes,
+        reward,
+        run_dir.resolve(),
+        output.resolve(),
+        pretrained.resolve(),
+    )
+    demo_plan.check(options)
+    _fresh(options.run_dir)
+
+    def say(line: str) -> None:
+        typer.echo(line, err=not sys.stdout.isatty() and not line.endswith("index.html"))
+
+    screen: Screen = (
+        LiveScreen() if sys.stdout.isatty() else PlainScreen(lambda line: print(line, flush=True))
+    )
+    raise typer.Exit(Demo(options, screen, say).run())
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to `robot-run`."""
+    app.command()(demo)

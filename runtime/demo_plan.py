@@ -1,0 +1,148 @@
+"""What the demo runs: its options checked, and the command line of every process. Starts nothing."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from contracts.errors import ConfigError, MissingDependency
+
+REWARDS = ("demo", "zero-shot", "truth", "constant", "clock")
+_MODELS = {"truth": "success", "constant": "constant", "clock": "clock"}
+SOCKETS = ("frames", "episodes", "weights", "health")
+EVALUATION_SEED_BASE = 1_000_000
+
+
+@dataclass(frozen=True)
+class Options:
+    """As given on the command line; `task` with underscores, as the bench names it."""
+
+    task: str
+    seed: int
+    iterations: int
+    episodes: int
+    evaluation_episodes: int
+    reward: str
+    run_dir: Path
+    output: Path
+    pretrained: Path
+
+    @property
+    def policy_package(self) -> Path:
+        return self.pretrained / f"policy-{self.task}"
+
+    @property
+    def demonstrations(self) -> Path:
+        return self.pretrained / f"demonstrations-{self.task}"
+
+    @property
+    def reward_package(self) -> Path | None:
+        """Where the reward has a model of its own; the baselines have none."""
+        if self.reward == "demo":
+            return self.pretrained / f"reward-demo-{self.task}"
+        return self.pretrained / "reward-zero-shot" if self.reward == "zero-shot" else None
+
+
+def check(options: Options) -> None:
+    """Everything that can be wrong before a process starts. Raises `ConfigError`."""
+    if options.reward not in REWARDS:
+        raise ConfigError("--reward", expected=f"one of {list(REWARDS)}", found=options.reward)
+    for name, value in (
+        ("--iterations", options.iterations),
+        ("--episodes", options.episodes),
+        ("--evaluation-episodes", options.evaluation_episodes),
+    ):
+        if value < 1:
+            raise ConfigError(name, expected=">= 1", found=value)
+    wanted = [options.policy_package / "manifest.json", options.demonstrations]
+    if options.reward_package is not None:
+        wanted.append(options.reward_package / "manifest.json")
+    for path in wanted:
+        if not path.exists():
+            raise ConfigError(
+                f"the demo needs {path}", remedy="make it with `make pretrained`, or fix --task"
+            )
+
+
+def program(name: str) -> str:
+    """Path of one of our commands: beside this Python, else on the PATH."""
+    beside = Path(sys.executable).parent / name
+    found = str(beside) if beside.exists() else shutil.which(name)
+    if found is None:
+        raise MissingDependency(
+            f"{name} is not installed", remedy="pip install 'entracte[trainer]'"
+        )
+    return found
+
+
+def trainer_command(options: Options) -> list[str]:
+    """`robot-trainer serve` on free ports; `endpoints.json` in its folder says which."""
+    settings: dict[str, Any] = {
+        "seed": options.seed,
+        "demonstrations": [str(options.demonstrations)],
+        "reward.model": _MODELS.get(options.reward, "edge"),
+        "refiner.package": str(options.policy_package),
+        "iteration.episodes": options.episodes,
+        "iteration.count": options.iterations,
+        "store.keep_logs": False,
+        **{f"listen.{name}": "tcp://127.0.0.1:0" for name in SOCKETS},
+    }
+    if options.reward_package is not None:
+        settings["reward.package"] = str(options.reward_package)
+    run_dir = str(options.run_dir / "trainer")
+    return [program("robot-trainer"), "serve", "--run-dir", run_dir, *_set(settings)]
+
+
+def robot_command(options: Options, endpoints: dict[str, str]) -> list[str]:
+    """`robot-run start`: all iterations. Scenes of two seeds never overlap and lie below the evaluation's."""
+    settings: dict[str, Any] = {
+        "episode.label": "truth" if options.reward == "truth" else "none",
+        "episode.seed_base": 10_000 * (options.seed + 1),
+        "policy.seed": options.seed,
+        "iteration.count": options.iterations,
+        "iteration.episodes": options.episodes,
+        **{f"link.{name}": endpoints[name] for name in SOCKETS},
+    }
+    command = [
+        program("robot-run"), "start", "--package", str(options.policy_package),
+        "--task", options.task, "--run-dir", str(options.run_dir / "robot"), "--json",
+    ]  # fmt: skip
+    if options.reward_package is not None:
+        command += ["--reward-package", str(options.reward_package)]
+    return [*command, *_set(settings)]
+
+
+def evaluation_command(options: Options, which: str) -> list[str]:
+    """`robot-run eval` of "base" or "final": the same scenes, the same noise, other weights."""
+    folder = options.run_dir / "eval"
+    command = [
+        program("robot-run"), "eval", "--package", str(options.policy_package),
+        "--task", options.task, "--episodes", str(options.evaluation_episodes),
+        "--seed-base", str(EVALUATION_SEED_BASE + 1000 * options.seed),
+        "--output", str(folder / f"{which}.jsonl"), "--record", str(folder / which / "dataset"),
+        "--run-dir", str(folder / which / "run"), "--json",
+        *_set({"policy.seed": 100 + options.seed, "recording.depth": False}),
+    ]  # fmt: skip
+    if which == "final":
+        command += ["--slots", str(options.run_dir / "robot")]
+    return command
+
+
+def report_command(options: Options) -> list[str]:
+    run, output = str(options.run_dir), str(options.output)
+    return [program("robot-trainer"), "report", "--run", run, "--output", output]
+
+
+def readable(command: list[str]) -> str:
+    """The command as one would type it, here: paths below this folder made relative."""
+    here = f"{Path.cwd()}/"
+    words = [Path(command[0]).name, *(word.replace(here, "") for word in command[1:])]
+    return " ".join(f"'{word}'" if set(word) & set(' "[]{}$') else word for word in words)
+
+
+def _set(settings: dict[str, Any]) -> list[str]:
+    return [part for k, v in settings.items() for part in ("--set", f"{k}={json.dumps(v)}")]

@@ -1,4 +1,4 @@
-"""`robot-run demo`: trainer and robot as real processes, base evaluation → iterations → final evaluation → report.
+"""`robot-run demo`: trainer and robot as real processes, from base evaluation to report.
 
 Owns the processes, their order, and what is left behind however it ends: the report is always rendered.
 It starts `robot-trainer` as a process and imports nothing of it.
@@ -121,8 +121,10 @@ class Program:
 class Demo:
     """One demo run; `run` returns the exit code."""
 
-    def __init__(self, options: Options, screen: Screen, say: Callable[[str], None]) -> None:
-        self.options, self._screen, self._say = options, screen, say
+    def __init__(self, options: Options, screen: Screen) -> None:
+        self.options, self._screen = options, screen
+        self.words: list[str] = []
+        """What to tell the user once the screen is closed."""
         self.state = State(
             task=options.task,
             reward=options.reward,
@@ -155,9 +157,9 @@ class Demo:
         page = self._report()
         self._screen.close()
         if code:
-            self._say(f"robot-run demo: {ended}")
+            self.words.append(f"robot-run demo: {ended}")
         if page is not None:
-            self._say(str(page))
+            self.words.append(f"report: {page}")
         for number, handler in handlers.items():
             signal.signal(number, handler)
         return code or (0 if page is not None else EXIT_PROCESS_DIED)
@@ -229,7 +231,7 @@ class Demo:
         if program.code is not None and program.code < 0:
             how = f"signal {signal.Signals(-program.code).name}"
         for line in program.tail():
-            self._say(f"  {program.name}: {line}")
+            self.words.append(f"  {program.name}: {line}")
         return Died(f"the process '{program.name}' ended with {how}; its log is {program.log}")
 
     def _enter(self, phase: str) -> None:
@@ -290,6 +292,8 @@ class Demo:
                         "episodes": options.episodes,
                         "evaluation_episodes": options.evaluation_episodes,
                         "pretrained": str(options.pretrained),
+                        "trainer_set": list(options.trainer_set),
+                        "robot_set": list(options.robot_set),
                     },
                     "versions": _versions(),
                     "processes": [
@@ -316,12 +320,9 @@ class Demo:
         if program.code == 0:
             return page.resolve()
         program.stop(signal.SIGTERM, 5.0)
-        self._screen.close()
-        for line in program.tail():
-            self._say(f"  report: {line}")
-        self._say(
-            f"robot-run demo: the report failed; again: {demo_plan.readable(program.command)}"
-        )
+        again = demo_plan.readable(program.command)
+        self.words += [f"  report: {line}" for line in program.tail()]
+        self.words.append(f"robot-run demo: the report failed; to try again: {again}")
         return None
 
 
@@ -396,7 +397,7 @@ class LiveScreen:
         from rich.console import Console
         from rich.live import Live
 
-        self._live = Live(console=Console(stderr=True), refresh_per_second=5, transient=False)
+        self._live = Live(console=Console(), refresh_per_second=5)
         self._live.start()
         self._drawn_s = 0.0
 
@@ -446,6 +447,12 @@ def demo(
     pretrained: Annotated[Path, typer.Option(help="folder of packages and demonstrations")] = Path(
         "pretrained"
     ),
+    trainer_set: Annotated[
+        list[str] | None, typer.Option(help="override of the trainer: refiner.kind=bestofn")
+    ] = None,
+    robot_set: Annotated[
+        list[str] | None, typer.Option(help="override of the robot: policy.execute_steps=4")
+    ] = None,
 ) -> None:
     """The whole loop on the simulated bench, and a report of it. Ctrl-C leaves a report of what was done."""
     options = Options(
@@ -458,17 +465,19 @@ def demo(
         run_dir.resolve(),
         output.resolve(),
         pretrained.resolve(),
+        tuple(trainer_set or ()),
+        tuple(robot_set or ()),
     )
     demo_plan.check(options)
     _fresh(options.run_dir)
 
-    def say(line: str) -> None:
-        typer.echo(line, err=not sys.stdout.isatty() and not line.endswith("index.html"))
-
-    screen: Screen = (
-        LiveScreen() if sys.stdout.isatty() else PlainScreen(lambda line: print(line, flush=True))
-    )
-    raise typer.Exit(Demo(options, screen, say).run())
+    live = sys.stdout.isatty()
+    screen: Screen = LiveScreen() if live else PlainScreen(lambda line: print(line, flush=True))
+    run = Demo(options, screen)
+    code = run.run()
+    for line in run.words:
+        typer.echo(line)
+    raise typer.Exit(code)
 
 
 def register(app: typer.Typer) -> None:

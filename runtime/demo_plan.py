@@ -30,6 +30,8 @@ class Options:
     run_dir: Path
     output: Path
     pretrained: Path
+    trainer_set: tuple[str, ...] = ()
+    robot_set: tuple[str, ...] = ()
 
     @property
     def policy_package(self) -> Path:
@@ -94,7 +96,13 @@ def trainer_command(options: Options) -> list[str]:
     if options.reward_package is not None:
         settings["reward.package"] = str(options.reward_package)
     run_dir = str(options.run_dir / "trainer")
-    return [program("robot-trainer"), "serve", "--run-dir", run_dir, *_set(settings)]
+    return [
+        program("robot-trainer"),
+        "serve",
+        "--run-dir",
+        run_dir,
+        *_set(settings, options.trainer_set),
+    ]
 
 
 def robot_command(options: Options, endpoints: dict[str, str]) -> list[str]:
@@ -113,7 +121,7 @@ def robot_command(options: Options, endpoints: dict[str, str]) -> list[str]:
     ]  # fmt: skip
     if options.reward_package is not None:
         command += ["--reward-package", str(options.reward_package)]
-    return [*command, *_set(settings)]
+    return [*command, *_set(settings, options.robot_set)]
 
 
 def evaluation_command(options: Options, which: str) -> list[str]:
@@ -125,7 +133,7 @@ def evaluation_command(options: Options, which: str) -> list[str]:
         "--seed-base", str(EVALUATION_SEED_BASE + 1000 * options.seed),
         "--output", str(folder / f"{which}.jsonl"), "--record", str(folder / which / "dataset"),
         "--run-dir", str(folder / which / "run"), "--json",
-        *_set({"policy.seed": 100 + options.seed, "recording.depth": False}),
+        *_set({"policy.seed": 100 + options.seed, "recording.depth": False}, options.robot_set),
     ]  # fmt: skip
     if which == "final":
         command += ["--slots", str(options.run_dir / "robot")]
@@ -144,5 +152,7 @@ def readable(command: list[str]) -> str:
     return " ".join(f"'{word}'" if set(word) & set(' "[]{}$') else word for word in words)
 
 
-def _set(settings: dict[str, Any]) -> list[str]:
-    return [part for k, v in settings.items() for part in ("--set", f"{k}={json.dumps(v)}")]
+def _set(settings: dict[str, Any], more: tuple[str, ...]) -> list[str]:
+    """`more`, the user's own, comes last and so has the last word."""
+    given = [*(f"{key}={json.dumps(value)}" for key, value in settings.items()), *more]
+    return [part for override in given for part in ("--set", override)]

@@ -156,7 +156,12 @@ def rows(state: State, now_s: float) -> list[tuple[str, str]]:
         ("now", _now(state)),
         ("success", _success(state)),
         ("reward", _reward(state)),
-        ("loop", "–" if math.isnan(state.loop_rate_hz) else f"{state.loop_rate_hz:.1f} Hz"),
+        (
+            "loop",
+            "–"
+            if math.isnan(state.loop_rate_hz)
+            else f"{state.loop_rate_hz:.0f} ticks a second of wall time",
+        ),
         ("last push", _push(state)),
         (
             "time",

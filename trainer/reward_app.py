@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from msgspec import json as to_json
 
 from contracts.errors import EntracteError
 
@@ -112,22 +113,18 @@ def adapt(  # noqa: PLR0917 (typer reads the parameters)
 @app.command("eval")
 def evaluate(
     data: Annotated[list[Path], typer.Option(help="Folders of clips with known truth.")],
-    model: Annotated[Path | None, typer.Option(help="Folder that train or adapt wrote.")] = None,
+    package: Annotated[list[Path] | None, typer.Option(help="Reward packages to measure.")] = None,
     demonstrations: Annotated[
-        Path | None, typer.Option(help="LeRobotDataset for the nearest-neighbour baseline.")
+        list[Path] | None, typer.Option(help="LeRobotDatasets for the nearest-neighbour baseline.")
     ] = None,
     tasks: Annotated[list[str] | None, typer.Option(help="Only these tasks.")] = None,
-    threads: Threads = 1,
+    json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
 ) -> None:
-    """Completion at matched times, its error rates at the shipped threshold, and progress, against
-    baselines."""
-    import torch
-
+    """Completion at matched times, error rates at the shipped threshold, and progress, against baselines."""
     from trainer.rewards.recipe import evaluate_all
 
-    torch.set_num_threads(threads)
-    for report in evaluate_all(model, data, demonstrations, tasks):
-        typer.echo(report.line())
+    for report in evaluate_all(package or [], data, demonstrations or [], tasks):
+        typer.echo(to_json.encode(report.as_dict()).decode() if json else report.line())
 
 
 def _say(step: int, done: float, losses: dict[str, float]) -> None:

@@ -93,7 +93,16 @@ class EdgeReward:
         """Signals of pictures uint8[N,H,W,3] per camera, one per entry of `steps`; row 0 is the
         episode's first. `lag`: how many rows back "earlier" lies."""
         try:
-            embeddings = self._embed(images)
+            embeddings = self.embed(images)
+        except Exception as error:  # whatever a runtime raises, the episode is not scored 0
+            return self._all(steps, f"the model failed: {type(error).__name__}: {error}")
+        return self.score_embeddings(instruction, embeddings, steps, lag)
+
+    def score_embeddings(
+        self, instruction: str, embeddings: np.ndarray, steps: Sequence[int], lag: int
+    ) -> list[RewardSignal]:
+        """`score_frames` from embeddings float32[N, D] that `embed` gave."""
+        try:
             values = self._run_head(instruction, embeddings, lag)
         except Exception as error:  # whatever a runtime raises, the episode is not scored 0
             return self._all(steps, f"the model failed: {type(error).__name__}: {error}")
@@ -124,7 +133,8 @@ class EdgeReward:
     def _all(self, steps: Sequence[int], reason: str) -> list[RewardSignal]:
         return [abstain(step, reason, self._model_id) for step in steps]
 
-    def _embed(self, images: Mapping[str, np.ndarray], block: int = 16) -> np.ndarray:
+    def embed(self, images: Mapping[str, np.ndarray], block: int = 16) -> np.ndarray:
+        """Embeddings float32[N, D] of pictures uint8[N,H,W,3] per camera, scaled to the package's size."""
         size = (self._manifest.image_width, self._manifest.image_height)
         feeds = {f"images.{c}": _resized(images[c], size) for c in self._manifest.cameras}
         count = len(next(iter(feeds.values())))

@@ -42,6 +42,21 @@ class Report:
         head = f"{self.model:<22} {self.task:<12} n={self.episodes} ({self.successes} succeeded)"
         return f"{head}  " + "  ".join(shown)
 
+    def as_dict(self) -> dict[str, object]:
+        """For JSON: NaN is None."""
+
+        def plain(value: float) -> float | None:
+            return None if math.isnan(value) else round(value, 4)
+
+        return {
+            "model": self.model,
+            "task": self.task,
+            "episodes": self.episodes,
+            "successes": self.successes,
+            "figures": {k: plain(v) for k, v in self.figures.items()},
+            "intervals": {k: [plain(v) for v in pair] for k, pair in self.intervals.items()},
+        }
+
 
 def auc(positive: np.ndarray, negative: np.ndarray) -> float:
     """Probability that a positive scores above a negative; ties count half. NaN if either is empty."""
@@ -140,7 +155,9 @@ def _row(scorer: Scorer, clip: Clip, threshold: float, consecutive: int) -> _Row
     said = clip.record.goals[0].instructions[0]
     signals = scorer(clip, said)
     success, progress = clip.success[0], clip.progress[0]
+    # An abstention never passes for done; at the end of a success it counts as a miss.
     completion = np.nan_to_num(signals["completion"], nan=0.0)
+    signals["process"] = np.nan_to_num(signals["process"], nan=0.0)
     when = fired(completion, threshold, consecutive)
     gap = progress - progress[np.maximum(np.arange(len(progress)) - LAG, 0)]
     clear = np.abs(gap) > 0.1

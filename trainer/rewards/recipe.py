@@ -6,6 +6,7 @@ import shlex
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import torch
 
 from contracts.package import Provenance
 from trainer.rewards import evaluate as measure
-from trainer.rewards.data import Clip, load_clips, read_meta, trained_on
+from trainer.rewards.data import CAMERAS, Clip, load_clips, read_meta, trained_on
 from trainer.rewards.demonstrations import (
     CONTEXT_FRAMES,
     Adapter,
@@ -24,18 +25,16 @@ from trainer.rewards.demonstrations import (
     replayed,
     with_context,
 )
+from trainer.rewards.edge import EdgeReward
 from trainer.rewards.holdout import training_part, validation_part
 from trainer.rewards.train_edge import (
     Edge,
     Progress,
     TrainSettings,
     calibrate,
-    embed,
     embed_clip,
     fit_ground,
     keep_examples,
-    load,
-    score,
     train,
 )
 
@@ -109,44 +108,61 @@ def adapt_to(
 
 
 def evaluate_all(
-    model: Path | None,
+    packages: Sequence[Path],
     data: Sequence[Path],
-    demonstrations: Path | None,
+    demonstrations: Sequence[Path],
     tasks: Sequence[str] | None,
 ) -> Iterator[measure.Report]:
-    """Reports of the model and of the baselines on every task of the clips."""
+    """Reports of reward packages, as the daemon would run them, and of the baselines on every task of the
+    clips. The nearest-neighbour baseline uses the first package's trunk and those of the demonstrations
+    whose instruction the task's clips say."""
     clips = load_clips(data, tasks=tasks)
-    edge = load(model) if model else None
+    models = [(path.name, EdgeReward(package=path)) for path in packages]
+    shown = [one for folder in demonstrations for one in read_demonstrations(folder, 15, 10 / 3)]
     for task in sorted({clip.record.task for clip in clips}):
         mine = [clip for clip in clips if clip.record.task == task]
+        said = {clip.record.goals[0].instructions[0] for clip in mine}
         yield measure.evaluate(measure.constant_scorer, mine, "constant", task)
         yield measure.evaluate(measure.clock_scorer, mine, "clock", task)
-        if edge is None:
-            continue
-        if demonstrations:
-            shown = read_demonstrations(demonstrations, 15, edge.settings["rate_hz"])
-            bank = [embed(edge.trunk, front, wrist).numpy() for _, front, wrist in shown]
-            nearest = measure.nearest_scorer(lambda clip: _embedded(edge, clip).numpy(), bank)
+        bank = [(front, wrist) for text, front, wrist in shown if text in said]
+        if models and bank:
+            eye = models[0][1]
+            embedded = [eye.embed({"front": f, "wrist": w}) for f, w in bank]
+            nearest = measure.nearest_scorer(partial(_embed_clip, eye), embedded)
             yield measure.evaluate(nearest, mine, "nearest neighbour", task)
-        yield measure.evaluate(
-            lambda clip, said: score(edge, _embedded(edge, clip), said),
-            mine,
-            str(model.name if model else ""),
-            task,
-            threshold=edge.settings["completion_threshold"],
-            consecutive=int(edge.settings["completion_consecutive"]),
-        )
+        for name, model in models:
+            yield measure.evaluate(
+                _package_scorer(model),
+                mine,
+                name,
+                task,
+                threshold=model.completion_threshold,
+                consecutive=model.completion_consecutive,
+            )
 
 
-_CACHE: dict[int, tuple[Clip, torch.Tensor]] = {}
+def _embed_clip(model: EdgeReward, clip: Clip) -> np.ndarray:
+    return model.embed(_pictures(clip))
 
 
-def _embedded(edge: Edge, clip: Clip) -> torch.Tensor:
-    """Embeddings of the clip last asked for: a scorer is asked about one clip many times."""
-    if id(clip) not in _CACHE:
-        _CACHE.clear()
-        _CACHE[id(clip)] = (clip, embed_clip(edge.trunk, clip))
-    return _CACHE[id(clip)][1]
+def _pictures(clip: Clip) -> dict[str, np.ndarray]:
+    return {camera: clip.pictures(camera) for camera in CAMERAS}
+
+
+def _package_scorer(model: EdgeReward) -> measure.Scorer:
+    """Embeds a clip once for all the instructions it is asked about. An abstention is NaN."""
+    last: list[tuple[Clip, np.ndarray]] = []
+
+    def signals(clip: Clip, said: str) -> measure.Signals:
+        if not last or last[0][0] is not clip:
+            last[:] = [(clip, model.embed(_pictures(clip)))]
+        found = model.score_embeddings(said, last[0][1], range(clip.record.frames), measure.LAG)
+        return {
+            name: np.array([getattr(signal, name) for signal in found])
+            for name in ("process", "completion", "contrastive")
+        }
+
+    return signals
 
 
 def provenance(data: Sequence[Path], seed: int, notes: str = "") -> Provenance:

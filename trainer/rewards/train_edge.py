@@ -34,8 +34,8 @@ class TrainSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     seed: int = 0
     learning_rate: float = 2e-3
     weight_decay: float = 1e-3
-    clips_per_batch: int = 16
-    frames: int = 5
+    clips_per_batch: int = 14
+    frames: int = 4
     goals: int = 3
     completion_weight: float = 1.0
     process_weight: float = 1.0

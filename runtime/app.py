@@ -20,6 +20,7 @@ from contracts.errors import ConfigError, EntracteError
 from contracts.release import ReleaseManifest
 from runtime.board import Board
 from runtime.config import RobotConfig, RunPlan, load_config
+from runtime.keys import Keys
 from runtime.preflight import check
 from runtime.slots import TargetState
 from runtime.supervisor import Outcome, supervise
@@ -102,6 +103,10 @@ class _Progress:
         sys.stderr.flush()
 
 
+def _ignore(_board: Board) -> None:
+    pass
+
+
 def _nothing(_board: Board) -> str:
     return ""
 
@@ -139,7 +144,13 @@ def start(
     check(resolved, plan)
     total = episodes or resolved.iteration.count * resolved.iteration.episodes
     progress = _Progress(total, _iteration, as_json)
-    _finish(supervise(resolved, plan, _run_dir(run_dir, "start"), progress), as_json)
+    keys = Keys() if resolved.episode.label == "keys" else _ignore
+
+    def watch(board: Board) -> None:
+        progress(board)
+        keys(board)
+
+    _finish(supervise(resolved, plan, _run_dir(run_dir, "start"), watch), as_json)
 
 
 @app.command(name="eval")

@@ -87,6 +87,8 @@ class Board:
     control_pid = _Int(2)
     """Process id of control, 0 before it was started: its death is seen at once."""
     watchdog_pid = _Int(3)
+    operator_label = _Int(4)
+    """Answer to `label_wanted`: 0 none yet, 1 success, 2 failure (`runtime.keys`)."""
 
     # Written by control.
     tick = _Int(8)
@@ -123,6 +125,8 @@ class Board:
     """-1 unknown, 0, 1: how the last episode ended as far as the robot knows (completion or label)."""
     rewards_abstained = _Int(33)
     first_action_at_s = _Float(34)
+    label_wanted = _Int(35)
+    """Number of the question, from 1, while control waits for a person's label; else 0."""
 
     # Written by the link.
     link_ready = _Int(48)

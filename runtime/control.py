@@ -34,6 +34,7 @@ from runtime.config import Run
 from runtime.episode import Episode, Robot
 from runtime.gate import Gate, limits_of
 from runtime.inference import make_lane
+from runtime.keys import FAILURE, SUCCESS
 from runtime.policy import PolicyRunner, open_policy
 from runtime.preflight import check_rates
 from runtime.priority import run_first
@@ -47,6 +48,7 @@ from runtime.swap import Swapper
 T = TypeVar("T")
 EXIT_CANNOT_START, EXIT_FAULT = 2, 3
 FRESH_PICTURES_S = 5.0
+LABEL_PATIENCE_S = 120.0
 _RESTING_PAUSE_S = 0.002
 
 
@@ -196,6 +198,8 @@ class Control:
         robot.stream.boundary(start)
         end = Episode(robot, plan, instruction).run()
         end = self._resting(lambda: self._finish(plan, end))
+        if self.run.config.episode.label == "keys" and end.reason not in ("fault", "aborted"):
+            end = self._ask_label(end)
         robot.stream.boundary(end)
         self._resting(lambda: self._log(plan, start, end, time.monotonic() - started_s))
         self._settle(end)
@@ -206,6 +210,16 @@ class Control:
         label = self.robot.scene.finish(plan, end.reason, end.steps, self.robot.policy_version)
         known = label if label is not None else (end.reason == "completed" or None)
         self.board.last_success = -1 if known is None else int(known)
+        return msgspec.structs.replace(end, operator_success=label)
+
+    def _ask_label(self, end: EpisodeEnd) -> EpisodeEnd:
+        """Rest until a person has labelled the episode, or leave it without a label."""
+        board = self.board
+        board.operator_label, board.label_wanted = 0, end.episode_seq + 1
+        self._rest_until(lambda: board.operator_label != 0, LABEL_PATIENCE_S)
+        board.label_wanted = 0
+        label = {SUCCESS: True, FAILURE: False}.get(board.operator_label)
+        board.last_success = -1 if label is None else int(label)
         return msgspec.structs.replace(end, operator_success=label)
 
     def _see_scene(self, shown_from_s: float) -> bool:
@@ -257,18 +271,23 @@ class Control:
             self._boundary(EpisodePlan(self._next_seq, episode.task, -1, plan.purpose))
 
     def _wait_for(self, ready: Callable[[], bool]) -> bool:
-        """Rest until ready or the time is out; False: stop was asked for, or the arm was lost."""
-        give_up_s = time.monotonic() + self.run.config.iteration.release_timeout_s
+        """Rest until a release is ready or its time is out; False: go no further."""
         self.board.waiting_for_release = 1
         try:
-            while not ready() and time.monotonic() < give_up_s:
-                if not self.robot.rest():
-                    return False
-                if self.robot.clock.lockstep:
-                    time.sleep(_RESTING_PAUSE_S)
-            return True
+            return self._rest_until(ready, self.run.config.iteration.release_timeout_s)
         finally:
             self.board.waiting_for_release = 0
+
+    def _rest_until(self, ready: Callable[[], bool], patience_s: float) -> bool:
+        """Tick in hold until ready or out of patience (wall time); False: stop was asked for, or the
+        arm was lost."""
+        give_up_s = time.monotonic() + patience_s
+        while not ready() and time.monotonic() < give_up_s:
+            if not self.robot.rest():
+                return False
+            if self.robot.clock.lockstep:
+                time.sleep(_RESTING_PAUSE_S)
+        return True
 
     def _swap(self, swapper: Swapper, episode_seq: int) -> None:
         for outcome in self._resting(lambda: swapper.swap(episode_seq)):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from dataclasses import replace
 
 import numpy as np
 
@@ -46,8 +47,13 @@ def compose(  # noqa: PLR0917 - in the order in which a scene is determined
 ) -> Scene:
     """Give a draft its places, cameras, light, colours and arm pose."""
     if not randomise.distractors:
-        draft = Draft(
-            **{**draft.__dict__, "extra_objects": (), "extra_containers": ()},
+        named = (draft.goal.thing, draft.goal.target)
+        draft = replace(
+            draft,
+            objects=tuple(o for o in draft.objects if o.name in named),
+            containers=tuple(c for c in draft.containers if c.name in named),
+            extra_objects=(),
+            extra_containers=(),
         )
     layout = place(draft, rng)
     start = arm.HOME_DEG + randomise.arm_start * rng.uniform(-1.0, 1.0, 6) * np.array(

@@ -98,7 +98,7 @@ class _Shelf:
 
 
 def put_on(rng: Rng, split: str) -> Draft:
-    """An object beside a plate or board, one more object and one more container to confuse."""
+    """An object and a plate or board to put it on, and at least one more of each to confuse."""
     shelf = _Shelf(rng, split)
     if split == split_rule.EVAL:
         pair = split_rule.RESERVED_PAIRS[int(rng.integers(len(split_rule.RESERVED_PAIRS)))]
@@ -107,10 +107,9 @@ def put_on(rng: Rng, split: str) -> Draft:
         thing, place = shelf.object(FLAT_SHAPES), shelf.container(ON_KINDS)
     return Draft(
         Goal("on", thing.name, place.name),
-        objects=(thing,),
-        containers=(place,),
-        extra_objects=shelf.extra_objects(1, 2, FLAT_SHAPES),
-        extra_containers=shelf.extra_containers(1, 1, ON_KINDS),
+        objects=(thing, shelf.object(FLAT_SHAPES)),
+        containers=(place, shelf.container(ON_KINDS)),
+        extra_objects=shelf.extra_objects(0, 1, FLAT_SHAPES),
         spread_m=0.02,
     )
 
@@ -120,10 +119,9 @@ def put_in(rng: Rng, split: str) -> Draft:
     thing, place = shelf.object(), shelf.container(IN_KINDS)
     return Draft(
         Goal("in", thing.name, place.name),
-        objects=(thing,),
-        containers=(place,),
-        extra_objects=shelf.extra_objects(1, 2),
-        extra_containers=shelf.extra_containers(1, 1, (*IN_KINDS, *ON_KINDS)),
+        objects=(thing, shelf.object()),
+        containers=(place, shelf.container((*IN_KINDS, *ON_KINDS))),
+        extra_objects=shelf.extra_objects(0, 1),
         spread_m=0.02,
     )
 

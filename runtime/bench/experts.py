@@ -172,6 +172,12 @@ def _knock(skills: Skills, goal: Goal) -> Motion:
     side = float(skills.rng.choice([-1.0, 1.0]))
     reach = float(np.hypot(x, y))
     across = side * np.array([-y, x]) / reach
+    scene = skills.world.scene
+    if goal.target in scene.container_names:
+        # Away from where it belongs: a lucky knock would be a success.
+        place = scene.container(goal.target)
+        if float(across @ np.array([place.x_m - x, place.y_m - y])) > 0.0:
+            across = -across
     z = max(0.018, thing.bottom_m + 0.016)
     yaw = float(np.degrees(np.arctan2(y, x))) + 90.0
     begin = np.array([x, y]) - across * 0.06

@@ -193,17 +193,20 @@ def _joint(goal: Goal, now: BenchState, start: BenchState, scene: Scene) -> Read
     if scene.fixture is None or not isinstance(scene.fixture.type, FixtureType):
         return Reading(False, 0.0, 0)
     kind = scene.fixture.type.kind
-    if goal.kind == "open":
-        aim, met = OPEN_FROM[kind], now.fixture_open >= OPEN_FROM[kind]
-    elif goal.kind == "close":
-        aim, met = CLOSED_BELOW[kind], now.fixture_open <= CLOSED_BELOW[kind]
-    elif goal.kind == "turn_right":
-        aim, met = 0.8, now.fixture_open >= 0.8
+    upwards = goal.kind in ("open", "turn_right")
+    if goal.kind in ("open", "close"):
+        aim = (OPEN_FROM if upwards else CLOSED_BELOW)[kind]
     else:
-        aim, met = 0.2, now.fixture_open <= 0.2
-    whole = aim - start.fixture_open
-    come = (now.fixture_open - start.fixture_open) / whole if abs(whole) > 0.02 else float(met)
-    come = min(max(come, 0.0), 1.0)
+        aim = 0.8 if upwards else 0.2
+
+    def left(state: BenchState) -> float:
+        """How far the joint still has to go."""
+        return max(0.0, aim - state.fixture_open if upwards else state.fixture_open - aim)
+
+    # Where it was done at the start, undoing is measured against the whole way.
+    whole = left(start) if left(start) > 0.05 else (aim if upwards else 1.0 - aim)
+    met = left(now) == 0.0
+    come = max(0.0, 1.0 - left(now) / whole)
     reach = max(_reach(now, start, now.handle_m, start.handle_m), come)
     return _met(REACH_SHARE * reach + (1.0 - REACH_SHARE) * come, met)
 

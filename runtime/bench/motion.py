@@ -85,7 +85,7 @@ class SlewLimiter:
         wanted = (target - self._last) / TICK_S
         change = ACCELERATION_LIMIT * TICK_S * 1.05
         speed = np.clip(wanted, self._speed - change, self._speed + change)
-        speed = np.clip(speed, -SPEED_LIMIT * 1.06, SPEED_LIMIT * 1.06)
+        speed = np.clip(speed, -SPEED_LIMIT * 1.05, SPEED_LIMIT * 1.05)
         self._last = np.clip(self._last + speed * TICK_S, arm.LOWER, arm.UPPER)
         self._speed = speed
         return self._last.copy()

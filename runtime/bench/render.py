@@ -5,13 +5,14 @@ One GL context serves every scene: scenes hold primitives only, no meshes and no
 
 from __future__ import annotations
 
+import contextlib
 import math
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from runtime.bench.backend import load_mujoco
+from runtime.bench.backend import gl_context, load_mujoco
 from runtime.bench.depth import DepthSensor
 from runtime.bench.scene import CameraPose
 
@@ -123,7 +124,7 @@ class Renderer:
     def _start(self, model: Any) -> None:
         """The first scene's model carries the buffer size and mesh quality of the context."""
         mj = self._mujoco
-        self._gl = mj.GLContext(self._view.width, self._view.height)
+        self._gl = gl_context(self._view.width, self._view.height)
         self._gl.make_current()
         self._context = mj.MjrContext(model, mj.mjtFontScale.mjFONTSCALE_100)
         mj.mjr_setBuffer(mj.mjtFramebuffer.mjFB_OFFSCREEN, self._context)
@@ -144,6 +145,8 @@ class Renderer:
         mj = self._mujoco
         if self._context is None:
             self._start(model)
+        # Another world in this process may have drawn since: GL draws into whatever is current.
+        self._gl.make_current()
         self._camera.fixedcamid = model.camera(camera).id
         shown = (id(model), data.time)
         if shown == self._shown:
@@ -172,7 +175,17 @@ class Renderer:
         return out
 
     def close(self) -> None:
-        if self._context is not None:
-            self._context.free()
-            self._gl.free()
-            self._context = self._gl = None
+        """Free the GL context; the next render makes another."""
+        if self._context is None:
+            return
+        # What is freed belongs to this context, not to the one of the world that drew last.
+        self._gl.make_current()
+        self._context.free()
+        self._gl.free()
+        self._context = self._gl = self._scene = None
+        self.forget()
+
+    def __del__(self) -> None:
+        # At interpreter shutdown GL may be gone already, and the process's memory with it.
+        with contextlib.suppress(Exception):
+            self.close()

@@ -1,7 +1,7 @@
 """Every file of a run folder that the report reads, parsed into `rows`. The one place that knows formats.
 
-Robot: `robot/config.json`, `robot/truth.jsonl`, `robot/spool`, and the same under `eval/base`, `eval/final`
-(or `eval/base.jsonl`, `eval/final.jsonl`). Trainer: `trainer/metrics.jsonl`, `trainer/store`,
+Robot: `robot/config.json`, `robot/truth.jsonl`, `robot/spool`; evaluations: `eval/base.jsonl`,
+`eval/final.jsonl` (truth), `eval/base/dataset`, `eval/final/dataset` (recordings). Trainer: `trainer/metrics.jsonl`, `trainer/store`,
 `trainer/releases`. Demo: `demo.json`. Any of them may be absent, and a last line cut off: what can't be
 read is left out and said in `missing`, never guessed.
 """
@@ -124,7 +124,8 @@ def _phase(purpose: str, policy_version: int, path: Path) -> str:
 
 def _add_recordings(folder: Path, found: _Found) -> None:
     scores = folder / "trainer/store/scores"
-    for root in sorted((folder / "trainer/store/dataset").glob("*")):
+    roots = [*folder.glob("trainer/store/dataset/*"), *folder.glob("eval/*/dataset")]
+    for root in sorted(path for path in roots if (path / "meta/info.json").exists()):
         try:
             reader = DatasetReader(root)
         except EntracteError as error:

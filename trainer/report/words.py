@@ -26,6 +26,8 @@ def points(difference: float) -> str:
     """A difference of rates in percentage points with its sign."""
     if math.isnan(difference):
         return ABSENT
+    if abs(difference) < 0.005:
+        return "0"
     # U+2212: a hyphen is too short beside figures.
     return f"{100 * difference:+.0f}".replace("-", "−")
 

@@ -26,6 +26,7 @@ from typing import Any
 
 from benchmarks import refinement_table
 from contracts.files import atomic
+from runtime.demonstrations import ensure
 
 BIN = Path(sys.executable).parent
 TASKS = ("open_drawer", "put_on")
@@ -67,7 +68,7 @@ def policy_package(plan: Plan, task: str) -> Path:
 
 def demonstrations(plan: Plan, task: str) -> Path:
     """The data set that the base policy of `task` was imitated from."""
-    return plan.pretrained / f"demonstrations-{task}"
+    return ensure(plan.pretrained, task, plan.work / f"record-{task}")
 
 
 def reward_package(plan: Plan, task: str, reward: str) -> Path | None:
@@ -304,6 +305,8 @@ def run(plan: Plan, tasks: list[str], rewards: list[str], seeds: int, workers: i
         f"{len(wanted)} cells, {len(wanted) - len(missing)} done, {len(missing)} to run", flush=True
     )
     failed = 0
+    for task in tasks:
+        demonstrations(plan, task)
 
     def one(cell: tuple[str, str, int]) -> tuple[tuple[str, str, int], str, float]:
         started_s = time.monotonic()

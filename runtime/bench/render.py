@@ -23,8 +23,8 @@ FAR_M = 8.0
 
 # The front camera stands to the arm's right and looks across the workspace from above: it sees
 # things, fixtures' fronts and the hand from the side, and the arm does not hide them.
-FRONT_TARGET_M = (0.185, -0.035, 0.02)
-FRONT_DISTANCE_M = 0.44
+FRONT_TARGET_M = (0.170, -0.012, 0.025)
+FRONT_DISTANCE_M = 0.45
 FRONT_AZIMUTH_DEG = -82.0
 FRONT_ELEVATION_DEG = 52.0
 

@@ -14,14 +14,22 @@ import cv2
 from contracts.errors import EntracteError, MissingDependency
 from contracts.files import atomic
 from trainer.report import sections
-from trainer.report.analysis import before_and_after
+from trainer.report.analysis import before_and_after, turned
 from trainer.report.load import load_run
 from trainer.report.pictures import side_by_side, write_film, write_poster
-from trainer.report.rows import Episode, RunData
-from trainer.report.words import date
+from trainer.report.rows import Episode
+from trainer.report.words import date, seconds
 
 FILMS = 3
 HERE = Path(__file__).parent
+FIRST_FOUND = (
+    "The same scenes, left with the base policy and right with the refined one, at the speed of the "
+    "robot’s clock."
+)
+CHOSEN = (
+    f"{FIRST_FOUND} They were chosen because the base failed and the refined policy succeeded; how often "
+    "that happens is in the figures above."
+)
 
 
 def build(run_dir: Path, output: Path, *, say: Callable[[str], None] = lambda _: None) -> Path:
@@ -35,8 +43,12 @@ def build(run_dir: Path, output: Path, *, say: Callable[[str], None] = lambda _:
     say("drawing")
     context = sections.context(run)
     say("making films")
-    films, failed = _films(run, output)
-    context["notices"] = [*context["notices"], *failed]
+    pairs = before_and_after(run, FILMS)
+    films, failed = _films(pairs, output)
+    context |= {
+        "notices": [*context["notices"], *failed],
+        "films_lead": CHOSEN if all(turned(*pair) for pair in pairs) else FIRST_FOUND,
+    }
     page = output / "index.html"
     atomic.write_bytes(page, render(context, films).encode())
     return page
@@ -60,11 +72,6 @@ def render(context: dict[str, Any], films: list[dict[str, str]]) -> str:
     return environment.get_template("page.html.j2").render(
         **context,
         films=films,
-        films_lead=(
-            "The same scenes, left with the base policy and right with the refined one, at the speed of "
-            "the robot’s clock. They were chosen because the base failed and the refined policy "
-            "succeeded; how often that happens is in the figures above."
-        ),
         style=_style(),
         footer=f"Made by robot-trainer report, entracte {_own_version()}, {date(time.time())}.",
     )
@@ -83,9 +90,11 @@ def _own_version() -> str:
         return "(not installed)"
 
 
-def _films(run: RunData, output: Path) -> tuple[list[dict[str, str]], list[str]]:
+def _films(
+    pairs: list[tuple[Episode, Episode]], output: Path
+) -> tuple[list[dict[str, str]], list[str]]:
     films, failed = [], []
-    for place, (base, final) in enumerate(before_and_after(run, FILMS)):
+    for place, (base, final) in enumerate(pairs):
         name = f"before-after-{place + 1}"
         try:
             last = write_film(output / f"{name}.mp4", side_by_side(base, final), base.rate_hz)
@@ -108,4 +117,4 @@ def _films(run: RunData, output: Path) -> tuple[list[dict[str, str]], list[str]]
 def _ended(episode: Episode) -> str:
     success = episode.judgement.success if episode.truth is None else episode.truth.success
     words = {True: "solved", False: "failed", None: "not judged"}[success]
-    return f"{words} in {episode.duration_s:.1f} s"
+    return f"{words} in {seconds(episode.duration_s)}"

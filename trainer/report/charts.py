@@ -166,8 +166,8 @@ def score_histogram(scores: Sequence[float], truth: Sequence[bool], threshold: f
     drawing.rule(x.start, middle, x.stop, middle, "axis")
     drawing.x_axis(x, [0, 0.25, 0.5, 0.75, 1], lambda v: f"{v:g}", 200)
     drawing.text((x.start + x.stop) / 2, 232, "completion at the last scored step", "label")
-    drawing.text(x.start + 4, 20, "truly succeeded", "note", "start")
-    drawing.text(x.start + 4, 192, "truly failed", "note", "start")
+    drawing.text((x.start + x.stop) / 2, 20, "truly succeeded", "note")
+    drawing.text((x.start + x.stop) / 2, 192, "truly failed", "note")
     drawing.text(x.start - 6, middle - reach + 4, str(tallest[-1]), "tick", "end")
     drawing.text(x.start - 6, middle + reach + 4, str(tallest[1]), "tick", "end")
     return drawing.markup()
@@ -189,7 +189,7 @@ def timing_ranges(rows: Sequence[tuple[str, float, float, float]], budget_s: flo
         drawing.rule(x(value), 6, x(value), height + 6, "grid")
     if not math.isnan(budget_s):
         drawing.rule(x(budget_s), 6, x(budget_s), height + 6, "threshold")
-        drawing.text(x(budget_s) - 4, height + 2, "one tick", "note", "end")
+        drawing.text(x(budget_s) + 4, 12, "one tick", "note", "start")
     for place, (name, p50, p99, worst) in enumerate(rows):
         y = 20 + 24.0 * place
         drawing.text(122, y + 3.5, name, "tick", "end")

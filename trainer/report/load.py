@@ -1,9 +1,9 @@
 """Every file of a run folder that the report reads, parsed into `rows`. The one place that knows formats.
 
 Robot: `robot/config.json`, `robot/truth.jsonl`, `robot/spool`; evaluations: `eval/base.jsonl`,
-`eval/final.jsonl` (truth), `eval/base/dataset`, `eval/final/dataset` (recordings). Trainer: `trainer/metrics.jsonl`, `trainer/store`,
-`trainer/releases`. Demo: `demo.json`. Any of them may be absent, and a last line cut off: what can't be
-read is left out and said in `missing`, never guessed.
+`eval/final.jsonl` (truth), `eval/base/dataset`, `eval/final/dataset` (recordings). Trainer:
+`trainer/metrics.jsonl`, `trainer/store`, `trainer/releases`. Demo: `demo.json`. Any of them may be absent,
+and a last line cut off: what can't be read is left out and said in `missing`, never guessed.
 """
 
 from __future__ import annotations
@@ -48,8 +48,10 @@ def load_run(folder: Path) -> RunData:
         )
     found = _Found()
     demo = _json(folder / "demo.json", found, "") or {}
-    robot = _json(folder / "robot/config.json", found, "the robot's configuration") or {}
-    metrics = list(_lines(folder / "trainer/metrics.jsonl", found, "the trainer's metrics"))
+    robot = _json(folder / "robot/config.json", found, "The robot was not started") or {}
+    metrics = list(
+        _lines(folder / "trainer/metrics.jsonl", found, "The trainer's metrics are missing")
+    )
     config = robot.get("config", {})
     threshold = _threshold(config)
     _add_truth(folder, found)
@@ -368,8 +370,10 @@ def _json(path: Path, found: _Found, what: str) -> dict[str, Any] | None:
     try:
         tree = atomic.read_json(path)
     except EntracteError as error:
-        if what or path.exists():
-            found.missing.append(f"{what or path.name} can't be read ({error}).".capitalize())
+        if path.exists():
+            found.missing.append(f"{path.name} can't be read: {error}.")
+        elif what:
+            found.missing.append(f"{what}.")
         return None
     return tree if isinstance(tree, dict) else None
 
@@ -380,7 +384,7 @@ def _lines(path: Path, found: _Found, what: str) -> Iterator[dict[str, Any]]:
         data = atomic.read_bytes(path, MAX_LINES_BYTES)
     except EntracteError:
         if what:
-            found.missing.append(f"{what} can't be found ({path.name}).".capitalize())
+            found.missing.append(f"{what}.")
         return
     for line in data.splitlines():
         try:

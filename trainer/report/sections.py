@@ -110,6 +110,8 @@ def success(run: RunData, found: Evaluation) -> Section:
     )
     if run.reward != "truth":
         lead += "The truth never reached the trainer: refinement knew only the reward’s judgement."
+    if not trained:
+        lead = "There is no training episode yet."
     outcomes = found.outcomes
     pairs = ""
     if found.pairs:

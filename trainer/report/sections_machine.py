@@ -55,14 +55,17 @@ def timing_section(run: RunData) -> Section:
         return {}
     budget_s = 1 / found.rate_hz if found.rate_hz else math.nan
     rows = list(found.sections)
-    caption = f"{count(found.steps)} ticks at {found.rate_hz:g} Hz, {count(found.missed)} missed. "
+    caption = (
+        f"{count(found.steps)} ticks at {found.rate_hz:g} Hz, {count(found.missed)} missed. "
+        "Median over the episodes; p99 and maximum of the worst episode. "
+    )
     if found.lateness:
         caption += (
             "Lateness: " + ", ".join(f"{name} {seconds(v)}" for name, v in found.lateness) + ". "
         )
     pace = run.config.get("robot", {}).get("pace", "")
     if pace == "asap":
-        caption += "Pace asap: the clock is simulated, so lateness is of that clock; sections are wall time."
+        caption += "Pace asap: the clock is simulated and never late; sections are wall time."
     return {
         "chart": charts.timing_ranges(rows, budget_s),
         "caption": caption,

@@ -73,6 +73,7 @@ def export_graph(source: GraphSource, opset: int = OPSET) -> ExportedGraph:
     perturbed = perturbed_copy(source.module)
     model = _trace(source, perturbed, opset)
     _restore_names(model)
+    _declare_shapes(source, model, perturbed)
     _check_coverage(source, model, perturbed)
     tensors = state_tensors(source.module)
     for initializer in model.graph.initializer:
@@ -240,6 +241,18 @@ def _restore_names(model: onnx.ModelProto) -> None:
     for node in model.graph.node:
         for index, name in enumerate(node.input):
             node.input[index] = rename.get(name, name)
+
+
+def _declare_shapes(source: GraphSource, model: onnx.ModelProto, module: nn.Module) -> None:
+    """Outputs get the sizes they have; the tracer leaves axes open that went through a broadcast."""
+    with torch.inference_mode():
+        answer = module(*(torch.from_numpy(array.copy()) for array in source.inputs.values()))
+    values = answer if isinstance(answer, (tuple, list)) else (answer,)
+    for output, value in zip(model.graph.output, values, strict=True):
+        dynamic = source.dynamic.get(output.name, {})
+        for axis, dim in enumerate(output.type.tensor_type.shape.dim):
+            if axis not in dynamic:
+                dim.dim_value = value.shape[axis]
 
 
 def _check_coverage(source: GraphSource, model: onnx.ModelProto, perturbed: nn.Module) -> None:

@@ -1,0 +1,147 @@
+"""A policy's package: exported through Optimum, equal to torch, refined through standby, checked by CLI."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tiny_flow import make_examples, make_policy
+from typer.testing import CliRunner
+
+from contracts.errors import PackageError
+from contracts.files.packages import Package, load_package, write_package
+from contracts.package import Provenance
+from export.app import app
+from export.check import check_package
+from export.package import replay
+from export.policy import export_policy, package_policy
+from runtime.engines import EngineOptions, open_engine
+from trainer.policies.flow import FlowPolicy, head_tensors
+
+
+@pytest.fixture(scope="module")
+def policy() -> FlowPolicy:
+    return make_policy()
+
+
+@pytest.fixture(scope="module")
+def package(policy: FlowPolicy, tmp_path_factory: pytest.TempPathFactory) -> Package:
+    return package_policy(policy, make_examples(), tmp_path_factory.mktemp("export") / "package")
+
+
+def test_the_manifest_says_what_the_runtime_needs(policy: FlowPolicy, package: Package) -> None:
+    manifest = package.manifest
+    assert (manifest.exporter, manifest.opset, manifest.model) == ("optimum", 17, "policy")
+    trunk, head = manifest.graph("trunk"), manifest.graph("head")
+    assert [(s.name, s.dtype, s.shape) for s in trunk.inputs] == [
+        ("images.front", "uint8", (-1, 24, 32, 3)),
+        ("images.wrist", "uint8", (-1, 24, 32, 3)),
+        ("state", "float32", (-1, 6)),
+        ("tokens", "int64", (-1, 6)),
+    ]
+    assert [(s.name, s.shape) for s in trunk.outputs] == [("features", (-1, 24))]
+    assert [(s.name, s.shape) for s in head.inputs] == [
+        ("features", (1, 24)),
+        ("noise", (-1, 4, 6)),
+    ]
+    assert [(s.name, s.dtype, s.shape) for s in head.outputs] == [
+        ("chunks", "float32", (-1, 4, 6)),
+        ("values", "float32", (-1,)),
+        ("choice", "int64", (1,)),
+    ]
+    assert manifest.chunk is not None and manifest.chunk.length == 4
+
+
+def test_the_release_carries_the_head_and_nothing_else(
+    policy: FlowPolicy, package: Package
+) -> None:
+    names = {spec.name for spec in package.manifest.refinable}
+    assert names == {f"head/{name}" for name in policy.head.state_dict()}
+    assert names == set(head_tensors(policy.head))
+    assert {n for n in package.weights if n.startswith("trunk/")} == {
+        f"trunk/{name}" for name in policy.trunk.state_dict()
+    }
+
+
+def test_engine_and_torch_agree_on_recorded_and_on_other_inputs(
+    policy: FlowPolicy, package: Package
+) -> None:
+    assert all(parity.holds for parity in replay(package))
+    trunk = open_engine(package, "trunk", EngineOptions())
+    examples = make_examples(count=5, seed=9)
+    features = trunk.run(examples)["features"]
+    with torch.no_grad():
+        tensors = [torch.from_numpy(array) for array in examples.values()]
+        expected = policy.trunk(*tensors).numpy()
+    np.testing.assert_allclose(features, expected, atol=1e-4)
+    head = open_engine(package, "head", EngineOptions())
+    noise = np.random.default_rng(1).normal(size=(7, 4, 6)).astype(np.float32)
+    answer = head.run({"features": features[2:3], "noise": noise})
+    with torch.no_grad():
+        chunks, values, choice = policy.head(
+            torch.from_numpy(features[2:3]), torch.from_numpy(noise)
+        )
+    np.testing.assert_allclose(answer["chunks"], chunks.numpy(), atol=5e-3)
+    np.testing.assert_allclose(answer["values"], values.numpy(), atol=1e-5)
+    assert answer["choice"].tolist() == choice.tolist() == [0]
+
+
+def test_a_release_changes_chunks_and_choice(policy: FlowPolicy, package: Package) -> None:
+    """Weights through standby act as they would in torch, the critics' included."""
+    refined = make_policy(seed=7)
+    with torch.no_grad():
+        for critic in refined.head.critics:
+            torch.nn.init.normal_(critic.out.weight)
+    weights = {**package.refinable_weights(), **head_tensors(refined.head)}
+    engine = open_engine(package, "head", EngineOptions())
+    standby = engine.standby(weights)
+    rng = np.random.default_rng(2)
+    inputs = {
+        "features": rng.normal(size=(1, 24)).astype(np.float32),
+        "noise": rng.normal(size=(9, 4, 6)).astype(np.float32),
+    }
+    answer, base = standby.run(inputs), engine.run(inputs)
+    with torch.no_grad():
+        chunks, values, choice = refined.head(*(torch.from_numpy(v) for v in inputs.values()))
+    np.testing.assert_allclose(answer["chunks"], chunks.numpy(), atol=5e-3)
+    np.testing.assert_allclose(answer["values"], values.numpy(), atol=1e-4)
+    assert answer["choice"].tolist() == choice.tolist()
+    assert answer["choice"][0] == values.argmax() and values.max() > values.min()
+    assert np.abs(base["chunks"] - answer["chunks"]).max() > 0.1
+
+
+def test_torch_is_made_again_from_the_package(policy: FlowPolicy, package: Package) -> None:
+    twin = FlowPolicy.from_package(package)
+    for name, tensor in policy.state_dict().items():
+        assert torch.equal(twin.state_dict()[name], tensor), name
+
+
+def test_check_finds_a_package_whose_golden_vectors_lie(package: Package, tmp_path: Path) -> None:
+    weights = dict(package.weights)
+    weights["head/flow.chunk_out.bias"] = weights["head/flow.chunk_out.bias"] + 0.5
+    write_package(tmp_path / "odd", package.manifest, package.graphs, weights, package.golden)
+    with pytest.raises(PackageError, match="output 'chunks' of graph 'head' differs from torch"):
+        check_package(tmp_path / "odd")
+
+
+def test_cli_exports_and_checks_a_saved_policy(policy: FlowPolicy, tmp_path: Path) -> None:
+    provenance = Provenance("robot-trainer imitate", 3, "made up", "Apache-2.0", 0.0, {})
+    policy.save(tmp_path / "trained", make_examples(), provenance)
+    run = CliRunner().invoke
+    made = run(app, ["policy", str(tmp_path / "trained"), str(tmp_path / "package")])
+    assert made.exit_code == 0, made.output
+    assert "exporter optimum" in made.output and "head.chunks" in made.output
+    checked = run(app, ["check", str(tmp_path / "package"), "--json"])
+    assert checked.exit_code == 0, checked.output
+    report = json.loads(checked.output)
+    assert report["refinable_bytes"] > 0
+    assert {one["output"] for one in report["parity"]} == {"features", "chunks", "values", "choice"}
+    assert load_package(tmp_path / "package").manifest.provenance.seed == 3
+
+
+def test_a_folder_without_a_policy_is_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(PackageError, match="robot-trainer imitate"):
+        export_policy(tmp_path, tmp_path / "package")

@@ -1,0 +1,113 @@
+"""The flow policy: units and normalisation, the untrained critic, what it can learn."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from tiny_flow import make_config, make_examples, make_policy
+
+from trainer.policies.flow import FlowHead
+
+
+def _features(policy, count: int = 3) -> torch.Tensor:  # type: ignore[no-untyped-def]
+    with torch.no_grad():
+        return policy.trunk(*(torch.from_numpy(a) for a in make_examples(count).values()))
+
+
+def test_the_last_features_are_the_normalised_state() -> None:
+    policy = make_policy()
+    features = _features(policy)
+    state = torch.from_numpy(make_examples()["state"])
+    expected = (state - policy.trunk.state_mean) / policy.trunk.state_std
+    assert torch.equal(features[:, -6:], expected)
+
+
+def test_normalised_chunks_come_back_in_arm_units() -> None:
+    policy = make_policy()
+    features = _features(policy)
+    chunk = torch.randn(3, 4, 6) * 10
+    chunk[..., 5] = chunk[..., 5].abs()
+    back = policy.head.denormalise(features, policy.head.normalise(features, chunk))
+    torch.testing.assert_close(back, chunk, atol=1e-3, rtol=1e-4)
+
+
+def test_arms_follow_the_state_and_the_gripper_does_not() -> None:
+    policy = make_policy()
+    features = _features(policy, 1)
+    moved = features.clone()
+    moved[:, -6:] += 0.3
+    still = torch.zeros(1, 24)
+    difference = policy.head.denormalise(moved, still) - policy.head.denormalise(features, still)
+    shift = 0.3 * policy.trunk.state_std[:5]
+    torch.testing.assert_close(difference[0, :, :5], shift.expand(4, 5), atol=1e-3, rtol=1e-3)
+    assert difference[0, :, 5].abs().max() == 0
+
+
+def test_chunks_stay_inside_the_action_limits() -> None:
+    policy = make_policy()
+    chunks = policy.head.denormalise(_features(policy, 1), torch.full((1, 24), 1e6))
+    assert torch.equal(chunks[0, 0], policy.head.high)
+
+
+def test_an_untrained_critic_prefers_nothing() -> None:
+    policy = make_policy()
+    with torch.no_grad():
+        _, values, choice = policy.head(_features(policy, 1), torch.randn(16, 4, 6))
+    assert len(set(values.tolist())) == 1 and choice.tolist() == [0]
+
+
+def test_pessimism_lowers_the_value_of_what_critics_disagree_on() -> None:
+    head = FlowHead(make_config(pessimism=1.0)).eval()
+    with torch.no_grad():
+        for index, critic in enumerate(head.critics):
+            critic.out.bias.fill_(float(index - 1))
+        values = head.value(torch.zeros(2, 24), torch.zeros(2, 24))
+        mean = torch.sigmoid(torch.tensor([-1.0, 0.0, 1.0])).mean()
+    assert (values < mean - 0.1).all()
+
+
+def test_flow_learns_two_modes_and_samples_both() -> None:
+    """What a plain regression can't: half of the demonstrations go left, half go right."""
+    torch.manual_seed(0)
+    policy = make_policy(hidden=64, flow_steps=8)
+    head = policy.head
+    features = _features(policy, 1).repeat(64, 1)
+    side = torch.where(torch.arange(64) % 2 == 0, 8.0, -8.0)
+    state = make_examples(1)["state"]
+    chunk = torch.from_numpy(np.repeat(state[:, None], 4, 1)).repeat(64, 1, 1)
+    chunk[..., 0] += side[:, None]
+    optimiser = torch.optim.Adam(head.flow.parameters(), 4e-3)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(500):
+        loss = head.flow_loss(features, chunk, generator).mean()
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    with torch.no_grad():
+        chunks, _, _ = head(features[:1], torch.randn(64, 4, 6, generator=generator))
+    offset = chunks[:, :, 0].mean(1) - float(state[0, 0])
+    near = ((offset.abs() - 8.0).abs() < 3.0).float().mean()
+    assert near > 0.75 and 0.2 < (offset > 0).float().mean() < 0.8
+
+
+def test_word_order_matters_to_the_instruction_encoder() -> None:
+    encoder = make_policy().trunk.instruction
+    forward = encoder(torch.tensor([[2, 3, 4, 2, 4, 3]]))
+    backward = encoder(torch.tensor([[3, 2, 4, 3, 4, 2]]))
+    assert (forward - backward).abs().max() > 1e-4
+
+
+def test_padding_does_not_change_the_phrase() -> None:
+    encoder = make_policy().trunk.instruction
+    short, long = torch.tensor([[2, 3, 4]]), torch.tensor([[2, 3, 4, 0, 0, 0]])
+    torch.testing.assert_close(encoder(short), encoder(long))
+
+
+@pytest.mark.parametrize("changes", [{"blocks": 2}, {"critics": 5}, {"chunk_length": 8}])
+def test_configs_survive_a_package_round_trip(changes: dict[str, int]) -> None:
+    from trainer.policies.flow import settings_of
+
+    settings = settings_of(make_config(**changes))
+    assert settings["relative_bits"] == 31.0
+    assert all(isinstance(value, float) for value in settings.values())

@@ -305,6 +305,8 @@ class Episode:
         timings: dict[str, float] = {}
         for name, values_s in (*self._sections.items(), ("lateness", self._lateness_s)):
             timings |= pacing.summary(values_s, name)
+        if self._end == "fault":  # where the last tick's time went: the first thing to ask
+            timings |= {f"last_{name}_s": v[-1] for name, v in self._sections.items() if v}
         timings["missed"] = float(self.robot.pace.missed - self._missed_before)
         timings["held"] = float(self._scheduler.held)
         timings["gate_changed"] = float(

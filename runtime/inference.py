@@ -12,6 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
+from runtime.priority import run_first
+
 T = TypeVar("T")
 
 
@@ -120,6 +122,7 @@ class ThreadLane(Generic[T]):
         self._thread.join(2.0)
 
     def _work(self) -> None:
+        run_first(behind=5)
         while True:
             job: Any = self._jobs.get()
             if job is None:

@@ -189,7 +189,8 @@ def timing_ranges(rows: Sequence[tuple[str, float, float, float]], budget_s: flo
         drawing.rule(x(value), 6, x(value), height + 6, "grid")
     if not math.isnan(budget_s):
         drawing.rule(x(budget_s), 6, x(budget_s), height + 6, "threshold")
-        drawing.text(x(budget_s) + 4, 12, "one tick", "note", "start")
+        side, anchor = (-4.0, "end") if x(budget_s) > 360 else (4.0, "start")
+        drawing.text(x(budget_s) + side, 12, "one tick", "note", anchor)
     for place, (name, p50, p99, worst) in enumerate(rows):
         y = 20 + 24.0 * place
         drawing.text(122, y + 3.5, name, "tick", "end")

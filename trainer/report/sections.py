@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import msgspec
+import yaml
 
 from trainer.report import charts, pictures
 from trainer.report.analysis import (
@@ -280,7 +280,5 @@ def context(run: RunData) -> Section:
         "iterations": iterations_section(run),
         "facts": facts(run),
         "processes": processes(run),
-        "config": msgspec.json.format(msgspec.json.encode(robot), indent=1).decode()
-        if robot
-        else "",
+        "config": yaml.safe_dump(robot, sort_keys=False, default_flow_style=None) if robot else "",
     }

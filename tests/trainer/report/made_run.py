@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
@@ -138,7 +139,7 @@ class MadeRun:
         key = EpisodeKey("bench-0", session, self.seq)
         log = EpisodeLogWriter(self.root / f"{key}.elog")
         signals = self._signals(progress, fooled=judged and not success and self.rng.random() < 0.1)
-        for parts in self._packets(key, purpose, seed, version, progress, signals, success):
+        for parts in self._packets(key, purpose, seed, version, progress=progress, signals=signals):
             log.append(parts)
         done = log.finish()
         self.store.accept(key, done.path, done.sha256)
@@ -192,10 +193,10 @@ class MadeRun:
         purpose: str,
         seed: int,
         version: int,
+        *,
         progress: np.ndarray,
         signals: list[RewardSignal],
-        success: bool,
-    ):
+    ) -> Iterator[list[bytes | memoryview]]:
         robot_id, session_id, seq = key
         yield wire.pack(
             SessionStart(

@@ -1,0 +1,148 @@
+"""The whole report from real files, whole and cut short at every stage."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import av
+import pytest
+from made_run import INSTRUCTION, MadeRun
+from typer.testing import CliRunner
+
+from contracts.errors import EntracteError
+from trainer.app import app
+from trainer.report.analysis import (
+    before_and_after,
+    evaluation,
+    gate_counts,
+    good_and_bad,
+    judged_tallies,
+    judges,
+    pushes,
+    timing,
+    truth_tallies,
+)
+from trainer.report.build import build
+from trainer.report.load import load_run
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("run")
+    run = MadeRun(root, seed=3)
+    run.evaluate("base", 8, 0.35)
+    for number in (1, 2, 3):
+        run.iterate(number, 0.5)
+    run.evaluate("final", 8, 0.95)
+    run.demo(3)
+    return root
+
+
+def test_rows_say_what_was_written(whole: Path) -> None:
+    run = load_run(whole)
+    assert [len(run.of(phase)) for phase in ("base", "refine", "final")] == [8, 12, 8]
+    assert run.missing == ()
+    assert run.instruction == INSTRUCTION
+    assert [e.iteration for e in run.of("refine")] == [1] * 4 + [2] * 4 + [3] * 4
+    assert all(e.judgement.success is not None and e.truth is not None for e in run.of("refine"))
+    assert all(e.judgement.success is None for e in run.of("base"))
+    assert [r.outcome for r in run.releases] == ["committed"] * 3
+    assert run.releases[0].tensors == ("head/mix", "head/bias", "head/scale")
+
+
+def test_judgement_and_truth_are_held_apart(whole: Path) -> None:
+    run = load_run(whole)
+    judged = sum(t.successes for t in judged_tallies(run))
+    assert judged == sum(e.judgement.success is True for e in run.of("refine"))
+    true = sum(t.successes for t in truth_tallies(run))
+    assert true == sum(e.truth is not None and e.truth.success for e in run.of("refine"))
+    reward, constant, clock = judges(run.of("refine"))
+    assert reward.confusion.count == constant.confusion.count == clock.confusion.count == 12
+    assert constant.confusion.true_negative == 0
+    assert constant.confusion.true_positive == true
+
+
+def test_figures(whole: Path) -> None:
+    run = load_run(whole)
+    found = evaluation(run)
+    assert found.pairs == 8
+    assert found.difference.value == pytest.approx(found.final.value - found.base.value)
+    push = pushes(run)
+    assert push is not None and push.graphs == ("head",) and push.effective == 3
+    assert 0 < push.head_share < 1
+    gate = gate_counts(run)
+    assert gate.steps == sum(e.steps for e in run.episodes)
+    assert gate.passed + sum(n for *_, n in gate.verdicts) == gate.steps  # one verdict each here
+    loop = timing(run)
+    assert [name for name, *_ in loop.sections] == ["sense", "infer", "gate", "act"]
+    assert dict(loop.lateness)["max"] < 0.01
+    good, bad = good_and_bad(run)
+    assert good is not None and good.truth is not None and good.truth.success
+    assert bad is not None and bad.truth is not None and not bad.truth.success
+    before, after = before_and_after(run)[0]
+    assert before.seed == after.seed
+
+
+def test_the_page_stands_alone(whole: Path, tmp_path: Path) -> None:
+    page = build(whole, tmp_path / "report")
+    text = page.read_text()
+    assert not re.findall(r'(?:src|href)="(?:https?:)?//', text)
+    assert "@import" not in text and "<script" not in text
+    linked = re.findall(r'(?:src|poster)="([^"]+)"', text)
+    assert {Path(name).suffix for name in linked} == {".mp4", ".png"}
+    assert all((page.parent / name).is_file() for name in linked)
+    assert "Of a whole run it lacks" not in text
+    for words in ("Success over the iterations", "What the reward saw", "Weights pushed", "clock"):
+        assert words in text
+    with av.open(str(page.parent / "before-after-1.mp4")) as film:
+        assert film.streams.video[0].codec_context.name == "h264"
+        assert sum(1 for _ in film.decode(video=0)) > 10
+
+
+def test_a_run_cut_off_at_any_moment_has_a_report(tmp_path: Path) -> None:
+    root = tmp_path / "run"
+    root.mkdir()
+    page = build(root, tmp_path / "0")
+    assert "The base policy was not evaluated." in page.read_text()
+    run = MadeRun(root)
+    run.demo(30, "it was interrupted with Ctrl-C")
+    for number, more in enumerate(
+        (lambda: run.evaluate("base", 2, 0.5), lambda: run.iterate(1, 0.5)), start=1
+    ):
+        more()
+        # Cut in the middle of a line and of an episode.
+        with (root / "trainer/metrics.jsonl").open("a") as file:
+            file.write('{"kind": "episo')
+        (root / "robot/spool").mkdir(exist_ok=True)
+        (root / "robot/spool/s9_00000900.elog").write_bytes(b"ENTRLOG1\x00\x01")
+        text = build(root, tmp_path / str(number)).read_text()
+        assert "it was interrupted with Ctrl-C" in text
+        assert "The refined policy was not evaluated." in text
+        with (root / "trainer/metrics.jsonl").open("a") as file:
+            file.write("\n")
+    assert "after 1 of 30 iterations" in text
+
+
+def test_hostile_words_are_escaped(tmp_path: Path) -> None:
+    root = tmp_path / "run"
+    run = MadeRun(root)
+    run.evaluate("base", 1, 0.5)
+    truth = root / "eval/base/truth.jsonl"
+    truth.write_text(truth.read_text().replace("open_drawer", "<img src=x onerror=1>"))
+    run.demo(1, "<script>alert(1)</script>")
+    text = build(root, tmp_path / "report").read_text()
+    assert "<script>" not in text and "<img src=x" not in text
+
+
+def test_no_run_folder_is_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(EntracteError, match="no run folder"):
+        build(tmp_path / "absent", tmp_path / "report")
+
+
+def test_the_command(whole: Path, tmp_path: Path) -> None:
+    result = CliRunner().invoke(
+        app, ["report", "--run", str(whole), "--output", str(tmp_path / "report")]
+    )
+    assert result.exit_code == 0, result.output
+    assert str(tmp_path / "report" / "index.html") in result.output

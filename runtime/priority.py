@@ -18,11 +18,6 @@ def run_first(behind: int = 0) -> str:
         return "fifo"
     except (OSError, AttributeError):
         pass
-    return run_early()
-
-
-def run_early() -> str:
-    """Like `run_first`, for work that would keep a core busy: ahead of others, but shared fairly."""
     try:
         os.setpriority(os.PRIO_PROCESS, 0, _NICE)
         return "nice"

@@ -7,42 +7,35 @@ It starts `robot-trainer` as a process and imports nothing of it.
 from __future__ import annotations
 
 import contextlib
-import json
-import os
+import math
 import platform
 import shutil
 import signal
-import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Any, Protocol
+from typing import Annotated
 
 import typer
 
 from contracts.errors import EntracteError
 from contracts.files import atomic
 from runtime import demo_plan, demo_view
-from runtime.board import Board
-from runtime.config import Run
 from runtime.demo_plan import Options
+from runtime.demo_program import Program
 from runtime.demo_view import State
+from runtime.demo_watch import Eye, Follower, LiveScreen, PlainScreen, Screen
 
 EXIT_INTERRUPTED = 130
 EXIT_PROCESS_DIED = 4
 TRAINER_START_S = 120.0
 STOP_PATIENCE_S = {"robot": 40.0, "trainer": 60.0}
 REPORT_S = 300.0
-TAIL_LINES = 12
 POLL_S = 0.1
 _PACKAGES = ("entracte", "numpy", "mujoco", "onnxruntime", "torch")
-# Two cores are shared by everything here: libraries must not start threads of their own.
-_ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 
 class Interrupted(Exception):
@@ -51,71 +44,6 @@ class Interrupted(Exception):
 
 class Died(EntracteError):
     """A process of the demo ended when it should not have."""
-
-
-class Screen(Protocol):
-    """Where the state is shown."""
-
-    def show(self, state: State) -> None: ...
-
-    def close(self) -> None: ...
-
-
-@dataclass
-class Program:
-    """One process with its log. It has a session of its own: Ctrl-C reaches the demo alone."""
-
-    name: str
-    command: list[str]
-    log: Path
-    process: subprocess.Popen[bytes]
-    output: Path
-
-    @classmethod
-    def start(cls, name: str, command: list[str], folder: Path) -> Program:
-        folder.mkdir(parents=True, exist_ok=True)
-        log, output = folder / f"{name}.log", folder / f"{name}.out"
-        with log.open("wb") as errors, output.open("wb") as out:
-            process = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=out,
-                stderr=errors,
-                env={**_ENVIRONMENT, **os.environ},
-                start_new_session=True,
-            )
-        return cls(name, command, log, process, output)
-
-    @property
-    def code(self) -> int | None:
-        return self.process.poll()
-
-    def tail(self) -> list[str]:
-        """The last lines that it wrote, errors before results."""
-        for path in (self.log, self.output):
-            lines = path.read_text(errors="replace").replace("\r", "\n").splitlines()
-            lines = [line for line in lines if line.strip()]
-            if lines:
-                return lines[-TAIL_LINES:]
-        return []
-
-    def result(self) -> dict[str, Any]:
-        """The JSON object that it printed; {} if it did not."""
-        try:
-            found = json.loads(self.output.read_bytes())
-        except (OSError, ValueError):
-            return {}
-        return found if isinstance(found, dict) else {}
-
-    def stop(self, number: int, patience_s: float) -> None:
-        """Ask, wait, insist."""
-        for ask, wait_s in ((number, patience_s), (signal.SIGTERM, 5.0), (signal.SIGKILL, 5.0)):
-            if self.code is not None:
-                return
-            with contextlib.suppress(ProcessLookupError):
-                self.process.send_signal(ask)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self.process.wait(wait_s)
 
 
 class Demo:
@@ -168,11 +96,10 @@ class Demo:
 
     def _phases(self) -> None:
         options = self.options
-        # The trainer loads its models while the base policy is evaluated.
-        trainer = self._start("trainer", demo_plan.trainer_command(options))
+        self._prepare()
         self._enter("base")
         self._evaluate("base")
-        endpoints = self._wait_for_trainer(trainer)
+        trainer, endpoints = self._wait_for_trainer()
         robot_dir = options.run_dir / "robot"
         robot_dir.mkdir(parents=True, exist_ok=True)
         shutil.copy(next((options.run_dir / "trainer").rglob("trainer.pub")), robot_dir)
@@ -190,15 +117,42 @@ class Demo:
         if "of" in result:
             self.state.results[which] = (int(result["successes"]), int(result["of"]))
 
-    def _wait_for_trainer(self, trainer: Program) -> dict[str, str]:
+    def _prepare(self) -> None:
+        """On the other core, while the base policy is evaluated: the demonstrations are recorded where
+        they are absent, then the trainer loads its models."""
+        options = self.options
+        if options.must_record:
+            shutil.rmtree(options.demonstrations, ignore_errors=True)
+            self._start("demonstrations", demo_plan.recording_command(options))
+        else:
+            self._start("trainer", demo_plan.trainer_command(options))
+
+    def _go_on_preparing(self) -> None:
+        recording, trainer = self._named("demonstrations"), self._named("trainer")
+        if recording is None or trainer is not None or recording.code is None:
+            return
+        if recording.code:
+            raise self._died(recording)
+        self.options.recorded_mark.touch()
+        self._start("trainer", demo_plan.trainer_command(self.options))
+
+    def _named(self, name: str) -> Program | None:
+        return next((program for program in self._programs if program.name == name), None)
+
+    def _wait_for_trainer(self) -> tuple[Program, dict[str, str]]:
         path = self.options.run_dir / "trainer/endpoints.json"
-        give_up_s = time.monotonic() + TRAINER_START_S
-        self.state.now = "waiting for the trainer"
+        give_up_s = math.inf
         while not path.exists():
-            self._tick(trainer)
+            trainer = self._named("trainer")
+            self.state.now = "waiting for the trainer" if trainer else "recording demonstrations"
+            if trainer is not None and math.isinf(give_up_s):
+                give_up_s = time.monotonic() + TRAINER_START_S
+            self._tick()
             if time.monotonic() > give_up_s:
                 raise Died(f"the trainer was not ready after {TRAINER_START_S:.0f} s")
-        return dict(atomic.read_json(path))
+        trainer = self._named("trainer")
+        assert trainer is not None
+        return trainer, dict(atomic.read_json(path))
 
     # Watching
 
@@ -206,12 +160,12 @@ class Demo:
         """Until `program` has ended well. Raises `Died` if it, or the trainer, did not; `Interrupted`."""
         with contextlib.closing(Eye(run_dir)) as eye:
             while program.code is None:
-                self._tick(program, eye)
-            self._tick(program, eye)
+                self._tick(eye)
+            self._tick(eye)
         if program.code:
             raise self._died(program)
 
-    def _tick(self, program: Program, eye: Eye | None = None) -> None:
+    def _tick(self, eye: Eye | None = None) -> None:
         time.sleep(POLL_S)
         for row in self._metrics.rows():
             demo_view.take_metrics(self.state, row)
@@ -220,11 +174,10 @@ class Demo:
         self._screen.show(self.state)
         if self._interrupts:
             raise Interrupted
-        for other in self._programs:
-            if other.code is not None and other.name == "trainer" and not self._stopping:
-                raise self._died(other)
-        if program.name == "trainer" and program.code is not None:
-            raise self._died(program)
+        self._go_on_preparing()
+        trainer = self._named("trainer")
+        if trainer is not None and trainer.code is not None and not self._stopping:
+            raise self._died(trainer)
 
     def _died(self, program: Program) -> Died:
         how = f"exit code {program.code}"
@@ -324,91 +277,6 @@ class Demo:
         self.words += [f"  report: {line}" for line in program.tail()]
         self.words.append(f"robot-run demo: the report failed; to try again: {again}")
         return None
-
-
-class Eye:
-    """Looks at the board of a `robot-run` whose folder is `run_dir`; it may not be there yet, or any more."""
-
-    def __init__(self, run_dir: Path) -> None:
-        self._run_dir = run_dir
-        self._board: Board | None = None
-        self._last: tuple[float, int] | None = None
-
-    def look(self, state: State) -> None:
-        if self._board is None:
-            with contextlib.suppress(EntracteError, OSError):
-                self._board = Board.open(Run.load(self._run_dir).board_path)
-            return
-        board = self._board
-        state.done = board.episodes_done
-        state.process, state.completion = board.reward_process, board.reward_completion
-        now_s = time.monotonic()
-        if self._last is None or now_s - self._last[0] > 1.0:
-            if self._last is not None:
-                state.loop_rate_hz = (board.tick - self._last[1]) / (now_s - self._last[0])
-            self._last = (now_s, board.tick)
-        state.now = "waiting for new weights" if board.waiting_for_release else ""
-
-    def close(self) -> None:
-        if self._board is not None:
-            self._board.close()
-
-
-class Follower:
-    """Whole new lines of a JSON-lines file that another process appends to."""
-
-    def __init__(self, path: Path) -> None:
-        self._path, self._at = path, 0
-
-    def rows(self) -> Iterator[dict[str, Any]]:
-        try:
-            with self._path.open("rb") as file:
-                file.seek(self._at)
-                data = file.read()
-        except OSError:
-            return
-        whole = data[: data.rfind(b"\n") + 1]
-        self._at += len(whole)
-        for line in whole.splitlines():
-            with contextlib.suppress(ValueError):
-                row = json.loads(line)
-                if isinstance(row, dict):
-                    yield row
-
-
-class PlainScreen:
-    """A line when something was finished."""
-
-    def __init__(self, say: Callable[[str], None]) -> None:
-        self._lines, self._say = demo_view.Lines(), say
-
-    def show(self, state: State) -> None:
-        for line in self._lines.news(state, time.monotonic()):
-            self._say(line)
-
-    def close(self) -> None:
-        pass
-
-
-class LiveScreen:
-    """A panel that is redrawn in place."""
-
-    def __init__(self) -> None:
-        from rich.console import Console
-        from rich.live import Live
-
-        self._live = Live(console=Console(), refresh_per_second=5)
-        self._live.start()
-        self._drawn_s = 0.0
-
-    def show(self, state: State) -> None:
-        now_s = time.monotonic()
-        if now_s - self._drawn_s > 0.2:
-            self._drawn_s = now_s
-            self._live.update(demo_view.panel(state, now_s))
-
-    def close(self) -> None:
-        self._live.stop()
 
 
 def _versions() -> dict[str, str]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from contracts.errors import ConfigError, MissingDependency
+from runtime import demonstrations
 
 REWARDS = ("demo", "zero-shot", "truth", "constant", "clock")
 _MODELS = {"truth": "success", "constant": "constant", "clock": "clock"}
@@ -39,7 +40,18 @@ class Options:
 
     @property
     def demonstrations(self) -> Path:
-        return self.pretrained / f"demonstrations-{self.task}"
+        return demonstrations.folder(self.pretrained, self.task)
+
+    @property
+    def must_record(self) -> bool:
+        """Shipped policies come with their demonstrations' seeds, not with the recordings."""
+        listed = (self.pretrained / demonstrations.LIST_FILE).exists()
+        return listed and not self.recorded_mark.exists()
+
+    @property
+    def recorded_mark(self) -> Path:
+        """There once the recording is whole (see `runtime.demonstrations`)."""
+        return self.demonstrations / ".complete"
 
     @property
     def reward_package(self) -> Path | None:
@@ -60,7 +72,11 @@ def check(options: Options) -> None:
     ):
         if value < 1:
             raise ConfigError(name, expected=">= 1", found=value)
-    wanted = [options.policy_package / "manifest.json", options.demonstrations]
+    wanted = [options.policy_package / "manifest.json"]
+    if options.must_record:
+        recording_command(options)
+    else:
+        wanted.append(options.demonstrations)
     if options.reward_package is not None:
         wanted.append(options.reward_package / "manifest.json")
     for path in wanted:
@@ -138,6 +154,12 @@ def evaluation_command(options: Options, which: str) -> list[str]:
     if which == "final":
         command += ["--slots", str(options.run_dir / "robot")]
     return command
+
+
+def recording_command(options: Options) -> list[str]:
+    """`robot-run record` of the demonstrations. Raises `ConfigError` if the task isn't listed."""
+    run_dir = options.run_dir / "demonstrations"
+    return demonstrations.command(options.pretrained, options.task, run_dir)
 
 
 def report_command(options: Options) -> list[str]:

@@ -12,9 +12,9 @@ from rich.console import Console
 
 from contracts.errors import ConfigError
 from runtime import demo_plan, demo_view
-from runtime.demo import Follower
 from runtime.demo_plan import Options
 from runtime.demo_view import Lines, State
+from runtime.demo_watch import Follower
 
 
 def options(root: Path, **changes: object) -> Options:

@@ -17,6 +17,9 @@ from runtime.board import Board
 from runtime.frames import Frame
 from runtime.ring import Ring
 
+RESERVE = 5
+"""One part in so many of the ring is kept for records without pictures: a fifth of half a second of
+pictures holds minutes of records, while the link catches up or is restarted."""
 _PAUSE_S = 0.0005
 
 
@@ -53,9 +56,15 @@ class Stream:
                 buffers.append(wire.raw(f"{name}.colour", frame.rgb))
                 if self._depth and frame.depth is not None:
                     buffers.append(wire.raw(f"{name}.depth", frame.depth))
-        if self._ring.try_push(wire.pack(message, buffers)) or (
-            self._waits and self._push_waiting(wire.pack(message, buffers))
-        ):
+        parts = wire.pack(message, buffers)
+        room = self._ring.capacity - self._ring.used
+        if self._waits:
+            pushed = self._push_waiting(parts)
+        elif buffers and room - sum(map(len, parts)) < self._ring.capacity // RESERVE:
+            pushed = False
+        else:
+            pushed = self._ring.try_push(parts)
+        if pushed:
             self._sent.update({name: frame.number for name, frame in frames.items()})
             return
         self._board.ring_frames_dropped += 1

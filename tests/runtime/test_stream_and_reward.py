@@ -37,7 +37,11 @@ def _stream(tmp_path: Path, board: Board, waits: bool) -> tuple[Stream, Ring]:
 def test_in_realtime_pictures_go_first_then_records_and_both_are_counted(tmp_path: Path) -> None:
     with Board.create(tmp_path / "board") as board:
         stream, ring = _stream(tmp_path, board, waits=False)
-        for index in range(30):
+        for index in range(6):
+            stream.step(step(index), _frames(index + 1))
+        assert board.ring_frames_dropped > 0
+        assert board.ring_records_dropped == 0  # room is kept for records
+        for index in range(6, 30):
             stream.step(step(index), _frames(index + 1))
         assert board.ring_frames_dropped > board.ring_records_dropped > 0
         seen, with_pictures = [], 0

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -84,3 +86,17 @@ def test_a_loop_in_good_order_is_left_alone(tmp_path: Path) -> None:
     assert outcome.report["missed_ticks"] <= 2
     assert not Path(run.shm_dir).exists()
     assert not GateBit.NON_FINITE & outcome.report["gate_interventions"]
+
+
+@pytest.mark.parametrize(
+    ("module", "unwanted"),
+    [
+        ("runtime.watchdog", {"cv2", "onnxruntime", "torch", "mujoco", "pyarrow", "av"}),
+        ("runtime.control", {"torch", "mujoco", "pyarrow", "av", "trainer", "export"}),
+        ("runtime.link", {"torch", "mujoco", "onnxruntime", "trainer", "export"}),
+    ],
+)
+def test_each_process_imports_only_what_it_needs(module: str, unwanted: set[str]) -> None:
+    code = f"import sys, {module}; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert set(done.stdout.split()) & unwanted == set()

@@ -16,6 +16,9 @@ from contracts import language
 from contracts.errors import ConfigError
 from contracts.files.dataset_reader import DatasetReader
 
+GRIPPER_MOVES = 6.0
+"""Change of the gripper's action from one step to the next, in its unit, that counts as moving."""
+
 
 @dataclass(frozen=True)
 class Demonstration:
@@ -30,12 +33,15 @@ class Demonstration:
 @dataclass(frozen=True)
 class Samples:
     """All steps of all demonstrations, one after another. `chunks` float32[N, T, A]: the actions that
-    follow each step, the last one repeated at the end; `tokens` int64[N, L]."""
+    follow each step, the last one repeated at the end; `tokens` int64[N, L]; `keyframes` float32[N, A]:
+    the action at the next moment at which the gripper starts to move, or at the end (James and Davison
+    2022): where the hand is going, which is where the things are, with no label but the demonstration."""
 
     images: dict[str, np.ndarray]
     states: np.ndarray
     tokens: np.ndarray
     chunks: np.ndarray
+    keyframes: np.ndarray
     episode: np.ndarray
 
     def __len__(self) -> int:
@@ -89,22 +95,39 @@ def samples(
     vocabulary: tuple[str, ...],
     instruction_length: int,
     chunk_length: int,
+    gripper: int = -1,
 ) -> Samples:
-    """Every step of every demonstration as one training sample."""
-    tokens, chunks = [], []
+    """Every step of every demonstration as one training sample. `gripper`: its place in the action."""
+    tokens, chunks, keyframes = [], [], []
     for one in demonstrations:
         steps = len(one.states)
         ids = language.encode(one.instruction, vocabulary, instruction_length)
         tokens.append(np.repeat(ids[None], steps, 0))
         ahead = np.minimum(np.arange(steps)[:, None] + np.arange(chunk_length), steps - 1)
         chunks.append(one.actions[ahead])
+        keyframes.append(one.actions[next_keyframes(one.actions, gripper)])
     return Samples(
         images={c: np.concatenate([d.images[c] for d in demonstrations]) for c in cameras},
         states=np.concatenate([d.states for d in demonstrations]),
         tokens=np.concatenate(tokens),
         chunks=np.concatenate(chunks),
+        keyframes=np.concatenate(keyframes),
         episode=np.repeat(np.arange(len(demonstrations)), [len(d.states) for d in demonstrations]),
     )
+
+
+def next_keyframes(actions: np.ndarray, gripper: int = -1) -> np.ndarray:
+    """int64[T]: for each step the next one at which the gripper starts to move, else the last step."""
+    steps = len(actions)
+    moving = np.abs(np.diff(actions[:, gripper], append=actions[-1:, gripper])) > GRIPPER_MOVES
+    begins = moving & ~np.concatenate([[False], moving[:-1]])
+    following = np.full(steps, steps - 1)
+    upcoming = steps - 1
+    for step in range(steps - 1, -1, -1):
+        if begins[step]:
+            upcoming = step
+        following[step] = upcoming
+    return following
 
 
 def shrink(frames: np.ndarray, width: int, height: int) -> np.ndarray:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import msgspec
 import numpy as np
 import torch
+from torch.nn import functional as F
 
 from trainer.demonstrations import Samples
 from trainer.policies.flow import FlowPolicy
@@ -22,7 +23,8 @@ from trainer.policies.flow import FlowPolicy
 
 class ImitateOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`steps` gradient steps of `batch` samples; `draws` noise and time draws for each sample, which are
-    cheap beside its pictures. `trunk_rate` scales the trunk's learning rate (0 freezes it)."""
+    cheap beside its pictures. `trunk_rate` scales the trunk's learning rate (0 freezes it); `keyframe`
+    weighs the auxiliary task of foretelling the next keyframe from the features."""
 
     steps: int = 1500
     batch: int = 128
@@ -33,6 +35,7 @@ class ImitateOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     shift_px: int = 4
     colour: float = 0.15
     state_noise: float = 0.02
+    keyframe: float = 0.5
     average: float = 0.995
     seed: int = 0
     threads: int = 1
@@ -63,10 +66,12 @@ def imitate(
     policy.train()
     _lay_out(policy, torch.channels_last)
     average = copy.deepcopy(policy)
+    foretell = _foreteller(policy)
     flow = [*policy.head.flow.parameters()]
     groups = [{"params": flow, "scale": 1.0}]
     if options.trunk_rate > 0:
         groups.append({"params": [*policy.trunk.parameters()], "scale": options.trunk_rate})
+        groups.append({"params": [*foretell.parameters()], "scale": 1.0})
     optimiser = torch.optim.AdamW(groups, lr=options.rate, weight_decay=options.weight_decay)
     loss_mean, started = math.nan, time.monotonic()
     for step in range(options.steps):
@@ -78,7 +83,9 @@ def imitate(
         for group in optimiser.param_groups:
             group["lr"] = rate * group["scale"]
         batch = rng.integers(len(samples), size=options.batch)
-        loss = _loss(policy, samples, batch, options=options, rng=rng, generator=generator)
+        loss = _loss(
+            policy, foretell, samples, batch, options=options, rng=rng, generator=generator
+        )
         optimiser.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(policy.parameters(), 1.0)
@@ -95,6 +102,7 @@ def imitate(
 
 def _loss(
     policy: FlowPolicy,
+    foretell: torch.nn.Module,
     samples: Samples,
     batch: np.ndarray,
     *,
@@ -113,9 +121,25 @@ def _loss(
     tokens = torch.from_numpy(samples.tokens[batch])
     with torch.set_grad_enabled(options.trunk_rate > 0), torch.autocast("cpu", torch.bfloat16):
         features = policy.trunk(*images, torch.from_numpy(states), tokens)
-    features = features.float().repeat(options.draws, 1)
+    features = features.float()
     chunks = torch.from_numpy(samples.chunks[batch]).repeat(options.draws, 1, 1)
-    return policy.head.flow_loss(features, chunks, generator).mean()
+    loss = policy.head.flow_loss(features.repeat(options.draws, 1), chunks, generator).mean()
+    if options.trunk_rate > 0 and options.keyframe > 0:
+        size = policy.config.action_size
+        goal = torch.from_numpy(samples.keyframes[batch]) - policy.trunk.state_mean[:size]
+        goal = goal / policy.trunk.state_std[:size]
+        loss = loss + options.keyframe * F.smooth_l1_loss(foretell(features), goal, beta=0.2)
+    return loss
+
+
+def _foreteller(policy: FlowPolicy) -> torch.nn.Module:
+    """Features -> the next keyframe's normalised action; thrown away after training."""
+    config = policy.config
+    return torch.nn.Sequential(
+        torch.nn.Linear(config.features, 128),
+        torch.nn.SiLU(),
+        torch.nn.Linear(128, config.action_size),
+    )
 
 
 def augment(

@@ -47,7 +47,7 @@ class FlowConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     flow_steps: int = 8
     critics: int = 4
     critic_hidden: int = 96
-    pessimism: float = 1.0
+    pessimism: float = 0.5
     samples: int = 1
     provenance: Provenance | None = None
 
@@ -154,11 +154,14 @@ class FlowHead(nn.Module):
         return x
 
     def value(self, features: torch.Tensor, chunk: torch.Tensor) -> torch.Tensor:
-        """Pessimistic value [B] of normalised chunks [B, T*A]: mean less `pessimism` deviations."""
+        """Value [B] of the normalised chunks [B, T*A] of one observation, pessimistic about what sets them
+        apart: a critic's opinion of the situation, on which critics differ most, is taken off first."""
         values = torch.sigmoid(self.critic_logits(features, chunk))
-        mean = values.mean(0)
-        spread = ((values - mean) ** 2).mean(0).sqrt()
-        value: torch.Tensor = mean - self.config.pessimism * spread
+        level = values.mean(1, keepdim=True)
+        gains = values - level
+        gain = gains.mean(0)
+        spread = ((gains - gain) ** 2).mean(0).sqrt()
+        value: torch.Tensor = level.mean() + gain - self.config.pessimism * spread
         return value
 
     def critic_logits(self, features: torch.Tensor, chunk: torch.Tensor) -> torch.Tensor:

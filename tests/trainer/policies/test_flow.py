@@ -57,14 +57,23 @@ def test_an_untrained_critic_prefers_nothing() -> None:
     assert len(set(values.tolist())) == 1 and choice.tolist() == [0]
 
 
-def test_pessimism_lowers_the_value_of_what_critics_disagree_on() -> None:
-    head = FlowHead(make_config(pessimism=1.0)).eval()
+def _value(logits: list[list[float]], pessimism: float) -> list[float]:
+    """Values where each row is one critic's opinion of each chunk."""
+    head = FlowHead(make_config(pessimism=pessimism)).eval()
+    head.critic_logits = lambda features, chunk: torch.tensor(logits)  # type: ignore[method-assign]
     with torch.no_grad():
-        for index, critic in enumerate(head.critics):
-            critic.out.bias.fill_(float(index - 1))
-        values = head.value(torch.zeros(2, 24), torch.zeros(2, 24))
-        mean = torch.sigmoid(torch.tensor([-1.0, 0.0, 1.0])).mean()
-    assert (values < mean - 0.1).all()
+        return head.value(torch.zeros(1, 24), torch.zeros(len(logits[0]), 24)).tolist()
+
+
+def test_pessimism_lowers_the_value_of_a_chunk_that_critics_disagree_on() -> None:
+    disputed = [[0.0] * 7 + [opinion] for opinion in (-1.0, 0.0, 1.0)]
+    assert _value(disputed, 0.0) == pytest.approx([0.5] * 8)
+    *agreed, other = _value(disputed, 1.0)
+    assert other < min(agreed) - 0.1
+
+
+def test_pessimism_ignores_disagreement_about_the_situation() -> None:
+    assert _value([[-1.0, -1.0], [0.0, 0.0], [1.0, 1.0]], 1.0) == pytest.approx([0.5, 0.5])
 
 
 def test_flow_learns_two_modes_and_samples_both() -> None:

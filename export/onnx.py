@@ -1,7 +1,7 @@
 """torch module -> weightless ONNX graph plus its tensors by name, through Optimum's `export_models`.
 
 The weights' names are the point: a release replaces tensors by name, so a name that is lost, merged or
-transformed on the way would give a wrong policy with no error. See docs/decisions/weight-names.md.
+transformed on the way would give a wrong policy with no error. See docs/decisions/0002-weightless-graphs.md.
 """
 
 from __future__ import annotations

@@ -66,7 +66,9 @@ def command(
         instruction_length=config.instruction_length,
         chunk_length=config.chunk_length,
     )
-    provenance = card(sys.argv, seed, data, len(found), len(samples))
+    count = len(found)
+    provenance = card(sys.argv, seed, data, count, len(samples))
+    del found  # the samples hold the pictures now
     if policy is None:
         policy = FlowPolicy(config)
         policy.set_statistics(samples.states, samples.chunks)
@@ -89,7 +91,7 @@ def command(
 
     trained = imitate(policy, samples, options, report)
     trained.save(output, examples(samples, seed), provenance)
-    typer.echo(f"{output}: {len(found)} demonstrations, {len(samples)} steps")
+    typer.echo(f"{output}: {count} demonstrations, {len(samples)} steps")
 
 
 def _of_task(meta: dict[str, Any], task: str) -> bool:

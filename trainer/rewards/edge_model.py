@@ -103,7 +103,8 @@ class CameraEncoder(nn.Module):
         self.out = nn.Conv2d(48, channels, 1)
 
     def forward(self, image: Tensor) -> Tensor:
-        x = image.permute(0, 3, 1, 2).to(torch.float32) * (1.0 / 64.0) - 2.0
+        # Floats first: TensorRT casts bytes but can't transpose them.
+        x = image.to(torch.float32).permute(0, 3, 1, 2) * (1.0 / 64.0) - 2.0
         grid: Tensor = self.out(self.layers(x))
         return grid
 

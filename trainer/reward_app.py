@@ -25,7 +25,7 @@ def _root() -> None:
 
 
 @app.command("build-data")
-def build_data(  # noqa: PLR0917 (typer reads the parameters)
+def build_data(
     output: Output,
     episodes: Annotated[int, typer.Option(help="Clips in all.")] = 5600,
     split: Annotated[str, typer.Option(help="train or eval.")] = "train",
@@ -43,7 +43,7 @@ def build_data(  # noqa: PLR0917 (typer reads the parameters)
 
 
 @app.command()
-def train(  # noqa: PLR0917 (typer reads the parameters)
+def train(
     data: Annotated[list[Path], typer.Option(help="Folders of training clips.")],
     output: Output,
     validation: Annotated[
@@ -73,13 +73,16 @@ def train(  # noqa: PLR0917 (typer reads the parameters)
 
 
 @app.command()
-def adapt(  # noqa: PLR0917 (typer reads the parameters)
+def adapt(
     base: Annotated[Path, typer.Option(help="Folder that `train` wrote.")],
     demonstrations: Annotated[
         Path, typer.Option(help="LeRobotDataset that the base policy was imitated from.")
     ],
     data: Annotated[list[Path], typer.Option(help="Training clips, to replay.")],
     output: Output,
+    validation: Annotated[
+        list[Path] | None, typer.Option(help="More clips of the train split, to calibrate on.")
+    ] = None,
     count: Annotated[int, typer.Option(help="Demonstrations to use.")] = 15,
     steps: Annotated[int, typer.Option()] = 300,
     seed: Seed = 0,
@@ -96,7 +99,7 @@ def adapt(  # noqa: PLR0917 (typer reads the parameters)
     edge = load(base)
     shown = read_demonstrations(demonstrations, count, edge.settings["rate_hz"])
     settings = TrainSettings(steps=steps, seed=seed, learning_rate=5e-4)
-    adapted, figures = adapt_to(edge, shown, data, settings, _say)
+    adapted, figures = adapt_to(edge, shown, data, validation or [], settings, _say)
     save(adapted, output)
     typer.echo("  ".join(f"{name} {value:.4f}" for name, value in figures.items()))
 

@@ -35,7 +35,7 @@ def scene_rng(task: str, seed: int, split: str) -> np.random.Generator:
     )
 
 
-def compose(  # noqa: PLR0917 - in the order in which a scene is determined
+def compose(
     task: str,
     seed: int,
     split: str,

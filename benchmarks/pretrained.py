@@ -141,6 +141,7 @@ def stages(work: Path, out: Path) -> Iterator[Stage]:
             adapted / "edge.json",
             (
                 *(reward, "adapt", "--base", str(work / "reward"), "--data", str(work / "clips")),
+                *("--validation", str(work / "validation")),
                 *("--demonstrations", str(out / f"demonstrations-{task}")),
                 *("--output", str(adapted)),
             ),

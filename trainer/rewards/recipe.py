@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from contracts.language import words
 from contracts.package import Provenance
 from trainer.rewards import evaluate as measure
 from trainer.rewards.data import CAMERAS, Clip, load_clips, read_meta, trained_on
@@ -20,7 +21,6 @@ from trainer.rewards.demonstrations import (
     CONTEXT_FRAMES,
     Adapter,
     demonstration,
-    kind_of,
     read_demonstrations,
     replayed,
     with_context,
@@ -76,35 +76,50 @@ def adapt_to(
     edge: Edge,
     shown: Sequence[tuple[str, np.ndarray, np.ndarray]],
     data: Sequence[Path],
+    validation: Sequence[Path],
     settings: TrainSettings,
     report: Progress | None = None,
 ) -> tuple[Edge, dict[str, float]]:
-    """The demo-conditioned model; calibrated on validation clips, each with successes of its own task
-    (other pairs, other fixtures) as context, as the demonstrations are for the task at hand."""
+    """The demo-conditioned model; calibrated on validation clips of the training task that is said most
+    like it, with successes of that task (other pairs, other fixtures) as context, as the demonstrations are
+    for the task at hand."""
     clips = load_clips(data)
     rng = np.random.default_rng(settings.seed)
-    training, kept = training_part(clips), validation_part(clips)
+    training = training_part(clips)
+    kept = validation_part([*clips, *load_clips(validation)])
     replay = replayed(edge, _spread(training, REPLAYED_CLIPS), rng)
     adapted = with_context(edge, CONTEXT_FRAMES * len(shown))
     examples = [demonstration(edge, *one) for one in shown]
     adapter = Adapter(adapted, examples, replay, settings.seed)
     adapter.run(settings, report)
-    figures: dict[str, float] = {}
-    for kind in adapter.kinds:
-        if kind not in ("put_on", "open_drawer"):
-            continue
-        members = [replay[i] for i in adapter.by_kind[kind][: len(shown)]]
-        vectors, times = adapter.context(members, adapted.shape.context)
-        adapted.head.context.data.copy_(vectors)
-        adapted.head.context_progress.data.copy_(times)
-        mine = [clip for clip in kept if kind_of(clip) == kind]
-        if len(mine) >= 20:
-            found = calibrate(adapted, mine[:CALIBRATION_CLIPS], settings.false_positive_rate)
-            figures |= {f"{kind} {name}": value for name, value in found.items()}
+    kind = nearest_kind([said for said, _, _ in shown], training, adapter.kinds)
+    members = [replay[i] for i in adapter.by_kind[kind][: len(shown)]]
+    vectors, times = adapter.context(members, adapted.shape.context)
+    adapted.head.context.data.copy_(vectors)
+    adapted.head.context_progress.data.copy_(times)
+    mine = [clip for clip in kept if clip.record.task == kind]
+    figures = calibrate(adapted, mine, settings.false_positive_rate)
     adapter.set_context()
     adapted.settings["demonstrations"] = float(len(shown))
-    adapted.provenance = provenance(data, settings.seed, "trunk of the base model; head adapted")
+    adapted.provenance = provenance(
+        [*data, *validation], settings.seed, "trunk of the base model; head adapted"
+    )
     return adapted, figures
+
+
+def nearest_kind(said: Sequence[str], clips: Sequence[Clip], kinds: Sequence[str]) -> str:
+    """The task of `kinds` whose instructions share most words with these."""
+    target = [set(words(text)) for text in said]
+
+    def likeness(kind: str) -> float:
+        found = [
+            set(words(clip.record.goals[0].instructions[0]))
+            for clip in clips
+            if clip.record.task == kind
+        ]
+        return float(np.mean([len(a & b) / len(a | b) for a in target for b in found]))
+
+    return max(kinds, key=likeness)
 
 
 def evaluate_all(

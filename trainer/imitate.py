@@ -24,7 +24,8 @@ from trainer.policies.flow import FlowPolicy
 class ImitateOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`steps` gradient steps of `batch` samples; `draws` noise and time draws for each sample, which are
     cheap beside its pictures. `trunk_rate` scales the trunk's learning rate (0 freezes it); `keyframe`
-    weighs the auxiliary task of foretelling the next keyframe from the features."""
+    weighs the auxiliary task of foretelling the next keyframe from the features; a frozen trunk
+    sees each sample `views` times."""
 
     steps: int = 1500
     batch: int = 128
@@ -36,6 +37,7 @@ class ImitateOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     colour: float = 0.15
     state_noise: float = 0.02
     keyframe: float = 0.5
+    views: int = 8
     average: float = 0.995
     seed: int = 0
     threads: int = 1
@@ -69,7 +71,8 @@ def imitate(
     foretell = _foreteller(policy)
     flow = [*policy.head.flow.parameters()]
     groups = [{"params": flow, "scale": 1.0}]
-    if options.trunk_rate > 0:
+    seen = None if options.trunk_rate > 0 else _views(policy, samples, options, rng)
+    if seen is None:
         groups.append({"params": [*policy.trunk.parameters()], "scale": options.trunk_rate})
         groups.append({"params": [*foretell.parameters()], "scale": 1.0})
     optimiser = torch.optim.AdamW(groups, lr=options.rate, weight_decay=options.weight_decay)
@@ -84,7 +87,14 @@ def imitate(
             group["lr"] = rate * group["scale"]
         batch = rng.integers(len(samples), size=options.batch)
         loss = _loss(
-            policy, foretell, samples, batch, options=options, rng=rng, generator=generator
+            policy,
+            foretell,
+            samples,
+            batch,
+            seen=seen,
+            options=options,
+            rng=rng,
+            generator=generator,
         )
         optimiser.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
@@ -106,10 +116,33 @@ def _loss(
     samples: Samples,
     batch: np.ndarray,
     *,
+    seen: torch.Tensor | None,
     options: ImitateOptions,
     rng: np.random.Generator,
     generator: torch.Generator,
 ) -> torch.Tensor:
+    if seen is None:
+        features = _features(policy, samples, batch, options, rng)
+    else:
+        features = seen[torch.from_numpy(rng.integers(len(seen), size=len(batch))), batch]
+    chunks = torch.from_numpy(samples.chunks[batch]).repeat(options.draws, 1, 1)
+    loss = policy.head.flow_loss(features.repeat(options.draws, 1), chunks, generator).mean()
+    if seen is None and options.keyframe > 0:
+        size = policy.config.action_size
+        goal = torch.from_numpy(samples.keyframes[batch]) - policy.trunk.state_mean[:size]
+        goal = goal / policy.trunk.state_std[:size]
+        loss = loss + options.keyframe * F.smooth_l1_loss(foretell(features), goal, beta=0.2)
+    return loss
+
+
+def _features(
+    policy: FlowPolicy,
+    samples: Samples,
+    batch: np.ndarray,
+    options: ImitateOptions,
+    rng: np.random.Generator,
+) -> torch.Tensor:
+    """The trunk's features [B, F] of these samples, augmented."""
     images = [
         augment(samples.images[name][batch], options.shift_px, options.colour, rng)
         for name in policy.config.cameras
@@ -119,17 +152,28 @@ def _loss(
     noise = options.state_noise * policy.trunk.state_std.numpy()
     states = states + (noise * rng.normal(size=states.shape)).astype(np.float32)
     tokens = torch.from_numpy(samples.tokens[batch])
-    with torch.set_grad_enabled(options.trunk_rate > 0), torch.autocast("cpu", torch.bfloat16):
-        features = policy.trunk(*images, torch.from_numpy(states), tokens)
-    features = features.float()
-    chunks = torch.from_numpy(samples.chunks[batch]).repeat(options.draws, 1, 1)
-    loss = policy.head.flow_loss(features.repeat(options.draws, 1), chunks, generator).mean()
-    if options.trunk_rate > 0 and options.keyframe > 0:
-        size = policy.config.action_size
-        goal = torch.from_numpy(samples.keyframes[batch]) - policy.trunk.state_mean[:size]
-        goal = goal / policy.trunk.state_std[:size]
-        loss = loss + options.keyframe * F.smooth_l1_loss(foretell(features), goal, beta=0.2)
-    return loss
+    with torch.autocast("cpu", torch.bfloat16):
+        features: torch.Tensor = policy.trunk(*images, torch.from_numpy(states), tokens)
+    return features.float()
+
+
+@torch.no_grad()
+def _views(
+    policy: FlowPolicy, samples: Samples, options: ImitateOptions, rng: np.random.Generator
+) -> torch.Tensor:
+    """[views, N, F]: what a frozen trunk makes of every sample, augmented `views` times, computed once."""
+    everything = np.arange(len(samples))
+    return torch.stack(
+        [
+            torch.cat(
+                [
+                    _features(policy, samples, everything[i : i + 256], options, rng)
+                    for i in range(0, len(samples), 256)
+                ]
+            )
+            for _ in range(options.views)
+        ]
+    )
 
 
 def _foreteller(policy: FlowPolicy) -> torch.nn.Module:

@@ -99,7 +99,7 @@ PANELS = (("process", 0.0, 1.0), ("completion", 0.0, 1.0), ("contrastive", -1.0,
 
 def signals(trace: Trace, threshold: float, until_s: float, label: str) -> str:
     """Three panels over one time axis, and under it the frames at their times."""
-    left, right, panel, gap, top = 40.0, 432.0, 74.0, 20.0, 20.0
+    left, right, panel, gap, top = 40.0, 424.0, 74.0, 20.0, 20.0
     shots = len(trace.frames)
     shot_width = (right - left) / shots if shots else 0.0
     shot_height = max(0.0, shot_width - 3) / trace.frame_aspect
@@ -166,8 +166,8 @@ def score_histogram(scores: Sequence[float], truth: Sequence[bool], threshold: f
     drawing.rule(x.start, middle, x.stop, middle, "axis")
     drawing.x_axis(x, [0, 0.25, 0.5, 0.75, 1], lambda v: f"{v:g}", 200)
     drawing.text((x.start + x.stop) / 2, 232, "completion at the last scored step", "label")
-    drawing.text((x.start + x.stop) / 2, 20, "truly succeeded", "note")
-    drawing.text((x.start + x.stop) / 2, 192, "truly failed", "note")
+    drawing.text(x.start + 4, 20, "truly succeeded", "note", "start")
+    drawing.text(x.stop - 4, 192, "truly failed", "note", "end")
     drawing.text(x.start - 6, middle - reach + 4, str(tallest[-1]), "tick", "end")
     drawing.text(x.start - 6, middle + reach + 4, str(tallest[1]), "tick", "end")
     return drawing.markup()

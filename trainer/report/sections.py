@@ -116,9 +116,9 @@ def success(run: RunData, found: Evaluation) -> Section:
     pairs = ""
     if found.pairs:
         pairs = (
-            f"Of {plural(found.pairs, 'scene')} tried by both, {outcomes.both} were solved by both, "
-            f"{outcomes.after_only} only after refinement, {outcomes.before_only} only before, "
-            f"{outcomes.neither} by neither. Difference: {points(found.difference.value)} points "
+            f"Of {plural(found.pairs, 'scene')} tried by both, solved by both: {outcomes.both}; "
+            f"only after refinement: {outcomes.after_only}; only before: {outcomes.before_only}; "
+            f"by neither: {outcomes.neither}. Difference: {points(found.difference.value)} points "
             f"({points_range(found.difference)}, paired bootstrap)."
         )
     rows = [_rate_row("base policy", found.base), _rate_row("refined policy", found.final)]

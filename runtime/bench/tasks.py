@@ -19,7 +19,7 @@ from runtime.bench.state import BenchState
 if TYPE_CHECKING:
     from runtime.bench.skills import Skills
 
-TASK_GROUP = "entracte.bench.tasks"
+TASK_GROUP = "entracte.tasks"
 
 Script = Callable[["Skills", Goal], Iterator[np.ndarray]]
 

@@ -184,7 +184,10 @@ def provenance(data: Sequence[Path], seed: int, notes: str = "") -> Provenance:
     """How to make this model again: this command, and the commands that recorded its data."""
     recorded = "; ".join(read_meta(folder).command for folder in data)
     return Provenance(
-        command=shlex.join(["robot-reward", *sys.argv[1:]]),
+        # Folders by name alone: where they lay on this machine is nobody's business.
+        command=shlex.join(
+            ["robot-reward", *(Path(a).name if "/" in a else a for a in sys.argv[1:])]
+        ),
         seed=seed,
         data=recorded,
         licence=LICENCE,

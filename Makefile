@@ -26,7 +26,6 @@ lint: $(VENV)/.installed
 
 bench: $(VENV)/.installed
 	$(BIN)/robot-bench loop
-	$(BIN)/robot-bench push
 
 pretrained: $(VENV)/.installed
 	$(BIN)/python -m benchmarks.pretrained

@@ -35,10 +35,12 @@ TRAINING_TASKS = (
     "turn_lever_right",
 )
 EPISODES_PER_TASK = 60
-PRETRAIN_STEPS = 1500
+# More of the evaluation tasks' relatives: other drawers, other pairs.
+MORE_EPISODES = {"open_drawer": 200, "put_on": 240, "put_in": 100}
+PRETRAIN_STEPS = 3000
 # Few enough that the base succeeds about half the time (docs/results says how often).
 DEMONSTRATIONS = {"open_drawer": 20, "put_on": 40}
-IMITATION_STEPS = {"open_drawer": 400, "put_on": 600}
+IMITATION_STEPS = {"open_drawer": 300, "put_on": 400}
 DEMONSTRATION_SEED = 500_000
 CLIPS, CLIPS_SEED = 5600, 1
 # Played episodes only: thresholds are set on what a hand does, not on arranged scenes.
@@ -69,7 +71,7 @@ def stages(work: Path, out: Path) -> Iterator[Stage]:
             data / "meta" / "info.json",
             (
                 *(run, "record", "--expert", "--split", "train", "--keep", "success"),
-                *("--task", task, "--episodes", str(EPISODES_PER_TASK)),
+                *("--task", task, "--episodes", str(MORE_EPISODES.get(task, EPISODES_PER_TASK))),
                 *("--seed-base", str(1000 * index), "--output", str(data)),
                 *("--run-dir", str(work / "runs" / task), "--set", "recording.depth=false"),
             ),

@@ -22,17 +22,19 @@ GRIPPER_MOVES = 6.0
 
 @dataclass(frozen=True)
 class Demonstration:
-    """One episode. `images` per camera uint8[T, H, W, 3], `states` float32[T, S], `actions` float32[T, A]."""
+    """One episode of T steps. `states` float32[T, S], `actions` float32[T, A]; `images` per camera
+    uint8[K, H, W, 3] are those of the steps `seen` int64[K]."""
 
     instruction: str
     images: dict[str, np.ndarray]
+    seen: np.ndarray
     states: np.ndarray
     actions: np.ndarray
 
 
 @dataclass(frozen=True)
 class Samples:
-    """All steps of all demonstrations, one after another. `chunks` float32[N, T, A]: the actions that
+    """The seen steps of all demonstrations, one after another. `chunks` float32[N, T, A]: the actions that
     follow each step, the last one repeated at the end; `tokens` int64[N, L]; `keyframes` float32[N, A]:
     the action at the next moment at which the gripper starts to move, or at the end (James and Davison
     2022): where the hand is going, which is where the things are, with no label but the demonstration."""
@@ -55,12 +57,14 @@ def read(
     width: int,
     height: int,
     rate_hz: float,
+    every: int = 1,
     episodes: int | None = None,
     keep: Callable[[dict[str, object]], bool] = lambda meta: True,
     progress: Callable[[int, int], None] = lambda done, of: None,
 ) -> list[Demonstration]:
     """The data sets' episodes for which `keep(meta)`, at most `episodes` of each data set, as they were
-    recorded at `rate_hz` (a data set of a multiple of it is thinned out).
+    recorded at `rate_hz` (a data set of a multiple of it is thinned out). Pictures are kept of each
+    `every`-th step only: those between are much alike, and memory holds that many more episodes.
 
     Raises `ConfigError` when a data set has another rate or no such episode.
     """
@@ -79,7 +83,13 @@ def read(
         for done, index in enumerate(wanted):
             found.append(
                 _episode(
-                    reader, index, cameras=cameras, width=width, height=height, stride=int(stride)
+                    reader,
+                    index,
+                    cameras=cameras,
+                    width=width,
+                    height=height,
+                    stride=int(stride),
+                    every=every,
                 )
             )
             progress(done + 1, len(wanted))
@@ -98,21 +108,21 @@ def samples(
     gripper: int = -1,
 ) -> Samples:
     """Every step of every demonstration as one training sample. `gripper`: its place in the action."""
-    tokens, chunks, keyframes = [], [], []
+    tokens, states, chunks, keyframes = [], [], [], []
     for one in demonstrations:
-        steps = len(one.states)
+        seen, last = one.seen, len(one.actions) - 1
         ids = language.encode(one.instruction, vocabulary, instruction_length)
-        tokens.append(np.repeat(ids[None], steps, 0))
-        ahead = np.minimum(np.arange(steps)[:, None] + np.arange(chunk_length), steps - 1)
-        chunks.append(one.actions[ahead])
-        keyframes.append(one.actions[next_keyframes(one.actions, gripper)])
+        tokens.append(np.repeat(ids[None], len(seen), 0))
+        states.append(one.states[seen])
+        chunks.append(one.actions[np.minimum(seen[:, None] + np.arange(chunk_length), last)])
+        keyframes.append(one.actions[next_keyframes(one.actions, gripper)[seen]])
     return Samples(
         images={c: np.concatenate([d.images[c] for d in demonstrations]) for c in cameras},
-        states=np.concatenate([d.states for d in demonstrations]),
+        states=np.concatenate(states),
         tokens=np.concatenate(tokens),
         chunks=np.concatenate(chunks),
         keyframes=np.concatenate(keyframes),
-        episode=np.repeat(np.arange(len(demonstrations)), [len(d.states) for d in demonstrations]),
+        episode=np.repeat(np.arange(len(demonstrations)), [len(d.seen) for d in demonstrations]),
     )
 
 
@@ -146,18 +156,20 @@ def _episode(
     width: int,
     height: int,
     stride: int,
+    every: int,
 ) -> Demonstration:
     columns = reader.episode(index, ["observation.state", "action"])
-    steps = range(0, len(columns["action"]), stride)
+    actions = columns["action"][::stride].astype(np.float32)
+    seen = np.arange(index % every, len(actions), every)
+    steps = [int(step) * stride for step in seen]
     images = {
-        camera: shrink(
-            reader.frames(index, f"observation.images.{camera}", list(steps)), width, height
-        )
+        camera: shrink(reader.frames(index, f"observation.images.{camera}", steps), width, height)
         for camera in cameras
     }
     return Demonstration(
         instruction=str(reader.meta(index)["task"]),
         images=images,
+        seen=seen,
         states=columns["observation.state"][::stride].astype(np.float32),
-        actions=columns["action"][::stride].astype(np.float32),
+        actions=actions,
     )

@@ -19,6 +19,9 @@ def command(
     episodes: Annotated[
         int, typer.Option(help="At most so many episodes of each data set; 0: all.")
     ] = 0,
+    every: Annotated[
+        int, typer.Option(help="Learn from each n-th step; saves memory with many episodes.")
+    ] = 1,
     start: Annotated[
         Path | None, typer.Option(help="Pretrained policy to start from (an earlier --output).")
     ] = None,
@@ -55,6 +58,7 @@ def command(
         width=config.image_width,
         height=config.image_height,
         rate_hz=config.action.rate_hz,
+        every=every,
         episodes=episodes or None,
         keep=lambda meta: successful(meta) and _of_task(meta, task),
         progress=lambda done, of: bar.show(f"reading {done}/{of}", done == of),

@@ -31,15 +31,13 @@ class InstructionEncoder(nn.Module):
 
 
 class CameraEncoder(nn.Module):
-    """uint8[B, H, W, 3] RGB and a phrase -> float32[B, size]: where learned things are in the picture
-    (spatial softmax, Levine et al. 2016), and a coarse map of the rest. The instruction says what to look
-    for, twice: it scales and shifts the last layers' channels (FiLM, Perez et al. 2018), and some of the
-    things are queries made from it, matched with the picture's cells."""
+    """uint8[B, H, W, 3] RGB and a phrase -> float32[B, size]: where 32 learned things are in the picture
+    (spatial softmax, Levine et al. 2016), and a coarse map of the rest. The phrase scales and shifts the
+    last two layers' channels (FiLM, Perez et al. 2018), so that the instruction says what to look for."""
 
-    KEYPOINTS = 24
-    ASKED = 8
+    KEYPOINTS = 32
     COARSE = 64
-    size = 2 * (KEYPOINTS + ASKED) + COARSE
+    size = 2 * KEYPOINTS + COARSE
     grid: torch.Tensor
 
     def __init__(self, height: int, width: int) -> None:
@@ -55,8 +53,6 @@ class CameraEncoder(nn.Module):
         nn.init.zeros_(self.film.weight)
         nn.init.zeros_(self.film.bias)
         self.keypoints = nn.Conv2d(64, self.KEYPOINTS, 1)
-        self.cells = nn.Conv2d(64, 32, 1)
-        self.queries = nn.Linear(PHRASE_SIZE, self.ASKED * 32)
         self.squeeze = nn.Conv2d(64, 8, 1)
         self.coarse = nn.Linear(8 * rows * columns, self.COARSE)
         y, x = torch.meshgrid(
@@ -72,9 +68,7 @@ class CameraEncoder(nn.Module):
         scale3, shift3, scale4, shift4 = self.film(phrase)[:, :, None, None].chunk(4, 1)
         x = x + F.relu(self.conv3(x) * (1.0 + scale3) + shift3)
         x = x + F.relu(self.conv4(x) * (1.0 + scale4) + shift4)
-        queries = self.queries(phrase).reshape(-1, self.ASKED, 32)
-        asked = torch.matmul(queries, self.cells(x).flatten(2)) * (32.0**-0.5)
-        attention = torch.cat([self.keypoints(x).flatten(2), asked], 1).softmax(2)
+        attention = self.keypoints(x).flatten(2).softmax(2)
         points = torch.matmul(attention, self.grid)
         coarse = F.relu(self.coarse(F.relu(self.squeeze(x)).flatten(1)))
         return torch.cat([points.flatten(1), coarse], 1)

@@ -55,7 +55,7 @@ def train(
     threads: Threads = 1,
     false_positives: Annotated[
         float, typer.Option(help="Share of unfinished validation frames that may pass as done.")
-    ] = 0.01,
+    ] = 0.02,
 ) -> None:
     """Train the zero-shot model; `robot-export reward` makes a package of it."""
     import torch

@@ -41,7 +41,7 @@ class TrainSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     process_weight: float = 1.0
     contrastive_weight: float = 0.5
     look_weight: float = 0.3
-    false_positive_rate: float = 0.01
+    false_positive_rate: float = 0.02
     ema: float = 0.998
     bfloat16: bool = True
 

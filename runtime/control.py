@@ -250,14 +250,15 @@ class Control:
         done = self.board.episodes_done
         self.board.iteration_episode = done % iteration.episodes
         if iteration.wait_for_release and done and done % iteration.episodes == 0:
-            before = max(self.robot.policy_version, 0)
-            if not self._wait_for(lambda: self.board.staged_policy_seq > before):
+            # Not the active version: a release that was refused is still the newest that was staged.
+            tried = self.robot.policy.swapper.tried if self.robot.policy else 0
+            if not self._wait_for(lambda: self.board.staged_policy_seq > tried):
                 return False
         for runner, staged in (
             (self.robot.policy, self.board.staged_policy_seq),
             (self.robot.reward, self.board.staged_reward_seq),
         ):
-            if runner is not None and staged > runner.swapper.version:
+            if runner is not None and staged > runner.swapper.tried:
                 self._swap(runner.swapper, plan.episode_seq)
         return not self.board.stop_requested
 

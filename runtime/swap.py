@@ -75,6 +75,7 @@ class Swapper:
         self._committed = own
         self._recent: deque[dict[str, np.ndarray]] = deque(maxlen=self.limits.recorded)
         self._trial: _Trial | None = None
+        self._tried = 0
 
     @property
     def engine(self) -> Engine:
@@ -84,6 +85,12 @@ class Swapper:
     @property
     def version(self) -> int:
         return self.active.version
+
+    @property
+    def tried(self) -> int:
+        """Highest publish_seq that acts or was tried since the start, refused ones too: only what is
+        above it is news."""
+        return max(self._tried, self.version)
 
     def start(self) -> list[str]:
         """Recover the slots and load the committed release, if there is one; returns what to log.
@@ -176,6 +183,7 @@ class Swapper:
             if staged is None:
                 return
             name, slot = staged
+            self._tried = max(self._tried, slot.publish_seq)
             self.slots.begin_shadow(name)
             try:
                 head = self._checked(name, slot)

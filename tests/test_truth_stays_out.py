@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
-import sys
 import threading
 import time
 from dataclasses import dataclass, field
@@ -21,6 +19,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
+from serving import ENVIRONMENT, ROOT, SOCKETS, Serving, robot_command
 from wiretap import Tap
 
 from contracts import wire
@@ -32,11 +31,10 @@ from contracts.package import package_id
 from runtime.config import BenchSection
 from trainer.metrics import read_metrics
 
-ROOT = Path(__file__).resolve().parent.parent
 POLICY = ROOT / "pretrained/policy-open_drawer"
 REWARD = ROOT / "pretrained/reward-zero-shot"
-SOCKETS = ("frames", "episodes", "weights", "health")
-EPISODES, PER_ITERATION = 4, 2
+PER_ITERATION = 2
+EPISODES = 2 * PER_ITERATION
 TRUTH_FILE = BenchSection().truth_file
 # Names that only the bench's verdict has, wherever they may turn up.
 TRUTH_WORDS = {"ever_success", "success_at_s", "best_progress", "operator_success"}
@@ -98,62 +96,30 @@ def learn(
 ) -> Learned:
     """Trainer and robot from start to end, with a tap on the cable and an eye on the trainer's files."""
     opened, audit = set[str](), folder / "opened"
-    (folder / "robot").mkdir(parents=True)
-    command = [
-        *(sys.executable, "-c", AUDIT, audit, "trainer.app", "serve"),
-        *("--run-dir", folder / "trainer"),
-        *_set(*trainer_set, "refiner.kind=witness", f"refiner.package={POLICY}"),
-        *_set(f"iteration.episodes={PER_ITERATION}", "seed=5"),
-        *_set(*(f"listen.{name}=tcp://127.0.0.1:0" for name in SOCKETS)),
-    ]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT / "tests/plugin"), "OMP_NUM_THREADS": "1"}
-    errors = (folder / "trainer.log").open("wb")
-    with subprocess.Popen(list(map(str, command)), env=environment, stderr=errors) as trainer:
-        tap = None
+    trainer_set = (
+        *(*trainer_set, "refiner.kind=witness", f"refiner.package={POLICY}", "seed=5"),
+        f"iteration.episodes={PER_ITERATION}",
+    )
+    starter = ("-c", AUDIT, str(folder / "opened"))
+    with Serving(folder / "trainer", *trainer_set, starter=starter) as trainer:
+        trainer.enrol(folder / "robot")
+        tap = Tap(trainer.endpoints)
         try:
-            endpoints = _endpoints(folder, trainer)
-            key = (folder / "trainer/trainer.pub").read_bytes()
-            (folder / "robot/trainer.pub").write_bytes(key)
-            tap = Tap({name: endpoints[name] for name in SOCKETS})
-            robot = subprocess.Popen(
-                [
-                    *(sys.executable, "-m", "runtime.app", "start", "--package", str(POLICY)),
-                    *("--reward-package", str(reward_package or "")),
-                    *("--task", "open-drawer", "--episodes", str(EPISODES)),
-                    *("--run-dir", str(folder / "robot"), "--json"),
-                    *_set("episode.seed_base=10000", f"iteration.episodes={PER_ITERATION}"),
-                    *_set("recording.depth=false", *robot_set),
-                    *_set(*(f"link.{name}={tap.endpoints[name]}" for name in SOCKETS)),
-                ],
-                stdout=subprocess.PIPE,
-                env=environment,
+            command = robot_command(
+                *(folder / "robot", POLICY, tap.endpoints, "episode.seed_base=10000"),
+                *(f"iteration.episodes={PER_ITERATION}", "iteration.count=2"),
+                *("recording.depth=false", f"reward.package='{reward_package or ''}'", *robot_set),
             )
+            robot = subprocess.Popen(command, stdout=subprocess.PIPE, env=ENVIRONMENT)
             while robot.poll() is None:
-                opened |= _held_open(trainer.pid)
+                opened |= _held_open(trainer.process.pid)
                 time.sleep(0.05)
             assert robot.returncode == 0, robot.communicate()[0]
         finally:
-            trainer.send_signal(signal.SIGTERM)
-            trainer.wait(60)
-            if tap is not None:
-                tap.close()
+            trainer.stop()
+            tap.close()
     said = [(name, wire.unpack(parts).message) for name, parts in tap.messages() if len(parts[0])]
     return Learned(folder, said, opened | set(audit.read_text(errors="replace").splitlines()))
-
-
-def _set(*overrides: str) -> list[str]:
-    return [word for override in overrides for word in ("--set", override)]
-
-
-def _endpoints(folder: Path, trainer: subprocess.Popen[bytes]) -> dict[str, str]:
-    path = folder / "trainer/endpoints.json"
-    give_up_s = time.monotonic() + 60
-    while not path.exists():
-        assert trainer.poll() is None, (folder / "trainer.log").read_text()
-        assert time.monotonic() < give_up_s
-        time.sleep(0.02)
-    found: dict[str, str] = json.loads(path.read_text())
-    return found
 
 
 def _held_open(pid: int) -> set[str]:

@@ -21,7 +21,8 @@ from trainer.interfaces import ScoredEpisode, StoredEpisode, Update
 
 
 class TinyRefiner:
-    """bias += 0.01 * (1 + successes), in every iteration; `sleep_s` makes an update last."""
+    """bias += 0.01 * (1 + successes), in every iteration; `sleep_s` makes an update last. The release of
+    iteration `wild_at` is refused by any robot: its weights are far from the package's own."""
 
     def __init__(
         self,
@@ -48,7 +49,10 @@ class TinyRefiner:
         self._tensors[self._moved] = self._tensors[self._moved] + np.float32(0.01 * (1 + successes))
         self._seen += [scored.episode.key.episode_seq for scored in episodes]
         figures = {"seen": float(len(self._seen)), "distinct": float(len(set(self._seen)))}
-        return Update(dict(self._tensors), 3, figures)
+        tensors = dict(self._tensors)
+        if iteration == self._options.get("wild_at"):
+            tensors[self._moved] = tensors[self._moved] * np.float32(1e6)
+        return Update(tensors, 3, figures)
 
     def save(self, path: Path) -> None:
         np.save(path / "bias.npy", self._tensors[self._moved], allow_pickle=False)

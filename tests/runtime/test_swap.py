@@ -245,6 +245,7 @@ def quarantined(robot: Robot, words: str) -> None:
     assert robot.swapper.version == 0 and np.array_equal(robot.answer(), before)
     assert robot.swapper.slots.find("quarantined") is not None
     assert robot.swapper.swap(2) == [], "it is not tried again"
+    assert robot.swapper.tried == 1, "what comes next is above it"
 
 
 def test_weights_far_from_the_packages_own_are_refused(robot: Robot, trainer: Publisher) -> None:

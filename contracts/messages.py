@@ -199,7 +199,8 @@ class ReleaseOutcome(Message, frozen=True, tag="release_outcome"):
 
     `outcome`: "swapped" (in effect from `episode_seq` on, on probation), "committed", "rejected",
     "rolled_back" or "superseded" (a newer one came before it took effect). Times are seconds since the
-    offer was received, NaN where that was not reached.
+    offer was received, NaN where that was not reached. `report_id` names this report: told again after
+    a restart it has the same one. It is told until `OutcomeStored` answers it; empty: told once.
     """
 
     robot_id: str
@@ -212,6 +213,13 @@ class ReleaseOutcome(Message, frozen=True, tag="release_outcome"):
     verified_s: float
     staged_s: float
     swapped_s: float
+    report_id: str = ""
+
+
+class OutcomeStored(Message, frozen=True, tag="outcome_stored"):
+    """Trainer -> robot: that `ReleaseOutcome` is on the trainer's disk, synced; the robot may forget it."""
+
+    report_id: str
 
 
 AnyMessage = (
@@ -230,6 +238,7 @@ AnyMessage = (
     | ReleaseWant
     | ReleaseChunk
     | ReleaseOutcome
+    | OutcomeStored
 )
 
 

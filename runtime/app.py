@@ -150,7 +150,16 @@ def start(
         progress(board)
         keys(board)
 
-    _finish(supervise(resolved, plan, _run_dir(run_dir, "start"), watch), as_json)
+    folder = _run_dir(run_dir, "start")
+    outcome = supervise(resolved, plan, folder, watch)
+    waiting = outcome.report.get("spooled", 0)
+    if waiting:
+        typer.echo(
+            f"robot-run: {waiting} episode{'s wait' if waiting > 1 else ' waits'} in {folder / 'spool'} "
+            f"for the trainer; the next start with --run-dir {folder} sends them",
+            err=True,
+        )
+    _finish(outcome, as_json)
 
 
 @app.command(name="eval")

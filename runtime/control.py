@@ -60,6 +60,7 @@ class Control:
         self._state_path = Path(run.run_dir) / "episodes.state.json"
         self._log_path = Path(run.run_dir) / "episodes.jsonl"
         self._next_seq = self._recover_seq()
+        self._reports = 0
         self.robot = self._build()
 
     # -- building: everything that can be wrong is found before anything moves
@@ -309,7 +310,10 @@ class Control:
     def _tell(self, outcome: ReleaseOutcome) -> None:
         self.board.swaps_done += outcome.outcome == "swapped"
         self.board.swaps_rejected += outcome.outcome == "rejected"
-        self.robot.stream.boundary(outcome)
+        # Named here: a link that is killed while it takes the report over takes it again.
+        self._reports += 1
+        report_id = f"{self.run.session_id}.{self._reports}"
+        self.robot.stream.boundary(msgspec.structs.replace(outcome, report_id=report_id))
 
     def _post_versions(self) -> None:
         self.board.policy_version = self.robot.policy_version

@@ -22,6 +22,7 @@ from contracts.messages import (
     EpisodeStored,
     EpisodeWant,
     Heartbeat,
+    OutcomeStored,
     ReleaseChunk,
     ReleaseNone,
     ReleaseOffer,
@@ -33,6 +34,7 @@ from runtime.board import Board, LoopState
 from runtime.config import Run
 from runtime.link_episodes import LiveStream, Parts, Recorder, Uploader
 from runtime.link_releases import ReleaseFetcher
+from runtime.outcomes import OutcomeSpool
 from runtime.ring import Ring
 from runtime.slots import SlotStore
 from runtime.spool import Spool
@@ -42,6 +44,8 @@ IDLE_MS = 2
 RECORDS_PER_TURN = 16
 DRAIN_S = 15.0
 """How long the link goes on uploading after it was asked to stop; what is left stays in the spool."""
+SILENT_S = 3.0
+"""A trainer that said nothing for so long is away: it answers at least every `OFFER_AGAIN_S`."""
 
 
 class Link:
@@ -80,6 +84,9 @@ class Link:
         self._uploader = Uploader(
             self._spool, self._robot_id, lambda parts: _send(self._episodes, parts)
         )
+        self._outcomes = OutcomeSpool(
+            run.spool_dir / "outcomes", lambda parts: _send(self._weights, parts)
+        )
         self._fetchers = self._open_fetchers()
         self._last_beat_s = 0.0
         self._last_tick = -1
@@ -107,28 +114,32 @@ class Link:
                 manifest,
                 SlotStore(self._run.slots_dir / target, package_id(manifest)),
                 robot_id=self._robot_id,
+                session_id=self._run.session_id,
                 key_path=Path(self._run.run_dir) / config.link.trainer_key,
                 send=lambda parts: _send(self._weights, parts),
+                report=self._outcomes.add,
                 on_staged=staged,
                 poll_s=config.link.release_poll_s,
             )
         return fetchers
 
     def run(self) -> None:
-        """Until `stop` and then until everything is uploaded, at most `DRAIN_S` longer."""
+        """Until `stop`, and then until everything is uploaded: at most `DRAIN_S` longer, and no longer
+        than `SILENT_S` for a trainer that is away."""
         self._board.link_ready = 1
-        stop_at_s = 0.0
+        asked_s = 0.0
         while True:
             self.turn()
             if not self._stopping:
                 continue
             now_s = time.monotonic()
-            stop_at_s = stop_at_s or now_s + DRAIN_S
+            asked_s = asked_s or now_s
             if self._ring.waiting == 0:
                 self._recorder.close()
-                if not self._spool.waiting:
+                heard_s = max(asked_s, self._board.trainer_seen_s)
+                if now_s - heard_s > SILENT_S or not (self._spool.waiting or len(self._outcomes)):
                     return
-            if now_s > stop_at_s or self._stopping > 1:
+            if now_s - asked_s > DRAIN_S or self._stopping > 1:
                 self._recorder.close()
                 return
 
@@ -143,14 +154,16 @@ class Link:
             self._receive(socket)
         now_s = time.monotonic()
         self._uploader.tick(now_s)
+        self._outcomes.tick(now_s)
         for fetcher in self._fetchers.values():
             fetcher.tick(now_s)
         if now_s - self._last_beat_s >= HEARTBEAT_S:
             self._beat(now_s)
 
     def close(self) -> None:
+        self._board.spooled = len(self._spool.waiting)
         for socket in (self._frames, self._episodes, self._weights, self._health):
-            # Acknowledged uploads need no linger; the last outcome and the last live frames get a moment.
+            # What is acknowledged needs no linger; the last live frames get a moment.
             socket.close(linger=200)
         self._context.term()
 
@@ -196,6 +209,8 @@ class Link:
             self._uploader.on_want(message, now_s)
         elif isinstance(message, EpisodeStored):
             self._uploader.on_stored(message, now_s)
+        elif isinstance(message, OutcomeStored):
+            self._outcomes.on_stored(message, now_s)
         elif isinstance(message, ReleaseOffer | ReleaseNone | ReleaseChunk):
             fetcher = self._fetchers.get(message.target)
             if fetcher is None:

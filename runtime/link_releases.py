@@ -61,19 +61,23 @@ class ReleaseFetcher:
         slots: SlotStore,
         *,
         robot_id: str,
+        session_id: str,
         key_path: Path,
         send: Send,
+        report: Callable[[ReleaseOutcome], None],
         on_staged: Callable[[int], None],
         poll_s: float = 0.05,
         clock: Callable[[], float] = time.monotonic,
         unix_clock: Callable[[], float] = time.time,
     ) -> None:
         """`key_path`: hex of the trainer's public key; read when first needed, since enrolment may come
-        after the start. `on_staged` is called with the publish_seq of each newly staged release."""
+        after the start. `report` takes what the trainer must hear of, durably. `on_staged` is called with
+        the publish_seq of each newly staged release."""
         self.target, self._package, self._slots = target, package, slots
         self._package_id = package_id(package)
-        self._robot_id, self._key_path, self._send = robot_id, key_path, send
-        self._on_staged, self._poll_s = on_staged, poll_s
+        self._robot_id, self._session_id = robot_id, session_id
+        self._key_path, self._send = key_path, send
+        self._report, self._on_staged, self._poll_s = report, on_staged, poll_s
         self._clock, self._unix_clock = clock, unix_clock
         self._fetch: _Fetch | None = None
         self._next_query_s = 0.0
@@ -153,7 +157,7 @@ class ReleaseFetcher:
     def report(self, outcome: ReleaseOutcome) -> None:
         """Pass on what control made of a release."""
         self.rejected += outcome.outcome == "rejected"
-        self._send(wire.pack(outcome))
+        self._report(outcome)
 
     def _go_on(self) -> None:
         fetch = self._fetch
@@ -182,9 +186,11 @@ class ReleaseFetcher:
             if problems:
                 raise ReleaseRejected("tensors", f"weights do not fit: {'; '.join(problems[:3])}")
         except ReleaseRejected as error:
+            # Told before it is done: killed in between, the same is found and told again.
+            seq = fetch.manifest.publish_seq
+            self._reject(f"{self.target}-{seq}", seq, str(error), fetch.bytes_on_wire)
             self._slots.quarantine(fetch.slot, f"{error.reason}: {error}")
             self._newest_seq = self._slots.state().newest_seq
-            self._reject(fetch.manifest.publish_seq, str(error), fetch.bytes_on_wire)
             return
         finally:
             self._next_query_s = self._clock()
@@ -201,9 +207,9 @@ class ReleaseFetcher:
             if len(self._refused) > 1000:
                 self._refused.clear()
             self._refused.add(digest)
-            self._reject(0, str(error), 0)
+            self._reject(f"offer-{digest[:16]}", 0, str(error), 0)
 
-    def _reject(self, publish_seq: int, reason: str, bytes_on_wire: int) -> None:
+    def _reject(self, what: str, publish_seq: int, reason: str, bytes_on_wire: int) -> None:
         self.report(
             ReleaseOutcome(
                 self._robot_id,
@@ -216,6 +222,7 @@ class ReleaseFetcher:
                 math.nan,
                 math.nan,
                 math.nan,
+                f"{self._session_id}.{what}",
             )
         )
 

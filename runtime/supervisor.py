@@ -256,6 +256,7 @@ class Supervisor:
             "ring_records_dropped": board.ring_records_dropped,
             "rewards_abstained": board.rewards_abstained,
             "policy_version": board.policy_version,
+            "spooled": board.spooled,
             "watchdog": TripReason(board.watchdog_tripped).name.lower(),
             "start_to_first_action_s": round(started_s, 3) if board.first_action_at_s else None,
             "rss_mb": {c.name: round(c.rss_peak / 1e6, 1) for c in self.children},

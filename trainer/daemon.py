@@ -26,6 +26,7 @@ from contracts.messages import (
     EpisodeOffer,
     EpisodeStart,
     Heartbeat,
+    OutcomeStored,
     ReleaseNone,
     ReleaseOffer,
     ReleaseOutcome,
@@ -37,7 +38,7 @@ from contracts.sockets import open_socket
 from contracts.wire import Packet
 from trainer.config import TrainerConfig
 from trainer.interfaces import EpisodeKey
-from trainer.metrics import Metrics
+from trainer.metrics import Metrics, read_metrics
 from trainer.receiver import Receiver
 from trainer.store import IndexEntry, Store
 from trainer.work import Work
@@ -45,6 +46,7 @@ from trainer.work import Work
 POLL_MS = 5
 MAX_PEERS = 64
 LIVE_WAITING = 8
+MAX_REPORT_ID = 200
 ROBOT_LOST_S = 2.0
 FLUSH_DATASET_S = 60.0
 
@@ -57,6 +59,7 @@ class Daemon:
         self.root, self._config = root, config
         atomic.make_directory(root)
         self.metrics = Metrics(root / "metrics.jsonl")
+        self._reports = _known_reports(root / "metrics.jsonl")
         self.store = Store(root / "store")
         self._offers: queue.SimpleQueue[tuple[float, int, ReleaseOffer]] = queue.SimpleQueue()
         self._work = Work(root, config, self.store, self.metrics, self._on_published)
@@ -212,11 +215,21 @@ class Daemon:
             self._send("weights", peer, publisher.answer_want(message))
         elif isinstance(message, ReleaseOutcome):
             self._on_outcome(message)
+            if message.report_id:
+                self._send("weights", peer, wire.pack(OutcomeStored(message.report_id)))
         else:
             raise WireError("message out of place", found=type(message).__name__)
 
     def _on_outcome(self, outcome: ReleaseOutcome) -> None:
-        """Times from publishing on: the robot's are since its offer arrived, ours add how long that took."""
+        """Recorded once, however often it is told, and synced before it is acknowledged.
+
+        Times from publishing on: the robot's are since its offer arrived, ours add how long that took.
+        """
+        report = (outcome.robot_id, outcome.report_id)
+        if report in self._reports:
+            return
+        if len(outcome.report_id) > MAX_REPORT_ID:
+            raise WireError("report_id too long", found=len(outcome.report_id))
         published = self._published.get((outcome.target, outcome.publish_seq), math.nan)
         key = (outcome.robot_id, outcome.target, outcome.publish_seq)
         # A query answered in the moment of publishing may be ahead by microseconds; NaN stays NaN.
@@ -234,7 +247,11 @@ class Daemon:
             publish_to_verified_s=wait_s + outcome.verified_s,
             publish_to_staged_s=wait_s + outcome.staged_s,
             publish_to_swapped_s=wait_s + outcome.swapped_s,
+            report_id=outcome.report_id,
         )
+        if outcome.report_id:
+            self.metrics.sync()
+            self._reports.add(report)
 
     def _on_health(self, _peer: bytes, packet: Packet) -> None:
         beat = packet.message
@@ -330,6 +347,13 @@ class Daemon:
             self.store.write_dataset(entry, keep_log=self._config.store.keep_logs)
         except (EntracteError, OSError) as error:
             self.metrics.add("dataset_failure", key=str(entry.key), problem=str(error))
+
+
+def _known_reports(metrics: Path) -> set[tuple[str, str]]:
+    """(robot_id, report_id) of every outcome recorded before."""
+    records = read_metrics(metrics) if metrics.exists() else []
+    found = [r for r in records if r["kind"] == "release" and r.get("report_id")]
+    return {(record["robot_id"], record["report_id"]) for record in found}
 
 
 def _decode(descriptor: wire.Buffer, data: bytes) -> np.ndarray:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import threading
 import time
 from pathlib import Path
@@ -30,6 +31,11 @@ class Metrics:
         line = json.dumps({"kind": kind, "unix_s": time.time(), **_plain(fields)}, allow_nan=False)
         with self._lock, self._path.open("a") as file:
             file.write(line + "\n")
+
+    def sync(self) -> None:
+        """What was added so far survives a power cut."""
+        with self._lock, self._path.open("a") as file:
+            os.fsync(file.fileno())
 
     def add_missing_iteration(self, iteration: int, record: dict[str, Any]) -> None:
         """Add an iteration's record unless the file has it (a kill came between state and metrics)."""

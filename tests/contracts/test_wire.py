@@ -22,6 +22,7 @@ from contracts.messages import (
     EpisodeStored,
     EpisodeWant,
     Heartbeat,
+    OutcomeStored,
     ReleaseChunk,
     ReleaseNone,
     ReleaseOffer,
@@ -49,7 +50,8 @@ MESSAGES: list[AnyMessage] = [
     ReleaseOffer("policy", b"{}", b"x" * 64),
     ReleaseWant("r", "policy", 1, 0, 100),
     ReleaseChunk("policy", 1, 0),
-    ReleaseOutcome("r", "policy", 1, "swapped", "", 2, 100, 0.1, 0.2, 0.3),
+    ReleaseOutcome("r", "policy", 1, "swapped", "", 2, 100, 0.1, 0.2, 0.3, "s.1"),
+    OutcomeStored("s.1"),
 ]
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from robots import policy_package
-from serving import ENVIRONMENT, Serving, robot_command
+from serving import ENVIRONMENT, SOCKETS, Serving, robot_command
 
 
 @pytest.fixture(scope="module")
@@ -22,6 +23,12 @@ def tiny(package: Path, options: dict[str, object], episodes: int = 2) -> tuple[
     return (
         *("reward.model=clock", "refiner.kind=tiny", f"refiner.package={package}"),
         *(f"refiner.options={json.dumps(options)}", f"iteration.episodes={episodes}"),
+    )
+
+
+def finished(command: list[str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command, env=ENVIRONMENT, capture_output=True, text=True, timeout=90, check=False
     )
 
 
@@ -41,11 +48,29 @@ def test_after_a_refused_release_the_next_one_is_waited_for(tmp_path: Path, pack
             *(robot, package, trainer.endpoints, "episode.max_s=1.0"),
             *("iteration.episodes=2", "iteration.count=3"),
         )
-        done = subprocess.run(
-            command, env=ENVIRONMENT, capture_output=True, text=True, timeout=90, check=False
-        )
+        done = finished(command)
     assert done.returncode == 0, done.stderr
     outcomes = trainer.of("release", "publish_seq", "outcome")
     assert outcomes == [[1, "rejected"], [2, "swapped"], [2, "committed"], [3, "swapped"]]
     assert "moved too far" in trainer.of("release", "reason")[0][0]
     assert list(versions(robot)) == [0, 0, 0, 0, 2, 2]
+
+
+def test_without_a_trainer_it_ends_soon_and_says_what_waits(tmp_path: Path, package: Path) -> None:
+    robot = tmp_path / "robot"
+    nobody = dict.fromkeys(SOCKETS, "tcp://127.0.0.1:9")  # the discard port: nothing listens
+    command = robot_command(robot, package, nobody, "episode.max_s=1.0", "iteration.count=1")
+    command += ["--episodes", "2"]
+    done = finished(command)
+    ended_s = time.time() - (robot / "episodes.jsonl").stat().st_mtime
+    assert done.returncode == 0, done.stderr
+    assert ended_s < 7.0, "it waited for a trainer that was never there"
+    assert f"2 episodes wait in {robot / 'spool'} for the trainer" in done.stderr
+    assert json.loads(done.stdout.splitlines()[-1])["spooled"] == 2
+
+    with Serving(tmp_path / "trainer", *tiny(package, {}, episodes=10)) as trainer:
+        trainer.enrol(robot)
+        command = robot_command(robot, package, trainer.endpoints, "episode.max_s=1.0")
+        done = finished([*command, "--episodes", "1"])
+        assert done.returncode == 0 and "wait in" not in done.stderr, done.stderr
+    assert trainer.of("episode", "episode_seq") == [[0], [1], [2]]

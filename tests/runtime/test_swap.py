@@ -56,8 +56,10 @@ class Robot:
             self.package.manifest,
             slots,
             robot_id=ROBOT,
+            session_id="s1",
             key_path=self.folder / PUBLIC_KEY_FILE,
             send=self._send,
+            report=lambda outcome: self.sent.append(wire.unpack(wire.pack(outcome))),
             on_staged=self.staged.append,
         )
         engine = OnnxRuntimeEngine(self.package, "head", EngineOptions())

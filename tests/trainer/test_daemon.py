@@ -14,8 +14,10 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
+import zmq
 from tiny_package import head_inputs, make_package
 from tiny_robot import episode, session_start
 
@@ -23,6 +25,7 @@ from contracts import wire
 from contracts.files.dataset_reader import DatasetReader
 from contracts.files.log_to_dataset import read_episode
 from contracts.files.packages import Package
+from contracts.messages import OutcomeStored, ReleaseOutcome
 from runtime.board import Board
 from runtime.config import LinkSection, PolicySection, RobotConfig, Run, RunPlan
 from runtime.engines import EngineOptions
@@ -123,6 +126,7 @@ class Robot:
         self.run.save()
         self.board = Board.create(self.run.board_path)
         self.ring = Ring.create(self.run.ring_path, 1 << 20)
+        self._reports = 0
         self.push(wire.pack(session_start(robot_id=name)))
         self.process: subprocess.Popen[bytes] | None = None
 
@@ -141,6 +145,11 @@ class Robot:
             self.board.tick += 1
             self.push(parts)
 
+    def tell(self, outcome: ReleaseOutcome) -> None:
+        self._reports += 1
+        report_id = f"{self.run.session_id}.{self._reports}"
+        self.push(wire.pack(msgspec.structs.replace(outcome, report_id=report_id)))
+
     def swapper(self) -> Swapper:
         slots = SlotStore(self.run.slots_dir / "policy", self._package.package_id)
         engine = OnnxRuntimeEngine(self._package, "head", EngineOptions())
@@ -156,6 +165,10 @@ class Robot:
     @property
     def spooled(self) -> list[str]:
         return sorted(p.name for p in (self.folder / "spool").glob("*.elog*"))
+
+    @property
+    def untold(self) -> int:
+        return len(list((self.folder / "spool/outcomes").iterdir()))
 
 
 @pytest.fixture(scope="module")
@@ -205,8 +218,8 @@ def test_a_whole_exchange(
         wait("a staged release", lambda: robot.board.staged_policy_seq > swapper.version)
         for outcome in swapper.swap(episode_seq=iteration * 10 + 10):
             assert outcome.outcome == "swapped"
-            robot.push(wire.pack(outcome))
-        robot.push(wire.pack(swapper.settle()))
+            robot.tell(outcome)
+        robot.tell(swapper.settle())
         assert swapper.version == iteration
     found = swapper.engine.run(head_inputs(np.random.default_rng(0)))["chunks"]
     assert np.allclose(found - start, 2 * 0.02, atol=1e-4)
@@ -290,6 +303,56 @@ def test_a_killed_link_loses_and_repeats_nothing(
         found = read_episode(path)
         assert found.columns["observation.state"][:, 5].tolist() == list(range(30)), path.name
         assert (found.end.reason, found.torn, found.pictures.lost) == ("time_limit", "", 0)
+
+
+def test_outcomes_arrive_once_whichever_end_dies(
+    tmp_path: Path, package: Package, trainer: Trainer, robots: list[Robot]
+) -> None:
+    trainer.start()
+    robot = Robot(tmp_path / "robot", package, trainer).start()
+    robots.append(robot)
+    swapper = robot.swapper()
+    for seq in range(3):
+        robot.play(seq, success=True)
+    wait("a staged release", lambda: robot.board.staged_policy_seq == 1)
+    trainer.stop(signal.SIGKILL)
+
+    (swapped,) = swapper.swap(episode_seq=3)
+    robot.tell(swapped)
+    wait("the first outcome on disk", lambda: robot.untold == 1)
+    robot.stop(signal.SIGKILL)
+    robot.tell(swapper.settle())  # waits in the ring
+    robot.start()
+    wait("the second outcome on disk", lambda: robot.untold == 2)
+    asked_s = time.monotonic()
+    assert robot.stop() == 0 and robot.untold == 2
+    assert time.monotonic() - asked_s < 6, "it waits for a trainer that is away"
+
+    robot.start()
+    trainer.start()
+    wait("their delivery", lambda: robot.untold == 0)
+    trainer.stop(signal.SIGKILL)
+    trainer.start()
+    wait("the link", lambda: time.monotonic() - robot.board.trainer_seen_s < 0.1)
+    assert robot.stop() == 0 and trainer.stop() == 0
+    told = [(r["publish_seq"], r["outcome"], r["report_id"]) for r in trainer.records("release")]
+    assert told == [(1, "swapped", "s1.1"), (1, "committed", "s1.2")]
+
+
+def test_an_outcome_told_again_is_recorded_once(trainer: Trainer) -> None:
+    """The answer was lost, or the trainer died before it could answer."""
+    outcome = ReleaseOutcome("r", "policy", 1, "rejected", "NaN", -1, 9, 0.1, 0.2, 0.3, "s1.7")
+    for _ in range(2):
+        trainer.start()
+        with zmq.Context() as context, context.socket(zmq.DEALER) as socket:
+            socket.connect(trainer.endpoints["weights"])
+            for _ in range(2):
+                socket.send_multipart(wire.pack(outcome))
+                assert socket.poll(10_000), "no answer"
+                answer = wire.unpack(socket.recv_multipart()).message
+                assert answer == OutcomeStored("s1.7")
+        trainer.stop(signal.SIGKILL)
+    assert [r["report_id"] for r in trainer.records("release")] == ["s1.7"]
 
 
 def test_two_robots_and_a_reward_model_that_fails(

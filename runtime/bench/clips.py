@@ -212,7 +212,7 @@ def _read(
     return reading.met, reading.progress
 
 
-def _where(name: str, state: BenchState, scene: Scene) -> np.ndarray | None:
+def where(name: str, state: BenchState, scene: Scene) -> np.ndarray | None:
     if name in scene.object_names:
         return state.objects[scene.object_index(name)].position_m
     if name in scene.container_names:
@@ -228,7 +228,7 @@ def _points(goal: Goal, state: BenchState, clip: Recording) -> tuple[int, int, i
     view = render.intrinsics(WIDTH, HEIGHT)
     turn, origin = clip.camera_to_world[:3, :3], clip.camera_to_world[:3, 3]
     for name in (goal.thing, goal.target):
-        place = _where(name, state, clip.scene)
+        place = where(name, state, clip.scene)
         pixel = (-1, -1)
         if place is not None:
             x, y, z = turn.T @ (place - origin)

@@ -239,6 +239,11 @@ class Run(_Section, frozen=True):
         return Path(self.shm_dir) / "bench"
 
     @property
+    def stage_path(self) -> Path:
+        """What the bench's cameras look at (`runtime.bench.stage`)."""
+        return Path(self.shm_dir) / "stage"
+
+    @property
     def spool_dir(self) -> Path:
         return Path(self.run_dir) / "spool"
 

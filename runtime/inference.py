@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
-from runtime.priority import run_first
+from runtime.priority import Rank, run_first
 
 T = TypeVar("T")
 
@@ -122,7 +122,7 @@ class ThreadLane(Generic[T]):
         self._thread.join(2.0)
 
     def _work(self) -> None:
-        run_first(behind=5)
+        run_first(Rank.INFERENCE)
         while True:
             job: Any = self._jobs.get()
             if job is None:

@@ -1,20 +1,34 @@
-"""Asks the system to run the calling thread before others, where it allows that."""
+"""Asks the system to run the calling thread before others, where it allows that.
+
+Only short-lived work belongs here: what holds a processor for long takes it from everybody else, and the
+system then takes it back (Linux lets ordinary programs run for 50 ms of every second, before anybody).
+"""
 
 from __future__ import annotations
 
 import os
+from enum import IntEnum
 
-_FIFO_PRIORITY = 20
 _NICE = -10
 
 
-def run_first(behind: int = 0) -> str:
+class Rank(IntEnum):
+    """Who runs before whom. Whoever judges the loop, or carries out its end, must not wait for it."""
+
+    PROBE = 35
+    WATCHDOG = 30
+    BUS = 25
+    LOOP = 20
+    INFERENCE = 15
+
+
+def run_first(rank: Rank = Rank.LOOP) -> str:
     """For the calling thread and those it starts from here on; returns what was granted: "fifo",
-    "nice" or "" (no rights: give the user rtprio in /etc/security/limits.conf). `behind`: how many steps
-    after the loop itself. A thread that shares the loop's interpreter must run ahead of other programs
-    too: preempted while it holds the interpreter's lock, it would stop the loop as well."""
+    "nice" or "" (no rights: give the user rtprio in /etc/security/limits.conf). A thread that shares the
+    loop's interpreter must run ahead of other programs too: preempted while it holds the interpreter's
+    lock, it would stop the loop as well."""
     try:
-        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(_FIFO_PRIORITY - behind))
+        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(rank))
         return "fifo"
     except (OSError, AttributeError):
         pass

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from runtime.bench import arm
@@ -30,6 +28,7 @@ class Physics:
     def __init__(self, scene: Scene, xml: str, arm_start_deg: np.ndarray, dt_s: float) -> None:
         self._mujoco = load_mujoco()
         self._scene = scene
+        self.xml = xml
         self._dt_s = dt_s
         self.model = self._mujoco.MjModel.from_xml_string(xml)
         self.data = self._mujoco.MjData(self.model)
@@ -62,6 +61,10 @@ class Physics:
 
     def command(self, target_deg: np.ndarray) -> None:
         self.data.ctrl[:] = arm.to_sim(target_deg)
+
+    def sight(self) -> tuple[np.ndarray, np.ndarray]:
+        """What can be seen of the state: joint positions float64[nq], colours float32[ngeom, 4]."""
+        return self.data.qpos.copy(), self.model.geom_rgba.copy()
 
     def positions(self) -> np.ndarray:
         return arm.from_sim(self.data.qpos[self._arm_qpos])
@@ -97,22 +100,6 @@ class Physics:
             handle,
             float(np.abs(velocity).max()) * 0.25,
         )
-
-    def copy_data(self, into: Any | None) -> Any:
-        """A copy of the state; `into`: data of the same model to write over. Its bodies and cameras are
-        where they belong after `place_copy`."""
-        mj = self._mujoco
-        into = into if into is not None else mj.MjData(self.model)
-        kind = mj.mjtState.mjSTATE_PHYSICS
-        state = np.empty(mj.mj_stateSize(self.model, kind))
-        mj.mj_getState(self.model, self.data, state, kind)
-        mj.mj_setState(self.model, into, state, kind)
-        return into
-
-    def place_copy(self, data: Any) -> None:
-        """Forward kinematics of a copy: all that rendering needs."""
-        self._mujoco.mj_kinematics(self.model, data)
-        self._mujoco.mj_camlight(self.model, data)
 
     def camera_to_world(self, camera: str) -> np.ndarray:
         """float64[4, 4], OpenCV camera axes to world."""

@@ -1,8 +1,8 @@
 """The bench process: one `World` behind a Unix socket and pictures in shared memory.
 
 Owns the world, its time, the fence against late writers and the truth file. In `asap` pace one thread
-serves, and time passes only in `Advance`; in `realtime` physics and rendering run in threads of their
-own and go on, as last told, whatever becomes of the control process.
+serves, and time passes only in `Advance`; in `realtime` physics runs in a thread and the cameras in a
+process of their own (`runtime.bench.pictures`), and go on, as last told, whatever becomes of control.
 """
 
 from __future__ import annotations
@@ -29,10 +29,12 @@ from contracts.errors import EntracteError
 from runtime.bench import CAMERAS, TASKS, World, WorldConfig, make_expert, styles_for
 from runtime.bench import protocol as p
 from runtime.bench.experts import EXPERT, Expert
+from runtime.bench.pictures import CameraProcess
+from runtime.bench.stage import Stage
 from runtime.bench.world import STABLE_S
 from runtime.config import Run
 from runtime.frames import FrameSlots
-from runtime.priority import run_first
+from runtime.priority import Rank, run_first
 
 EXPERT_PERIOD_S = 0.1
 
@@ -61,8 +63,6 @@ class Bench:
         width, height = sizes.pop() if sizes else (128, 96)
         self.world = World(WorldConfig(width=width, height=height, **run.config.bench.options))
         self.lock = threading.Lock()
-        self.seeing = threading.Event()
-        """Set once the first picture was taken: making the GL context stops every thread for 0.2 s."""
         self.epoch = 0
         self.has_scene = False
         self._sim_s = 0.0
@@ -73,6 +73,8 @@ class Bench:
             if camera.kind == "sim"
         }
         self._due_s = dict.fromkeys(self._cameras, 0.0)
+        self._stage = Stage.create(run.stage_path) if self.realtime else None
+        self._scenes = 0
         self._joints = p.Joints((), 0.0)
         self._request: p.Reset | None = None
         self._expert: Expert | None = None
@@ -168,7 +170,9 @@ class Bench:
             self._success_since_s, self._succeeded_at_s = None, math.nan
             self._best_progress, self._started_s = 0.0, self.now_s
             self._due_s = dict.fromkeys(self._cameras, 0.0)
+            self._scenes += 1
             self._look()
+            self._show()
         if not self.realtime:
             self._render_due()
         return p.SceneReady(scene.instruction, scene.time_limit_s, self.now_s)
@@ -267,6 +271,12 @@ class Bench:
         if self.has_scene:
             self._joints = p.Joints(tuple(self.world.positions().tolist()), self.now_s)
 
+    def _show(self) -> None:
+        """realtime: what the cameras see from now on."""
+        if self._stage is not None:
+            world = self.world
+            self._stage.show(self._scenes, world.model_xml(), world.sight(), self.now_s)
+
     def _render_due(self) -> None:
         """asap: cameras whose period has passed; the picture shows the present state."""
         for name, slots in self._cameras.items():
@@ -277,13 +287,13 @@ class Bench:
             rgb, depth = self.world.render(name)
             slots.write(rgb, depth if slots.depth else None, self._sim_s)
 
-    # -- realtime threads
+    # -- realtime
 
     def physics_forever(self, stop: threading.Event) -> None:
         """Steps the world along the wall clock, every 4 ms or as configured."""
         rate_hz = self.run.config.bench.physics_rate_hz
         period_s = 1.0 / rate_hz if rate_hz else 2 * self.world.config.physics_dt_s
-        run_first()
+        run_first(Rank.BUS)
         last_s = deadline_s = time.monotonic()
         while not stop.is_set():
             deadline_s = max(deadline_s + period_s, time.monotonic() - 0.05)
@@ -296,31 +306,9 @@ class Bench:
                         self.world.command(pending)
                     self.world.step(min(now_s - last_s, 0.1))
                     self._look()
+                    self._show()
                     self._judge()
                 last_s = now_s
-
-    def render_forever(self, stop: threading.Event) -> None:
-        """Takes pictures at the cameras' rate from a copy of the state: physics goes on meanwhile."""
-        due_s = dict.fromkeys(self._cameras, time.monotonic())
-        copy = None
-        run_first(behind=10)  # it shares the interpreter's lock with the bus
-        while not stop.is_set():
-            now_s = time.monotonic()
-            ready = [name for name, at in due_s.items() if at <= now_s]
-            if not ready or not self.has_scene:
-                earliest_s = min(due_s.values(), default=now_s + 0.01)
-                time.sleep(min(0.01, max(0.0005, earliest_s - now_s)))
-                continue
-            with self.lock:
-                copy = self.world.copy_state(copy)
-                captured_s = time.monotonic()
-            for name in ready:
-                period_s = 1.0 / self.run.config.cameras[name].rate_hz
-                due_s[name] += period_s * max(1, math.ceil((now_s - due_s[name]) / period_s))
-                rgb, depth = self.world.render_copy(copy, name)
-                slots = self._cameras[name]
-                slots.write(rgb, depth if slots.depth else None, captured_s)
-            self.seeing.set()
 
 
 def answer(bench: Bench, data: bytes) -> p.AnyAnswer:
@@ -369,24 +357,24 @@ def main() -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     sys.setswitchinterval(0.0005)
+    cameras = None
     try:
         bench = Bench(run)
         threads = []
         if bench.realtime:
-            threads = [
-                threading.Thread(target=work, args=(stop,), name=work.__name__, daemon=True)
-                for work in (bench.physics_forever, bench.render_forever)
-            ]
-            for thread in threads:
-                thread.start()
-            bench.seeing.wait(10.0 if run.config.cameras else 0.0)
-            run_first()  # a real arm's bus does not wait for this computer's other programs
+            threads = [threading.Thread(target=bench.physics_forever, args=(stop,), daemon=True)]
+            threads[0].start()
+            if any(camera.kind == "sim" for camera in run.config.cameras.values()):
+                cameras = CameraProcess(run)
+            run_first(Rank.BUS)  # a real arm's bus does not wait for this computer's other programs
         serve(bench, run.bench_address, stop)
     except (EntracteError, ImportError, OSError, ValueError) as error:
         print(f"bench: {error}", file=sys.stderr)
         sys.exit(2)
     for thread in threads:
         thread.join(1.0)
+    if cameras:
+        cameras.close()
     with contextlib.suppress(Exception):
         sys.stdout.flush()
     # OSMesa's teardown from another thread than the one that rendered can crash: nothing is left to save.

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import zlib
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
@@ -46,12 +45,13 @@ class WorldConfig:
 
 
 @dataclass(frozen=True)
-class StateCopy:
-    """A MuJoCo model, data of its own, and the key of the depth noise."""
+class Sight:
+    """All that a picture depends on, besides the scene: joint positions float64[nq], colours
+    float32[ngeom, 4], and the key of the depth noise."""
 
-    model: Any
-    data: Any
-    key: tuple[int, ...]
+    qpos: np.ndarray
+    colours: np.ndarray
+    key: tuple[int, int, int]
 
 
 class World:
@@ -225,21 +225,15 @@ class World:
         key = (*self._noise_key, round(physics.time_s * 1e6))
         return self._renderer.render(physics.model, physics.data, camera, key)
 
-    def copy_state(self, into: StateCopy | None = None) -> StateCopy:
-        """The state as the cameras need it, for a thread that renders while physics goes on; `into`: an
-        earlier copy, written over if it is of the same scene. The caller keeps `step` away meanwhile."""
-        physics = self._live()
-        if physics.pop_repainted():
-            self._renderer.forget()
-        key = (*self._noise_key, round(physics.time_s * 1e6))
-        data = into.data if into is not None and into.model is physics.model else None
-        data = physics.copy_data(data)
-        physics.place_copy(data)
-        return StateCopy(physics.model, data, key)
+    def model_xml(self) -> str:
+        """The scene as a MuJoCo model: with a `sight`, another process can take its pictures."""
+        return self._live().xml
 
-    def render_copy(self, copy: StateCopy, camera: str) -> tuple[np.ndarray, np.ndarray]:
-        """`render` of a copy; from one thread only (GL), and never mixed with `render`."""
-        return self._renderer.render(copy.model, copy.data, camera, copy.key)
+    def sight(self) -> Sight:
+        """The present state as the cameras see it."""
+        physics = self._live()
+        qpos, colours = physics.sight()
+        return Sight(qpos, colours, (*self._noise_key, round(physics.time_s * 1e6)))
 
     def intrinsics(self, camera: str) -> Intrinsics:
         """Colour intrinsics; depth is aligned to colour, so they are the depth's as well."""

@@ -127,6 +127,8 @@ class Board:
     first_action_at_s = _Float(34)
     label_wanted = _Int(35)
     """Number of the question, from 1, while control waits for a person's label; else 0."""
+    beats = _Int(36)
+    """Signs of life of a loop that waits for its next tick, every `runtime.pacing.BEAT_S`."""
 
     # Written by the link.
     link_ready = _Int(48)

@@ -58,8 +58,15 @@ class Robot:
 
     def wake(self) -> float:
         """Wait for the next deadline and count the tick; returns the lateness in seconds."""
-        self.clock.wait_until(self.pace.deadline_s)
-        now_s = self.clock.now_s()
+        clock, deadline_s = self.clock, self.pace.deadline_s
+        while (
+            not clock.lockstep
+            and (wake_s := pacing.next_wake(self.pace, clock.now_s())) < deadline_s
+        ):
+            clock.wait_until(wake_s)
+            self.board.beats += 1
+        clock.wait_until(deadline_s)
+        now_s = clock.now_s()
         self.pace, lateness_s = pacing.begin_tick(self.pace, now_s)
         self.window.add(now_s, lateness_s)
         return lateness_s

@@ -1,13 +1,14 @@
 """The watchdog process: sees that the control loop lives, and puts the arm in hold when it doesn't.
 
-`python -m runtime.watchdog --run-dir <dir>`. Watches the tick counter and the process itself; on a stall
-or a death it takes the lease and holds the arm through a connection of its own. Latched: it keeps the
-arm until `robot-run` ends. Imports neither OpenCV nor an inference runtime.
+`python -m runtime.watchdog --run-dir <dir>`. Watches the loop's signs of life and the process itself; on a
+stall or a death it takes the lease and holds the arm through a connection of its own. Latched: it keeps
+the arm until `robot-run` ends. Imports neither OpenCV nor an inference runtime.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import select
 import signal
@@ -21,10 +22,43 @@ from runtime.arms import open_arm
 from runtime.board import Board, LoopState, Owner, TripReason
 from runtime.config import Run
 from runtime.gate import Gate, limits_of
-from runtime.priority import run_first
+from runtime.priority import Rank, run_first
 
 PERIOD_S = 0.004
+LATE_S = 0.004
+SECOND_LOOK_S = 0.012
+"""When the watchdog itself was kept from running, so was perhaps the loop: it gets this long to show that it
+lives. Once, so that hold comes at most this much later."""
 _RETRY_S = 0.01
+
+
+class Pulse:
+    """Whether a loop lives, from its counters and the time at which they were looked at."""
+
+    def __init__(self, timeout_s: float, period_s: float, now_s: float) -> None:
+        self._timeout_s, self._period_s = timeout_s, period_s
+        self._tick = self._beats = -1
+        self._ticked_s = self._looked_s = self.alive_s = now_s
+        self._verdict_from_s = math.inf
+        self.late_s = 0.0
+
+    def stalled(self, now_s: float, tick: int, beats: int, watched: bool = True) -> bool:
+        """No sign of life for the timeout; or beats, but no tick for that and two periods of the loop.
+        Beats prove that the loop outlived a pause, so the watchdog's own is taken off that second time."""
+        self.late_s, self._looked_s = max(0.0, now_s - self._looked_s - PERIOD_S), now_s
+        self._ticked_s += self.late_s
+        ticked = tick != self._tick or not watched
+        if ticked:
+            self._ticked_s = now_s
+        if ticked or beats != self._beats:
+            self.alive_s, self._verdict_from_s = now_s, math.inf
+        self._tick, self._beats = tick, beats
+        silent = now_s - self.alive_s > self._timeout_s
+        if not silent and now_s - self._ticked_s <= self._timeout_s + 2 * self._period_s:
+            return False
+        patience_s = SECOND_LOOK_S if self.late_s > LATE_S else 0.0
+        self._verdict_from_s = min(self._verdict_from_s, now_s + patience_s)
+        return now_s >= self._verdict_from_s
 
 
 class Watchdog:
@@ -33,12 +67,12 @@ class Watchdog:
     def __init__(self, run: Run, board: Board) -> None:
         config = run.config
         self._board = board
-        self._timeout_s = config.loop.watchdog_timeout_s
         arm = open_arm(run, "watchdog")
         limits = limits_of(arm.spec(), config.gate, config.loop.rate_hz)
         self._gate = Gate(arm, limits, board, Owner.WATCHDOG, config.loop.lease_s)
-        self._tick = -1
-        self._tick_seen_s = time.monotonic()
+        self._pulse = Pulse(
+            config.loop.watchdog_timeout_s, 1.0 / config.loop.rate_hz, time.monotonic()
+        )
         self._process = -1
 
     def forever(self, stop: threading.Event) -> None:
@@ -59,16 +93,13 @@ class Watchdog:
         """Why the arm must be taken now, if it must. A loop that has not armed yet, or has handed the
         lease back, isn't watched."""
         board = self._board
-        tick = board.tick
-        if tick != self._tick or board.lease_owner != Owner.CONTROL:
-            self._tick, self._tick_seen_s = tick, now_s
+        watched = board.lease_owner == Owner.CONTROL
+        stalled = self._pulse.stalled(now_s, board.tick, board.beats, watched)
         if board.lease_owner != Owner.CONTROL or board.loop_state == LoopState.DONE:
             return TripReason.NONE
         if died:
             return TripReason.CONTROL_DIED
-        if now_s - self._tick_seen_s > self._timeout_s:
-            return TripReason.TICK_STALLED
-        return TripReason.NONE
+        return TripReason.TICK_STALLED if stalled else TripReason.NONE
 
     def close(self) -> None:
         if self._process >= 0:
@@ -103,7 +134,9 @@ class Watchdog:
         board.watchdog_held_at_s = time.monotonic()
         board.watchdog_tripped = int(reason)
         print(
-            f"watchdog: {reason.name.lower().replace('_', ' ')}; the arm is in hold "
+            f"watchdog: {reason.name.lower().replace('_', ' ')} at {now_s:.3f} s, "
+            f"{(now_s - self._pulse.alive_s) * 1e3:.1f} ms after the last sign of life (this process was "
+            f"{self._pulse.late_s * 1e3:.1f} ms late); the arm is in hold "
             f"{(board.watchdog_held_at_s - now_s) * 1e3:.1f} ms after that was seen",
             file=sys.stderr,
         )
@@ -120,7 +153,7 @@ def main() -> int:
             watchdog = Watchdog(run, board)
             signal.signal(signal.SIGTERM, lambda *_: stop.set())
             if run.config.pace == "realtime":
-                run_first()
+                run_first(Rank.WATCHDOG)
             try:
                 watchdog.forever(stop)
             finally:

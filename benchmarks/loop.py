@@ -1,8 +1,9 @@
 """Lateness of the control loop in `realtime` pace, beside a bare absolute-deadline loop in the same run.
 
 Everything runs: the bench renders both cameras, the policy infers, the link encodes, streams and spools,
-a trainer receives and stores. The bare loop runs at the same time in a process of its own, with the
-same priority rules, so that both figures come from the same machine at the same moment.
+a trainer receives and stores. The bare loop runs at the same time in a process of its own, at the same
+priority, and so do probes that say when the machine itself stood still: a late tick is the machine's where
+one of them was late for at least half of the same time, and the program's elsewhere.
 """
 
 from __future__ import annotations
@@ -17,12 +18,16 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.bare import quantiles
+from benchmarks.pauses import Probes, Span, overlap_s, stolen_s
 from contracts.errors import EntracteError
 from contracts.files.episode_log import EpisodeLogReader
 from contracts.messages import Step
+from runtime.pacing import percentile
 
 BIN = Path(sys.executable).parent
 START_S = 30.0
+LATE_S = 0.005
+WATCHED_S = 0.12
 
 
 def measure(package: Path, rate_hz: float, seconds: float, folder: Path) -> dict[str, Any]:
@@ -39,6 +44,7 @@ def measure(package: Path, rate_hz: float, seconds: float, folder: Path) -> dict
         folder / "trainer.log",
     )  # fmt: skip
     robot: subprocess.Popen[bytes] | None = None
+    probes, stolen_before_s = Probes(), stolen_s()
     try:
         endpoints = _endpoints(folder / "trainer" / "endpoints.json", trainer)
         robot_dir = folder / "robot"
@@ -64,18 +70,23 @@ def measure(package: Path, rate_hz: float, seconds: float, folder: Path) -> dict
             text=True,
             check=True,
         )
+        bare_found = json.loads(bare.stdout)
         code = robot.wait(seconds * 2 + 120)
+        stolen = stolen_s() - stolen_before_s
+        pauses = probes.stop()
         if code:
-            raise EntracteError("the robot stopped", found=_tail(folder / "robot.log"))
+            why = _why_stopped(robot_dir, pauses, bare_found["late"])
+            raise EntracteError("the robot stopped", found=_tail(folder / "robot.log") + why)
         _wait_stored(folder / "trainer" / "store", episodes)
     finally:
         for process in (robot, trainer):
             if process is not None and process.poll() is None:
                 process.send_signal(signal.SIGTERM)
                 process.wait(30)
+        probes.__exit__()
     report = json.loads((robot_dir / "run_report.json").read_text())
-    lateness_s = [
-        packet.message.lateness_s
+    steps = [
+        packet.message
         for log in sorted((folder / "trainer" / "store" / "logs").glob("*"))
         for packet in EpisodeLogReader(log).packets()
         if isinstance(packet.message, Step)
@@ -84,8 +95,16 @@ def measure(package: Path, rate_hz: float, seconds: float, folder: Path) -> dict
         "rate_hz": rate_hz,
         "seconds": seconds,
         "cores": os.cpu_count(),
-        "loop": quantiles(lateness_s, int(report["missed_ticks"])),
-        "bare": json.loads(bare.stdout),
+        "loop": quantiles([step.lateness_s for step in steps], int(report["missed_ticks"])),
+        "bare": bare_found,
+        "late": [
+            explain(step.tick_s - step.lateness_s, step.tick_s, pauses, bare_found["late"])
+            for step in steps
+            if step.lateness_s > LATE_S
+        ],
+        "pauses": pauses,
+        "stolen_s": round(stolen, 2),
+        "pictures": picture_ages(steps),
         "frames_dropped": report["ring_frames_dropped"],
         "records_dropped": report["ring_records_dropped"],
         "held_ticks": report["held_ticks"],
@@ -93,6 +112,45 @@ def measure(package: Path, rate_hz: float, seconds: float, folder: Path) -> dict
         "rss_mb": report["rss_mb"],
         "episodes": report["episodes"],
     }
+
+
+def explain(from_s: float, to_s: float, pauses: list[Span], bare: list[Span]) -> dict[str, Any]:
+    """A late tick (due and begun, monotonic seconds) and who else was late at that time, in ms."""
+    machine_s = overlap_s(pauses, from_s, to_s)
+    return {
+        "at_s": to_s,
+        "late_ms": 1e3 * (to_s - from_s),
+        "pause_ms": 1e3 * machine_s,
+        "bare_late_ms": 1e3 * max(0.0, overlap_s(bare, from_s, to_s)),
+        "whose": "machine" if machine_s >= 0.5 * (to_s - from_s) else "program",
+    }
+
+
+def picture_ages(steps: list[Step]) -> dict[str, dict[str, float]]:
+    """By camera: ticks that saw a new picture, in percent, and how old pictures were, median and p99."""
+    found = {}
+    for name in sorted({name for step in steps for name in step.captured_s}):
+        ages_s = sorted(s.tick_s - s.captured_s[name] for s in steps if name in s.captured_s)
+        fresh = len({s.captured_s[name] for s in steps if name in s.captured_s})
+        found[name] = {
+            "fresh_percent": 100.0 * fresh / len(steps),
+            "age_p50_ms": 1e3 * percentile(ages_s, 0.5),
+            "age_p99_ms": 1e3 * percentile(ages_s, 0.99),
+        }
+    return found
+
+
+def _why_stopped(robot_dir: Path, pauses: list[Span], bare: list[Span]) -> str:
+    """The watchdog's own words, and whether the machine stood still before it tripped."""
+    tripped_s = json.loads((robot_dir / "run_report.json").read_text())["watchdog_tripped_at_s"]
+    if tripped_s is None:
+        return ""
+    found = explain(tripped_s - WATCHED_S, tripped_s, pauses, bare)
+    return (
+        f" | {_tail(robot_dir / 'logs' / 'watchdog.log', 1)} | in the {1e3 * WATCHED_S:.0f} ms before, "
+        f"the machine's longest pause was {found['pause_ms']:.1f} ms, the bare loop's lateness "
+        f"{found['bare_late_ms']:.1f} ms"
+    )
 
 
 def table(result: dict[str, Any]) -> str:
@@ -107,6 +165,21 @@ def table(result: dict[str, Any]) -> str:
         f"p99 above the bare loop: {more:+.2f} ms (target <= 2: {'met' if more <= 2 else 'MISSED'}); "
         f"missed ticks {missed:.3f} % (target <= 0.1: {'met' if missed <= 0.1 else 'MISSED'})"
     )
+    lines += [
+        f"late by {late['late_ms']:.1f} ms at {late['at_s']:.3f} s: the {late['whose']}'s (a pause of "
+        f"{late['pause_ms']:.1f} ms, the bare loop {late['bare_late_ms']:.1f} ms late)"
+        for late in result["late"]
+    ]
+    longest_ms = 1e3 * max((b - a for a, b in result["pauses"]), default=0.0)
+    lines.append(
+        f"the machine: longest pause {longest_ms:.1f} ms, {result['stolen_s']} s of processor time taken "
+        f"by its host; both loops ran with priority '{result['bare']['priority'] or 'normal'}'"
+    )
+    lines += [
+        f"camera {name}: a new picture in {seen['fresh_percent']:.1f} % of the ticks, "
+        f"age p50 {seen['age_p50_ms']:.0f} ms, p99 {seen['age_p99_ms']:.0f} ms"
+        for name, seen in result["pictures"].items()
+    ]
     memory = ", ".join(f"{name} {mb:.0f}" for name, mb in result["rss_mb"].items())
     lines.append(
         f"frames dropped before the link {result['frames_dropped']}, records dropped "

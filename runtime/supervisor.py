@@ -258,6 +258,7 @@ class Supervisor:
             "policy_version": board.policy_version,
             "spooled": board.spooled,
             "watchdog": TripReason(board.watchdog_tripped).name.lower(),
+            "watchdog_tripped_at_s": board.watchdog_tripped_at_s or None,
             "start_to_first_action_s": round(started_s, 3) if board.first_action_at_s else None,
             "rss_mb": {c.name: round(c.rss_peak / 1e6, 1) for c in self.children},
             "exit_codes": {c.name: c.code for c in self.children},

@@ -166,6 +166,7 @@ def start(
 def evaluate(
     *,
     package: PackageOption = "",
+    reward_package: RewardOption = "",
     task: TaskOption = "",
     episodes: Annotated[int, typer.Option("--episodes", help="how many scenes")] = 50,
     seed_base: Annotated[int, typer.Option("--seed-base", help="first scene seed")] = 1_000_000,
@@ -186,6 +187,7 @@ def evaluate(
         set_,
         policy__package=_absolute(package),
         **_refined(weights, slots),
+        reward__package=_absolute(reward_package),
         episode__task=task,
         episode__seed_base=seed_base,
         bench__truth_file=_absolute(str(output)) if output else "",

@@ -151,6 +151,9 @@ def evaluation_command(options: Options, which: str) -> list[str]:
         "--run-dir", str(folder / which / "run"), "--json",
         *_set({"policy.seed": 100 + options.seed, "recording.depth": False}, options.robot_set),
     ]  # fmt: skip
+    if options.reward_package is not None:
+        # It ends and decides nothing there: the report holds its judgement against the truth.
+        command += ["--reward-package", str(options.reward_package)]
     if which == "final":
         command += ["--slots", str(options.run_dir / "robot")]
     return command

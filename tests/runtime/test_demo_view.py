@@ -60,6 +60,10 @@ def test_both_evaluations_differ_in_their_weights_only(tmp_path: Path) -> None:
     final = demo_plan.evaluation_command(options(tmp_path), "final")
     assert [word.replace("final", "base") for word in final[: len(base)]] == base
     assert final[len(base) :] == ["--slots", str(tmp_path / "run/robot")]
+    assert value_after(base, "--reward-package").endswith("reward-demo-open_drawer")
+    assert "--reward-package" not in demo_plan.evaluation_command(
+        options(tmp_path, reward="clock"), "base"
+    )
 
 
 def test_only_the_truth_reward_sees_the_truth(tmp_path: Path) -> None:

@@ -83,8 +83,9 @@ class Judge:
     rank_correlation: float
 
 
-def judges(episodes: Sequence[Episode]) -> list[Judge]:
-    """The reward and two blind baselines over the episodes that have a judgement and a truth.
+def judges(episodes: Sequence[Episode], note: str = "as used") -> list[Judge]:
+    """The reward and two blind baselines over the episodes that have a judgement and a truth. `note`
+    says which reward it was.
 
     The clock knows only how long an episode took; its threshold is the best one in hindsight.
     """
@@ -98,7 +99,7 @@ def judges(episodes: Sequence[Episode]) -> list[Judge]:
     return [
         Judge(
             "the reward",
-            "as used",
+            note,
             confusion(said, truth),
             _where_known(auc, [e.judgement.completion for e in both], truth),
             _where_known(spearman, [e.judgement.process for e in both], progress),

@@ -1,9 +1,10 @@
 """Every file of a run folder that the report reads, parsed into `rows`. The one place that knows formats.
 
 Robot: `robot/config.json`, `robot/truth.jsonl`, `robot/spool`; evaluations: `eval/base.jsonl`,
-`eval/final.jsonl` (truth), `eval/base/dataset`, `eval/final/dataset` (recordings). Trainer:
-`trainer/metrics.jsonl`, `trainer/store`, `trainer/releases`. Demo: `demo.json`. Any of them may be absent,
-and a last line cut off: what can't be read is left out and said in `missing`, never guessed.
+`eval/final.jsonl` (truth), `eval/base/dataset`, `eval/final/dataset` (recordings),
+`eval/*/run/config.json`. Trainer: `trainer/metrics.jsonl`, `trainer/store`, `trainer/releases`. Demo:
+`demo.json`. Any of them may be absent, and a last line cut off: what can't be read is left out and said
+in `missing`, never guessed.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from contracts.files.log_to_dataset import read_episode
 from contracts.messages import EpisodeEnd, EpisodeStart, SessionStart
 from contracts.release import ReleaseManifest
 from contracts.reward import RewardSignal
+from trainer.report import engine
 from trainer.report.recordings import DatasetRecording, LogRecording
 from trainer.report.rows import Episode, Iteration, Judgement, Process, Release, RunData, Truth
 
@@ -53,10 +55,11 @@ def load_run(folder: Path) -> RunData:
         _lines(folder / "trainer/metrics.jsonl", found, "The trainer's metrics are missing")
     )
     config = robot.get("config", {})
-    threshold = _threshold(config)
+    threshold = engine.threshold(config)
     _add_truth(folder, found)
     _add_recordings(folder, found)
     _add_judgements(metrics, found)
+    _add_engine_judgements(folder, found)
     per_iteration = int(config.get("iteration", {}).get("episodes", 10))
     episodes = _in_order(found, per_iteration, _number(config.get("episode", {}).get("max_s")))
     _say_what_lacks(episodes, found)
@@ -247,6 +250,20 @@ def _add_judgements(metrics: list[dict[str, Any]], found: _Found) -> None:
         )
 
 
+def _add_engine_judgements(folder: Path, found: _Found) -> None:
+    """Evaluations, where their own run had a reward engine."""
+    limits = {
+        which: engine.threshold((_json(path, found, "") or {}).get("config", {}))
+        for which in ("base", "final")
+        if (path := folder / f"eval/{which}/run/config.json").exists()
+    }
+    for key, episode in found.episodes.items():
+        limit = limits.get(episode.phase, math.nan)
+        if episode.recording is not None and not math.isnan(limit):
+            judged = engine.judgement(episode.recording.columns(), limit)
+            found.episodes[key] = replace(episode, judgement=judged)
+
+
 def _iterations(metrics: list[dict[str, Any]]) -> Iterator[Iteration]:
     for row in metrics:
         if row.get("kind") == "iteration":
@@ -340,15 +357,6 @@ def _say_what_lacks(episodes: list[Episode], found: _Found) -> None:
             found.missing.append(f"{words}.")
     if episodes and all(episode.truth is None for episode in episodes):
         found.missing.append("The bench wrote no truth: success is as the reward judged it.")
-
-
-def _threshold(config: dict[str, Any]) -> float:
-    package = config.get("reward", {}).get("package", "")
-    try:
-        manifest = json.loads((Path(package) / "manifest.json").read_bytes()) if package else {}
-    except (OSError, ValueError):
-        return math.nan
-    return _number(manifest.get("settings", {}).get("completion_threshold"))
 
 
 def _package_bytes(config: dict[str, Any]) -> int:

@@ -199,10 +199,14 @@ def _describe(episode: Episode) -> str:
 
 def judges_section(run: RunData) -> Section:
     """The reward's verdicts against the truth, blind baselines beside it."""
-    groups = (("Training", run.of("refine")), ("Base evaluation", run.of("base")))
+    engine = "the robot’s engine: its last score, at the shipped threshold"
     tables = []
-    for name, episodes in (*groups, ("Final evaluation", run.of("final"))):
-        found = judges(episodes)
+    for name, phase, note in (
+        ("Training", "refine", "as used"),
+        ("Base evaluation", "base", engine),
+        ("Final evaluation", "final", engine),
+    ):
+        found = judges(run.of(phase), note)
         if found:
             total = plural(found[0].confusion.count, "episode")
             tables.append({"head": f"{name}: {total}", "rows": [_judge_row(j) for j in found]})
@@ -220,6 +224,7 @@ def judges_section(run: RunData) -> Section:
             [e.truth is not None and e.truth.success for e in both],
             run.completion_threshold,
         )
+    evaluated = any(not table["head"].startswith("Training") for table in tables)
     silent = sum(e.truth is not None and e.judgement.success is None for e in run.of("refine"))
     return {
         "lead": (
@@ -227,6 +232,12 @@ def judges_section(run: RunData) -> Section:
             "success scores above a true failure (0.5 is blind). Rank correlation: the last process "
             "value against the true progress at the end. The two baselines never look: they show "
             "what can be had for nothing."
+            + (
+                " An evaluation is over soon after it has succeeded: there the short ones are successes, "
+                "and the clock, which takes long for done, has them the wrong way round."
+                if evaluated
+                else ""
+            )
         ),
         "tables": tables,
         "chart": chart,

@@ -200,7 +200,7 @@ def _describe(episode: Episode) -> str:
 def judges_section(run: RunData) -> Section:
     """The reward's verdicts against the truth, blind baselines beside it."""
     engine = "the robot’s engine: its last score, at the shipped threshold"
-    tables = []
+    tables, evaluated = [], False
     for name, phase, note in (
         ("Training", "refine", "as used"),
         ("Base evaluation", "base", engine),
@@ -208,6 +208,7 @@ def judges_section(run: RunData) -> Section:
     ):
         found = judges(run.of(phase), note)
         if found:
+            evaluated |= phase != "refine"
             total = plural(found[0].confusion.count, "episode")
             tables.append({"head": f"{name}: {total}", "rows": [_judge_row(j) for j in found]})
     if not tables:
@@ -224,7 +225,6 @@ def judges_section(run: RunData) -> Section:
             [e.truth is not None and e.truth.success for e in both],
             run.completion_threshold,
         )
-    evaluated = any(not table["head"].startswith("Training") for table in tables)
     silent = sum(e.truth is not None and e.judgement.success is None for e in run.of("refine"))
     return {
         "lead": (

@@ -146,6 +146,8 @@ class Board:
     bytes_fetched = _Int(58)
     live_bytes_sent = _Int(59)
     link_error = _Int(60)
+    refused_policy_seq = _Int(61)
+    """publish_seq of the newest policy release of the trainer's whose content was not sound; 0: none."""
 
     # Written by the watchdog.
     watchdog_ready = _Int(72)

@@ -60,7 +60,7 @@ class Control:
         self._state_path = Path(run.run_dir) / "episodes.state.json"
         self._log_path = Path(run.run_dir) / "episodes.jsonl"
         self._next_seq = self._recover_seq()
-        self._reports = 0
+        self._reports = self._refused_seq = 0
         self.robot = self._build()
 
     # -- building: everything that can be wrong is found before anything moves
@@ -253,8 +253,13 @@ class Control:
         if iteration.wait_for_release and done and done % iteration.episodes == 0:
             # Not the active version: a release that was refused is still the newest that was staged.
             tried = self.robot.policy.swapper.tried if self.robot.policy else 0
-            if not self._wait_for(lambda: self.board.staged_policy_seq > tried):
+            tried = max(tried, self._refused_seq)
+            board = self.board
+            if not self._wait_for(
+                lambda: max(board.staged_policy_seq, board.refused_policy_seq) > tried
+            ):
                 return False
+            self._refused_seq = board.refused_policy_seq
         for runner, staged in (
             (self.robot.policy, self.board.staged_policy_seq),
             (self.robot.reward, self.board.staged_reward_seq),

@@ -109,6 +109,10 @@ class Link:
             def staged(seq: int, target: str = target) -> None:
                 setattr(self._board, f"staged_{target}_seq", seq)
 
+            def refused(seq: int, target: str = target) -> None:
+                if target == "policy":
+                    self._board.refused_policy_seq = seq
+
             fetchers[target] = ReleaseFetcher(
                 target,
                 manifest,
@@ -119,6 +123,7 @@ class Link:
                 send=lambda parts: _send(self._weights, parts),
                 report=self._outcomes.add,
                 on_staged=staged,
+                on_refused=refused,
                 poll_s=config.link.release_poll_s,
             )
         return fetchers

@@ -66,18 +66,21 @@ class ReleaseFetcher:
         send: Send,
         report: Callable[[ReleaseOutcome], None],
         on_staged: Callable[[int], None],
+        on_refused: Callable[[int], None] = lambda seq: None,
         poll_s: float = 0.05,
         clock: Callable[[], float] = time.monotonic,
         unix_clock: Callable[[], float] = time.time,
     ) -> None:
         """`key_path`: hex of the trainer's public key; read when first needed, since enrolment may come
         after the start. `report` takes what the trainer must hear of, durably. `on_staged` is called with
-        the publish_seq of each newly staged release."""
+        the publish_seq of each newly staged release, `on_refused` with that of each signed one whose
+        content is not sound."""
         self.target, self._package, self._slots = target, package, slots
         self._package_id = package_id(package)
         self._robot_id, self._session_id = robot_id, session_id
         self._key_path, self._send = key_path, send
-        self._report, self._on_staged, self._poll_s = report, on_staged, poll_s
+        self._report, self._poll_s = report, poll_s
+        self._on_staged, self._on_refused = on_staged, on_refused
         self._clock, self._unix_clock = clock, unix_clock
         self._fetch: _Fetch | None = None
         self._next_query_s = 0.0
@@ -191,6 +194,7 @@ class ReleaseFetcher:
             self._reject(f"{self.target}-{seq}", seq, str(error), fetch.bytes_on_wire)
             self._slots.quarantine(fetch.slot, f"{error.reason}: {error}")
             self._newest_seq = self._slots.state().newest_seq
+            self._on_refused(seq)
             return
         finally:
             self._next_query_s = self._clock()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import signal
 import subprocess
@@ -15,6 +16,7 @@ from robots import policy_package
 from tiny_package import make_package
 
 from contracts.files.dataset_reader import DatasetReader
+from contracts.files.packages import load_package, safetensors_bytes
 
 
 def robot_run(*arguments: str, timeout_s: float = 60.0) -> subprocess.CompletedProcess[str]:
@@ -94,6 +96,36 @@ def test_truncated_weights_are_refused(tmp_path: Path) -> None:
     weights = folder / "weights.safetensors"
     weights.write_bytes(weights.read_bytes()[:-7])
     _refused(_evaluate(folder, tmp_path / "run"), tmp_path / "run", "truncated or corrupt")
+
+
+def test_nan_weights_are_refused(tmp_path: Path) -> None:
+    """Our own writer refuses to write them: made with other tools, hash and all."""
+    package = policy_package(tmp_path / "nan")
+    weights = {name: np.array(tensor) for name, tensor in package.weights.items()}
+    weights["head/bias"][0] = np.nan
+    data = safetensors_bytes(weights)
+    (package.folder / "weights.safetensors").write_bytes(data)
+    manifest = json.loads((package.folder / "manifest.json").read_text())
+    manifest["weights_sha256"] = hashlib.sha256(data).hexdigest()
+    (package.folder / "manifest.json").write_text(json.dumps(manifest))
+    done = _evaluate(package.folder, tmp_path / "run")
+    _refused(done, tmp_path / "run", "'head/bias' holds NaN")
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"), [("cut", "not a safetensors file"), ("nan", "holds NaN"), ("gone", "read")]
+)
+def test_refined_weights_that_are_damaged_are_refused(
+    tmp_path: Path, package: Path, damage: str, words: str
+) -> None:
+    tensors = {name: np.array(t) for name, t in load_package(package).refinable_weights().items()}
+    tensors["head/bias"][0] = np.nan if damage == "nan" else 1.0
+    data = safetensors_bytes(tensors)
+    path = tmp_path / "head.safetensors"
+    if damage != "gone":
+        path.write_bytes(data[:-5] if damage == "cut" else data)
+    done = _evaluate(package, tmp_path / "run", "--weights", str(path))
+    _refused(done, tmp_path / "run", words)
 
 
 def test_no_policy_is_refused(tmp_path: Path) -> None:

@@ -64,7 +64,7 @@ def test_without_a_trainer_it_ends_soon_and_says_what_waits(tmp_path: Path, pack
     done = finished(command)
     ended_s = time.time() - (robot / "episodes.jsonl").stat().st_mtime
     assert done.returncode == 0, done.stderr
-    assert ended_s < 7.0, "it waited for a trainer that was never there"
+    assert ended_s < 10.0, "it waited for a trainer that was never there"
     assert f"2 episodes wait in {robot / 'spool'} for the trainer" in done.stderr
     assert json.loads(done.stdout.splitlines()[-1])["spooled"] == 2
 

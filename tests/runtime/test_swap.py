@@ -223,6 +223,26 @@ def test_nan_weights_are_refused(robot: Robot, tmp_path: Path) -> None:
     rejected(robot, robot.fetch(forged(tmp_path / "trainer", robot.package, data), data), "NaN")
 
 
+def test_killed_while_it_refuses_the_same_is_told_again(
+    robot: Robot, trainer: Publisher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    offer, data = release(trainer, nudged(robot.package))
+    data = data[:-1] + b"\x01"
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SlotStore, "quarantine", killed)
+        with pytest.raises(KeyboardInterrupt):
+            robot.fetch(offer, data)
+    again = Robot(robot.folder, robot.package)
+    rejected(again, again.fetch(offer, data), "signed ones")
+    before, after = robot.said(ReleaseOutcome), again.said(ReleaseOutcome)
+    assert [o.report_id for o in before] == [o.report_id for o in after] == ["s1.policy-1"]
+    assert again.swapper.slots.find("quarantined") is not None
+
+
 def test_another_shape_is_refused(robot: Robot, tmp_path: Path) -> None:
     tensors = {**nudged(robot.package), "head/bias": np.zeros(7, np.float32)}
     data = safetensors_bytes(tensors)

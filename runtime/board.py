@@ -128,7 +128,8 @@ class Board:
     label_wanted = _Int(35)
     """Number of the question, from 1, while control waits for a person's label; else 0."""
     beats = _Int(36)
-    """Signs of life of a loop that waits for its next tick, every `runtime.pacing.BEAT_S`."""
+    """Signs of life within a tick: after each of its sections, and every `runtime.pacing.BEAT_S` while the
+    loop waits for the next one."""
 
     # Written by the link.
     link_ready = _Int(48)

@@ -307,6 +307,7 @@ class Episode:
         now_s = time.perf_counter()
         self._sections[section].append(now_s - self._mark_s)
         self._mark_s = now_s
+        self.robot.board.beats += 1
 
     def _report(self) -> EpisodeEnd:
         timings: dict[str, float] = {}

@@ -26,9 +26,10 @@ from runtime.priority import Rank, run_first
 
 PERIOD_S = 0.004
 LATE_S = 0.004
-SECOND_LOOK_S = 0.012
-"""When the watchdog itself was kept from running, so was perhaps the loop: it gets this long to show that it
-lives. Once, so that hold comes at most this much later."""
+ALLOWANCE_S, SECOND_LOOK_S = 0.015, 0.012
+"""When the watchdog itself was kept from running, so was perhaps the loop (in a virtual machine that its
+host stops, say). What the watchdog lost is added to the loop's time, up to ALLOWANCE_S; and a verdict that
+falls on a late look is put off, once, by SECOND_LOOK_S. Hold comes at most their sum later."""
 _RETRY_S = 0.01
 
 
@@ -40,6 +41,7 @@ class Pulse:
         self._tick = self._beats = -1
         self._ticked_s = self._looked_s = self.alive_s = now_s
         self._verdict_from_s = math.inf
+        self._lost_s = 0.0
         self.late_s = 0.0
 
     def stalled(self, now_s: float, tick: int, beats: int, watched: bool = True) -> bool:
@@ -47,13 +49,14 @@ class Pulse:
         Beats prove that the loop outlived a pause, so the watchdog's own is taken off that second time."""
         self.late_s, self._looked_s = max(0.0, now_s - self._looked_s - PERIOD_S), now_s
         self._ticked_s += self.late_s
+        self._lost_s += self.late_s
         ticked = tick != self._tick or not watched
         if ticked:
             self._ticked_s = now_s
         if ticked or beats != self._beats:
-            self.alive_s, self._verdict_from_s = now_s, math.inf
+            self.alive_s, self._verdict_from_s, self._lost_s = now_s, math.inf, 0.0
         self._tick, self._beats = tick, beats
-        silent = now_s - self.alive_s > self._timeout_s
+        silent = now_s - self.alive_s > self._timeout_s + min(self._lost_s, ALLOWANCE_S)
         if not silent and now_s - self._ticked_s <= self._timeout_s + 2 * self._period_s:
             return False
         patience_s = SECOND_LOOK_S if self.late_s > LATE_S else 0.0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from runtime.watchdog import PERIOD_S, SECOND_LOOK_S, Pulse
+from runtime.watchdog import ALLOWANCE_S, PERIOD_S, SECOND_LOOK_S, Pulse
 
 TIMEOUT_S, LOOP_PERIOD_S = 0.07, 1 / 30
 
@@ -52,6 +52,20 @@ def test_a_loop_that_stays_silent_after_a_pause_gets_one_second_look_and_no_more
     assert not pulse.stalled(0.0, 1, 1)
     late = [0.150 + 0.01 * k for k in range(10)]  # the watchdog is late each time
     assert _stalls_after(pulse, late) <= 0.150 + SECOND_LOOK_S + 0.01
+
+
+def test_what_the_watchdog_lost_is_added_to_the_loops_time_up_to_a_limit() -> None:
+    def given(looks_s: list[float]) -> float:
+        pulse = Pulse(TIMEOUT_S, LOOP_PERIOD_S, 0.0)
+        assert not pulse.stalled(0.0, 1, 1)
+        return _stalls_after(pulse, looks_s)
+
+    one_pause = [0.004, 0.014, *_on_time(0.014, 0.2)]
+    assert given(one_pause) == pytest.approx(TIMEOUT_S + 0.006, abs=PERIOD_S)
+    halting = [0.010 * k for k in range(1, 40)]  # every look is 6 ms late
+    assert (
+        TIMEOUT_S + ALLOWANCE_S < given(halting) <= TIMEOUT_S + ALLOWANCE_S + SECOND_LOOK_S + 0.01
+    )
 
 
 def test_an_unwatched_loop_never_stalls() -> None:

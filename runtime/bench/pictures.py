@@ -1,8 +1,8 @@
 """The bench's cameras in `realtime` pace: a process that takes pictures of what physics shows.
 
-`python -m runtime.bench.pictures --run-dir <dir>`, started by the bench server. It renders, which keeps a
-processor busy, at normal priority: as a thread of the server it held the interpreter that the arm's bus
-needs, and had to run ahead of everything else for that. Ends when the server does.
+`python -m runtime.bench.pictures --run-dir <dir>`, started by the bench server. Rendering keeps a processor
+busy, so it asks for a larger share and not to run first: as a thread of the server it held the interpreter
+that the arm's bus needs, and had to run ahead of everything else for that. Ends when the server does.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from runtime.bench.render import Renderer, intrinsics
 from runtime.bench.stage import Glimpse, Stage
 from runtime.config import CameraSection, Run
 from runtime.frames import FrameSlots
+from runtime.priority import take_more
 
 START_S = 20.0
 _IDLE_S = 0.01
@@ -124,6 +125,7 @@ def main() -> None:
     parser.add_argument("--run-dir", type=Path, required=True)
     run = Run.load(parser.parse_args().run_dir)
     stop = threading.Event()
+    take_more()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     try:

@@ -3,7 +3,7 @@
 Everything runs: the bench renders both cameras, the policy infers, the link encodes, streams and spools,
 a trainer receives and stores. The bare loop runs at the same time in a process of its own, at the same
 priority, and so do probes that say when the machine itself stood still: a late tick is the machine's where
-one of them was late for at least half of the same time, and the program's elsewhere.
+that lasted, since the tick before, at least half as long as the tick was late, and the program's elsewhere.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.bare import quantiles
-from benchmarks.pauses import Probes, Span, overlap_s, stolen_s
+from benchmarks.pauses import Probes, Span, covered_s, stolen_s
 from contracts.errors import EntracteError
 from contracts.files.episode_log import EpisodeLogReader
 from contracts.messages import Step
@@ -98,7 +98,7 @@ def measure(package: Path, rate_hz: float, seconds: float, folder: Path) -> dict
         "loop": quantiles([step.lateness_s for step in steps], int(report["missed_ticks"])),
         "bare": bare_found,
         "late": [
-            explain(step.tick_s - step.lateness_s, step.tick_s, pauses, bare_found["late"])
+            explain(step.tick_s, step.lateness_s, 1.0 / rate_hz, pauses, bare_found["late"])
             for step in steps
             if step.lateness_s > LATE_S
         ],
@@ -114,15 +114,19 @@ def measure(package: Path, rate_hz: float, seconds: float, folder: Path) -> dict
     }
 
 
-def explain(from_s: float, to_s: float, pauses: list[Span], bare: list[Span]) -> dict[str, Any]:
-    """A late tick (due and begun, monotonic seconds) and who else was late at that time, in ms."""
-    machine_s = overlap_s(pauses, from_s, to_s)
+def explain(
+    at_s: float, late_s: float, period_s: float, pauses: list[Span], bare: list[Span]
+) -> dict[str, Any]:
+    """A tick that began late at `at_s` (monotonic), and in ms how long the machine stood still and the bare
+    loop was late, since the tick before was due."""
+    from_s = at_s - late_s - period_s
+    paused_s = covered_s(pauses, from_s, at_s)
     return {
-        "at_s": to_s,
-        "late_ms": 1e3 * (to_s - from_s),
-        "pause_ms": 1e3 * machine_s,
-        "bare_late_ms": 1e3 * max(0.0, overlap_s(bare, from_s, to_s)),
-        "whose": "machine" if machine_s >= 0.5 * (to_s - from_s) else "program",
+        "at_s": at_s,
+        "late_ms": 1e3 * late_s,
+        "pause_ms": 1e3 * paused_s,
+        "bare_late_ms": 1e3 * covered_s(bare, from_s, at_s),
+        "whose": "machine" if paused_s >= 0.5 * late_s else "program",
     }
 
 
@@ -145,10 +149,10 @@ def _why_stopped(robot_dir: Path, pauses: list[Span], bare: list[Span]) -> str:
     tripped_s = json.loads((robot_dir / "run_report.json").read_text())["watchdog_tripped_at_s"]
     if tripped_s is None:
         return ""
-    found = explain(tripped_s - WATCHED_S, tripped_s, pauses, bare)
+    found = explain(tripped_s, WATCHED_S, 0.0, pauses, bare)
     return (
-        f" | {_tail(robot_dir / 'logs' / 'watchdog.log', 1)} | in the {1e3 * WATCHED_S:.0f} ms before, "
-        f"the machine's longest pause was {found['pause_ms']:.1f} ms, the bare loop's lateness "
+        f" | {_tail(robot_dir / 'logs' / 'watchdog.log', 1)} | of the {1e3 * WATCHED_S:.0f} ms before, the "
+        f"machine stood still for {found['pause_ms']:.1f} ms, and the bare loop was late for "
         f"{found['bare_late_ms']:.1f} ms"
     )
 

@@ -37,9 +37,14 @@ def watch(stop: threading.Event) -> list[Span]:
     return late
 
 
-def overlap_s(spans: list[Span], from_s: float, to_s: float) -> float:
-    """How much of from_s..to_s the one span covers that covers most of it."""
-    return max((min(b, to_s) - max(a, from_s) for a, b in spans), default=0.0)
+def covered_s(spans: list[Span], from_s: float, to_s: float) -> float:
+    """How much of from_s..to_s the spans cover together."""
+    total_s, reached_s = 0.0, from_s
+    for a, b in sorted(spans):
+        end_s = min(b, to_s)
+        total_s += max(0.0, end_s - max(a, reached_s))
+        reached_s = max(reached_s, end_s)
+    return total_s
 
 
 def stolen_s() -> float:

@@ -63,9 +63,8 @@ def test_what_the_watchdog_lost_is_added_to_the_loops_time_up_to_a_limit() -> No
     one_pause = [0.004, 0.014, *_on_time(0.014, 0.2)]
     assert given(one_pause) == pytest.approx(TIMEOUT_S + 0.006, abs=PERIOD_S)
     halting = [0.010 * k for k in range(1, 40)]  # every look is 6 ms late
-    assert (
-        TIMEOUT_S + ALLOWANCE_S < given(halting) <= TIMEOUT_S + ALLOWANCE_S + SECOND_LOOK_S + 0.01
-    )
+    most_s = TIMEOUT_S + ALLOWANCE_S + SECOND_LOOK_S
+    assert TIMEOUT_S + ALLOWANCE_S < given(halting) <= most_s + 2 * 0.010  # as it looks every 10 ms
 
 
 def test_an_unwatched_loop_never_stalls() -> None:

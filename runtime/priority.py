@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import os
 from enum import IntEnum
+from pathlib import Path
 
+_AUTOGROUP = Path("/proc/self/autogroup")
 _NICE = -10
 """Ten times a program's usual share of a busy processor."""
 
@@ -45,6 +47,9 @@ def take_more() -> bool:
     of it. False: not granted."""
     try:
         os.nice(_NICE)
+        # Where Linux groups by session, niceness counts within a group only, and the group has its own.
+        if _AUTOGROUP.exists():
+            _AUTOGROUP.write_text(str(_NICE))
     except OSError:
         return False
     return True

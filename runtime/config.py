@@ -36,12 +36,14 @@ class RobotSection(_Section, frozen=True):
 class LoopSection(_Section, frozen=True):
     """`rate_hz`: control ticks a second, an integer multiple of the policy's chunk rate.
     `inference_latency_ticks`: in `asap` pace, how late an inference is delivered.
-    `watchdog_timeout_s`: wall seconds without a tick after which the watchdog takes the arm.
+    `watchdog_timeout_s`: wall seconds without a sign of life after which the watchdog takes the arm.
+    `pause_allowance_s`: what it was itself kept from running is added to that, up to this.
     `lease_s`: how long one tick keeps the right to write to the arm."""
 
     rate_hz: float = 10.0
     inference_latency_ticks: int = 1
     watchdog_timeout_s: float = 10.0
+    pause_allowance_s: float = 0.015
     lease_s: float = 10.0
 
 
@@ -310,6 +312,7 @@ def check(config: RobotConfig, source: str) -> None:
         ("loop.rate_hz", config.loop.rate_hz, 0.1),
         ("loop.watchdog_timeout_s", config.loop.watchdog_timeout_s, 0.001),
         ("loop.lease_s", config.loop.lease_s, 0.001),
+        ("loop.pause_allowance_s", config.loop.pause_allowance_s, 0.0),
         ("episode.max_s", config.episode.max_s, 0.1),
         ("policy.execute_steps", config.policy.execute_steps, 1),
         ("recording.frames_every", config.recording.frames_every, 1),

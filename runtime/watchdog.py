@@ -26,18 +26,18 @@ from runtime.priority import Rank, run_first
 
 PERIOD_S = 0.004
 LATE_S = 0.004
-ALLOWANCE_S, SECOND_LOOK_S = 0.015, 0.012
+SECOND_LOOK_S = 0.012
 """When the watchdog itself was kept from running, so was perhaps the loop (in a virtual machine that its
-host stops, say). What the watchdog lost is added to the loop's time, up to ALLOWANCE_S; and a verdict that
-falls on a late look is put off, once, by SECOND_LOOK_S. Hold comes at most their sum later."""
+host stops, say). What the watchdog lost is added to the loop's time, up to an allowance; and a verdict that
+falls on a late look is put off, once, by this. Hold comes at most their sum later."""
 _RETRY_S = 0.01
 
 
 class Pulse:
     """Whether a loop lives, from its counters and the time at which they were looked at."""
 
-    def __init__(self, timeout_s: float, period_s: float, now_s: float) -> None:
-        self._timeout_s, self._period_s = timeout_s, period_s
+    def __init__(self, timeout_s: float, allowance_s: float, period_s: float, now_s: float) -> None:
+        self._timeout_s, self._allowance_s, self._period_s = timeout_s, allowance_s, period_s
         self._tick = self._beats = -1
         self._ticked_s = self._looked_s = self.alive_s = now_s
         self._verdict_from_s = math.inf
@@ -56,7 +56,7 @@ class Pulse:
         if ticked or beats != self._beats:
             self.alive_s, self._verdict_from_s, self._lost_s = now_s, math.inf, 0.0
         self._tick, self._beats = tick, beats
-        silent = now_s - self.alive_s > self._timeout_s + min(self._lost_s, ALLOWANCE_S)
+        silent = now_s - self.alive_s > self._timeout_s + min(self._lost_s, self._allowance_s)
         if not silent and now_s - self._ticked_s <= self._timeout_s + 2 * self._period_s:
             return False
         patience_s = SECOND_LOOK_S if self.late_s > LATE_S else 0.0
@@ -74,7 +74,10 @@ class Watchdog:
         limits = limits_of(arm.spec(), config.gate, config.loop.rate_hz)
         self._gate = Gate(arm, limits, board, Owner.WATCHDOG, config.loop.lease_s)
         self._pulse = Pulse(
-            config.loop.watchdog_timeout_s, 1.0 / config.loop.rate_hz, time.monotonic()
+            config.loop.watchdog_timeout_s,
+            config.loop.pause_allowance_s,
+            1.0 / config.loop.rate_hz,
+            time.monotonic(),
         )
         self._process = -1
 

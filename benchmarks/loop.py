@@ -145,13 +145,15 @@ def picture_ages(steps: list[Step]) -> dict[str, dict[str, float]]:
 
 
 def _why_stopped(robot_dir: Path, pauses: list[Span], bare: list[Span]) -> str:
-    """The watchdog's own words, and whether the machine stood still before it tripped."""
+    """The processes' last words, and whether the machine stood still before the watchdog tripped."""
+    words = [f"{log.stem}: {_tail(log, 1)}" for log in sorted((robot_dir / "logs").glob("*.log"))]
+    said = "".join(f" | {word}" for word in words if not word.endswith(": "))
     tripped_s = json.loads((robot_dir / "run_report.json").read_text())["watchdog_tripped_at_s"]
     if tripped_s is None:
-        return ""
+        return said
     found = explain(tripped_s, WATCHED_S, 0.0, pauses, bare)
     return (
-        f" | {_tail(robot_dir / 'logs' / 'watchdog.log', 1)} | of the {1e3 * WATCHED_S:.0f} ms before, the "
+        f"{said} | of the {1e3 * WATCHED_S:.0f} ms before, the "
         f"machine stood still for {found['pause_ms']:.1f} ms, and the bare loop was late for "
         f"{found['bare_late_ms']:.1f} ms"
     )

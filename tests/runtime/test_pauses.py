@@ -104,11 +104,11 @@ def test_a_probe_that_was_kept_from_running_says_when() -> None:
 def test_a_late_tick_is_the_machines_only_where_the_machine_stood_still_before_it() -> None:
     pauses, bare = [(1.000, 1.020), (1.005, 1.025), (1.030, 1.035)], [(1.02, 1.05)]
     found = explain(1.040, 0.040, 1 / 30, pauses, bare)
-    assert (found["whose"], round(found["pause_ms"]), round(found["bare_late_ms"])) == (
+    assert (found["whose"], round(found["lost_ms"]), round(found["bare_late_ms"])) == (
         "machine",
         30,
         20,
     )
     assert explain(1.040, 0.005, 1 / 30, pauses, bare)["whose"] == "machine"
     assert explain(1.100, 0.040, 1 / 30, pauses, bare)["whose"] == "program"
-    assert explain(2.0, 0.03, 1 / 30, [], [])["pause_ms"] == 0.0
+    assert explain(2.0, 0.03, 1 / 30, [], [])["lost_ms"] == 0.0

@@ -182,8 +182,8 @@ def table(result: dict[str, Any]) -> str:
     bare = result["bare"]
     lines.append(
         f"the machine: longest pause {longest_ms:.1f} ms, copies of two pictures took "
-        f"{bare['copy_p50_ms']:.1f} ms (p50) to {bare['copy_max_ms']:.1f} ms, {result['stolen_s']} s of processor time taken by its "
-        f"host; both loops ran with priority '{bare['priority'] or 'normal'}'"
+        f"{bare['copy_p50_ms']:.1f} ms (p50) to {bare['copy_max_ms']:.1f} ms, {result['stolen_s']} s of "
+        f"processor time taken by its host; both loops ran with priority '{bare['priority'] or 'normal'}'"
     )
     lines += [
         f"camera {name}: a new picture in {seen['fresh_percent']:.1f} % of the ticks, "

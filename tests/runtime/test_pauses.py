@@ -88,8 +88,9 @@ def test_the_bare_loop_has_the_control_loops_own_priority(tmp_path: Path) -> Non
 
 def test_a_probe_that_was_kept_from_running_says_when() -> None:
     with Probes() as probes:
-        time.sleep(0.7)  # they start
-        process = probes._processes[0]
+        process, cpu = probes._processes[0], min(os.sched_getaffinity(0))
+        until(lambda: os.sched_getaffinity(process.pid) == {cpu})
+        time.sleep(0.2)
         from_s = time.monotonic()
         process.send_signal(signal.SIGSTOP)
         time.sleep(0.1)

@@ -77,11 +77,16 @@ class BenchSection(_Section, frozen=True):
     options: dict[str, Any] = {}
 
 
+MOST_EXPLORATION_DEG = 10.0
+
+
 class PolicySection(_Section, frozen=True):
     """`package`: folder of the exported policy. `weights`: safetensors file with other values of its
     refinable tensors, empty for its own. `engine`: a name of the group `entracte.engines`.
     `execute_steps`: chunk actions executed before the next chunk is to take over. `samples`: candidate
-    chunks per inference, 0 as the package (or the active release) says. `seed` seeds the noise."""
+    chunks per inference, 0 as the package (or the active release) says. `seed` seeds the noise.
+    `explore_deg`: in episodes of refinement every joint in degrees is commanded off by a constant of its own,
+    drawn for the episode with this standard deviation: what is tried is what can be learned from."""
 
     package: str = ""
     weights: str = ""
@@ -90,6 +95,7 @@ class PolicySection(_Section, frozen=True):
     execute_steps: int = 8
     samples: int = 0
     seed: int = 0
+    explore_deg: float = 0.0
 
 
 class RewardSection(_Section, frozen=True):
@@ -321,6 +327,12 @@ def check(config: RobotConfig, source: str) -> None:
     ):
         if not value >= low:
             raise ConfigError(f"{source}: {name}", expected=f">= {low:g}", found=value)
+    if not 0 <= config.policy.explore_deg <= MOST_EXPLORATION_DEG:
+        raise ConfigError(
+            f"{source}: policy.explore_deg",
+            expected=f"0 to {MOST_EXPLORATION_DEG:g}",
+            found=config.policy.explore_deg,
+        )
     if not (0 < config.gate.velocity_scale <= 1 and 0 < config.gate.acceleration_scale <= 1):
         raise ConfigError(f"{source}: gate scales may only tighten", expected="in (0, 1]")
     if config.bench.enabled and config.arm.kind == "sim" and not config.episode.task:

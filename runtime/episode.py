@@ -124,7 +124,8 @@ class Episode:
         """Tick until something ends the episode."""
         robot, board = self.robot, self.robot.board
         if robot.policy:
-            robot.policy.begin_episode(self.instruction, abs(self.plan.seed))
+            explore = self.plan.purpose == "refine"
+            robot.policy.begin_episode(self.instruction, abs(self.plan.seed), explore=explore)
         if robot.reward:
             robot.reward.begin_episode(self.instruction)
         robot.stream.begin_episode()

@@ -22,6 +22,9 @@ from runtime.preflight import need_camera
 from runtime.slots import SlotStore
 from runtime.swap import Swapper
 
+# Sets the draw of an episode's offset apart from the noise of its inferences, which are numbered from 0.
+_EXPLORATION = 1 << 32
+
 
 class PolicyFault(EntracteError):
     """The policy gave something that must not be executed."""
@@ -43,21 +46,29 @@ class PolicyRunner:
     def __init__(
         self, package: Package, trunk: Engine, swapper: Swapper, section: PolicySection
     ) -> None:
-        if package.manifest.chunk is None or package.manifest.action is None:
+        action = package.manifest.action
+        if package.manifest.chunk is None or action is None:
             raise PackageError(f"{package.folder} is not a policy package")
         self.package, self.swapper = package, swapper
         self.manifest = package.manifest
         self.chunk: ChunkSpec = package.manifest.chunk
         self._trunk, self._section = trunk, section
-        self._joints = len(package.manifest.action.names)
+        self._joints = len(action.names)
         self._tokens = self._encode("")
         self._seed = (0, 0)
+        self._low = np.array(action.low, np.float32)
+        self._high = np.array(action.high, np.float32)
+        self._explores = np.array([unit == "deg" for unit in action.units])
+        self._offset = np.zeros(self._joints, np.float32)
 
-    def begin_episode(self, instruction: str, seed: int) -> list[str]:
-        """Set the instruction and the noise of the episode (same seed, same noise); returns words that
-        the policy has never seen."""
+    def begin_episode(self, instruction: str, seed: int, *, explore: bool = False) -> list[str]:
+        """Set the instruction, the noise and, to `explore`, the offset of the episode (same seed, the same
+        again); returns words that the policy has never seen."""
         self._tokens = self._encode(instruction)
         self._seed = (self._section.seed, seed)
+        size = self._section.explore_deg if explore else 0.0
+        drawn = np.random.default_rng([*self._seed, _EXPLORATION]).normal(size=self._joints)
+        self._offset = (size * drawn * self._explores).astype(np.float32)
         return unknown_words(instruction, self.manifest.vocabulary)
 
     def infer(
@@ -79,6 +90,8 @@ class PolicyRunner:
         chosen = chunks[choice]
         if not np.isfinite(chosen).all():
             raise PolicyFault("the policy's chunk holds NaN or infinity")
+        if self._offset.any():
+            chosen = np.clip(chosen + self._offset, self._low, self._high)
         return Inference(
             tuple(map(tuple, chosen.tolist())),
             choice,

@@ -1,4 +1,4 @@
-"""`robot-trainer`: serve (the daemon) and the verbs of other modules: imitate, refine, report.
+"""`robot-trainer`: serve (the daemon) and the verbs of other modules: pretrain, imitate, refine, report.
 
 Each of those is a function `command` in trainer/<verb>_command.py that imports torch or matplotlib only
 when it runs, so that `--help` stays quick.
@@ -51,7 +51,7 @@ def serve(
     daemon.run()
 
 
-for _verb in ("imitate", "refine", "report"):
+for _verb in ("pretrain", "imitate", "refine", "report"):
     if find_spec(f"trainer.{_verb}_command") is not None:
         app.command(name=_verb)(import_module(f"trainer.{_verb}_command").command)
 

@@ -19,13 +19,14 @@ from torch.nn import functional as F
 
 from trainer.demonstrations import Samples
 from trainer.policies.flow import FlowPolicy
+from trainer.policies.noise import FeatureNoise, disturb
 
 
 class ImitateOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`steps` gradient steps of `batch` samples; `draws` noise and time draws for each sample, which are
     cheap beside its pictures. `trunk_rate` scales the trunk's learning rate (0 freezes it); `keyframe`
     weighs the auxiliary task of foretelling the next keyframe from the features; a frozen trunk
-    sees each sample `views` times."""
+    sees each sample `views` times, and `noise` is added to what it makes of them."""
 
     steps: int = 1500
     batch: int = 128
@@ -38,6 +39,7 @@ class ImitateOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     state_noise: float = 0.02
     keyframe: float = 0.5
     views: int = 8
+    noise: FeatureNoise = FeatureNoise()
     average: float = 0.995
     seed: int = 0
     threads: int = 1
@@ -66,12 +68,13 @@ def imitate(
     rng = np.random.default_rng(options.seed)
     generator = torch.Generator().manual_seed(options.seed)
     policy.train()
-    _lay_out(policy, torch.channels_last)
+    lay_out(policy, torch.channels_last)
     average = copy.deepcopy(policy)
     foretell = _foreteller(policy)
     flow = [*policy.head.flow.parameters()]
     groups = [{"params": flow, "scale": 1.0}]
     seen = None if options.trunk_rate > 0 else _views(policy, samples, options, rng)
+    scales = None if seen is None else options.noise.scales(seen.flatten(0, 1), policy.config)
     if seen is None:
         groups.append({"params": [*policy.trunk.parameters()], "scale": options.trunk_rate})
         groups.append({"params": [*foretell.parameters()], "scale": 1.0})
@@ -92,6 +95,7 @@ def imitate(
             samples,
             batch,
             seen=seen,
+            scales=scales,
             options=options,
             rng=rng,
             generator=generator,
@@ -100,13 +104,13 @@ def imitate(
         torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(policy.parameters(), 1.0)
         optimiser.step()
-        _follow(average, policy, min(options.average, (step + 1) / (step + 10)))
+        follow(average, policy, min(options.average, (step + 1) / (step + 10)))
         value = float(loss.detach())
         loss_mean = value if math.isnan(loss_mean) else 0.98 * loss_mean + 0.02 * value
         if (step + 1) % 25 == 0 or step + 1 == options.steps:
             speed = (step + 1) * options.batch / (time.monotonic() - started)
             report(Progress(step + 1, options.steps, loss_mean, speed))
-    _lay_out(average, torch.contiguous_format)
+    lay_out(average, torch.contiguous_format)
     return average.eval()
 
 
@@ -117,14 +121,16 @@ def _loss(
     batch: np.ndarray,
     *,
     seen: torch.Tensor | None,
+    scales: torch.Tensor | None,
     options: ImitateOptions,
     rng: np.random.Generator,
     generator: torch.Generator,
 ) -> torch.Tensor:
-    if seen is None:
+    if seen is None or scales is None:
         features = _features(policy, samples, batch, options, rng)
     else:
         features = seen[torch.from_numpy(rng.integers(len(seen), size=len(batch))), batch]
+        features = disturb(features, scales, generator)
     chunks = torch.from_numpy(samples.chunks[batch]).repeat(options.draws, 1, 1)
     loss = policy.head.flow_loss(features.repeat(options.draws, 1), chunks, generator).mean()
     if seen is None and options.keyframe > 0:
@@ -192,12 +198,22 @@ def augment(
     """uint8[B, H, W, 3] -> float32, each picture shifted by up to `shift_px` (edges repeated), its
     brightness and each colour scaled and offset by up to `colour`."""
     if shift_px:
-        height, width = images.shape[1:3]
-        padded = np.pad(images, ((0, 0), (shift_px,) * 2, (shift_px,) * 2, (0, 0)), mode="edge")
-        moves = rng.integers(0, 2 * shift_px + 1, size=(len(images), 2))
-        images = np.stack(
-            [one[y : y + height, x : x + width] for one, (y, x) in zip(padded, moves, strict=True)]
-        )
+        images = shift(images, shift_px, rng.integers(0, 2 * shift_px + 1, size=(len(images), 2)))
+    return recolour(images, colour, rng)
+
+
+def shift(images: np.ndarray, most_px: int, starts: np.ndarray) -> np.ndarray:
+    """Each picture cut out of itself with its edges repeated `most_px` times, from row and column
+    `starts` int[B, 2]: what was at (column, row) is then at (column + most_px - start, ...)."""
+    height, width = images.shape[1:3]
+    padded = np.pad(images, ((0, 0), (most_px,) * 2, (most_px,) * 2, (0, 0)), mode="edge")
+    return np.stack(
+        [one[y : y + height, x : x + width] for one, (y, x) in zip(padded, starts, strict=True)]
+    )
+
+
+def recolour(images: np.ndarray, colour: float, rng: np.random.Generator) -> torch.Tensor:
+    """uint8[B, H, W, 3] -> float32, brightness and each colour scaled and offset by up to `colour`."""
     pixels = torch.from_numpy(images).float()
     if colour:
         count = len(images)
@@ -210,7 +226,7 @@ def augment(
 
 
 @torch.no_grad()
-def _lay_out(policy: FlowPolicy, layout: torch.memory_format) -> None:
+def lay_out(policy: FlowPolicy, layout: torch.memory_format) -> None:
     """Convolutions run half again as fast on channels-last weights."""
     for parameter in policy.parameters():
         if parameter.dim() == 4:
@@ -218,6 +234,6 @@ def _lay_out(policy: FlowPolicy, layout: torch.memory_format) -> None:
 
 
 @torch.no_grad()
-def _follow(average: torch.nn.Module, policy: torch.nn.Module, decay: float) -> None:
+def follow(average: torch.nn.Module, policy: torch.nn.Module, decay: float) -> None:
     for slow, fast in zip(average.parameters(), policy.parameters(), strict=True):
         slow.lerp_(fast, 1.0 - decay)

@@ -25,6 +25,9 @@ def command(
     start: Annotated[
         Path | None, typer.Option(help="Pretrained policy to start from (an earlier --output).")
     ] = None,
+    new_head: Annotated[
+        bool, typer.Option(help="Keep only the start's trunk: act by these demonstrations alone.")
+    ] = False,
     steps: Annotated[int, typer.Option(help="Gradient steps.")] = 1500,
     batch: Annotated[int, typer.Option(help="Samples a step.")] = 128,
     rate: Annotated[float, typer.Option(help="Peak learning rate.")] = 1e-3,
@@ -51,7 +54,7 @@ def command(
 
     policy = FlowPolicy.load(start) if start else None
     config = policy.config if policy else first_config(data, width, height)
-    bar = _Bar()
+    bar = ProgressBar()
     found = demonstrations.read(
         data,
         cameras=config.cameras,
@@ -71,11 +74,15 @@ def command(
         chunk_length=config.chunk_length,
     )
     count = len(found)
-    provenance = card(sys.argv, seed, data, count, len(samples))
+    names = ", ".join(root.name for root in data)
+    what = f"{names}: {count} demonstrations, {len(samples)} steps"
+    provenance = card(sys.argv, seed, what)
     del found  # the samples hold the pictures now
     if policy is None:
         policy = FlowPolicy(config)
         policy.set_statistics(samples.states, samples.chunks)
+    elif new_head:
+        policy.renew_head()
     options = ImitateOptions(
         steps=steps,
         batch=batch,
@@ -102,7 +109,7 @@ def _of_task(meta: dict[str, Any], task: str) -> bool:
     return not task or task in (meta["task"], meta["extra"].get("start", {}).get("task"))
 
 
-class _Bar:
+class ProgressBar:
     """One line that is rewritten on a terminal, now and then a plain line elsewhere."""
 
     def __init__(self) -> None:

@@ -24,8 +24,10 @@ from trainer.policies.flow import FlowConfig
 EXAMPLES = 8
 
 
-def first_config(roots: Sequence[Path], width: int, height: int) -> FlowConfig:
-    """Config of a policy from nothing for the robot and the words of these data sets.
+def first_config(
+    roots: Sequence[Path], width: int, height: int, texts: Sequence[str] = ()
+) -> FlowConfig:
+    """Config of a policy from nothing for the robot and the words of these data sets, and of `texts`.
 
     Raises `ConfigError` when a data set doesn't say which robot it is of, `SpecMismatch` when they are of
     different robots.
@@ -40,7 +42,7 @@ def first_config(roots: Sequence[Path], width: int, height: int) -> FlowConfig:
             other.action,
             f"data set {roots[0]} and {root}",
         )
-    instructions = [text for root in roots for text in DatasetReader(root).tasks]
+    instructions = [*texts, *(text for root in roots for text in DatasetReader(root).tasks)]
     return FlowConfig(
         observation=first.observation,
         action=first.action,
@@ -65,15 +67,12 @@ def examples(samples: Samples, seed: int) -> dict[str, np.ndarray]:
     return {**images, "state": samples.states[chosen], "tokens": samples.tokens[chosen]}
 
 
-def card(
-    argv: Sequence[str], seed: int, roots: Sequence[Path], episodes: int, steps: int
-) -> Provenance:
-    """Provenance of a policy trained now by this command."""
-    names = ", ".join(root.name for root in roots)
+def card(argv: Sequence[str], seed: int, data: str) -> Provenance:
+    """Provenance of a policy trained now by this command from what `data` says."""
     return Provenance(
         command=shlex.join([Path(argv[0]).name, *argv[1:]]),
         seed=seed,
-        data=f"{names}: {episodes} demonstrations, {steps} steps",
+        data=data,
         licence="Apache-2.0",
         created_unix_s=float(round(time.time())),
         versions={name: version(name) for name in ("entracte", "torch", "numpy")},

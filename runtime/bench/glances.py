@@ -8,7 +8,8 @@ reserved pair, drawer or instruction (`runtime.bench.split`). A folder holds
 - texts.json: of each worker the instructions that occur;
 - shard-WW-NNNN.npz (no objects), F moments, R rows, one per (moment, instruction), the scene's own first:
   `jpeg` uint8[N] all pictures end to end, `offsets` int64[2F+1] where each begins (front, wrist, front, ...),
-  `state` float32[F, 6] and `chunk` float32[F, T, 6] in deg and %, `acted` uint8[F] whether the chunk counts,
+  `state` float32[F, 6] and `chunk` float32[F, T, 6] in deg and %, `keyframe` float32[F, 6] the action at
+  which the jaw next starts to move (else the last), `acted` uint8[F] whether these two count,
   `rows` int64[F+1] where each moment's rows begin, `text` int32[R], `points` float32[R, 2, 3] metres in the
   arm's base frame and `pixels` float32[R, 2, 2, 2] (camera; thing, target; column, row), NaN where none.
 """
@@ -34,7 +35,7 @@ from runtime.bench.split import TRAIN
 from runtime.bench.state import BenchState
 from runtime.bench.world import World, WorldConfig
 
-FORMAT = 1
+FORMAT = 2
 JPEG_QUALITY = 95
 WIDTH, HEIGHT = 128, 96
 TICK_S = 0.1
@@ -42,6 +43,9 @@ CHUNK = 16
 SCENES_PER_SHARD = 500
 OTHER_GOALS = 3
 ARRANGED_SHARE = 0.2
+SETTLE_S = 0.5
+JAW_MOVES_PCT = 6.0
+"""Change of the jaw's target from one tick to the next that counts as moving."""
 # Half of the episodes wander by up to so many degrees, so that the expert is seen to correct itself.
 WANDER_DEG = 2.5
 
@@ -61,6 +65,7 @@ class _Shard:
         self.jpeg: list[bytes] = []
         self.state: list[np.ndarray] = []
         self.chunk: list[np.ndarray] = []
+        self.keyframe: list[np.ndarray] = []
         self.acted: list[bool] = []
         self.rows: list[int] = [0]
         self.text: list[int] = []
@@ -75,6 +80,7 @@ class _Shard:
             offsets=np.cumsum(lengths),
             state=np.array(self.state, np.float32),
             chunk=np.array(self.chunk, np.float32),
+            keyframe=np.array(self.keyframe, np.float32),
             acted=np.array(self.acted, np.uint8),
             rows=np.array(self.rows, np.int64),
             text=np.array(self.text, np.int32),
@@ -120,23 +126,23 @@ class Recorder:
                 for camera in render.CAMERAS
             ]
             poses = [physics.camera_to_world(camera) for camera in render.CAMERAS]
-            chunk = np.zeros((CHUNK, 6), np.float32)
-            self._keep(
-                scene, physics.state(), rng, pictures, poses, physics.positions(), chunk, False
-            )
+            self._keep(scene, physics.state(), rng, pictures, poses, physics.positions(), None)
 
     def _played(self, task: str, seed: int, moments: int, rng: np.random.Generator) -> None:
         world = self._world
         # How long the episode takes is known only afterwards: it is played twice, and looked at once.
         actions = self._play(task, seed, frozenset(), int(rng.integers(1 << 30)))[0]
-        length = len(actions)
+        world.step(SETTLE_S)
+        succeeded, length = world.truth().success, len(actions)
         chosen = frozenset(rng.choice(length, size=min(moments, length), replace=False).tolist())
         _, seen = self._play(task, seed, chosen, 0, actions)
-        index = np.arange(CHUNK)
         clean = np.array([action for action, _ in actions], np.float32)
+        following = _keyframes(clean)
         for at, state, pictures, poses, joints in seen:
-            chunk = clean[np.minimum(at + index, length - 1)]
-            self._keep(world.scene, state, rng, pictures, poses, joints, chunk, True)
+            chunk = clean[np.minimum(at + np.arange(CHUNK), length - 1)]
+            # What an expert does who fails is not to be imitated.
+            shown = (chunk, clean[following[at]]) if succeeded else None
+            self._keep(world.scene, state, rng, pictures, poses, joints, shown)
 
     def _play(
         self,
@@ -190,14 +196,16 @@ class Recorder:
         pictures: Sequence[np.ndarray],
         poses: Sequence[np.ndarray],
         joints: np.ndarray,
-        chunk: np.ndarray,
-        acted: bool,
+        shown: tuple[np.ndarray, np.ndarray] | None,
     ) -> None:
+        """`shown`: the expert's chunk and keyframe, where there is one to learn from."""
         shard = self._shard
         shard.jpeg += [encode_jpeg(picture, JPEG_QUALITY) for picture in pictures]
         shard.state.append(joints)
+        chunk, keyframe = shown or (np.zeros((CHUNK, 6)), np.zeros(6))
         shard.chunk.append(chunk)
-        shard.acted.append(acted)
+        shard.keyframe.append(keyframe)
+        shard.acted.append(shown is not None)
         others = [g for g in language.possible_goals(scene) if g != scene.goal]
         order = rng.permutation(len(others))[:OTHER_GOALS]
         for goal in (scene.goal, *(others[int(k)] for k in order)):
@@ -213,6 +221,15 @@ class Recorder:
                 np.array([[_pixel(place, pose) for place in places] for pose in poses])
             )
         shard.rows.append(len(shard.text))
+
+
+def _keyframes(actions: np.ndarray) -> np.ndarray:
+    """int64[T]: of each tick the next one at which the jaw starts to move, else the last."""
+    moves = np.abs(np.diff(actions[:, 5], append=actions[-1, 5])) > JAW_MOVES_PCT
+    begins = moves & ~np.concatenate([[False], moves[:-1]])
+    following = np.where(begins, np.arange(len(actions)), len(actions) - 1)
+    nearest: np.ndarray = np.minimum.accumulate(following[::-1])[::-1]
+    return nearest
 
 
 def _pixel(place: np.ndarray | None, camera_to_world: np.ndarray) -> tuple[float, float]:

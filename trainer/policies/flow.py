@@ -21,7 +21,7 @@ from contracts.files import atomic
 from contracts.files.packages import Package, read_safetensors, safetensors_bytes
 from contracts.package import Provenance
 from contracts.specs import ActionSpec, ObservationSpec
-from trainer.policies.vision import Trunk
+from trainer.policies.vision import CameraEncoder, Trunk
 
 CONFIG_FILE = "policy.json"
 WEIGHTS_FILE = "policy.safetensors"
@@ -30,7 +30,8 @@ TIME_SIZE = 64
 
 
 class FlowConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a flow policy is made of. `relative[j]`: action j is learned relative to state j."""
+    """What a flow policy is made of. `relative[j]`: action j is learned relative to state j; critics judge
+    the first `critic_actions` of a chunk: the others are seldom executed."""
 
     observation: ObservationSpec
     action: ActionSpec
@@ -47,6 +48,7 @@ class FlowConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     flow_steps: int = 8
     critics: int = 4
     critic_hidden: int = 96
+    critic_actions: int = 9
     pessimism: float = 0.5
     samples: int = 1
     provenance: Provenance | None = None
@@ -58,6 +60,11 @@ class FlowConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     @property
     def action_size(self) -> int:
         return len(self.action.names)
+
+    @property
+    def unmixed(self) -> int:
+        """How many of the last features are where things are and the state, see `Trunk`."""
+        return CameraEncoder.POINTS * len(self.cameras) + self.state_size
 
 
 class FlowNet(nn.Module):
@@ -91,13 +98,16 @@ class FlowNet(nn.Module):
 class Critic(nn.Module):
     """How good a chunk is here: features [B, F] and normalised chunk [B, T*A] -> logit [B].
 
-    The last layer starts at zero, so that an untrained critic prefers nothing.
+    Of the features it sees the unmixed ones alone: from all of them it learns the scenes by heart. The last
+    layer starts at zero, so that an untrained critic prefers nothing.
     """
 
     def __init__(self, config: FlowConfig) -> None:
         super().__init__()
-        size, hidden = config.chunk_length * config.action_size, config.critic_hidden
-        self.features_in = nn.Linear(config.features, hidden)
+        hidden = config.critic_hidden
+        size = min(config.critic_actions, config.chunk_length) * config.action_size
+        self.unmixed, self.size = config.unmixed, size
+        self.features_in = nn.Linear(config.unmixed, hidden)
         self.chunk_in = nn.Linear(size, hidden)
         self.middle = nn.Linear(hidden, hidden)
         self.out = nn.Linear(hidden, 1)
@@ -105,7 +115,8 @@ class Critic(nn.Module):
         nn.init.zeros_(self.out.bias)
 
     def forward(self, features: torch.Tensor, chunk: torch.Tensor) -> torch.Tensor:
-        x = F.silu(self.features_in(features) + self.chunk_in(chunk))
+        features = features[:, features.shape[1] - self.unmixed :]
+        x = F.silu(self.features_in(features) + self.chunk_in(chunk[:, : self.size]))
         logit: torch.Tensor = self.out(F.silu(self.middle(x)))
         return logit.squeeze(1)
 
@@ -238,6 +249,12 @@ class FlowPolicy(nn.Module):
             self.head.chunk_mean.copy_(torch.from_numpy(deltas.mean(0)))
             self.head.chunk_std.copy_(torch.from_numpy(np.maximum(deltas.std(0), 0.5)))
 
+    def renew_head(self) -> None:
+        """A head of fresh random weights; its normalisers stay."""
+        head = FlowHead(self.config)
+        head.load_state_dict({**head.state_dict(), **dict(self.head.named_buffers())})
+        self.head = head
+
     def save(
         self, folder: Path, examples: Mapping[str, np.ndarray], provenance: Provenance
     ) -> None:
@@ -280,8 +297,11 @@ class FlowPolicy(nn.Module):
         try:
             self.load_state_dict(tensors)
         except RuntimeError as error:
+            first, *others = [line.strip() for line in str(error).splitlines()[1:]] or [str(error)]
             raise PackageError(
-                f"weights of {what} are not this policy's", found=str(error).replace("\n", " ")
+                f"weights of {what} are not this policy's",
+                found=f"{first[:200]}{f' and {len(others)} more' if others else ''}",
+                remedy="export or train it again with this version",
             ) from error
 
 
@@ -293,7 +313,10 @@ def head_tensors(head: FlowHead) -> dict[str, np.ndarray]:
 
 
 ARCHITECTURE = "flow"
-_SETTINGS = ("features", "hidden", "blocks", "flow_steps", "critics", "critic_hidden", "pessimism")
+_SETTINGS = (
+    *("features", "hidden", "blocks", "flow_steps"),
+    *("critics", "critic_hidden", "critic_actions", "pessimism"),
+)
 
 
 def settings_of(config: FlowConfig) -> dict[str, float]:

@@ -1,8 +1,9 @@
-"""Refinement by imitating one's own successes and choosing the best of N chunks.
+"""Refinement by imitating one's own successes and, where asked for, choosing the best of N chunks.
 
 Each iteration the flow net imitates successful episodes mixed with the demonstrations (filtered
-behaviour cloning), and an ensemble of critics learns which chunks end in success. The critics travel
-in the head: the robot draws N chunks and executes the one of the highest pessimistic value.
+behaviour cloning). With `samples` above one, an ensemble of critics learns which chunks end in success; the
+critics travel in the head: the robot draws N chunks and executes the one of the highest pessimistic value.
+Off by default: from pictures the choice cost more successes than it won (docs/results says how many).
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from contracts.files import atomic
 from contracts.files.packages import load_package, read_safetensors, safetensors_bytes
 from trainer.interfaces import ScoredEpisode, Update
 from trainer.policies.flow import FlowHead, FlowPolicy
+from trainer.policies.noise import FeatureNoise, disturb
 from trainer.refiners.experience import FrozenTrunk, Trajectory
 from trainer.refiners.head import HeadTrainer
 
@@ -30,21 +32,25 @@ TENSORS_FILE = "refiner.safetensors"
 
 
 class BestOfNOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`demonstration_share` of each batch are demonstrations; `samples` chunks are drawn on the robot once
+    """`demonstration_share` of each batch are demonstrations; `samples` above 1 are drawn on the robot once
     `critic_after` failures and as many successes were seen. A success is worth `discount` to the power of the
-    actions left until it. `average_decay` of the published weights. `thin`: every n-th step is kept."""
+    actions left until it. `average_decay` of the published weights. `thin`: every n-th step is kept, in
+    `views` views of its pictures (`demonstration_views` of a demonstration's); `noise` on all features."""
 
-    gradient_steps: int = 150
+    gradient_steps: int = 200
     batch: int = 128
     learning_rate: float = 3e-4
     demonstration_share: float = 0.25
     average_decay: float = 0.98
-    samples: int = 16
+    samples: int = 1
     critic_after: int = 4
     critic_batch: int = 128
     critic_learning_rate: float = 3e-4
     discount: float = 0.99
     thin: int = 2
+    views: int = 2
+    demonstration_views: int = 8
+    noise: FeatureNoise = FeatureNoise()
     threads: int = 1
 
 
@@ -74,7 +80,14 @@ class BestOfN:
         self._package_id = loaded.package_id
         self._trunk = FrozenTrunk(loaded, policy)
         self._learner = Learner(
-            policy.head, self._trunk.demonstrations(demonstrations, self.options.thin), self.options
+            policy.head,
+            self._trunk.demonstrations(
+                demonstrations,
+                self.options.thin,
+                self.options.demonstration_views,
+                np.random.default_rng(seed),
+            ),
+            self.options,
         )
         self._seed = seed
         self._iteration = 0
@@ -84,8 +97,9 @@ class BestOfN:
         return self._package_id
 
     def update(self, episodes: list[ScoredEpisode], iteration: int) -> Update:
+        o, rng = self.options, np.random.default_rng([self._seed, iteration, 1])
         fresh = [
-            self._trunk.trajectory(scored.episode, scored.success, self.options.thin)
+            self._trunk.trajectory(scored.episode, scored.success, o.thin, o.views, rng)
             for scored in episodes
             if scored.success is not None and scored.episode.steps > 0
         ]
@@ -144,6 +158,11 @@ class Learner:
         )
         self.demonstrations = demonstrations
         self.own: list[Trajectory] = []
+        # From the demonstrations, not from all episodes: the same from the first update to the last.
+        size = head.config.features
+        seen = [kept.features.reshape(-1, size) for kept in demonstrations] or [np.zeros((1, size))]
+        known = torch.from_numpy(np.concatenate(seen).astype(np.float32))
+        self._scales = options.noise.scales(known, head.config)
 
     def learn(self, fresh: list[Trajectory], seed: int, iteration: int) -> Update:
         """Take in fresh episodes and make the gradient steps of one iteration."""
@@ -166,10 +185,11 @@ class Learner:
                 ],
                 rng,
             )
+            features = disturb(features, self._scales, noise)
             loss = self.trainer.head.flow_loss(features, chunks, noise).mean()
             imitation.append(float(loss.detach()))
             if judging:
-                judged = self._critic_loss(successes, failures, rng)
+                judged = self._critic_loss(successes, failures, rng, noise)
                 critic.append(float(judged.detach()))
                 loss = loss + judged
             self.trainer.step(loss)
@@ -187,7 +207,11 @@ class Learner:
         )
 
     def _critic_loss(
-        self, successes: list[Trajectory], failures: list[Trajectory], rng: np.random.Generator
+        self,
+        successes: list[Trajectory],
+        failures: list[Trajectory],
+        rng: np.random.Generator,
+        noise: torch.Generator,
     ) -> torch.Tensor:
         """Cross-entropy against the discounted outcome, as many successes as failures; every critic
         has its own share of the batch left out, so that they disagree where data are few."""
@@ -197,6 +221,7 @@ class Learner:
             [(successes, half), (failures, o.critic_batch - half)], rng, o.discount
         )
         head = self.trainer.head
+        features = disturb(features, self._scales, noise)
         logits = head.critic_logits(features, head.normalise(features, chunks))
         kept = torch.from_numpy((rng.random(logits.shape) < 0.7).astype(np.float32))
         losses = F.binary_cross_entropy_with_logits(
@@ -214,8 +239,8 @@ def _batch(
     for episodes, count in sources:
         for pick in rng.integers(len(episodes), size=count) if episodes else ():
             kept = episodes[pick]
-            at = int(rng.integers(len(kept.features)))
-            features.append(kept.features[at])
+            at = int(rng.integers(len(kept.chunks)))
+            features.append(kept.features[int(rng.integers(len(kept.features))), at])
             chunks.append(kept.chunks[at])
             outcomes.append(discount ** kept.remaining[at] if kept.success else 0.0)
     return (

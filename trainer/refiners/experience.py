@@ -19,17 +19,19 @@ from contracts.errors import PackageError
 from contracts.files.dataset_reader import DatasetReader
 from contracts.files.packages import Package
 from contracts.package import ChunkSpec
+from trainer.imitate import ImitateOptions, augment
 from trainer.interfaces import StoredEpisode
 from trainer.policies.flow import FlowPolicy
 
 _TRUNK_BATCH = 32
+SHIFT_PX, COLOUR = ImitateOptions().shift_px, ImitateOptions().colour
 
 
 @dataclass(frozen=True)
 class Trajectory:
-    """One episode at the chunk rate, thinned: `features` float32[M, F] of the frozen trunk, `chunks`
-    float32[M, T, A] in arm units (what was executed from there on; after the end the last action again),
-    `remaining` float32[M] actions until the end, `success` the label."""
+    """One episode at the chunk rate, thinned: `features` float32[V, M, F] of the frozen trunk on V views of
+    the same pictures, `chunks` float32[M, T, A] in arm units (what was executed from there on; after the
+    end the last action again), `remaining` float32[M] actions until the end, `success` the label."""
 
     features: np.ndarray
     chunks: np.ndarray
@@ -54,17 +56,31 @@ class FrozenTrunk:
         self._manifest = manifest
         self._trunk = policy.trunk.eval().requires_grad_(False)
 
-    def trajectory(self, episode: StoredEpisode, success: bool, thin: int) -> Trajectory:
+    def trajectory(
+        self,
+        episode: StoredEpisode,
+        success: bool,
+        thin: int,
+        views: int = 1,
+        rng: np.random.Generator | None = None,
+    ) -> Trajectory:
         """An episode of the robot's, every `thin`-th step of the chunk rate."""
         times = episode.columns["time.tick"]
         tick_s = float(np.median(np.diff(times))) if len(times) > 1 else 1.0 / self.chunk.rate_hz
         every = _ticks_per_action(tick_s, self.chunk.rate_hz)
         starts = np.arange(0, episode.steps, every * thin)
         pictures = [episode.frames(name, starts.tolist()) for name in self._manifest.cameras]
-        features = self.features(pictures, episode.states[starts], episode.instruction)
+        states, text = episode.states[starts], episode.instruction
+        features = self.views(pictures, states, text, views, rng)
         return self._cut(features, episode.actions, starts, every, success=success)
 
-    def demonstrations(self, folders: Iterable[Path], thin: int) -> list[Trajectory]:
+    def demonstrations(
+        self,
+        folders: Iterable[Path],
+        thin: int,
+        views: int = 1,
+        rng: np.random.Generator | None = None,
+    ) -> list[Trajectory]:
         """Every episode of these data sets, as successes."""
         found = []
         for folder in folders:
@@ -78,16 +94,38 @@ class FrozenTrunk:
                     reader.frames(index, f"observation.images.{camera}", starts.tolist())
                     for camera in self._manifest.cameras
                 ]
-                states = columns["observation.state"][starts]
-                features = self.features(pictures, states, str(reader.meta(index)["task"]))
+                states, text = columns["observation.state"][starts], str(reader.meta(index)["task"])
+                features = self.views(pictures, states, text, views, rng)
                 found.append(self._cut(features, actions, starts, every, success=True))
         return found
+
+    def views(
+        self,
+        pictures: Sequence[np.ndarray],
+        states: np.ndarray,
+        text: str,
+        count: int,
+        rng: np.random.Generator | None,
+    ) -> np.ndarray:
+        """float32[count, M, F]: of the pictures as they are, then of augmented ones (as in imitation)."""
+        found = [self.features(pictures, states, text)]
+        for _ in range(count - 1):
+            assert rng is not None, "augmentation needs a source of chance"
+            moved = [
+                augment(batch, SHIFT_PX, COLOUR, rng).round().numpy().astype(np.uint8)
+                for batch in self._sized(pictures)
+            ]
+            found.append(self.features(moved, states, text))
+        return np.stack(found)
+
+    def _sized(self, pictures: Sequence[np.ndarray]) -> list[np.ndarray]:
+        height, width = self._manifest.image_height, self._manifest.image_width
+        return [_resized(batch, height, width) for batch in pictures]
 
     def features(self, pictures: Sequence[np.ndarray], states: np.ndarray, text: str) -> np.ndarray:
         """float32[M, F] from uint8[M, H, W, 3] per camera, in the manifest's order, and [M, S]."""
         tokens = language.encode(text, self._manifest.vocabulary, self._manifest.instruction_length)
-        height, width = self._manifest.image_height, self._manifest.image_width
-        sized = [_resized(batch, height, width) for batch in pictures]
+        sized = self._sized(pictures)
         out = []
         with torch.inference_mode():
             for start in range(0, len(states), _TRUNK_BATCH):

@@ -214,6 +214,6 @@ def test_a_faster_loop_is_thinned_to_the_chunk_rate(make):
     refiner = make(thin=1)
     slow = refiner._trunk.trajectory(episode(1, 8), success=True, thin=1)
     fast = refiner._trunk.trajectory(episode(1, 24, rate_hz=30.0), success=True, thin=1)
-    assert len(slow.features) == len(fast.features) == 8
+    assert slow.features.shape == fast.features.shape == (1, 8, 24)
     actions = episode(1, 24).actions
     assert np.array_equal(fast.chunks[0], actions[[0, 3, 6, 9]])

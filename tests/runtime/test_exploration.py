@@ -1,0 +1,77 @@
+"""Exploration: a constant of its own per episode and joint, in refinement only, inside the action limits."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from contracts.errors import ConfigError
+from contracts.package import ChunkSpec
+from runtime.config import PolicySection, load_config
+from runtime.policy import PolicyRunner
+
+LENGTH = 4
+LOW, HIGH = (-10.0,) * 5 + (0.0,), (10.0,) * 5 + (100.0,)
+
+
+def _runner(explore_deg: float) -> PolicyRunner:
+    action = SimpleNamespace(
+        names=tuple("abcdef"), units=("deg",) * 5 + ("percent",), low=LOW, high=HIGH
+    )
+    manifest = SimpleNamespace(
+        chunk=ChunkSpec(LENGTH, 10.0, 1, 1.0),
+        action=action,
+        vocabulary=("open",),
+        instruction_length=4,
+        cameras=(),
+        image_width=32,
+        image_height=24,
+    )
+    chunks = np.full((1, LENGTH, 6), 9.5, np.float32)
+    head = SimpleNamespace(
+        run=lambda inputs: {"chunks": chunks, "values": np.zeros(1), "choice": np.zeros(1, int)}
+    )
+    swapper = SimpleNamespace(
+        engine=head, version=0, active=SimpleNamespace(samples=1), remember=lambda inputs: None
+    )
+    package: Any = SimpleNamespace(manifest=manifest, folder="p")
+    trunk: Any = SimpleNamespace(run=lambda inputs: {"features": np.zeros((1, 8), np.float32)})
+    section = PolicySection(explore_deg=explore_deg, seed=3)
+    return PolicyRunner(package, trunk, swapper, section)  # type: ignore[arg-type]
+
+
+def _offsets(runner: PolicyRunner, seed: int, explore: bool) -> np.ndarray:
+    runner.begin_episode("open", seed, explore=explore)
+    made = [np.array(runner.infer({}, np.zeros(6), k).actions) - 9.5 for k in range(3)]
+    assert all(np.array_equal(made[0], other) for other in made), "one offset for the whole episode"
+    assert np.ptp(made[0], axis=0).max() == 0.0, "the same for every action of a chunk"
+    offset: np.ndarray = made[0][0]
+    return offset
+
+
+def test_each_episode_of_refinement_has_an_offset_of_its_own() -> None:
+    runner = _runner(1.5)
+    drawn = np.array([_offsets(runner, seed, True) for seed in range(40)])
+    assert (drawn[:, 5] == 0.0).all(), "the gripper's percent is left alone"
+    assert (drawn[:, :5] + 9.5 <= 10.0 + 1e-6).all(), "never beyond the action's limits"
+    below = drawn[:, :5][drawn[:, :5] < 0]
+    assert 0.8 < np.sqrt((below**2).mean()) < 2.2
+    np.testing.assert_array_equal(drawn[7], _offsets(runner, 7, True))
+
+
+def test_elsewhere_nothing_is_added() -> None:
+    runner = _runner(1.5)
+    _offsets(runner, 1, True)
+    assert not _offsets(runner, 1, False).any(), "an evaluation after a refinement"
+    assert not _offsets(_runner(0.0), 1, True).any(), "switched off"
+
+
+def test_a_wild_exploration_is_refused(tmp_path: Any) -> None:
+    from pathlib import Path
+
+    sim = Path(__file__).parents[2] / "hw_configs" / "sim.yaml"
+    with pytest.raises(ConfigError, match="explore_deg"):
+        load_config(sim, ["policy.explore_deg=40"])

@@ -1,0 +1,145 @@
+"""Pretraining on glances: labels land on the right cells, many questions equal single ones, runs repeat."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tiny_flow import make_config
+
+from contracts import language
+from contracts.errors import ConfigError
+from trainer import glances as seen
+from trainer.policies.flow import FlowPolicy
+from trainer.policies.vision import CELL_PX, CameraEncoder
+from trainer.pretrain import PretrainOptions, pointing_loss, pretrain
+
+pytest.importorskip("mujoco", reason="glances are recorded on the bench (extra: sim)")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from runtime.bench import glances
+
+    path = tmp_path_factory.mktemp("glances") / "few"
+    tasks = ["put_on", "open_drawer", "lift"]
+    assert glances.main(
+        ["--scenes", "6", "--moments", "3", "--workers", "1", "--output", str(path), "--tasks", *tasks]
+    ) == 0  # fmt: skip
+    return path
+
+
+def _read(folder: Path) -> seen.Glances:
+    texts = seen.instructions(folder)
+    return seen.read(folder, vocabulary=language.build_vocabulary(texts), instruction_length=16)
+
+
+def test_glances_hold_what_they_say(folder: Path) -> None:
+    found = _read(folder)
+    count = len(found)
+    assert 6 <= count <= 18
+    assert found.images["front"].shape == (count, 96, 128, 3)
+    assert found.texts.shape == (count, seen.ROWS)
+    assert found.points.shape == (count, seen.ROWS, 2, 3)
+    assert np.isfinite(found.points[:, 0, 0]).all(), "the own thing is always somewhere"
+    inside = found.pixels[np.isfinite(found.pixels).all(-1)]
+    assert (inside >= 0).all() and (inside < (128, 96)).all()
+    assert np.isfinite(found.pixels[:, 0, 0, 0]).mean() > 0.8, "the front camera sees most of it"
+
+
+def test_a_projected_label_is_where_the_simulator_draws_the_thing(folder: Path) -> None:
+    """A red cube's label lies on red pixels in most pictures (the hand may hide it)."""
+    texts = seen.instructions(folder)
+    found = _read(folder)
+    hits = []
+    for moment in range(len(found)):
+        for row in range(seen.ROWS):
+            words = texts[found.texts[moment, row]].split()
+            colours = [w for w in words if w in ("red", "green", "blue")]
+            column, line = found.pixels[moment, row, 0, 0]
+            if not colours or not np.isfinite(column):
+                continue
+            patch = (
+                found.images["front"][moment][
+                    max(int(line) - 2, 0) : int(line) + 3, max(int(column) - 2, 0) : int(column) + 3
+                ]
+                .reshape(-1, 3)
+                .astype(int)
+            )
+            channel = {"red": 0, "green": 1, "blue": 2}[colours[0]]
+            others = [k for k in range(3) if k != channel]
+            hits.append(((patch[:, channel] - patch[:, others].max(1)) > 15).any())
+    assert len(hits) >= 5, "too few coloured things to judge by"
+    assert np.mean(hits) > 0.6
+
+
+def test_pointing_loss_is_least_where_the_pixel_is() -> None:
+    rows, columns = 24, 32
+    pixel = np.array([[[50.7, 33.1], [np.nan, np.nan]]], np.float32)
+    scores = torch.zeros(1, 2, rows * columns + 1, requires_grad=True)
+    optimiser = torch.optim.Adam([scores], lr=0.3)
+    for _ in range(400):
+        optimiser.zero_grad()
+        pointing_loss(scores, pixel, (1, 96, 128, 3)).backward()  # type: ignore[no-untyped-call]
+        optimiser.step()
+    attention = scores.detach().softmax(2)[0]
+    grid_x = (np.arange(columns) + 0.5) * CELL_PX
+    grid_y = (np.arange(rows) + 0.5) * CELL_PX
+    there = attention[0, :-1].reshape(rows, columns).numpy()
+    assert there.sum() > 0.98
+    assert (there.sum(0) * grid_x).sum() == pytest.approx(50.7, abs=1.0)
+    assert (there.sum(1) * grid_y).sum() == pytest.approx(33.1, abs=1.0)
+    assert float(attention[1, -1]) > 0.98, "a thing out of view is nowhere"
+
+
+def test_many_questions_of_one_picture_equal_single_ones() -> None:
+    torch.manual_seed(0)
+    encoder = CameraEncoder(96, 128).eval()
+    images = torch.randint(0, 255, (2, 96, 128, 3), dtype=torch.uint8)
+    phrases = torch.randn(6, encoder.nowhere.in_features)
+    _, cells = encoder.look(images)
+    together = encoder.ask(cells, phrases)[0]
+    told = CameraEncoder.FOUND + CameraEncoder.POINTS
+    assert together.shape == (6, told)
+    for picture in range(2):
+        for question in range(3):
+            row = 3 * picture + question
+            alone = encoder(images[picture : picture + 1], phrases[row : row + 1])
+            torch.testing.assert_close(together[row], alone[0, -told:])
+
+
+def test_pretraining_repeats_itself_bit_for_bit_and_learns(folder: Path) -> None:
+    found = _read(folder)
+    config = make_config(
+        vocabulary=language.build_vocabulary(seen.instructions(folder)),
+        image_height=96,
+        image_width=128,
+        instruction_length=16,
+        chunk_length=16,
+        features=48,
+    )
+    losses: list[float] = []
+
+    def run() -> FlowPolicy:
+        torch.manual_seed(0)
+        policy = FlowPolicy(config)
+        policy.set_statistics(found.states[found.acted], found.chunks[found.acted])
+        options = PretrainOptions(steps=25, batch=8, rate=2e-3)
+        return pretrain(policy, found, options, lambda at: losses.append(at.loss))
+
+    first, second = run(), run()
+    for name, value in first.state_dict().items():
+        assert torch.equal(value, second.state_dict()[name]), name
+    assert losses[0] == losses[1] and losses[0] < 20.0
+
+
+def test_another_split_or_an_unfinished_folder_is_refused(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no finished glances"):
+        seen.instructions(tmp_path)
+    meta = json.loads((folder / "meta.json").read_text())
+    (tmp_path / "meta.json").write_text(json.dumps({**meta, "split": "eval"}))
+    with pytest.raises(ConfigError, match="split"):
+        seen.instructions(tmp_path)

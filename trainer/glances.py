@@ -1,0 +1,174 @@
+"""Glances in memory: moments of many simulated scenes, with where the things of several instructions are.
+
+Reads what `runtime.bench.glances` wrote (its docstring is the format); refuses any other split than train.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from contracts import language
+from contracts.errors import ConfigError
+
+FORMAT = 2
+CAMERAS = ("front", "wrist")
+ROWS = 4
+"""Instructions per moment; of a moment with fewer some are repeated."""
+
+
+@dataclass(frozen=True)
+class Glances:
+    """F moments, ROWS instructions of each, the scene's own first.
+
+    `images` per camera uint8[F, H, W, 3]; `states` float32[F, S]; `chunks` float32[F, T, A] and `keyframes`
+    float32[F, A] where `acted` bool[F];
+    `texts` int64[F, ROWS] indexes `tokens` int64[X, L]; `points` float32[F, ROWS, 2, 3] metres, `pixels`
+    float32[F, ROWS, cameras, 2, 2] of thing and target, NaN where there is none.
+    """
+
+    images: dict[str, np.ndarray]
+    states: np.ndarray
+    chunks: np.ndarray
+    keyframes: np.ndarray
+    acted: np.ndarray
+    texts: np.ndarray
+    tokens: np.ndarray
+    points: np.ndarray
+    pixels: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.states)
+
+
+def instructions(folder: Path) -> list[str]:
+    """Every instruction of a folder of glances. Raises `ConfigError`."""
+    _meta(folder)
+    return [text for texts in json.loads((folder / "texts.json").read_text()) for text in texts]
+
+
+def picture_size(folder: Path) -> tuple[int, int]:
+    """Width and height of the pictures in a folder of glances. Raises `ConfigError`."""
+    meta = _meta(folder)
+    return int(meta["width"]), int(meta["height"])
+
+
+def examples(found: Glances, count: int = 8) -> dict[str, np.ndarray]:
+    """The first moments as trunk inputs, for the golden vectors."""
+    images = {f"images.{name}": found.images[name][:count] for name in CAMERAS}
+    tokens = found.tokens[found.texts[:count, 0]]
+    return {**images, "state": found.states[:count], "tokens": tokens}
+
+
+def read(
+    folder: Path,
+    *,
+    vocabulary: tuple[str, ...],
+    instruction_length: int,
+    most: int | None = None,
+    progress: Callable[[int, int], None] = lambda done, of: None,
+) -> Glances:
+    """At most `most` moments of a folder of glances. Raises `ConfigError`."""
+    meta = _meta(folder)
+    texts = json.loads((folder / "texts.json").read_text())
+    first_text = np.cumsum([0, *(len(part) for part in texts)])
+    shards = sorted(folder.glob("shard-*.npz"))
+    counts = []
+    for path in shards:
+        with np.load(path, allow_pickle=False) as shard:
+            counts.append(len(shard["state"]))
+    total = min(sum(counts), most or sum(counts))
+    height, width, chunk = int(meta["height"]), int(meta["width"]), int(meta["chunk"])
+    images = {name: np.empty((total, height, width, 3), np.uint8) for name in CAMERAS}
+    found: dict[str, list[np.ndarray]] = {
+        name: [] for name in ("state", "chunk", "keyframe", "acted", "text", "points", "pixels")
+    }
+    at = 0
+    for number, path in enumerate(shards):
+        if at == total:
+            break
+        with np.load(path, allow_pickle=False) as stored:
+            shard = {name: stored[name] for name in stored.files}
+        count = min(counts[number], total - at)
+        _check(shard, counts[number], chunk, path)
+        for moment in range(count):
+            for index, name in enumerate(CAMERAS):
+                place = 2 * moment + index
+                data = shard["jpeg"][shard["offsets"][place] : shard["offsets"][place + 1]]
+                images[name][at + moment] = _picture(data, height, width, path)
+        pick = _rows(shard["rows"][: count + 1])
+        worker = int(path.stem.split("-")[1])
+        found["text"].append(shard["text"][pick] + first_text[worker])
+        found["points"].append(shard["points"][pick])
+        found["pixels"].append(shard["pixels"][pick])
+        for name in ("state", "chunk", "keyframe", "acted"):
+            found[name].append(shard[name][:count])
+        at += count
+        progress(number + 1, len(shards))
+    arrays = {name: np.concatenate(parts) for name, parts in found.items()}
+    tokens = [
+        language.encode(text, vocabulary, instruction_length) for part in texts for text in part
+    ]
+    return Glances(
+        images=images,
+        states=arrays["state"],
+        chunks=arrays["chunk"],
+        keyframes=arrays["keyframe"],
+        acted=arrays["acted"].astype(bool),
+        texts=arrays["text"].astype(np.int64),
+        tokens=np.stack(tokens),
+        points=arrays["points"],
+        pixels=arrays["pixels"],
+    )
+
+
+def _meta(folder: Path) -> dict[str, Any]:
+    path = folder / "meta.json"
+    if not path.exists():
+        raise ConfigError(
+            f"{folder} holds no finished glances",
+            remedy="record them: python -m runtime.bench.glances --output DIR",
+        )
+    meta: dict[str, Any] = json.loads(path.read_text())
+    wanted = {"format": FORMAT, "split": "train"}
+    got = {name: meta.get(name) for name in wanted}
+    if got != wanted:
+        raise ConfigError(f"glances in {folder}", expected=wanted, found=got)
+    return meta
+
+
+def _check(shard: dict[str, np.ndarray], count: int, chunk: int, path: Path) -> None:
+    rows = len(shard["text"])
+    wanted = {
+        "offsets": (2 * count + 1,),
+        "rows": (count + 1,),
+        "state": (count, 6),
+        "chunk": (count, chunk, 6),
+        "keyframe": (count, 6),
+        "points": (rows, 2, 3),
+        "pixels": (rows, len(CAMERAS), 2, 2),
+    }
+    got = {name: shard[name].shape for name in wanted}
+    if got != wanted:
+        raise ConfigError(f"glances {path}", expected=wanted, found=got)
+
+
+def _rows(begins: np.ndarray) -> np.ndarray:
+    """int64[F, ROWS]: the first ROWS rows of each moment, the own one first, repeated where fewer."""
+    counts = np.diff(begins)
+    index = np.arange(ROWS)[None, :] % np.maximum(counts, 1)[:, None]
+    picked: np.ndarray = begins[:-1, None] + index
+    return picked
+
+
+def _picture(data: np.ndarray, height: int, width: int, path: Path) -> np.ndarray:
+    picture = cv2.imdecode(data, cv2.IMREAD_COLOR_RGB)
+    if picture is None or picture.shape != (height, width, 3):
+        raise ConfigError(f"glances {path}: a picture is not {width}x{height} JPEG")
+    return picture

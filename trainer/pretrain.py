@@ -1,0 +1,177 @@
+"""Pretraining: teaches a policy's trunk to see, on glances of simulated training scenes.
+
+Four losses: where in each picture the instruction's thing and target are (cross-entropy over cells); from the
+features, where they are in space and with which joint angles the expert will get there (its next keyframe,
+James and Davison 2022); and what it does next (flow matching). The expert follows one instruction only.
+The simulator's labels end here: imitation and refinement on top of the trunk see pictures alone.
+Deterministic by seed on one machine.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Callable
+
+import msgspec
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from trainer.glances import CAMERAS, ROWS, Glances
+from trainer.imitate import Progress, follow, lay_out, recolour, shift
+from trainer.policies.flow import FlowPolicy
+from trainer.policies.vision import CELL_PX, CameraEncoder
+
+_POINT_SCALE_M = 0.06
+
+
+class PretrainOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`steps` gradient steps of `batch` moments with ROWS instructions each; `draws` noise and time draws of
+    a chunk; `point` weighs where things are in the pictures, `place` where in space."""
+
+    steps: int = 4000
+    batch: int = 64
+    draws: int = 4
+    rate: float = 1e-3
+    weight_decay: float = 1e-3
+    point: float = 0.3
+    place: float = 1.0
+    keyframe: float = 0.5
+    shift_px: int = 2
+    colour: float = 0.15
+    state_noise: float = 0.02
+    average: float = 0.998
+    seed: int = 0
+    threads: int = 1
+
+
+def pretrain(
+    policy: FlowPolicy,
+    glances: Glances,
+    options: PretrainOptions,
+    report: Callable[[Progress], None] = lambda progress: None,
+) -> FlowPolicy:
+    """The policy's moving average after training; `policy` itself is left where training ended."""
+    torch.manual_seed(options.seed)
+    torch.set_num_threads(options.threads)
+    rng = np.random.default_rng(options.seed)
+    generator = torch.Generator().manual_seed(options.seed)
+    policy.train()
+    lay_out(policy, torch.channels_last)
+    average = copy.deepcopy(policy)
+    foretell = torch.nn.Sequential(
+        torch.nn.Linear(policy.config.features, 128),
+        torch.nn.SiLU(),
+        torch.nn.Linear(128, 6 + policy.config.action_size),
+    )
+    middle = np.nanmean(glances.points.reshape(-1, 3), 0).astype(np.float32)
+    parameters = [
+        *policy.trunk.parameters(),
+        *policy.head.flow.parameters(),
+        *foretell.parameters(),
+    ]
+    optimiser = torch.optim.AdamW(
+        parameters, lr=options.rate, weight_decay=options.weight_decay, fused=True
+    )
+    order = np.empty(0, np.int64)
+    loss_mean, started = math.nan, time.monotonic()
+    for step in range(options.steps):
+        share = step / options.steps
+        rate = options.rate * min(1.0, (step + 1) / 200) * 0.5 * (1 + math.cos(math.pi * share))
+        for group in optimiser.param_groups:
+            group["lr"] = rate
+        if len(order) < options.batch:
+            order = rng.permutation(len(glances))
+        batch, order = np.sort(order[: options.batch]), order[options.batch :]
+        loss = _loss(policy, foretell, middle, glances, batch, options, rng, generator)
+        optimiser.zero_grad(set_to_none=True)
+        torch.autograd.backward(loss)
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimiser.step()
+        follow(average, policy, min(options.average, (step + 1) / (step + 10)))
+        value = float(loss.detach())
+        loss_mean = value if math.isnan(loss_mean) else 0.98 * loss_mean + 0.02 * value
+        if (step + 1) % 25 == 0 or step + 1 == options.steps:
+            speed = (step + 1) * options.batch / (time.monotonic() - started)
+            report(Progress(step + 1, options.steps, loss_mean, speed))
+    lay_out(average, torch.contiguous_format)
+    return average.eval()
+
+
+def _loss(
+    policy: FlowPolicy,
+    foretell: torch.nn.Module,
+    middle: np.ndarray,
+    glances: Glances,
+    batch: np.ndarray,
+    options: PretrainOptions,
+    rng: np.random.Generator,
+    generator: torch.Generator,
+) -> torch.Tensor:
+    trunk = policy.trunk
+    phrase = trunk.instruction(torch.from_numpy(glances.tokens[glances.texts[batch].ravel()]))
+    seen, pointing = [], torch.zeros(())
+    for index, (name, encoder) in enumerate(zip(CAMERAS, trunk.cameras, strict=True)):
+        assert isinstance(encoder, CameraEncoder)
+        starts = rng.integers(0, 2 * options.shift_px + 1, size=(len(batch), 2))
+        pictures = shift(glances.images[name][batch], options.shift_px, starts)
+        pixels = glances.pixels[batch][:, :, index] + (
+            options.shift_px - starts[:, None, None, ::-1].astype(np.float32)
+        )
+        with torch.autocast("cpu", torch.bfloat16):
+            anyway, cells = encoder.look(recolour(pictures, options.colour, rng))
+        told, scores = encoder.ask(cells, phrase)
+        pointing = pointing + pointing_loss(scores[:, :2], pixels.reshape(-1, 2, 2), pictures.shape)
+        seen.append(torch.cat([anyway.repeat_interleave(ROWS, 0), told], 1))
+    states = glances.states[batch]
+    noise = options.state_noise * trunk.state_std.numpy()
+    states = states + (noise * rng.normal(size=states.shape)).astype(np.float32)
+    features = trunk.combine(seen, torch.from_numpy(states).repeat_interleave(ROWS, 0), phrase)
+
+    points = (glances.points[batch].reshape(-1, 6) - np.tile(middle, 2)) / _POINT_SCALE_M
+    known = torch.from_numpy(np.isfinite(points))
+    told = foretell(features)
+    error = F.smooth_l1_loss(
+        told[:, :6], torch.from_numpy(np.nan_to_num(points)), beta=0.1, reduction="none"
+    )
+    placing = (error * known).sum() / known.sum().clamp(min=1)
+
+    acted = glances.acted[batch]
+    own = torch.from_numpy(acted)
+    scale = trunk.state_std[: policy.config.action_size]
+    keyframe = (torch.from_numpy(glances.keyframes[batch][acted] - states[acted])) / scale
+    arriving = F.smooth_l1_loss(told[::ROWS, 6:][own], keyframe, beta=0.1)
+    chunks = torch.from_numpy(glances.chunks[batch][acted])
+    flow = policy.head.flow_loss(
+        features[::ROWS][own].repeat(options.draws, 1),
+        chunks.repeat(options.draws, 1, 1),
+        generator,
+    ).mean()
+    loss: torch.Tensor = (
+        flow + options.point * pointing + options.place * placing + options.keyframe * arriving
+    )
+    return loss
+
+
+def pointing_loss(
+    scores: torch.Tensor, pixels: np.ndarray, picture: tuple[int, ...]
+) -> torch.Tensor:
+    """Cross-entropy of scores [N, K, R*C + 1] against pixels float32[N, K, 2] (column, row; NaN: nowhere) in
+    pictures of shape (., H, W, .): shared among the four cells around, so that the mean cell is exact."""
+    rows, columns = picture[1] // CELL_PX, picture[2] // CELL_PX
+    inside = np.isfinite(pixels).all(2)
+    at = np.nan_to_num(pixels) / CELL_PX - 0.5
+    column = np.clip(at[..., 0], 0, columns - 1.001)
+    row = np.clip(at[..., 1], 0, rows - 1.001)
+    left, top = np.floor(column).astype(np.int64), np.floor(row).astype(np.int64)
+    right, down = column - left, row - top
+    cells, weights = [], []
+    for dx, dy in ((0, 0), (1, 0), (0, 1), (1, 1)):
+        weight = (right if dx else 1 - right) * (down if dy else 1 - down)
+        cells.append(np.where(inside, (top + dy) * columns + left + dx, rows * columns))
+        weights.append(np.where(inside, weight, 0.25))
+    logs = scores.log_softmax(2).gather(2, torch.from_numpy(np.stack(cells, 2)))
+    shares = torch.from_numpy(np.stack(weights, 2).astype(np.float32))
+    return -(logs * shares).sum(2).mean()

@@ -1,0 +1,66 @@
+"""`robot-trainer pretrain`: glances of simulated scenes -> a policy whose trunk sees, to imitate from."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def command(
+    *,
+    glances: Annotated[
+        Path, typer.Option(help="Folder that python -m runtime.bench.glances wrote.")
+    ],
+    robot: Annotated[
+        Path, typer.Option(help="A data set recorded on the robot: its joints, limits and cameras.")
+    ],
+    output: Annotated[Path, typer.Option(help="Folder that the trained policy is written to.")],
+    steps: Annotated[int, typer.Option(help="Gradient steps.")] = 4000,
+    batch: Annotated[int, typer.Option(help="Moments a step, each with four instructions.")] = 64,
+    moments: Annotated[int, typer.Option(help="At most so many; 0: all.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seeds weights, batches, noise and augmentation.")] = 0,
+    threads: Annotated[
+        int, typer.Option(help="Threads; more than the free cores is far slower.")
+    ] = 1,
+) -> None:
+    """Teach a new policy to see, on many simulated scenes, before it imitates demonstrations."""
+    import torch
+
+    from trainer import glances as seen
+    from trainer.imitate import Progress
+    from trainer.imitate_command import ProgressBar
+    from trainer.imitation_set import card, first_config
+    from trainer.policies.flow import FlowPolicy
+    from trainer.pretrain import PretrainOptions, pretrain
+
+    texts = seen.instructions(glances)
+    width, height = seen.picture_size(glances)
+    config = first_config([robot], width, height, texts)
+    bar = ProgressBar()
+    found = seen.read(
+        glances,
+        vocabulary=config.vocabulary,
+        instruction_length=config.instruction_length,
+        most=moments or None,
+        progress=lambda done, of: bar.show(f"reading {done}/{of}", done == of),
+    )
+    torch.manual_seed(seed)
+    policy = FlowPolicy(config)
+    policy.set_statistics(found.states[found.acted], found.chunks[found.acted])
+
+    def report(progress: Progress) -> None:
+        left = (progress.steps - progress.step) * batch / progress.samples_per_s
+        bar.show(
+            f"step {progress.step}/{progress.steps}  loss {progress.loss:.3f}  "
+            f"{progress.samples_per_s:.0f} moments/s  {left:.0f} s left",
+            progress.step == progress.steps,
+        )
+
+    options = PretrainOptions(steps=steps, batch=batch, seed=seed, threads=threads)
+    trained = pretrain(policy, found, options, report)
+    provenance = card(sys.argv, seed, f"{glances.name}: {len(found)} moments, {steps} steps")
+    trained.save(output, seen.examples(found), provenance)
+    typer.echo(f"{output}: {len(found)} moments")

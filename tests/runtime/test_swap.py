@@ -205,6 +205,19 @@ def test_a_replayed_release_is_refused(robot: Robot, trainer: Publisher) -> None
     assert robot.swapper.version == 2
 
 
+def test_the_second_answer_to_the_same_question_is_no_replay(
+    robot: Robot, trainer: Publisher
+) -> None:
+    """Asked again while the first answer was under way, the trainer offers the same release twice."""
+    offer, data = release(trainer, nudged(robot.package))
+    robot.fetch(offer, data)
+    wanted = len(robot.said(ReleaseWant))
+    assert robot.fetch(offer, data) == [] and len(robot.said(ReleaseWant)) == wanted
+    robot.swapper.swap(0)
+    assert robot.fetch(offer, data) == [] and robot.fetcher.rejected == 0
+    assert robot.swapper.version == 1 and robot.staged == [1]
+
+
 def test_a_truncated_weight_file_is_refused(robot: Robot, tmp_path: Path) -> None:
     data = safetensors_bytes(nudged(robot.package))[:-8]
     offer = forged(tmp_path / "trainer", robot.package, data)

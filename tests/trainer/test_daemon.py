@@ -336,7 +336,7 @@ def test_outcomes_arrive_once_whichever_end_dies(
     wait("the link", lambda: time.monotonic() - robot.board.trainer_seen_s < 0.1)
     assert robot.stop() == 0 and trainer.stop() == 0
     told = [(r["publish_seq"], r["outcome"], r["report_id"]) for r in trainer.records("release")]
-    assert told == [(1, "swapped", "s1.1"), (1, "committed", "s1.2")]
+    assert told == [(1, "swapped", "s1.1"), (1, "committed", "s1.2")], trainer.records("release")
 
 
 def test_an_outcome_told_again_is_recorded_once(trainer: Trainer) -> None:

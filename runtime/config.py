@@ -86,7 +86,7 @@ class PolicySection(_Section, frozen=True):
     `execute_steps`: chunk actions executed before the next chunk is to take over. `samples`: candidate
     chunks per inference, 0 as the package (or the active release) says. `seed` seeds the noise.
     `explore_deg`: in episodes of refinement every joint in degrees is commanded off by a constant of its own,
-    drawn for the episode with this standard deviation: what is tried is what can be learned from."""
+    drawn for each chunk with this standard deviation: what is tried is what can be learned from."""
 
     package: str = ""
     weights: str = ""
@@ -100,13 +100,15 @@ class PolicySection(_Section, frozen=True):
 
 class RewardSection(_Section, frozen=True):
     """`package`: folder of the exported reward model, empty for none. `rate_hz`: 0 as the package says.
-    `end_episode`: whether a sure completion ends a "refine" episode early."""
+    `end_episode`: whether a sure completion ends a "refine" episode early, `end_after_s` after it became
+    sure: a hand that is stopped at the first sign of success never learns to finish."""
 
     package: str = ""
     engine: str = "onnxruntime"
     threads: int = 1
     rate_hz: float = 0.0
     end_episode: bool = True
+    end_after_s: float = 1.0
 
 
 class GateSection(_Section, frozen=True):

@@ -28,6 +28,7 @@ def command(pretrained: Path, task: str, run_dir: Path) -> list[str]:
         listed = json.loads(path.read_text())
         entry = listed[task]
         episodes, seed_base = int(entry["episodes"]), int(entry["seed_base"])
+        unsteady_deg = float(entry.get("unsteady_deg", 0.0))
     except OSError as error:
         raise ConfigError(
             f"can't read {path}", found=error.strerror, remedy="make it with `make pretrained`"
@@ -35,7 +36,7 @@ def command(pretrained: Path, task: str, run_dir: Path) -> list[str]:
     except (ValueError, KeyError, TypeError) as error:
         raise ConfigError(
             f"{path} has no demonstrations of '{task}'",
-            expected='{"<task>": {"episodes": n, "seed_base": s}}',
+            expected='{"<task>": {"episodes": n, "seed_base": s, "unsteady_deg": d}}',
             remedy="choose a task that is listed",
         ) from error
     return [
@@ -43,6 +44,7 @@ def command(pretrained: Path, task: str, run_dir: Path) -> list[str]:
         *("--split", "eval", "--task", task, "--episodes", str(episodes)),
         *("--seed-base", str(seed_base), "--output", str(folder(pretrained, task))),
         *("--run-dir", str(run_dir), "--set", "recording.depth=false"),
+        *("--set", f"bench.options.unsteady_deg={unsteady_deg:g}"),
     ]
 
 

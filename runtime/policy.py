@@ -22,8 +22,8 @@ from runtime.preflight import need_camera
 from runtime.slots import SlotStore
 from runtime.swap import Swapper
 
-# Sets the draw of an episode's offset apart from the noise of its inferences, which are numbered from 0.
-_EXPLORATION = 1 << 32
+# Sets the draw of a chunk's offset apart from that of its noise.
+_EXPLORATION = 1
 
 
 class PolicyFault(EntracteError):
@@ -59,16 +59,14 @@ class PolicyRunner:
         self._low = np.array(action.low, np.float32)
         self._high = np.array(action.high, np.float32)
         self._explores = np.array([unit == "deg" for unit in action.units])
-        self._offset = np.zeros(self._joints, np.float32)
+        self._explore_deg = 0.0
 
     def begin_episode(self, instruction: str, seed: int, *, explore: bool = False) -> list[str]:
-        """Set the instruction, the noise and, to `explore`, the offset of the episode (same seed, the same
-        again); returns words that the policy has never seen."""
+        """Set the instruction, the noise and whether to `explore` (same seed, the same again); returns words
+        that the policy has never seen."""
         self._tokens = self._encode(instruction)
         self._seed = (self._section.seed, seed)
-        size = self._section.explore_deg if explore else 0.0
-        drawn = np.random.default_rng([*self._seed, _EXPLORATION]).normal(size=self._joints)
-        self._offset = (size * drawn * self._explores).astype(np.float32)
+        self._explore_deg = self._section.explore_deg if explore else 0.0
         return unknown_words(instruction, self.manifest.vocabulary)
 
     def infer(
@@ -90,8 +88,12 @@ class PolicyRunner:
         chosen = chunks[choice]
         if not np.isfinite(chosen).all():
             raise PolicyFault("the policy's chunk holds NaN or infinity")
-        if self._offset.any():
-            chosen = np.clip(chosen + self._offset, self._low, self._high)
+        if self._explore_deg > 0.0:
+            drawn = np.random.default_rng([*self._seed, number, _EXPLORATION]).normal(
+                size=self._joints
+            )
+            offset = (self._explore_deg * drawn * self._explores).astype(np.float32)
+            chosen = np.clip(chosen + offset, self._low, self._high)
         return Inference(
             tuple(map(tuple, chosen.tolist())),
             choice,

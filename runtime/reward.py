@@ -37,6 +37,7 @@ class RewardRunner:
         rate_hz = section.rate_hz or self._setting("rate_hz", 3.0)
         self.every = max(1, round(loop_rate_hz / rate_hz))
         """Ticks between two scores."""
+        self._more = round(section.end_after_s * loop_rate_hz / self.every)
         self._lag = max(1, round(self._setting("earlier_s", 2.0) * loop_rate_hz / self.every))
         self._tokens = np.zeros((1, self.manifest.instruction_length), np.int64)
         self._unknown: list[str] = []
@@ -69,11 +70,12 @@ class RewardRunner:
             )
 
     def is_complete(self, signal: RewardSignal) -> bool:
-        """Whether this score makes completion sure; call once for each score, in order."""
+        """Whether completion is sure and has been for `end_after_s`; call once for each score, in order."""
         threshold = self._setting("completion_threshold", 0.5)
         # NaN (abstained) compares False: an abstention breaks the row.
         self._sure = self._sure + 1 if signal.completion >= threshold else 0
-        return self._sure >= max(1, round(self._setting("completion_consecutive", 1.0)))
+        wanted = max(1, round(self._setting("completion_consecutive", 1.0)))
+        return self._sure >= wanted + self._more
 
     def warm_up(self, run: Run) -> None:
         """Two scores on nothing, off the clock."""

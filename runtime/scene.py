@@ -65,6 +65,10 @@ class Scene(Protocol):
         """Somebody says that the episode is over: evaluation, recordings, comparison runs."""
         ...
 
+    def progress(self) -> float:
+        """How far along the task is, by the bench's own verdict; NaN but in comparison runs."""
+        ...
+
     def teleoperate(self) -> Move: ...
 
     def finish(
@@ -85,24 +89,28 @@ class BenchScene:
         self._lockstep = run.config.pace == "asap"
         purpose, label = run.plan.purpose, run.config.episode.label
         self._told = purpose in ("evaluate", "record") or label == "truth"
-        self._finished = False
+        self._finished, self._progress = False, math.nan
 
     def set_up(self, plan: EpisodePlan) -> tuple[str, float]:
         split = self._run.config.bench.split
         request = Reset(plan.task, plan.seed, split, plan.episode_seq, plan.purpose, plan.style)
         ready = self._client.ask(request, SceneReady)
-        self._finished = False
+        self._finished, self._progress = False, math.nan
         return self._run.config.episode.instruction or ready.instruction, ready.now_s
 
     def advance(self, to_s: float) -> float:
         done = self._client.ask(Advance(to_s), Done)
-        self._finished = done.finished
+        self._finished, self._progress = done.finished, done.progress
         return done.now_s
 
     def finished(self) -> bool:
         if self._told and not self._lockstep:
-            self._finished = self._client.ask(Advance(0.0), Done).finished
+            done = self._client.ask(Advance(0.0), Done)
+            self._finished, self._progress = done.finished, done.progress
         return self._finished
+
+    def progress(self) -> float:
+        return self._progress
 
     def teleoperate(self) -> Move:
         move = self._client.ask(Expert(), ExpertMove)
@@ -137,6 +145,9 @@ class ManualScene:
 
     def finished(self) -> bool:
         return False
+
+    def progress(self) -> float:
+        return math.nan
 
     def teleoperate(self) -> Move:
         raise ConfigError(

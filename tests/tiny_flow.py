@@ -27,7 +27,7 @@ def make_config(**changes: object) -> FlowConfig:
         "relative": (True,) * 5 + (False,),
         "instruction_length": 6,
         "chunk_length": 4,
-        "features": 36,
+        "features": 48,
         "hidden": 16,
         "blocks": 1,
         "flow_steps": 3,

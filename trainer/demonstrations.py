@@ -15,9 +15,7 @@ import numpy as np
 from contracts import language
 from contracts.errors import ConfigError
 from contracts.files.dataset_reader import DatasetReader
-
-GRIPPER_MOVES = 6.0
-"""Change of the gripper's action from one step to the next, in its unit, that counts as moving."""
+from contracts.keyframes import next_keyframes
 
 
 @dataclass(frozen=True)
@@ -124,20 +122,6 @@ def samples(
         keyframes=np.concatenate(keyframes),
         episode=np.repeat(np.arange(len(demonstrations)), [len(d.seen) for d in demonstrations]),
     )
-
-
-def next_keyframes(actions: np.ndarray, gripper: int = -1) -> np.ndarray:
-    """int64[T]: for each step the next one at which the gripper starts to move, else the last step."""
-    steps = len(actions)
-    moving = np.abs(np.diff(actions[:, gripper], append=actions[-1:, gripper])) > GRIPPER_MOVES
-    begins = moving & ~np.concatenate([[False], moving[:-1]])
-    following = np.full(steps, steps - 1)
-    upcoming = steps - 1
-    for step in range(steps - 1, -1, -1):
-        if begins[step]:
-            upcoming = step
-        following[step] = upcoming
-    return following
 
 
 def shrink(frames: np.ndarray, width: int, height: int) -> np.ndarray:

@@ -17,7 +17,7 @@ import numpy as np
 from contracts import language
 from contracts.errors import ConfigError
 
-FORMAT = 2
+FORMAT = 3
 CAMERAS = ("front", "wrist")
 ROWS = 4
 """Instructions per moment; of a moment with fewer some are repeated."""
@@ -28,7 +28,7 @@ class Glances:
     """F moments, ROWS instructions of each, the scene's own first.
 
     `images` per camera uint8[F, H, W, 3]; `states` float32[F, S]; `chunks` float32[F, T, A] and `keyframes`
-    float32[F, A] where `acted` bool[F];
+    float32[F, A] where `acted` bool[F]; `tips` float32[F, 3] metres;
     `texts` int64[F, ROWS] indexes `tokens` int64[X, L]; `points` float32[F, ROWS, 2, 3] metres, `pixels`
     float32[F, ROWS, cameras, 2, 2] of thing and target, NaN where there is none.
     """
@@ -38,6 +38,7 @@ class Glances:
     chunks: np.ndarray
     keyframes: np.ndarray
     acted: np.ndarray
+    tips: np.ndarray
     texts: np.ndarray
     tokens: np.ndarray
     points: np.ndarray
@@ -87,7 +88,8 @@ def read(
     height, width, chunk = int(meta["height"]), int(meta["width"]), int(meta["chunk"])
     images = {name: np.empty((total, height, width, 3), np.uint8) for name in CAMERAS}
     found: dict[str, list[np.ndarray]] = {
-        name: [] for name in ("state", "chunk", "keyframe", "acted", "text", "points", "pixels")
+        name: []
+        for name in ("state", "chunk", "keyframe", "acted", "tip", "text", "points", "pixels")
     }
     at = 0
     for number, path in enumerate(shards):
@@ -107,7 +109,7 @@ def read(
         found["text"].append(shard["text"][pick] + first_text[worker])
         found["points"].append(shard["points"][pick])
         found["pixels"].append(shard["pixels"][pick])
-        for name in ("state", "chunk", "keyframe", "acted"):
+        for name in ("state", "chunk", "keyframe", "acted", "tip"):
             found[name].append(shard[name][:count])
         at += count
         progress(number + 1, len(shards))
@@ -121,6 +123,7 @@ def read(
         chunks=arrays["chunk"],
         keyframes=arrays["keyframe"],
         acted=arrays["acted"].astype(bool),
+        tips=arrays["tip"],
         texts=arrays["text"].astype(np.int64),
         tokens=np.stack(tokens),
         points=arrays["points"],
@@ -151,6 +154,7 @@ def _check(shard: dict[str, np.ndarray], count: int, chunk: int, path: Path) -> 
         "state": (count, 6),
         "chunk": (count, chunk, 6),
         "keyframe": (count, 6),
+        "tip": (count, 3),
         "points": (rows, 2, 3),
         "pixels": (rows, len(CAMERAS), 2, 2),
     }

@@ -6,11 +6,8 @@ a new task are enough; without one it starts from nothing. Deterministic by seed
 
 from __future__ import annotations
 
-import copy
 import math
-import time
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import msgspec
 import numpy as np
@@ -20,6 +17,9 @@ from torch.nn import functional as F
 from trainer.demonstrations import Samples
 from trainer.policies.flow import FlowPolicy
 from trainer.policies.noise import FeatureNoise, disturb
+from trainer.training import Averaged, Progress, warm_cosine
+
+WARM_UP = 50
 
 
 class ImitateOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -46,16 +46,6 @@ class ImitateOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     seconds: float = math.inf
 
 
-@dataclass(frozen=True)
-class Progress:
-    """What the loop says from time to time. `loss` is a running mean."""
-
-    step: int
-    steps: int
-    loss: float
-    samples_per_s: float
-
-
 def imitate(
     policy: FlowPolicy,
     samples: Samples,
@@ -67,31 +57,24 @@ def imitate(
     torch.set_num_threads(options.threads)
     rng = np.random.default_rng(options.seed)
     generator = torch.Generator().manual_seed(options.seed)
-    policy.train()
-    lay_out(policy, torch.channels_last)
-    average = copy.deepcopy(policy)
-    foretell = _foreteller(policy)
+    training = Averaged(policy, options.average, options.steps, options.batch, report)
     flow = [*policy.head.flow.parameters()]
     groups = [{"params": flow, "scale": 1.0}]
     seen = None if options.trunk_rate > 0 else _views(policy, samples, options, rng)
     scales = None if seen is None else options.noise.scales(seen.flatten(0, 1), policy.config)
     if seen is None:
         groups.append({"params": [*policy.trunk.parameters()], "scale": options.trunk_rate})
-        groups.append({"params": [*foretell.parameters()], "scale": 1.0})
     optimiser = torch.optim.AdamW(groups, lr=options.rate, weight_decay=options.weight_decay)
-    loss_mean, started = math.nan, time.monotonic()
     for step in range(options.steps):
-        elapsed = time.monotonic() - started
-        share = max(step / options.steps, min(elapsed / options.seconds, 1.0))
+        share = max(step / options.steps, min(training.elapsed_s / options.seconds, 1.0))
         if share >= 1.0:
             break
-        rate = options.rate * min(1.0, (step + 1) / 50) * 0.5 * (1 + math.cos(math.pi * share))
+        rate = options.rate * warm_cosine(step, WARM_UP, share)
         for group in optimiser.param_groups:
             group["lr"] = rate * group["scale"]
         batch = rng.integers(len(samples), size=options.batch)
         loss = _loss(
             policy,
-            foretell,
             samples,
             batch,
             seen=seen,
@@ -100,23 +83,12 @@ def imitate(
             rng=rng,
             generator=generator,
         )
-        optimiser.zero_grad(set_to_none=True)
-        torch.autograd.backward(loss)
-        torch.nn.utils.clip_grad_norm_(policy.parameters(), 1.0)
-        optimiser.step()
-        follow(average, policy, min(options.average, (step + 1) / (step + 10)))
-        value = float(loss.detach())
-        loss_mean = value if math.isnan(loss_mean) else 0.98 * loss_mean + 0.02 * value
-        if (step + 1) % 25 == 0 or step + 1 == options.steps:
-            speed = (step + 1) * options.batch / (time.monotonic() - started)
-            report(Progress(step + 1, options.steps, loss_mean, speed))
-    lay_out(average, torch.contiguous_format)
-    return average.eval()
+        training.take(step, loss, optimiser, list(policy.parameters()))
+    return training.result()
 
 
 def _loss(
     policy: FlowPolicy,
-    foretell: torch.nn.Module,
     samples: Samples,
     batch: np.ndarray,
     *,
@@ -135,9 +107,10 @@ def _loss(
     loss = policy.head.flow_loss(features.repeat(options.draws, 1), chunks, generator).mean()
     if seen is None and options.keyframe > 0:
         size = policy.config.action_size
-        goal = torch.from_numpy(samples.keyframes[batch]) - policy.trunk.state_mean[:size]
-        goal = goal / policy.trunk.state_std[:size]
-        loss = loss + options.keyframe * F.smooth_l1_loss(foretell(features), goal, beta=0.2)
+        away = torch.from_numpy(samples.keyframes[batch] - samples.states[batch][:, :size])
+        reach = policy.trunk.told(features)[1][:, :size]
+        goal = away / policy.trunk.state_std[:size]
+        loss = loss + options.keyframe * F.smooth_l1_loss(reach, goal, beta=0.2)
     return loss
 
 
@@ -182,16 +155,6 @@ def _views(
     )
 
 
-def _foreteller(policy: FlowPolicy) -> torch.nn.Module:
-    """Features -> the next keyframe's normalised action; thrown away after training."""
-    config = policy.config
-    return torch.nn.Sequential(
-        torch.nn.Linear(config.features, 128),
-        torch.nn.SiLU(),
-        torch.nn.Linear(128, config.action_size),
-    )
-
-
 def augment(
     images: np.ndarray, shift_px: int, colour: float, rng: np.random.Generator
 ) -> torch.Tensor:
@@ -223,17 +186,3 @@ def recolour(images: np.ndarray, colour: float, rng: np.random.Generator) -> tor
         pixels = pixels * torch.from_numpy(gain).float() + torch.from_numpy(offset).float()
         pixels = pixels.clamp_(0.0, 255.0)
     return pixels
-
-
-@torch.no_grad()
-def lay_out(policy: FlowPolicy, layout: torch.memory_format) -> None:
-    """Convolutions run half again as fast on channels-last weights."""
-    for parameter in policy.parameters():
-        if parameter.dim() == 4:
-            parameter.data = parameter.data.contiguous(memory_format=layout)
-
-
-@torch.no_grad()
-def follow(average: torch.nn.Module, policy: torch.nn.Module, decay: float) -> None:
-    for slow, fast in zip(average.parameters(), policy.parameters(), strict=True):
-        slow.lerp_(fast, 1.0 - decay)

@@ -45,8 +45,9 @@ def command(
     import torch
 
     from trainer import demonstrations
-    from trainer.imitate import ImitateOptions, Progress, imitate
+    from trainer.imitate import ImitateOptions, imitate
     from trainer.imitation_set import card, examples, first_config, successful
+    from trainer.training import Progress
 
     torch.manual_seed(seed)
     torch.set_num_threads(threads)

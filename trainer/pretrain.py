@@ -1,17 +1,15 @@
 """Pretraining: teaches a policy's trunk to see, on glances of simulated training scenes.
 
-Four losses: where in each picture the instruction's thing and target are (cross-entropy over cells); from the
-features, where they are in space and with which joint angles the expert will get there (its next keyframe,
-James and Davison 2022); and what it does next (flow matching). The expert follows one instruction only.
+Four losses: where in each picture the instruction's thing and target are (cross-entropy over cells); where
+they are as seen from the fingertips and how far the expert's joints will go to get there (its next keyframe,
+James and Davison 2022), which the trunk tells; and what it does next (flow matching). The expert follows
+one instruction only.
 The simulator's labels end here: imitation and refinement on top of the trunk see pictures alone.
 Deterministic by seed on one machine.
 """
 
 from __future__ import annotations
 
-import copy
-import math
-import time
 from collections.abc import Callable
 
 import msgspec
@@ -20,18 +18,19 @@ import torch
 from torch.nn import functional as F
 
 from trainer.glances import CAMERAS, ROWS, Glances
-from trainer.imitate import Progress, follow, lay_out, recolour, shift
+from trainer.imitate import recolour, shift
 from trainer.policies.flow import FlowPolicy
-from trainer.policies.vision import CELL_PX, CameraEncoder
+from trainer.policies.vision import CELL_PX, PLACE_SCALE_M, PLACE_SIZE, CameraEncoder
+from trainer.training import Averaged, Progress, warm_cosine
 
-_POINT_SCALE_M = 0.06
+WARM_UP = 200
 
 
 class PretrainOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`steps` gradient steps of `batch` moments with ROWS instructions each; `draws` noise and time draws of
     a chunk; `point` weighs where things are in the pictures, `place` where in space."""
 
-    steps: int = 4000
+    steps: int = 9000
     batch: int = 64
     draws: int = 4
     rate: float = 1e-3
@@ -58,52 +57,26 @@ def pretrain(
     torch.set_num_threads(options.threads)
     rng = np.random.default_rng(options.seed)
     generator = torch.Generator().manual_seed(options.seed)
-    policy.train()
-    lay_out(policy, torch.channels_last)
-    average = copy.deepcopy(policy)
-    foretell = torch.nn.Sequential(
-        torch.nn.Linear(policy.config.features, 128),
-        torch.nn.SiLU(),
-        torch.nn.Linear(128, 6 + policy.config.action_size),
-    )
-    middle = np.nanmean(glances.points.reshape(-1, 3), 0).astype(np.float32)
-    parameters = [
-        *policy.trunk.parameters(),
-        *policy.head.flow.parameters(),
-        *foretell.parameters(),
-    ]
+    training = Averaged(policy, options.average, options.steps, options.batch, report)
+    parameters = [*policy.trunk.parameters(), *policy.head.flow.parameters()]
     optimiser = torch.optim.AdamW(
         parameters, lr=options.rate, weight_decay=options.weight_decay, fused=True
     )
     order = np.empty(0, np.int64)
-    loss_mean, started = math.nan, time.monotonic()
     for step in range(options.steps):
-        share = step / options.steps
-        rate = options.rate * min(1.0, (step + 1) / 200) * 0.5 * (1 + math.cos(math.pi * share))
+        rate = options.rate * warm_cosine(step, WARM_UP, step / options.steps)
         for group in optimiser.param_groups:
             group["lr"] = rate
         if len(order) < options.batch:
             order = rng.permutation(len(glances))
         batch, order = np.sort(order[: options.batch]), order[options.batch :]
-        loss = _loss(policy, foretell, middle, glances, batch, options, rng, generator)
-        optimiser.zero_grad(set_to_none=True)
-        torch.autograd.backward(loss)
-        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimiser.step()
-        follow(average, policy, min(options.average, (step + 1) / (step + 10)))
-        value = float(loss.detach())
-        loss_mean = value if math.isnan(loss_mean) else 0.98 * loss_mean + 0.02 * value
-        if (step + 1) % 25 == 0 or step + 1 == options.steps:
-            speed = (step + 1) * options.batch / (time.monotonic() - started)
-            report(Progress(step + 1, options.steps, loss_mean, speed))
-    lay_out(average, torch.contiguous_format)
-    return average.eval()
+        loss = _loss(policy, glances, batch, options, rng, generator)
+        training.take(step, loss, optimiser, parameters)
+    return training.result()
 
 
 def _loss(
     policy: FlowPolicy,
-    foretell: torch.nn.Module,
-    middle: np.ndarray,
     glances: Glances,
     batch: np.ndarray,
     options: PretrainOptions,
@@ -130,11 +103,12 @@ def _loss(
     states = states + (noise * rng.normal(size=states.shape)).astype(np.float32)
     features = trunk.combine(seen, torch.from_numpy(states).repeat_interleave(ROWS, 0), phrase)
 
-    points = (glances.points[batch].reshape(-1, 6) - np.tile(middle, 2)) / _POINT_SCALE_M
+    place, reach = trunk.told(features)
+    points = (glances.points[batch] - glances.tips[batch][:, None, None]) / PLACE_SCALE_M
+    points = points.reshape(-1, PLACE_SIZE)
     known = torch.from_numpy(np.isfinite(points))
-    told = foretell(features)
     error = F.smooth_l1_loss(
-        told[:, :6], torch.from_numpy(np.nan_to_num(points)), beta=0.1, reduction="none"
+        place, torch.from_numpy(np.nan_to_num(points)), beta=0.1, reduction="none"
     )
     placing = (error * known).sum() / known.sum().clamp(min=1)
 
@@ -142,7 +116,7 @@ def _loss(
     own = torch.from_numpy(acted)
     scale = trunk.state_std[: policy.config.action_size]
     keyframe = (torch.from_numpy(glances.keyframes[batch][acted] - states[acted])) / scale
-    arriving = F.smooth_l1_loss(told[::ROWS, 6:][own], keyframe, beta=0.1)
+    arriving = F.smooth_l1_loss(reach[::ROWS][own], keyframe, beta=0.1)
     chunks = torch.from_numpy(glances.chunks[batch][acted])
     flow = policy.head.flow_loss(
         features[::ROWS][own].repeat(options.draws, 1),

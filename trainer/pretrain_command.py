@@ -18,7 +18,11 @@ def command(
         Path, typer.Option(help="A data set recorded on the robot: its joints, limits and cameras.")
     ],
     output: Annotated[Path, typer.Option(help="Folder that the trained policy is written to.")],
-    steps: Annotated[int, typer.Option(help="Gradient steps.")] = 4000,
+    start: Annotated[
+        Path | None, typer.Option(help="Go on from this pretrained policy, not from nothing.")
+    ] = None,
+    steps: Annotated[int, typer.Option(help="Gradient steps.")] = 9000,
+    rate: Annotated[float, typer.Option(help="Highest learning rate.")] = 1e-3,
     batch: Annotated[int, typer.Option(help="Moments a step, each with four instructions.")] = 64,
     moments: Annotated[int, typer.Option(help="At most so many; 0: all.")] = 0,
     seed: Annotated[int, typer.Option(help="Seeds weights, batches, noise and augmentation.")] = 0,
@@ -30,15 +34,16 @@ def command(
     import torch
 
     from trainer import glances as seen
-    from trainer.imitate import Progress
     from trainer.imitate_command import ProgressBar
     from trainer.imitation_set import card, first_config
     from trainer.policies.flow import FlowPolicy
     from trainer.pretrain import PretrainOptions, pretrain
+    from trainer.training import Progress
 
     texts = seen.instructions(glances)
     width, height = seen.picture_size(glances)
-    config = first_config([robot], width, height, texts)
+    policy = FlowPolicy.load(start) if start else None
+    config = policy.config if policy else first_config([robot], width, height, texts)
     bar = ProgressBar()
     found = seen.read(
         glances,
@@ -48,8 +53,9 @@ def command(
         progress=lambda done, of: bar.show(f"reading {done}/{of}", done == of),
     )
     torch.manual_seed(seed)
-    policy = FlowPolicy(config)
-    policy.set_statistics(found.states[found.acted], found.chunks[found.acted])
+    if policy is None:
+        policy = FlowPolicy(config)
+        policy.set_statistics(found.states[found.acted], found.chunks[found.acted])
 
     def report(progress: Progress) -> None:
         left = (progress.steps - progress.step) * batch / progress.samples_per_s
@@ -59,7 +65,7 @@ def command(
             progress.step == progress.steps,
         )
 
-    options = PretrainOptions(steps=steps, batch=batch, seed=seed, threads=threads)
+    options = PretrainOptions(steps=steps, batch=batch, rate=rate, seed=seed, threads=threads)
     trained = pretrain(policy, found, options, report)
     provenance = card(sys.argv, seed, f"{glances.name}: {len(found)} moments, {steps} steps")
     trained.save(output, seen.examples(found), provenance)

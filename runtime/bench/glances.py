@@ -9,7 +9,8 @@ reserved pair, drawer or instruction (`runtime.bench.split`). A folder holds
 - shard-WW-NNNN.npz (no objects), F moments, R rows, one per (moment, instruction), the scene's own first:
   `jpeg` uint8[N] all pictures end to end, `offsets` int64[2F+1] where each begins (front, wrist, front, ...),
   `state` float32[F, 6] and `chunk` float32[F, T, 6] in deg and %, `keyframe` float32[F, 6] the action at
-  which the jaw next starts to move (else the last), `acted` uint8[F] whether these two count,
+  the next keyframe (`contracts.keyframes`), `acted` uint8[F] whether these two count,
+  `tip` float32[F, 3] between the fingertips, metres in the arm's base frame,
   `rows` int64[F+1] where each moment's rows begin, `text` int32[R], `points` float32[R, 2, 3] metres in the
   arm's base frame and `pixels` float32[R, 2, 2, 2] (camera; thing, target; column, row), NaN where none.
 """
@@ -27,15 +28,17 @@ from pathlib import Path
 import numpy as np
 
 from contracts.images import encode_jpeg
+from contracts.keyframes import next_keyframes
 from runtime.bench import language, render, snapshots
 from runtime.bench.clips import TASK_MIX, instructions, where
 from runtime.bench.experts import EXPERT, make_expert
 from runtime.bench.scene import RandomisationConfig, Scene
 from runtime.bench.split import TRAIN
 from runtime.bench.state import BenchState
+from runtime.bench.wander import Wander
 from runtime.bench.world import World, WorldConfig
 
-FORMAT = 2
+FORMAT = 3
 JPEG_QUALITY = 95
 WIDTH, HEIGHT = 128, 96
 TICK_S = 0.1
@@ -44,10 +47,10 @@ SCENES_PER_SHARD = 500
 OTHER_GOALS = 3
 ARRANGED_SHARE = 0.2
 SETTLE_S = 0.5
-JAW_MOVES_PCT = 6.0
-"""Change of the jaw's target from one tick to the next that counts as moving."""
-# Half of the episodes wander by up to so many degrees, so that the expert is seen to correct itself.
-WANDER_DEG = 2.5
+# Most episodes wander, so that the expert is seen to correct itself: a policy that never saw it takes the
+# hand to be where it belongs and doesn't look (Laskey et al. 2017, DART). Degrees, std of the largest.
+WANDER_DEG = 6.0
+WANDER_SHARE = 0.8
 
 
 class Texts:
@@ -64,6 +67,7 @@ class _Shard:
     def __init__(self) -> None:
         self.jpeg: list[bytes] = []
         self.state: list[np.ndarray] = []
+        self.tip: list[np.ndarray] = []
         self.chunk: list[np.ndarray] = []
         self.keyframe: list[np.ndarray] = []
         self.acted: list[bool] = []
@@ -79,6 +83,7 @@ class _Shard:
             jpeg=np.frombuffer(b"".join(self.jpeg), np.uint8),
             offsets=np.cumsum(lengths),
             state=np.array(self.state, np.float32),
+            tip=np.array(self.tip, np.float32),
             chunk=np.array(self.chunk, np.float32),
             keyframe=np.array(self.keyframe, np.float32),
             acted=np.array(self.acted, np.uint8),
@@ -137,7 +142,7 @@ class Recorder:
         chosen = frozenset(rng.choice(length, size=min(moments, length), replace=False).tolist())
         _, seen = self._play(task, seed, chosen, 0, actions)
         clean = np.array([action for action, _ in actions], np.float32)
-        following = _keyframes(clean)
+        following = next_keyframes(clean)
         for at, state, pictures, poses, joints in seen:
             chunk = clean[np.minimum(at + np.arange(CHUNK), length - 1)]
             # What an expert does who fails is not to be imitated.
@@ -161,8 +166,8 @@ class Recorder:
         actions: list[tuple[np.ndarray, np.ndarray]] = []
         seen = []
         rng = np.random.default_rng([noise_seed, 43])
-        size = rng.uniform(0.0, WANDER_DEG) * float(rng.random() < 0.5)
-        wander = np.zeros(6)
+        size = rng.uniform(0.0, WANDER_DEG) * float(rng.random() < WANDER_SHARE)
+        wander = Wander(rng, size)
         expert = None if again else make_expert(world, seed, EXPERT)
         for tick in range(len(again) if again else round(scene.time_limit_s / TICK_S)):
             if tick in look_at:
@@ -180,8 +185,7 @@ class Recorder:
             else:
                 assert expert is not None
                 action = np.asarray(expert.act(), float)
-                wander = 0.9 * wander + 0.44 * size * rng.normal(size=6) * (1, 1, 1, 1, 2, 0)
-                actions.append((action, action + wander))
+                actions.append((action, action + wander.step()))
                 world.command(actions[-1][1])
             world.step(TICK_S)
             if expert is not None and expert.done:
@@ -202,6 +206,7 @@ class Recorder:
         shard = self._shard
         shard.jpeg += [encode_jpeg(picture, JPEG_QUALITY) for picture in pictures]
         shard.state.append(joints)
+        shard.tip.append(state.tip_m)
         chunk, keyframe = shown or (np.zeros((CHUNK, 6)), np.zeros(6))
         shard.chunk.append(chunk)
         shard.keyframe.append(keyframe)
@@ -221,15 +226,6 @@ class Recorder:
                 np.array([[_pixel(place, pose) for place in places] for pose in poses])
             )
         shard.rows.append(len(shard.text))
-
-
-def _keyframes(actions: np.ndarray) -> np.ndarray:
-    """int64[T]: of each tick the next one at which the jaw starts to move, else the last."""
-    moves = np.abs(np.diff(actions[:, 5], append=actions[-1, 5])) > JAW_MOVES_PCT
-    begins = moves & ~np.concatenate([[False], moves[:-1]])
-    following = np.where(begins, np.arange(len(actions)), len(actions) - 1)
-    nearest: np.ndarray = np.minimum.accumulate(following[::-1])[::-1]
-    return nearest
 
 
 def _pixel(place: np.ndarray | None, camera_to_world: np.ndarray) -> tuple[float, float]:

@@ -7,6 +7,7 @@ in evaluation, as labels in recordings, and where the config says `label: truth`
 
 from __future__ import annotations
 
+import math
 import socket
 import time
 from pathlib import Path
@@ -96,11 +97,13 @@ class Joints(Answer, frozen=True):
 
 
 class Done(Answer, frozen=True):
-    """`accepted` False: fenced off. `finished`: only ever set in evaluation or with `label: truth`."""
+    """`accepted` False: fenced off. `finished`: only ever set in evaluation or with `label: truth`;
+    `progress`: only with `label: truth`."""
 
     now_s: float
     accepted: bool = True
     finished: bool = False
+    progress: float = math.nan
 
 
 class SceneReady(Answer, frozen=True):

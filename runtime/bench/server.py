@@ -192,7 +192,9 @@ class Bench:
                 self._sim_s = request.to_s
                 self._judge()
                 self._render_due()
-        return p.Done(self.now_s, finished=self._finished())
+        told = self._request is not None and self.run.config.episode.label == "truth"
+        progress = self.world.truth().progress if told else math.nan
+        return p.Done(self.now_s, finished=self._finished(), progress=progress)
 
     def expert(self, _: p.Expert) -> p.ExpertMove:
         """The teleoperator's next target, 10 a second; in between the last one."""

@@ -19,6 +19,7 @@ from runtime.bench.scene import Goal, RandomisationConfig, Scene
 from runtime.bench.split import EVAL, check_split
 from runtime.bench.state import BenchState, Truth
 from runtime.bench.tasks import Task, find_task
+from runtime.bench.wander import Wander
 
 # The state is looked at this often within a step(), whatever its length.
 WATCH_S = 0.05
@@ -35,12 +36,14 @@ class BadCommand(ValueError):
 
 @dataclass(frozen=True)
 class WorldConfig:
-    """Image size in pixels, physics step in seconds, and how far scenes vary."""
+    """Image size in pixels, physics step in seconds, and how far scenes vary. `unsteady_deg` above 0: the
+    arm is pushed about by up to so much (std), so that a demonstrator is seen to correct it."""
 
     width: int = 128
     height: int = 96
     physics_dt_s: float = 0.004
     depth_noise: bool = True
+    unsteady_deg: float = 0.0
     randomise: RandomisationConfig = field(default_factory=RandomisationConfig)
 
 
@@ -103,6 +106,8 @@ class World:
         self._physics = Physics(scene, scene_xml(scene, self._view, dt), start, dt)
         self._renderer.forget()
         self._scene, self._task = scene, spec
+        push = np.random.default_rng([*f"{task}/{split}".encode(), seed & 0xFFFFFFFF, 43])
+        self._wander = Wander(push, push.uniform(0.2, 1.0) * self.config.unsteady_deg)
         self._noise_key = (zlib.crc32(f"{task}/{split}".encode()), seed & 0xFFFFFFFF)
         self._start = self._now = self._physics.state()
         self._met_since_s: float | None = None
@@ -202,7 +207,11 @@ class World:
             BadCommand: wrong shape or not finite. Positions outside a joint's range are clamped
                 by the servo, as on the real arm.
         """
-        self._live().command(_checked(target_deg))
+        physics = self._live()
+        target = _checked(target_deg)
+        if self.config.unsteady_deg > 0.0:
+            target = target + self._wander.at(physics.time_s)
+        physics.command(target)
 
     def hold(self) -> None:
         """Goal position := present position."""

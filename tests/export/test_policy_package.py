@@ -42,9 +42,9 @@ def test_the_manifest_says_what_the_runtime_needs(policy: FlowPolicy, package: P
         ("state", "float32", (-1, 6)),
         ("tokens", "int64", (-1, 6)),
     ]
-    assert [(s.name, s.shape) for s in trunk.outputs] == [("features", (-1, 36))]
+    assert [(s.name, s.shape) for s in trunk.outputs] == [("features", (-1, 48))]
     assert [(s.name, s.shape) for s in head.inputs] == [
-        ("features", (1, 36)),
+        ("features", (1, 48)),
         ("noise", (-1, 4, 6)),
     ]
     assert [(s.name, s.dtype, s.shape) for s in head.outputs] == [
@@ -100,7 +100,7 @@ def test_a_release_changes_chunks_and_choice(policy: FlowPolicy, package: Packag
     standby = engine.standby(weights)
     rng = np.random.default_rng(2)
     inputs = {
-        "features": rng.normal(size=(1, 36)).astype(np.float32),
+        "features": rng.normal(size=(1, 48)).astype(np.float32),
         "noise": rng.normal(size=(9, 4, 6)).astype(np.float32),
     }
     answer, base = standby.run(inputs), engine.run(inputs)

@@ -20,7 +20,7 @@ def pretrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("pretrained")
     policy_package(folder / "policy-open_drawer")
     # Not recorded yet: the demo does it.
-    listed = {"open_drawer": {"episodes": 1, "seed_base": 500_000}}
+    listed = {"open_drawer": {"episodes": 1, "seed_base": 500_000, "unsteady_deg": 2.0}}
     (folder / "demonstrations.json").write_text(json.dumps(listed))
     return folder
 

@@ -101,7 +101,7 @@ class _Engine:
         return {k: np.array([v], np.float32) for k, v in self.outputs.items()}
 
 
-def _runner(head: dict[str, Any], **settings: float) -> RewardRunner:
+def _runner(head: dict[str, Any], end_after_s: float = 0.0, **settings: float) -> RewardRunner:
     manifest = SimpleNamespace(
         vocabulary=("drawer", "open", "the"),
         instruction_length=4,
@@ -117,7 +117,8 @@ def _runner(head: dict[str, Any], **settings: float) -> RewardRunner:
     )
     package: Any = SimpleNamespace(manifest=manifest, package_id="p")
     trunk: Any = _Engine({"embedding": 1.0})
-    runner = RewardRunner(package, trunk, swapper, RewardSection(), 10.0)  # type: ignore[arg-type]
+    section = RewardSection(end_after_s=end_after_s)
+    runner = RewardRunner(package, trunk, swapper, section, 10.0)  # type: ignore[arg-type]
     runner.begin_episode("open the drawer")
     return runner
 
@@ -164,6 +165,14 @@ def test_completion_is_sure_only_so_many_times_in_a_row_and_an_abstention_breaks
         False,
         True,
     ]
+
+
+def test_an_episode_goes_on_for_a_while_after_completion_became_sure() -> None:
+    runner = _runner(GOOD, end_after_s=1.0, completion_threshold=0.8, completion_consecutive=2.0)
+    sure = runner.score(PICTURES, 0)
+    said = [runner.is_complete(sure) for _ in range(6)]
+    assert runner.every == 3, "of 10 ticks a second, three scores"
+    assert said == [False] * 4 + [True] * 2
 
 
 def test_a_persons_label_reaches_the_board_without_waiting(tmp_path: Path) -> None:

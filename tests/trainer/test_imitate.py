@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 from contracts.errors import ConfigError, PackageError, SpecMismatch
 from contracts.files.dataset import DatasetWriter
 from contracts.files.dataset_format import Feature
+from contracts.keyframes import next_keyframes
 from contracts.messages import SessionStart
 from contracts.package import Provenance
 from contracts.specs import SO101_JOINTS
@@ -22,7 +23,6 @@ from export.policy import export_policy
 from runtime.engines import EngineOptions, open_engine
 from trainer import demonstrations
 from trainer.app import app
-from trainer.demonstrations import next_keyframes
 from trainer.imitate import ImitateOptions, augment, imitate
 from trainer.imitation_set import first_config
 from trainer.policies.flow import FlowPolicy

@@ -21,7 +21,7 @@ from contracts.files import atomic
 from contracts.files.packages import Package, read_safetensors, safetensors_bytes
 from contracts.package import Provenance
 from contracts.specs import ActionSpec, ObservationSpec
-from trainer.policies.vision import CameraEncoder, Trunk
+from trainer.policies.vision import Trunk, unmixed
 
 CONFIG_FILE = "policy.json"
 WEIGHTS_FILE = "policy.safetensors"
@@ -64,7 +64,7 @@ class FlowConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     @property
     def unmixed(self) -> int:
         """How many of the last features are where things are and the state, see `Trunk`."""
-        return CameraEncoder.POINTS * len(self.cameras) + self.state_size
+        return unmixed(len(self.cameras), self.state_size)
 
 
 class FlowNet(nn.Module):

@@ -15,6 +15,9 @@ CELL_SIZE = 32
 ASKED = 4
 CELL_PX = 4
 """Pixels from one cell of a camera's finer map to the next."""
+PLACE_SIZE = 6
+PLACE_SCALE_M = 0.06
+"""A place is told in units of so many metres."""
 
 
 class InstructionEncoder(nn.Module):
@@ -112,8 +115,9 @@ class CameraEncoder(nn.Module):
 class Trunk(nn.Module):
     """`forward(image of each camera..., state float32[B, S], tokens int64[B, L])` -> float32[B, features].
 
-    The last features are unmixed, for the head to be exact with: where the things asked for are in each
-    picture, and last of all the S values of the normalised state, which it works relative to.
+    The last features are unmixed, for the head to be exact with: what the trunk makes of it all (`tell`),
+    where the things asked for are in each picture, and last of all the S values of the normalised state,
+    which the head works relative to.
     """
 
     state_mean: torch.Tensor
@@ -137,7 +141,10 @@ class Trunk(nn.Module):
         self.cameras = nn.ModuleList(CameraEncoder(height, width) for _ in cameras)
         mixed = CameraEncoder.size * len(cameras) + state_size + PHRASE_SIZE
         self.mix = nn.Sequential(nn.Linear(mixed, 512), nn.ReLU(), nn.Linear(512, 384), nn.ReLU())
-        free = features - state_size - CameraEncoder.POINTS * len(cameras)
+        self.tell = nn.Sequential(
+            nn.Linear(384, 128), nn.ReLU(), nn.Linear(128, PLACE_SIZE + state_size)
+        )
+        free = features - unmixed(len(cameras), state_size)
         if free < 1:
             raise ValueError(f"{features} features are too few for {len(cameras)} cameras")
         self.out = nn.Linear(384, free)
@@ -156,4 +163,18 @@ class Trunk(nn.Module):
         normal = (state - self.state_mean) / self.state_std
         mixed = self.mix(torch.cat([*seen, normal, phrase], 1))
         points = [one[:, -CameraEncoder.POINTS :] for one in seen]
-        return torch.cat([self.norm(self.out(mixed)), *points, normal], 1)
+        return torch.cat([self.norm(self.out(mixed)), self.tell(mixed), *points, normal], 1)
+
+    def told(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Of features [B, F]: where thing and target are, as seen from the fingertips [B, PLACE_SIZE], in
+        units of PLACE_SCALE_M, and how far the joints are from the next keyframe [B, S], normalised. As good
+        as what they were taught: nothing, in a trunk that never saw such labels."""
+        size = self.state_mean.shape[0]
+        begin = features.shape[1] - unmixed(len(self.cameras), size)
+        place = features[:, begin : begin + PLACE_SIZE]
+        return place, features[:, begin + PLACE_SIZE : begin + PLACE_SIZE + size]
+
+
+def unmixed(cameras: int, state_size: int) -> int:
+    """How many of a trunk's last features are exact, see `Trunk`."""
+    return PLACE_SIZE + state_size + CameraEncoder.POINTS * cameras + state_size

@@ -1,9 +1,10 @@
-"""Refinement by imitating one's own successes and, where asked for, choosing the best of N chunks.
+"""Refinement by imitating one's own successes and choosing the best of N chunks by what chunks gained.
 
-Each iteration the flow net imitates successful episodes mixed with the demonstrations (filtered
-behaviour cloning). With `samples` above one, an ensemble of critics learns which chunks end in success; the
-critics travel in the head: the robot draws N chunks and executes the one of the highest pessimistic value.
-Off by default: from pictures the choice cost more successes than it won (docs/results says how many).
+Each iteration the flow net imitates successful episodes mixed with the demonstrations (filtered behaviour
+cloning), and an ensemble of critics learns, from successes and failures alike, how much further the reward
+model's process was after a chunk than before it. The critics travel in the head: the robot draws N chunks and
+executes the one of the highest pessimistic value. An episode's outcome is one bit; what its chunks gained is
+a few dozen numbers, and a miss that is tried again is told from the hit that follows.
 """
 
 from __future__ import annotations
@@ -33,20 +34,23 @@ TENSORS_FILE = "refiner.safetensors"
 
 class BestOfNOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`demonstration_share` of each batch are demonstrations; `samples` above 1 are drawn on the robot once
-    `critic_after` failures and as many successes were seen. A success is worth `discount` to the power of the
-    actions left until it. `average_decay` of the published weights. `thin`: every n-th step is kept, in
-    `views` views of its pictures (`demonstration_views` of a demonstration's); `noise` on all features."""
+    `critic_after` labelled episodes were seen. Critics tell gains from `least_gain` (or less) to `most_gain`
+    (or more) apart. `discount`: of a success, per action left until it, where there is no process.
+    `average_decay` of the published weights. `thin`: every n-th step is kept, in `views` views of its
+    pictures (`demonstration_views` of a demonstration's); `noise` on all features."""
 
     gradient_steps: int = 200
     batch: int = 128
     learning_rate: float = 3e-4
     demonstration_share: float = 0.25
     average_decay: float = 0.98
-    samples: int = 1
-    critic_after: int = 4
-    critic_batch: int = 128
+    samples: int = 16
+    critic_after: int = 20
+    critic_batch: int = 192
     critic_learning_rate: float = 3e-4
-    discount: float = 0.99
+    least_gain: float = -0.2
+    most_gain: float = 0.6
+    discount: float = 0.97
     thin: int = 2
     views: int = 2
     demonstration_views: int = 8
@@ -99,7 +103,15 @@ class BestOfN:
     def update(self, episodes: list[ScoredEpisode], iteration: int) -> Update:
         o, rng = self.options, np.random.default_rng([self._seed, iteration, 1])
         fresh = [
-            self._trunk.trajectory(scored.episode, scored.success, o.thin, o.views, rng)
+            self._trunk.trajectory(
+                scored.episode,
+                scored.success,
+                o.thin,
+                o.views,
+                rng,
+                signals=scored.signals,
+                discount=o.discount,
+            )
             for scored in episodes
             if scored.success is not None and scored.episode.steps > 0
         ]
@@ -111,7 +123,7 @@ class BestOfN:
     def save(self, path: Path) -> None:
         tensors = self._learner.trainer.state()
         for index, kept in enumerate(self._learner.own):
-            for name in ("features", "chunks", "remaining"):
+            for name in ("features", "chunks", "remaining", "gains"):
                 tensors[f"own/{index}/{name}"] = getattr(kept, name)
         state = _State(
             self._package_id,
@@ -139,6 +151,7 @@ class BestOfN:
                 tensors[f"own/{index}/features"],
                 tensors[f"own/{index}/chunks"],
                 tensors[f"own/{index}/remaining"],
+                tensors[f"own/{index}/gains"],
                 success,
             )
             for index, success in enumerate(state.successes)
@@ -169,8 +182,7 @@ class Learner:
         o = self.options
         self.own += fresh
         successes = [kept for kept in self.own if kept.success]
-        failures = [kept for kept in self.own if not kept.success]
-        judging = o.samples > 1 and min(len(successes), len(failures)) >= o.critic_after
+        judging = o.samples > 1 and len(self.own) >= o.critic_after and self._differ()
         rng = np.random.default_rng([seed, iteration])
         noise = torch.Generator().manual_seed(int(rng.integers(1 << 62)))
         from_demonstrations = round(o.batch * o.demonstration_share) if successes else o.batch
@@ -189,7 +201,7 @@ class Learner:
             loss = self.trainer.head.flow_loss(features, chunks, noise).mean()
             imitation.append(float(loss.detach()))
             if judging:
-                judged = self._critic_loss(successes, failures, rng, noise)
+                judged = self._critic_loss(rng, noise)
                 critic.append(float(judged.detach()))
                 loss = loss + judged
             self.trainer.step(loss)
@@ -200,26 +212,23 @@ class Learner:
                 "imitation_loss": float(np.mean(imitation[1:] or imitation)),
                 "critic_loss": float(np.mean(critic[1:] or critic)),
                 "successes": float(len(successes)),
-                "failures": float(len(failures)),
+                "failures": float(len(self.own) - len(successes)),
                 "fresh_success": float(np.mean([float(kept.success) for kept in fresh] or [0.0])),
                 "gradient_steps": float(len(imitation) - 1),
             },
         )
 
-    def _critic_loss(
-        self,
-        successes: list[Trajectory],
-        failures: list[Trajectory],
-        rng: np.random.Generator,
-        noise: torch.Generator,
-    ) -> torch.Tensor:
-        """Cross-entropy against the discounted outcome, as many successes as failures; every critic
-        has its own share of the batch left out, so that they disagree where data are few."""
+    def _differ(self) -> bool:
+        """Whether chunks can be told apart at all: not by a reward that says the same of everything."""
+        gains = np.concatenate([kept.gains for kept in self.own])
+        return float(np.ptp(gains)) > 1e-3
+
+    def _critic_loss(self, rng: np.random.Generator, noise: torch.Generator) -> torch.Tensor:
+        """Cross-entropy against the gain as a share of the range that is told apart; every critic has its
+        own share of the batch left out, so that they disagree where data are few."""
         o = self.options
-        half = o.critic_batch // 2
-        features, chunks, target = _batch(
-            [(successes, half), (failures, o.critic_batch - half)], rng, o.discount
-        )
+        features, chunks, gains = _batch([(self.own, o.critic_batch)], rng)
+        target = ((gains - o.least_gain) / (o.most_gain - o.least_gain)).clamp(0.0, 1.0)
         head = self.trainer.head
         features = disturb(features, self._scales, noise)
         logits = head.critic_logits(features, head.normalise(features, chunks))
@@ -231,20 +240,20 @@ class Learner:
 
 
 def _batch(
-    sources: list[tuple[list[Trajectory], int]], rng: np.random.Generator, discount: float = 1.0
+    sources: list[tuple[list[Trajectory], int]], rng: np.random.Generator
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """So many steps from each list of episodes, every episode as likely as any other: features [B, F],
-    chunks [B, T, A] and discounted outcomes [B]."""
-    features, chunks, outcomes = [], [], []
+    chunks [B, T, A] and gains [B]."""
+    features, chunks, gains = [], [], []
     for episodes, count in sources:
         for pick in rng.integers(len(episodes), size=count) if episodes else ():
             kept = episodes[pick]
             at = int(rng.integers(len(kept.chunks)))
             features.append(kept.features[int(rng.integers(len(kept.features))), at])
             chunks.append(kept.chunks[at])
-            outcomes.append(discount ** kept.remaining[at] if kept.success else 0.0)
+            gains.append(float(kept.gains[at]))
     return (
         torch.from_numpy(np.stack(features)),
         torch.from_numpy(np.stack(chunks)),
-        torch.tensor(outcomes, dtype=torch.float32),
+        torch.tensor(gains, dtype=torch.float32),
     )

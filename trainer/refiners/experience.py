@@ -6,6 +6,7 @@ Knows no refinement method.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from contracts.errors import PackageError
 from contracts.files.dataset_reader import DatasetReader
 from contracts.files.packages import Package
 from contracts.package import ChunkSpec
+from contracts.reward import RewardSignal
 from trainer.imitate import ImitateOptions, augment
 from trainer.interfaces import StoredEpisode
 from trainer.policies.flow import FlowPolicy
@@ -31,12 +33,33 @@ SHIFT_PX, COLOUR = ImitateOptions().shift_px, ImitateOptions().colour
 class Trajectory:
     """One episode at the chunk rate, thinned: `features` float32[V, M, F] of the frozen trunk on V views of
     the same pictures, `chunks` float32[M, T, A] in arm units (what was executed from there on; after the
-    end the last action again), `remaining` float32[M] actions until the end, `success` the label."""
+    end the last action again), `remaining` float32[M] actions until the end, `gains` float32[M] how much
+    further the task is after the chunk than before it, in [-1, 1], `success` the label."""
 
     features: np.ndarray
     chunks: np.ndarray
     remaining: np.ndarray
+    gains: np.ndarray
     success: bool
+
+
+def potential(
+    signals: Sequence[RewardSignal], steps: int, success: bool, step_discount: float
+) -> np.ndarray:
+    """float32[steps + 1]: how far along the task is before every step and after the last, in [0, 1].
+
+    The reward model's process between the steps it scored; 1 after a success. Where it gives no process (a
+    person's label, say), a success counts for less the longer it takes, and all else for nothing.
+    """
+    scored = [(s.step, s.process) for s in signals if not math.isnan(s.process)]
+    if len(scored) > 1:
+        at, process = zip(*scored, strict=True)
+        along = np.interp(np.arange(steps + 1), at, process)
+    else:
+        along = step_discount ** np.arange(steps, -1.0, -1.0) * success
+    if success:
+        along[-1] = 1.0
+    return np.asarray(along, np.float32)
 
 
 def chunks_at(actions: np.ndarray, starts: np.ndarray, length: int, every: int) -> np.ndarray:
@@ -63,8 +86,11 @@ class FrozenTrunk:
         thin: int,
         views: int = 1,
         rng: np.random.Generator | None = None,
+        signals: Sequence[RewardSignal] = (),
+        discount: float = 1.0,
     ) -> Trajectory:
-        """An episode of the robot's, every `thin`-th step of the chunk rate."""
+        """An episode of the robot's, every `thin`-th step of the chunk rate. `signals` are the reward
+        model's, `discount` is that of `potential` per action."""
         times = episode.columns["time.tick"]
         tick_s = float(np.median(np.diff(times))) if len(times) > 1 else 1.0 / self.chunk.rate_hz
         every = _ticks_per_action(tick_s, self.chunk.rate_hz)
@@ -72,7 +98,8 @@ class FrozenTrunk:
         pictures = [episode.frames(name, starts.tolist()) for name in self._manifest.cameras]
         states, text = episode.states[starts], episode.instruction
         features = self.views(pictures, states, text, views, rng)
-        return self._cut(features, episode.actions, starts, every, success=success)
+        along = potential(signals, episode.steps, success, discount ** (1.0 / every))
+        return self._cut(features, episode.actions, starts, every, along, success=success)
 
     def demonstrations(
         self,
@@ -96,7 +123,9 @@ class FrozenTrunk:
                 ]
                 states, text = columns["observation.state"][starts], str(reader.meta(index)["task"])
                 features = self.views(pictures, states, text, views, rng)
-                found.append(self._cut(features, actions, starts, every, success=True))
+                # Nobody scored a demonstration: its steps are imitated, critics don't see them.
+                unknown = np.zeros(len(actions) + 1, np.float32)
+                found.append(self._cut(features, actions, starts, every, unknown, success=True))
         return found
 
     def views(
@@ -142,12 +171,14 @@ class FrozenTrunk:
         actions: np.ndarray,
         starts: np.ndarray,
         every: int,
+        along: np.ndarray,
         *,
         success: bool,
     ) -> Trajectory:
+        ends = np.minimum(starts + every * self.chunk.length, len(actions))
         remaining = ((len(actions) - 1 - starts) / every).astype(np.float32)
         chunks = chunks_at(actions, starts, self.chunk.length, every)
-        return Trajectory(features, chunks, remaining, success)
+        return Trajectory(features, chunks, remaining, along[ends] - along[starts], success)
 
 
 def _ticks_per_action(tick_s: float, rate_hz: float) -> int:

@@ -1,7 +1,7 @@
 """Reward models that others are measured against: a constant, a clock, the bench's truth, a person.
 
 None looks at a picture. `success` and `human` use the label at the episode's end
-(`EpisodeEnd.operator_success`) and nothing else; without one they abstain.
+(`EpisodeEnd.operator_success`), `success` the bench's progress as well; without a label they abstain.
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from contracts.errors import ConfigError
 from contracts.reward import RewardSignal, abstain
@@ -84,21 +86,36 @@ class _LabelReward(_Baseline):
         last, label = episode.steps - 1, episode.end.operator_success
         if label is None:
             return [abstain(last, "the episode has no label", self.model_id)]
+        before = self._before(episode)
+        process = before[-1].process if before and not label else float(label)
         return [
+            *before,
             RewardSignal(
                 last,
-                process=float(label),
+                process=process,
                 completion=float(label),
                 model_id=self.model_id,
                 causal=False,
-            )
+            ),
         ]
+
+    def _before(self, episode: StoredEpisode) -> list[RewardSignal]:
+        """What is known of the steps before the last."""
+        del episode
+        return []
 
 
 class SuccessReward(_LabelReward):
     """The simulator's truth, where the robot's config says `label: truth` (comparison runs only)."""
 
     model_id = "success"
+
+    def _before(self, episode: StoredEpisode) -> list[RewardSignal]:
+        progress = episode.columns["reward.process"].reshape(-1)[:-1]
+        return [
+            RewardSignal(int(step), process=float(progress[step]), model_id=self.model_id)
+            for step in np.flatnonzero(np.isfinite(progress))
+        ]
 
 
 class HumanReward(_LabelReward):

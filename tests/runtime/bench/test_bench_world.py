@@ -137,6 +137,32 @@ def test_randomisation_can_be_turned_off() -> None:
     assert not any(scene.objects for scene in scenes)
 
 
+def test_an_unsteady_arm_is_pushed_the_same_way_for_one_seed_and_comes_back() -> None:
+    steady, shaken = World(), World(WorldConfig(unsteady_deg=5.0))
+
+    def off(world: World, seed: int) -> np.ndarray:
+        """float[40, 6]: where the joints are, less where they were told to be."""
+        world.reset("put_on", seed, EVAL)
+        there = world.positions().astype(float)
+        seen = []
+        for _ in range(40):
+            world.command(there)
+            world.step(0.1)
+            seen.append(world.positions() - there)
+        return np.array(seen)
+
+    still, first = off(steady, 3), off(shaken, 3)
+    assert np.abs(still).max() < 1.0
+    assert np.abs(first[:, :5]).max() > 1.5 and np.abs(first[:, 5]).max() < 1.0, "never the jaw"
+    assert np.abs(first).max() < 40.0
+    assert np.array_equal(first, off(shaken, 3))
+    assert not np.array_equal(first, off(shaken, 4))
+    both = np.concatenate([off(shaken, seed)[:, 0] for seed in range(8)])
+    assert abs(both.mean()) < both.std(), "it is no constant offset"
+    steady.close()
+    shaken.close()
+
+
 def test_the_device_clock_never_goes_back(world: World) -> None:
     world.reset("lift", 1, TRAIN)
     world.step(0.3)

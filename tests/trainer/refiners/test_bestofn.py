@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from contracts.errors import ConfigError, PackageError
 from contracts.files.dataset import DatasetWriter
@@ -13,13 +14,14 @@ from contracts.files.dataset_format import Feature
 from contracts.files.packages import Package, load_package
 from contracts.messages import EpisodeEnd, EpisodeStart, SessionStart
 from contracts.package import check_tensors
+from contracts.reward import RewardSignal, abstain
 from contracts.specs import SO101_JOINTS, ActionSpec, CameraSpec, ObservationSpec
 from export.policy import package_policy
 from trainer.interfaces import EpisodeKey, ScoredEpisode, StoredEpisode
 from trainer.policies.flow import FlowConfig, FlowPolicy
-from trainer.refiners.bestofn import BestOfN
+from trainer.refiners.bestofn import BestOfN, BestOfNOptions, Learner
 from trainer.refiners.demonstrations import DemonstrationsOnly
-from trainer.refiners.experience import chunks_at
+from trainer.refiners.experience import Trajectory, chunks_at, potential
 
 HEIGHT, WIDTH, LENGTH = 24, 32, 4
 UNITS = ("deg",) * 5 + ("percent",)
@@ -55,7 +57,8 @@ def episode(seq: int, steps: int = 9, rate_hz: float = 10.0) -> StoredEpisode:
 
 
 def scored(seq: int, success: bool | None) -> ScoredEpisode:
-    return ScoredEpisode(episode(seq), (), success, "test")
+    signals = (RewardSignal(0, 0.1), RewardSignal(8, 0.3 + 0.4 * bool(success)))
+    return ScoredEpisode(episode(seq), signals, success, "test")
 
 
 def iteration(number: int, success: bool | None = None) -> list[ScoredEpisode]:
@@ -66,7 +69,7 @@ def iteration(number: int, success: bool | None = None) -> list[ScoredEpisode]:
 
 @pytest.fixture(scope="session")
 def package(tmp_path_factory) -> Package:
-    sizes = {"features": 24, "hidden": 16, "blocks": 1, "flow_steps": 2, "critics": 2}
+    sizes = {"features": 36, "hidden": 16, "blocks": 1, "flow_steps": 2, "critics": 2}
     policy = FlowPolicy(
         FlowConfig(
             OBSERVATION,
@@ -166,7 +169,6 @@ def test_another_refiners_state_is_refused(make, tmp_path):
 def test_without_a_success_the_demonstrations_are_imitated(make, package):
     update = make().update(iteration(1, success=False), 1)
     assert check_tensors(package.manifest.refinable, update.tensors) == []
-    assert update.samples == 1  # nothing to tell chunks apart by
     assert update.metrics["successes"] == 0
     assert not same(update.tensors, load_package(package.folder).refinable_weights())
 
@@ -204,6 +206,61 @@ def test_unknown_option_is_named(make):
         make(gradient_stepz=3)
 
 
+def test_potential_is_the_process_between_what_was_scored_and_one_after_a_success():
+    signals = [RewardSignal(0, 0.0), abstain(2, "dark"), RewardSignal(4, 0.4), RewardSignal(6, 0.2)]
+    failed = potential(signals, 8, success=False, step_discount=0.9)
+    np.testing.assert_allclose(failed, [0, 0.1, 0.2, 0.3, 0.4, 0.3, 0.2, 0.2, 0.2], atol=1e-6)
+    assert potential(signals, 8, success=True, step_discount=0.9)[-1] == 1.0
+    labelled = [RewardSignal(2, 1.0, 1.0)]
+    np.testing.assert_allclose(potential(labelled, 3, True, 0.5), [0.125, 0.25, 0.5, 1.0])
+    assert not potential(labelled, 3, False, 0.5).any()
+
+
+def test_a_gain_is_what_the_chunk_brought(make):
+    refiner = make(thin=1)
+    process = [RewardSignal(step, min(step, 6) / 10) for step in range(9)]
+    for rate_hz, steps, every in ((10.0, 9, 1), (30.0, 27, 3)):
+        signals = [RewardSignal(s.step * every, s.process) for s in process]
+        found = refiner._trunk.trajectory(
+            episode(1, steps, rate_hz), success=False, thin=1, signals=signals
+        )
+        expected = [0.4, 0.4, 0.4, 0.3, 0.2, 0.1, 0, 0, 0]
+        np.testing.assert_allclose(found.gains, expected, atol=1e-6)
+
+
+def test_critics_choose_what_gained_and_only_where_something_did(package):
+    """Chunks that lead up gain, those that lead down lose; nothing else tells them apart."""
+    rng = np.random.default_rng(0)
+    size = FlowPolicy.from_package(package).config.features
+
+    def own(gains_differ: bool) -> list[Trajectory]:
+        found = []
+        for _ in range(12):
+            side = np.where(rng.random(20) < 0.5, 1.0, -1.0).astype(np.float32)
+            chunks = rng.normal(size=(20, LENGTH, 6)).astype(np.float32)
+            chunks[..., 0] += 30 * side[:, None]
+            features = rng.normal(size=(1, 20, size)).astype(np.float32)
+            gains = 0.3 * side * gains_differ
+            found.append(Trajectory(features, chunks, np.zeros(20, np.float32), gains, True))
+        return found
+
+    options = BestOfNOptions(
+        samples=4, gradient_steps=150, critic_after=4, critic_learning_rate=3e-3
+    )
+    head = FlowPolicy.from_package(package).head
+    learner = Learner(head, [], options)
+    assert learner.learn(own(gains_differ=True), 0, 1).samples == 4
+    features = torch.zeros(1, size)
+    up, down = torch.zeros(2, 1, LENGTH, 6)
+    up[..., 0], down[..., 0] = 30.0, -30.0
+    chunks = head.normalise(features, torch.cat([up, down]))
+    with torch.no_grad():
+        better, worse = learner.trainer.average.value(features, chunks).tolist()
+    assert better > worse + 0.2
+    same_for_all = Learner(FlowPolicy.from_package(package).head, [], options)
+    assert same_for_all.learn(own(gains_differ=False), 0, 1).samples == 1
+
+
 def test_chunks_repeat_the_last_action():
     actions = np.arange(5, dtype=np.float32)[:, None]
     chunks = chunks_at(actions, np.array([0, 3]), 4, 1)
@@ -214,6 +271,6 @@ def test_a_faster_loop_is_thinned_to_the_chunk_rate(make):
     refiner = make(thin=1)
     slow = refiner._trunk.trajectory(episode(1, 8), success=True, thin=1)
     fast = refiner._trunk.trajectory(episode(1, 24, rate_hz=30.0), success=True, thin=1)
-    assert slow.features.shape == fast.features.shape == (1, 8, 24)
+    assert slow.features.shape == fast.features.shape == (1, 8, 36)
     actions = episode(1, 24).actions
     assert np.array_equal(fast.chunks[0], actions[[0, 3, 6, 9]])

@@ -67,7 +67,7 @@ def stages(work: Path, out: Path) -> Iterator[Stage]:
         (
             *(trainer, "pretrain", "--glances", str(glances), "--steps", str(PRETRAIN_STEPS)),
             *("--robot", str(demonstrations.folder(out, EVALUATION_TASKS[0]))),
-            *("--output", str(work / "trunk"), "--seed", "0"),
+            *("--output", str(work / "trunk"), "--seed", "0", "--threads", "2"),
         ),
     )
     for task in EVALUATION_TASKS:

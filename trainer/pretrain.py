@@ -17,9 +17,10 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
+from contracts.errors import ConfigError
 from trainer.glances import CAMERAS, ROWS, Glances
 from trainer.imitate import recolour, shift
-from trainer.policies.flow import FlowPolicy
+from trainer.policies.flow import FlowConfig, FlowPolicy
 from trainer.policies.vision import CELL_PX, PLACE_SCALE_M, PLACE_SIZE, CameraEncoder
 from trainer.training import Averaged, Progress, warm_cosine
 
@@ -44,6 +45,25 @@ class PretrainOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     average: float = 0.998
     seed: int = 0
     threads: int = 1
+
+
+def check_start(found: FlowConfig, wanted: FlowConfig, what: str) -> None:
+    """Raises `ConfigError` where a policy can't go on with glances and a robot that want another one."""
+    size = (wanted.image_width, wanted.image_height)
+    if (found.image_width, found.image_height) != size or found.action != wanted.action:
+        raise ConfigError(
+            f"policy in {what} is for other pictures or another arm",
+            expected=f"{size} px, {wanted.action.names}",
+            found=f"{(found.image_width, found.image_height)} px, {found.action.names}",
+            remedy="pretrain a new one: leave out --start",
+        )
+    unknown = sorted(set(wanted.vocabulary) - set(found.vocabulary))
+    if unknown:
+        raise ConfigError(
+            f"policy in {what} doesn't know words of these glances",
+            found=", ".join(unknown[:10]),
+            remedy="pretrain a new one: leave out --start",
+        )
 
 
 def pretrain(

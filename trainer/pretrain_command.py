@@ -37,13 +37,16 @@ def command(
     from trainer.imitate_command import ProgressBar
     from trainer.imitation_set import card, first_config
     from trainer.policies.flow import FlowPolicy
-    from trainer.pretrain import PretrainOptions, pretrain
+    from trainer.pretrain import PretrainOptions, check_start, pretrain
     from trainer.training import Progress
 
     texts = seen.instructions(glances)
     width, height = seen.picture_size(glances)
+    config = first_config([robot], width, height, texts)
     policy = FlowPolicy.load(start) if start else None
-    config = policy.config if policy else first_config([robot], width, height, texts)
+    if policy is not None:
+        check_start(policy.config, config, str(start))
+        config = policy.config
     bar = ProgressBar()
     found = seen.read(
         glances,

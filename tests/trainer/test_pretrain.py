@@ -15,7 +15,7 @@ from contracts.errors import ConfigError
 from trainer import glances as seen
 from trainer.policies.flow import FlowPolicy
 from trainer.policies.vision import CELL_PX, CameraEncoder
-from trainer.pretrain import PretrainOptions, pointing_loss, pretrain
+from trainer.pretrain import PretrainOptions, check_start, pointing_loss, pretrain
 
 pytest.importorskip("mujoco", reason="glances are recorded on the bench (extra: sim)")
 
@@ -134,6 +134,15 @@ def test_pretraining_repeats_itself_bit_for_bit_and_learns(folder: Path) -> None
     for name, value in first.state_dict().items():
         assert torch.equal(value, second.state_dict()[name]), name
     assert losses[0] == losses[1] and losses[0] < 20.0
+
+
+def test_a_start_that_does_not_fit_is_refused() -> None:
+    wanted = make_config()
+    check_start(make_config(vocabulary=(*wanted.vocabulary, "tray")), wanted, "x")
+    with pytest.raises(ConfigError, match=r"words.*drawer"):
+        check_start(make_config(vocabulary=("open", "the")), wanted, "x")
+    with pytest.raises(ConfigError, match="pictures"):
+        check_start(make_config(image_width=64), wanted, "x")
 
 
 def test_another_split_or_an_unfinished_folder_is_refused(folder: Path, tmp_path: Path) -> None:

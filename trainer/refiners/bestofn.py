@@ -123,7 +123,7 @@ class BestOfN:
     def save(self, path: Path) -> None:
         tensors = self._learner.trainer.state()
         for index, kept in enumerate(self._learner.own):
-            for name in ("features", "chunks", "remaining", "gains"):
+            for name in ("features", "chunks", "gains"):
                 tensors[f"own/{index}/{name}"] = getattr(kept, name)
         state = _State(
             self._package_id,
@@ -150,7 +150,6 @@ class BestOfN:
             Trajectory(
                 tensors[f"own/{index}/features"],
                 tensors[f"own/{index}/chunks"],
-                tensors[f"own/{index}/remaining"],
                 tensors[f"own/{index}/gains"],
                 success,
             )

@@ -33,12 +33,11 @@ SHIFT_PX, COLOUR = ImitateOptions().shift_px, ImitateOptions().colour
 class Trajectory:
     """One episode at the chunk rate, thinned: `features` float32[V, M, F] of the frozen trunk on V views of
     the same pictures, `chunks` float32[M, T, A] in arm units (what was executed from there on; after the
-    end the last action again), `remaining` float32[M] actions until the end, `gains` float32[M] how much
-    further the task is after the chunk than before it, in [-1, 1], `success` the label."""
+    end the last action again), `gains` float32[M] how much further the task is after the chunk than before,
+    in [-1, 1], `success` the label."""
 
     features: np.ndarray
     chunks: np.ndarray
-    remaining: np.ndarray
     gains: np.ndarray
     success: bool
 
@@ -176,9 +175,8 @@ class FrozenTrunk:
         success: bool,
     ) -> Trajectory:
         ends = np.minimum(starts + every * self.chunk.length, len(actions))
-        remaining = ((len(actions) - 1 - starts) / every).astype(np.float32)
         chunks = chunks_at(actions, starts, self.chunk.length, every)
-        return Trajectory(features, chunks, remaining, along[ends] - along[starts], success)
+        return Trajectory(features, chunks, along[ends] - along[starts], success)
 
 
 def _ticks_per_action(tick_s: float, rate_hz: float) -> int:

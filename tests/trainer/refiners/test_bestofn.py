@@ -241,7 +241,7 @@ def test_critics_choose_what_gained_and_only_where_something_did(package):
             chunks[..., 0] += 30 * side[:, None]
             features = rng.normal(size=(1, 20, size)).astype(np.float32)
             gains = 0.3 * side * gains_differ
-            found.append(Trajectory(features, chunks, np.zeros(20, np.float32), gains, True))
+            found.append(Trajectory(features, chunks, gains, True))
         return found
 
     options = BestOfNOptions(

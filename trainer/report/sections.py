@@ -105,6 +105,7 @@ def success(run: RunData, found: Evaluation) -> Section:
     lead = (
         f"{plural(len(trained), 'training episode')} in "
         f"{plural(len({e.iteration for e in trained}), 'iteration')}, each on a fresh scene. "
+        "Training may explore (policy.explore_deg), an evaluation does not. "
         "The evaluations at the two ends are on scenes of their own, the same for both, "
         "and by the simulator’s truth. "
     )

@@ -325,6 +325,7 @@ def check(config: RobotConfig, source: str) -> None:
         ("policy.execute_steps", config.policy.execute_steps, 1),
         ("recording.frames_every", config.recording.frames_every, 1),
         ("iteration.episodes", config.iteration.episodes, 1),
+        ("reward.end_after_s", config.reward.end_after_s, 0.0),
         ("loop.inference_latency_ticks", config.loop.inference_latency_ticks, 0),
     ):
         if not value >= low:

@@ -236,7 +236,8 @@ class Episode:
                 signal = self._take_signal(reward) or signal
         elif self._last_signal is not None:
             signal, self._last_signal = self._last_signal, None
-        elif not math.isnan(progress := robot.scene.progress()):
+        if not math.isnan(progress := robot.scene.progress()):
+            # A comparison run learns from the bench's verdict, whatever an engine beside it says.
             signal = RewardSignal(step, progress, model_id="truth")
         self._mark("reward")
         return signal

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from trainer.demonstrations import Samples
 from trainer.policies.flow import FlowPolicy
 from trainer.policies.noise import FeatureNoise, disturb
-from trainer.training import Averaged, Progress, warm_cosine
+from trainer.training import Averaged, Progress, begin, warm_cosine
 
 WARM_UP = 50
 
@@ -53,10 +53,7 @@ def imitate(
     report: Callable[[Progress], None] = lambda progress: None,
 ) -> FlowPolicy:
     """The policy's moving average after training; `policy` itself is left where training ended."""
-    torch.manual_seed(options.seed)
-    torch.set_num_threads(options.threads)
-    rng = np.random.default_rng(options.seed)
-    generator = torch.Generator().manual_seed(options.seed)
+    rng, generator = begin(options.seed, options.threads)
     training = Averaged(policy, options.average, options.steps, options.batch, report)
     flow = [*policy.head.flow.parameters()]
     groups = [{"params": flow, "scale": 1.0}]

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from trainer.training import Progress
 
 
 def command(
@@ -47,7 +50,6 @@ def command(
     from trainer import demonstrations
     from trainer.imitate import ImitateOptions, imitate
     from trainer.imitation_set import card, examples, first_config, successful
-    from trainer.training import Progress
 
     torch.manual_seed(seed)
     torch.set_num_threads(threads)
@@ -93,15 +95,7 @@ def command(
         threads=threads,
     )
 
-    def report(progress: Progress) -> None:
-        left = (progress.steps - progress.step) * batch / progress.samples_per_s
-        bar.show(
-            f"step {progress.step}/{progress.steps}  loss {progress.loss:.3f}  "
-            f"{progress.samples_per_s:.0f} samples/s  {left:.0f} s left",
-            progress.step == progress.steps,
-        )
-
-    trained = imitate(policy, samples, options, report)
+    trained = imitate(policy, samples, options, bar.follow)
     trained.save(output, examples(samples, seed), provenance)
     typer.echo(f"{output}: {count} demonstrations, {len(samples)} steps")
 
@@ -116,6 +110,14 @@ class ProgressBar:
     def __init__(self) -> None:
         self._terminal = sys.stderr.isatty()
         self._calls = 0
+
+    def follow(self, progress: Progress) -> None:
+        """A training's progress."""
+        self.show(
+            f"step {progress.step}/{progress.steps}  loss {progress.loss:.3f}  "
+            f"{progress.samples_per_s:.0f} samples/s  {progress.left_s:.0f} s left",
+            progress.step == progress.steps,
+        )
 
     def show(self, text: str, last: bool) -> None:
         self._calls += 1

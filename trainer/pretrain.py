@@ -22,7 +22,7 @@ from trainer.glances import CAMERAS, ROWS, Glances
 from trainer.imitate import recolour, shift
 from trainer.policies.flow import FlowConfig, FlowPolicy
 from trainer.policies.vision import CELL_PX, PLACE_SCALE_M, PLACE_SIZE, CameraEncoder
-from trainer.training import Averaged, Progress, warm_cosine
+from trainer.training import Averaged, Progress, begin, warm_cosine
 
 WARM_UP = 200
 
@@ -73,10 +73,7 @@ def pretrain(
     report: Callable[[Progress], None] = lambda progress: None,
 ) -> FlowPolicy:
     """The policy's moving average after training; `policy` itself is left where training ended."""
-    torch.manual_seed(options.seed)
-    torch.set_num_threads(options.threads)
-    rng = np.random.default_rng(options.seed)
-    generator = torch.Generator().manual_seed(options.seed)
+    rng, generator = begin(options.seed, options.threads)
     training = Averaged(policy, options.average, options.steps, options.batch, report)
     parameters = [*policy.trunk.parameters(), *policy.head.flow.parameters()]
     optimiser = torch.optim.AdamW(

@@ -38,7 +38,6 @@ def command(
     from trainer.imitation_set import card, first_config
     from trainer.policies.flow import FlowPolicy
     from trainer.pretrain import PretrainOptions, check_start, pretrain
-    from trainer.training import Progress
 
     texts = seen.instructions(glances)
     width, height = seen.picture_size(glances)
@@ -60,16 +59,8 @@ def command(
         policy = FlowPolicy(config)
         policy.set_statistics(found.states[found.acted], found.chunks[found.acted])
 
-    def report(progress: Progress) -> None:
-        left = (progress.steps - progress.step) * batch / progress.samples_per_s
-        bar.show(
-            f"step {progress.step}/{progress.steps}  loss {progress.loss:.3f}  "
-            f"{progress.samples_per_s:.0f} moments/s  {left:.0f} s left",
-            progress.step == progress.steps,
-        )
-
     options = PretrainOptions(steps=steps, batch=batch, rate=rate, seed=seed, threads=threads)
-    trained = pretrain(policy, found, options, report)
+    trained = pretrain(policy, found, options, bar.follow)
     provenance = card(sys.argv, seed, f"{glances.name}: {len(found)} moments, {steps} steps")
     trained.save(output, seen.examples(found), provenance)
     typer.echo(f"{output}: {len(found)} moments")

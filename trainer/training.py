@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from trainer.policies.flow import FlowPolicy
@@ -24,6 +25,14 @@ class Progress:
     steps: int
     loss: float
     samples_per_s: float
+    left_s: float
+
+
+def begin(seed: int, threads: int) -> tuple[np.random.Generator, torch.Generator]:
+    """Every source of chance of a training, seeded; the number of threads is fixed with it."""
+    torch.manual_seed(seed)
+    torch.set_num_threads(threads)
+    return np.random.default_rng(seed), torch.Generator().manual_seed(seed)
 
 
 def warm_cosine(step: int, warm_up: int, share: float) -> float:
@@ -69,8 +78,10 @@ class Averaged:
         value = float(loss.detach())
         self._loss = value if math.isnan(self._loss) else 0.98 * self._loss + 0.02 * value
         if (step + 1) % _REPORT_EVERY == 0 or step + 1 == self._steps:
-            speed = (step + 1) * self._batch / self.elapsed_s
-            self._report(Progress(step + 1, self._steps, self._loss, speed))
+            done, steps = step + 1, self._steps
+            speed = done * self._batch / self.elapsed_s
+            left_s = (steps - done) * self.elapsed_s / done
+            self._report(Progress(done, steps, self._loss, speed, left_s))
 
     def result(self) -> FlowPolicy:
         _lay_out(self._average, torch.contiguous_format)

@@ -98,7 +98,7 @@ class Joints(Answer, frozen=True):
 
 class Done(Answer, frozen=True):
     """`accepted` False: fenced off. `finished`: only ever set in evaluation or with `label: truth`;
-    `progress`: only with `label: truth`."""
+    `progress`: only in refinement with `label: truth`."""
 
     now_s: float
     accepted: bool = True

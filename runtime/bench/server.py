@@ -192,7 +192,8 @@ class Bench:
                 self._sim_s = request.to_s
                 self._judge()
                 self._render_due()
-        told = self._request is not None and self.run.config.episode.label == "truth"
+        asked, label = self._request, self.run.config.episode.label
+        told = asked is not None and asked.purpose == "refine" and label == "truth"
         progress = self.world.truth().progress if told else math.nan
         return p.Done(self.now_s, finished=self._finished(), progress=progress)
 

@@ -17,16 +17,16 @@ class Wander:
         self._rng = rng
         self._push = np.sqrt(1.0 - _KEPT**2) * size_deg
         self._steps = 0
-        self.offset = np.zeros(6)
+        self._offset = np.zeros(6)
 
     def step(self) -> np.ndarray:
         """The offset of the next STEP_S."""
-        self.offset = _KEPT * self.offset + self._push * self._rng.normal(size=6) * _SHARES
+        self._offset = _KEPT * self._offset + self._push * self._rng.normal(size=6) * _SHARES
         self._steps += 1
-        return self.offset
+        return self._offset
 
     def at(self, time_s: float) -> np.ndarray:
         """The offset at a time that never goes back."""
         while self._steps <= time_s / STEP_S:
             self.step()
-        return self.offset
+        return self._offset

@@ -181,7 +181,7 @@ class Learner:
         o = self.options
         self.own += fresh
         successes = [kept for kept in self.own if kept.success]
-        judging = o.samples > 1 and len(self.own) >= o.critic_after and self._differ()
+        judging = o.samples > 1 and len(self.own) >= max(1, o.critic_after) and self._differ()
         rng = np.random.default_rng([seed, iteration])
         noise = torch.Generator().manual_seed(int(rng.integers(1 << 62)))
         from_demonstrations = round(o.batch * o.demonstration_share) if successes else o.batch

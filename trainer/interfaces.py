@@ -16,6 +16,7 @@ import numpy as np
 
 from contracts.messages import EpisodeEnd, EpisodeStart, SessionStart
 from contracts.reward import RewardSignal
+from trainer.rewards.frames import FrameContract, Video
 
 
 class EpisodeKey(NamedTuple):
@@ -125,6 +126,59 @@ class RewardModel(Protocol):
 
     def score_episode(self, episode: StoredEpisode) -> list[RewardSignal]:
         """Signals in the order of their steps, at the model's own rate; the last step is always scored."""
+        ...
+
+
+class VideoRewardModel(Protocol):
+    """What any reward model that judges by pictures alone is: a video and an instruction in, a signal out.
+
+    `trainer.rewards.episodes.OnEpisodes` makes a `RewardModel` of it; evaluation, server, distillation and
+    pictures take it as it is. It abstains where it can't say (a failed parse, an output that is not
+    finite); it may also raise, and whoever calls it then abstains for it.
+    """
+
+    @property
+    def model_id(self) -> str:
+        """Changes with weights, prompt texts, frame contract and settings, with nothing else."""
+        ...
+
+    @property
+    def contract(self) -> FrameContract:
+        """Which frames of a video it looks at."""
+        ...
+
+    @property
+    def completion_threshold(self) -> float: ...
+
+    @property
+    def completion_consecutive(self) -> int: ...
+
+    def score(self, video: Video, instruction: str) -> RewardSignal:
+        """The moment of the video's last frame, from that frame and those before it."""
+        ...
+
+
+@runtime_checkable
+class BatchedRewardModel(Protocol):
+    """A `VideoRewardModel` that judges several videos in one forward pass, in no more than that."""
+
+    def score_batch(self, requests: Sequence[tuple[Video, str]]) -> list[RewardSignal]:
+        """One signal a (video, instruction), in their order, as `score` would give them."""
+        ...
+
+
+@runtime_checkable
+class GrowingRewardModel(Protocol):
+    """A `VideoRewardModel` that keeps what it computed of an episode while the episode goes on."""
+
+    def grow(self, instruction: str) -> Growing: ...
+
+
+class Growing(Protocol):
+    """One episode that goes on. Used by one thread."""
+
+    def see(self, video: Video) -> RewardSignal:
+        """`score` of the whole episode so far; `video` holds all of it, and of earlier calls only adds."""
         ...
 
 

@@ -37,7 +37,8 @@ MESSAGES: list[AnyMessage] = [
     EpisodeStart("r", "s", 1, "open", "open-drawer", "refine", 0, "p", 0, "q", 7, 1.0),
     step(3),
     msgspec.structs.replace(
-        step(3), reward=RewardSignal(3, 0.5, 0.25, -1.0, uncertainty=0.1, model_id="m")
+        step(3),
+        reward=RewardSignal(3, 0.5, 0.25, -1.0, uncertainty=0.1, model_id="m", staleness_s=0.2),
     ),
     EpisodeEnd(1, 10, "completed", True, "", {"p99": 0.001}),
     Heartbeat("r", "s", 1, "running", 2, 3, 30.0, 0.001, 4, 5, 6),

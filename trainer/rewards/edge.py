@@ -20,8 +20,11 @@ from contracts.language import encode, unknown_words
 from contracts.package import weights_id
 from contracts.reward import RewardSignal, abstain
 from trainer.interfaces import StoredEpisode
+from trainer.rewards.frames import FrameContract, Video
 
 MODEL = "reward"
+LONGEST = 100_000
+"""Frames of the longest episode it is asked about; it looks at three of them."""
 
 
 class EdgeReward:
@@ -67,6 +70,29 @@ class EdgeReward:
     @property
     def completion_consecutive(self) -> int:
         return int(self._settings.get("completion_consecutive", 1.0))
+
+    @property
+    def contract(self) -> FrameContract:
+        """At the package's rate from the first frame on, both of its cameras, at the package's size."""
+        m = self._manifest
+        rate_hz = self._settings.get("rate_hz", 3.0)
+        return FrameContract(
+            "append", rate_hz, 1, LONGEST, m.cameras, m.image_width * m.image_height
+        )
+
+    def score(self, video: Video, instruction: str) -> RewardSignal:
+        """The video's last frame (`VideoRewardModel`); "earlier" is the frame nearest to that time."""
+        unknown = unknown_words(instruction, self._manifest.vocabulary)
+        last = int(video.steps[-1])
+        if unknown:
+            return abstain(last, f"unknown words: {', '.join(unknown)}", self._model_id)
+        shown = self.contract.shown(video)
+        ago = shown.times_s[-1] - shown.times_s
+        earlier = int(np.abs(ago - self._settings.get("earlier_s", 2.0)).argmin())
+        rows = [0, earlier, len(shown) - 1]
+        seen = shown.take(sorted({*rows}))
+        lag = 1 if earlier < rows[2] else 0
+        return self.score_frames(instruction, seen.views, seen.steps.tolist(), lag)[-1]
 
     def score_episode(self, episode: StoredEpisode) -> list[RewardSignal]:
         """Signals at the package's rate, the last step always; every one abstains if the model can't."""

@@ -13,6 +13,7 @@ from trainer.judgement import check_signals, judge
 from trainer.rewards.data import Clip
 from trainer.rewards.edge import EdgeReward
 from trainer.rewards.evaluate import auc, clock_scorer, constant_scorer, evaluate
+from trainer.rewards.frames import Video
 from trainer.rewards.train_edge import Edge, embed_clip, score
 
 
@@ -48,6 +49,23 @@ def test_the_package_answers_as_torch_does(
         assert np.allclose(found, expected[name], atol=1e-4)
     assert check_signals(signals, clip.record.frames) == ""
     assert judge(signals, reward.completion_threshold, reward.completion_consecutive) is not None
+
+
+def test_a_video_is_scored_as_the_episode_is(reward: EdgeReward, clips: list[Clip]) -> None:
+    clip = clips[1]
+    said = clip.record.goals[0].instructions[0]
+    every = clip.record.rate_hz
+    lag = round(reward._settings["earlier_s"] * every)
+    frames = clip.record.frames
+    whole = reward.score_frames(said, _images(clip), range(frames), lag)
+    video = Video(_images(clip), np.arange(frames) / every, np.arange(frames))
+    for row in (0, 2, frames - 1):
+        now = reward.score(video.until(row), said)
+        assert now.step == row
+        assert now.process == pytest.approx(whole[row].process, abs=1e-5)
+        assert now.completion == pytest.approx(whole[row].completion, abs=1e-5)
+        assert now.contrastive == pytest.approx(whole[row].contrastive, abs=1e-5)
+    assert "unknown words" in reward.score(video, "polish the red cube").abstained
 
 
 def test_larger_pictures_are_scaled(reward: EdgeReward, clips: list[Clip]) -> None:

@@ -1,0 +1,82 @@
+"""A reward model of videos as the daemon uses it: on stored episodes, at a rate.
+
+Owns which moments of an episode are scored. What a signal means stays the model's.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from contracts.errors import EntracteError
+from contracts.reward import RewardSignal, abstain
+from trainer.interfaces import (
+    BatchedRewardModel,
+    GrowingRewardModel,
+    StoredEpisode,
+    VideoRewardModel,
+)
+from trainer.rewards.frames import Video
+
+
+def moments(steps: int, rate_hz: float, scores_per_s: float) -> list[int]:
+    """Steps of an episode at `rate_hz` to score: from the first, `scores_per_s` of them, and the last."""
+    every = max(1, round(rate_hz / scores_per_s)) if scores_per_s > 0 else max(1, steps)
+    return sorted({*range(0, steps, every), steps - 1})
+
+
+def score_moments(
+    model: VideoRewardModel, video: Video, instruction: str, rows: Sequence[int]
+) -> list[RewardSignal]:
+    """Signals of the video's frames `rows` (increasing), each from the frames up to it: as an episode that
+    grows where the model can, else in one batch where it can, else one by one."""
+    if isinstance(model, GrowingRewardModel):
+        growing = model.grow(instruction)
+        return [growing.see(video.until(row)) for row in rows]
+    requests = [(video.until(row), instruction) for row in rows]
+    if isinstance(model, BatchedRewardModel):
+        return model.score_batch(requests)
+    return [model.score(*request) for request in requests]
+
+
+class OnEpisodes:
+    """`RewardModel` of a `VideoRewardModel`. `scores_per_s`: how often an episode is scored (0: at its first
+    and last step alone)."""
+
+    def __init__(self, model: VideoRewardModel, scores_per_s: float) -> None:
+        self.model, self._scores_per_s = model, scores_per_s
+
+    @property
+    def model_id(self) -> str:
+        return self.model.model_id
+
+    @property
+    def completion_threshold(self) -> float:
+        return self.model.completion_threshold
+
+    @property
+    def completion_consecutive(self) -> int:
+        return self.model.completion_consecutive
+
+    def score_episode(self, episode: StoredEpisode) -> list[RewardSignal]:
+        """Abstains at the last step where the episode's pictures can't be had."""
+        wanted = moments(episode.steps, episode.session.action.rate_hz, self._scores_per_s)
+        try:
+            video = episode_video(episode, self.model, wanted)
+        except EntracteError as error:
+            return [abstain(episode.steps - 1, f"no pictures: {error}", self.model_id)]
+        row_of = {int(step): row for row, step in enumerate(video.steps)}
+        return score_moments(self.model, video, episode.instruction, [row_of[s] for s in wanted])
+
+
+def episode_video(episode: StoredEpisode, model: VideoRewardModel, wanted: Sequence[int]) -> Video:
+    """Frames of a stored episode: those to score, and what the model's frame contract looks at between."""
+    rate = episode.session.action.rate_hz
+    contract = model.contract
+    every = max(1, math.floor(rate / contract.rate_hz))
+    steps = np.array(sorted({*wanted, *range(0, episode.steps, every)}))
+    cameras = contract.cameras or tuple(c.name for c in episode.session.observation.cameras)
+    views = {camera: episode.frames(camera, steps.tolist()) for camera in cameras}
+    return Video(views, steps / rate, steps)

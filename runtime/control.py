@@ -1,4 +1,4 @@
-"""The control process: builds the robot (hardware last), runs the plan's episodes, swaps between them.
+"""The control process: runs the plan's episodes on the robot, swaps between them.
 
 `python -m runtime.control --run-dir <dir>`. Exit codes: 0 done, 2 could not start (nothing moved),
 3 a latched fault. The reason is one sentence on stderr and in <run>/control.exit.json.
@@ -22,27 +22,16 @@ import numpy as np
 
 from contracts import __version__
 from contracts.errors import DeviceError, EntracteError
-from contracts.files import atomic
 from contracts.messages import EpisodeEnd, EpisodeStart, ReleaseOutcome, SessionStart
-from contracts.specs import require_compatible
 from runtime import pacing
-from runtime.arms import open_arm
-from runtime.board import Board, LoopState, Owner
-from runtime.cameras import open_cameras
-from runtime.clock import Clock, MonotonicClock, SimulatedClock
+from runtime.board import Board, LoopState
 from runtime.config import Run
-from runtime.episode import Episode, Robot
-from runtime.gate import Gate, limits_of
-from runtime.inference import make_lane
+from runtime.diary import Diary
+from runtime.episode import Episode
 from runtime.keys import FAILURE, SUCCESS
-from runtime.policy import PolicyRunner, open_policy
-from runtime.preflight import check_rates
 from runtime.priority import run_first
-from runtime.reward import RewardRunner, open_reward
-from runtime.ring import Ring
-from runtime.scene import EpisodePlan, open_scene
-from runtime.senses import Senses
-from runtime.stream import Stream
+from runtime.robot import build
+from runtime.scene import EpisodePlan
 from runtime.swap import Swapper
 
 T = TypeVar("T")
@@ -57,84 +46,9 @@ class Control:
 
     def __init__(self, run: Run, board: Board) -> None:
         self.run, self.board = run, board
-        self._state_path = Path(run.run_dir) / "episodes.state.json"
-        self._log_path = Path(run.run_dir) / "episodes.jsonl"
-        self._next_seq = self._recover_seq()
+        self._diary = Diary(run)
         self._reports = self._refused_seq = 0
-        self.robot = self._build()
-
-    # -- building: everything that can be wrong is found before anything moves
-
-    def _build(self) -> Robot:
-        run, config = self.run, self.run.config
-        policy = open_policy(run) if run.plan.driver == "policy" else None
-        reward = open_reward(run) if run.plan.driver == "policy" else None
-        if policy:
-            check_rates(config.loop.rate_hz, policy.chunk.rate_hz)
-        notes = [
-            note
-            for runner in (policy, reward)
-            if runner and run.plan.purpose == "refine"
-            for note in runner.swapper.start()
-        ]
-        for runner in (policy, reward):
-            if runner:
-                runner.warm_up(run)
-        for note in notes:
-            print(f"control: {note}", file=sys.stderr)
-        arm = open_arm(run, "control")
-        senses = Senses(open_cameras(run), arm)
-        self.action = arm.spec()
-        self.observation = senses.spec(self.action)
-        self._check_packages(policy, reward)
-        scene = open_scene(run)
-        lockstep = config.pace == "asap"
-        clock: Clock = (
-            SimulatedClock(scene.advance, scene.advance(0.0)) if lockstep else MonotonicClock()
-        )
-        ring = None if run.plan.sink == "none" else Ring.open(run.ring_path)
-        gate = Gate(
-            arm,
-            limits_of(self.action, config.gate, config.loop.rate_hz),
-            self.board,
-            Owner.CONTROL,
-            config.loop.lease_s,
-        )
-        latency = config.loop.inference_latency_ticks
-        robot = Robot(
-            run,
-            self.board,
-            clock,
-            scene,
-            senses,
-            gate,
-            Stream(
-                ring,
-                self.board,
-                waits=lockstep,
-                depth=config.recording.depth,
-                frames_every=config.recording.frames_every,
-                idle=lambda: self.robot.rest() or not self.board.stop_requested,
-            ),
-            policy,
-            make_lane(lockstep, latency, "policy"),
-            reward,
-            make_lane(lockstep, latency, "reward"),
-            pacing.start(config.loop.rate_hz, clock.now_s()),
-        )
-        return robot
-
-    def _check_packages(self, policy: PolicyRunner | None, reward: RewardRunner | None) -> None:
-        for runner, what in ((policy, "policy"), (reward, "reward model")):
-            if runner is not None:
-                manifest = runner.manifest
-                require_compatible(
-                    manifest.observation,
-                    manifest.action or self.action,
-                    self.observation,
-                    self.action,
-                    f"the {what} {runner.package.folder}",
-                )
+        self.robot = build(run, board)
 
     # -- running
 
@@ -175,7 +89,7 @@ class Control:
         styles = [style for style in plan.style.split(",") if style] or [""]
         done = 0
         while (not limit or done < limit) and not self.board.stop_requested:
-            seq = self._next_seq
+            seq = self._diary.next_seq
             # Fixed seeds pair evaluations; refinement sees a fresh scene in every episode of its life.
             offset = seq if plan.purpose == "refine" else done
             seed = episode.seed_base + offset
@@ -191,8 +105,7 @@ class Control:
         if not self._see_scene(shown_from_s):
             return False
         robot.gate.prepare(robot.senses.observe(robot.clock.now_s()).joints)
-        self._next_seq = plan.episode_seq + 1
-        self._resting(self._save_seq)
+        self._resting(lambda: self._diary.begin(plan.episode_seq))
         board.episode_seq = plan.episode_seq
         started_s = time.monotonic()
         start = self._episode_start(plan, instruction)
@@ -202,7 +115,7 @@ class Control:
         if self.run.config.episode.label == "keys" and end.reason not in ("fault", "aborted"):
             end = self._ask_label(end)
         robot.stream.boundary(end)
-        self._resting(lambda: self._log(plan, start, end, time.monotonic() - started_s))
+        self._resting(lambda: self._diary.end(plan, start, end, time.monotonic() - started_s))
         self._settle(end)
         board.episodes_done += 1
         return not robot.gate.faulted and end.reason != "aborted"
@@ -275,7 +188,7 @@ class Control:
         whole = self.board.episodes_done % iteration.episodes == 0
         if plan.purpose == "refine" and whole and iteration.wait_for_release:
             episode = self.run.config.episode
-            self._boundary(EpisodePlan(self._next_seq, episode.task, -1, plan.purpose))
+            self._boundary(EpisodePlan(self._diary.next_seq, episode.task, -1, plan.purpose))
 
     def _wait_for(self, ready: Callable[[], bool]) -> bool:
         """Rest until a release is ready or its time is out; False: go no further."""
@@ -354,8 +267,8 @@ class Control:
         return SessionStart(
             robot_id=config.robot.id,
             session_id=self.run.session_id,
-            observation=self.observation,
-            action=self.action,
+            observation=self.robot.observation,
+            action=self.robot.action,
             colour_codec="raw",
             depth_codec="raw",
             config_hash=config.config_hash,
@@ -380,45 +293,6 @@ class Control:
             scene_seed=plan.seed,
             started_at_unix_s=time.time(),
         )
-
-    def _log(self, plan: EpisodePlan, start: EpisodeStart, end: EpisodeEnd, wall_s: float) -> None:
-        row = {
-            "session_id": self.run.session_id,
-            "instruction": start.instruction,
-            "policy_version": start.policy_version,
-            "reward_version": start.reward_version,
-            "started_unix_s": start.started_at_unix_s,
-            "wall_s": round(wall_s, 4),
-            "rate_hz": self.run.config.loop.rate_hz,
-            "max_s": self.run.config.episode.max_s,
-            **msgspec.to_builtins(plan),
-            **msgspec.to_builtins(end),
-        }
-        with self._log_path.open("a") as file:
-            file.write(json.dumps(row) + "\n")
-
-    def _recover_seq(self) -> int:
-        if not self._state_path.exists():
-            return 0
-        return int(atomic.read_json(self._state_path)["next_episode_seq"])
-
-    def _save_seq(self) -> None:
-        atomic.write_json(self._state_path, {"next_episode_seq": self._next_seq})
-
-    def close(self) -> None:
-        """The arm in hold and every device closed; never raises."""
-        robot = self.robot
-        for close in (
-            robot.policy_lane.close,
-            robot.reward_lane.close,
-            robot.gate.close,
-            robot.senses.close,
-            robot.scene.close,
-        ):
-            try:
-                close()
-            except (EntracteError, OSError) as error:
-                print(f"control: {error}", file=sys.stderr)
 
 
 def leave_reason(run: Run, code: int, what: str) -> None:
@@ -456,7 +330,7 @@ def main() -> int:
             leave_reason(run, EXIT_FAULT, str(error))
             return EXIT_FAULT
         finally:
-            control.close()
+            control.robot.close()
 
 
 if __name__ == "__main__":

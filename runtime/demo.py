@@ -303,7 +303,9 @@ def _fresh(run_dir: Path) -> None:
 def demo(
     *,
     task: Annotated[str, typer.Option(help="open-drawer or put-on")] = "open-drawer",
-    seed: Annotated[int, typer.Option(help="of refinement, noise and scenes")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, max=demo_plan.LAST_SEED, help="of refinement, noise and scenes")
+    ] = 0,
     iterations: Annotated[int, typer.Option(help="rounds of episodes, update and push")] = 30,
     reward: Annotated[
         str, typer.Option(help=f"what refinement learns from: {', '.join(demo_plan.REWARDS)}")

@@ -16,6 +16,8 @@ REWARDS = ("demo", "zero-shot", "truth", "constant", "clock")
 _MODELS = {"truth": "success", "constant": "constant", "clock": "clock"}
 SOCKETS = ("frames", "episodes", "weights", "health")
 EVALUATION_SEED_BASE = 1_000_000
+LAST_SEED = 48
+"""The next one's training scenes would be those of the demonstrations."""
 
 
 @dataclass(frozen=True)
@@ -122,7 +124,8 @@ def trainer_command(options: Options) -> list[str]:
 
 
 def robot_command(options: Options, endpoints: dict[str, str]) -> list[str]:
-    """`robot-run start`: all iterations. Scenes of two seeds never overlap and lie below the evaluation's."""
+    """`robot-run start`: all iterations. Scenes of two seeds never overlap; up to LAST_SEED they lie
+    below all others."""
     settings: dict[str, Any] = {
         "episode.label": "truth" if options.reward == "truth" else "none",
         "episode.seed_base": 10_000 * (options.seed + 1),

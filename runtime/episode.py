@@ -8,87 +8,19 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass, field
 
 from contracts.errors import DeviceError
 from contracts.messages import EpisodeEnd, GateBit, Step
 from contracts.reward import RewardSignal
 from runtime import pacing
-from runtime.board import Board
-from runtime.clock import Clock
-from runtime.config import Run
-from runtime.gate import Gate, Verdict
-from runtime.inference import Lane
-from runtime.policy import Inference, PolicyRunner
+from runtime.gate import Verdict
 from runtime.reward import RewardRunner
-from runtime.scene import EpisodePlan, Scene
+from runtime.robot import Robot
+from runtime.scene import EpisodePlan
 from runtime.scheduler import NOTHING, Choice, Chunk, Scheduler
-from runtime.senses import Observation, Senses
-from runtime.stream import Stream
+from runtime.senses import Observation
 
 SECTIONS = ("wait", "observe", "infer", "gate", "reward", "record", "board")
-_STATISTICS_EVERY = 15
-
-
-@dataclass
-class Robot:
-    """Everything that a tick touches; built by `runtime.control`, hardware last."""
-
-    run: Run
-    board: Board
-    clock: Clock
-    scene: Scene
-    senses: Senses
-    gate: Gate
-    stream: Stream
-    policy: PolicyRunner | None
-    policy_lane: Lane[Inference]
-    reward: RewardRunner | None
-    reward_lane: Lane[RewardSignal]
-    pace: pacing.Pace
-    window: pacing.LatenessWindow = field(default_factory=pacing.LatenessWindow)
-
-    @property
-    def policy_version(self) -> int:
-        return self.policy.swapper.version if self.policy else 0
-
-    @property
-    def reward_version(self) -> int:
-        return self.reward.swapper.version if self.reward else 0
-
-    def wake(self) -> float:
-        """Wait for the next deadline and count the tick; returns the lateness in seconds."""
-        clock, deadline_s = self.clock, self.pace.deadline_s
-        while (
-            not clock.lockstep
-            and (wake_s := pacing.next_wake(self.pace, clock.now_s())) < deadline_s
-        ):
-            clock.wait_until(wake_s)
-            self.board.beats += 1
-        clock.wait_until(deadline_s)
-        now_s = clock.now_s()
-        self.pace, lateness_s = pacing.begin_tick(self.pace, now_s)
-        self.window.add(now_s, lateness_s)
-        return lateness_s
-
-    def post(self, lateness_s: float) -> None:
-        """Let the other processes see that this loop lives, and how."""
-        board = self.board
-        board.tick_at_s = time.monotonic()
-        board.lateness_s = lateness_s
-        board.loop_state = self.gate.state.mode
-        board.missed_ticks = self.pace.missed
-        if self.pace.tick % _STATISTICS_EVERY == 0:
-            board.lateness_p99_s = self.window.p99_s()
-            board.loop_rate_hz = self.window.rate_hz()
-        board.tick += 1
-
-    def rest(self) -> bool:
-        """A tick in hold between episodes. False: stop was asked for, or the arm was lost."""
-        lateness_s = 0.0 if self.clock.lockstep else self.wake()
-        kept = self.gate.rest()
-        self.post(lateness_s)
-        return kept and not self.board.stop_requested
 
 
 class Episode:

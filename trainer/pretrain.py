@@ -18,6 +18,7 @@ import torch
 from torch.nn import functional as F
 
 from contracts.errors import ConfigError
+from trainer.checkpoint import Checkpoint
 from trainer.glances import CAMERAS, ROWS, Glances
 from trainer.imitate import recolour, shift
 from trainer.policies.flow import FlowConfig, FlowPolicy
@@ -25,6 +26,7 @@ from trainer.policies.vision import CELL_PX, PLACE_SCALE_M, PLACE_SIZE, CameraEn
 from trainer.training import Averaged, Progress, begin, warm_cosine
 
 WARM_UP = 200
+CHECKPOINT_EVERY = 500
 
 
 class PretrainOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -71,16 +73,21 @@ def pretrain(
     glances: Glances,
     options: PretrainOptions,
     report: Callable[[Progress], None] = lambda progress: None,
+    checkpoint: Checkpoint | None = None,
 ) -> FlowPolicy:
-    """The policy's moving average after training; `policy` itself is left where training ended."""
+    """The policy's moving average after training; `policy` itself is left where training ended.
+
+    With a `checkpoint` it goes on where a run before it stopped, bit for bit, and saves where it stands."""
     rng, generator = begin(options.seed, options.threads)
     training = Averaged(policy, options.average, options.steps, options.batch, report)
     parameters = [*policy.trunk.parameters(), *policy.head.flow.parameters()]
     optimiser = torch.optim.AdamW(
         parameters, lr=options.rate, weight_decay=options.weight_decay, fused=True
     )
-    order = np.empty(0, np.int64)
-    for step in range(options.steps):
+    begun = checkpoint and checkpoint.restore(training.modules, optimiser, rng, generator)
+    first, order = begun or (0, np.empty(0, np.int64))
+    training.go_on(first)
+    for step in range(first, options.steps):
         rate = options.rate * warm_cosine(step, WARM_UP, step / options.steps)
         for group in optimiser.param_groups:
             group["lr"] = rate
@@ -89,6 +96,8 @@ def pretrain(
         batch, order = np.sort(order[: options.batch]), order[options.batch :]
         loss = _loss(policy, glances, batch, options, rng, generator)
         training.take(step, loss, optimiser, parameters)
+        if checkpoint and (step + 1) % CHECKPOINT_EVERY == 0:
+            checkpoint.save(step + 1, training.modules, optimiser, rng, generator, order)
     return training.result()
 
 

@@ -30,10 +30,13 @@ def command(
         int, typer.Option(help="Threads; more than the free cores is far slower.")
     ] = 1,
 ) -> None:
-    """Teach a new policy to see, on many simulated scenes, before it imitates demonstrations."""
+    """Teach a new policy to see, on many simulated scenes, before it imitates demonstrations.
+
+    A run that was stopped goes on where it was when the same command is given again."""
     import torch
 
     from trainer import glances as seen
+    from trainer.checkpoint import Checkpoint
     from trainer.imitate_command import ProgressBar
     from trainer.imitation_set import card, first_config
     from trainer.policies.flow import FlowPolicy
@@ -60,7 +63,10 @@ def command(
         policy.set_statistics(found.states[found.acted], found.chunks[found.acted])
 
     options = PretrainOptions(steps=steps, batch=batch, rate=rate, seed=seed, threads=threads)
-    trained = pretrain(policy, found, options, bar.follow)
+    what = f"{options}, {len(found)} moments of {glances}, from {start or 'nothing'}"
+    checkpoint = Checkpoint(output.with_name(f"{output.name}.checkpoint.safetensors"), what)
+    trained = pretrain(policy, found, options, bar.follow, checkpoint)
     provenance = card(sys.argv, seed, f"{glances.name}: {len(found)} moments, {steps} steps")
     trained.save(output, seen.examples(found), provenance)
+    checkpoint.remove()
     typer.echo(f"{output}: {len(found)} moments")

@@ -56,11 +56,20 @@ class Averaged:
         self._policy, self._decay = policy, decay
         self._average = copy.deepcopy(policy)
         self._steps, self._batch, self._report = steps, batch, report
-        self._loss, self._started_s = math.nan, time.monotonic()
+        self._loss, self._started_s, self._first = math.nan, time.monotonic(), 0
 
     @property
     def elapsed_s(self) -> float:
         return time.monotonic() - self._started_s
+
+    @property
+    def modules(self) -> dict[str, FlowPolicy]:
+        """What a checkpoint of this training holds."""
+        return {"trained": self._policy, "average": self._average}
+
+    def go_on(self, step: int) -> None:
+        """`step` steps were done by a run before this one; the speed is of this one."""
+        self._first, self._started_s = step, time.monotonic()
 
     def take(
         self,
@@ -79,9 +88,9 @@ class Averaged:
         self._loss = value if math.isnan(self._loss) else 0.98 * self._loss + 0.02 * value
         if (step + 1) % _REPORT_EVERY == 0 or step + 1 == self._steps:
             done, steps = step + 1, self._steps
-            speed = done * self._batch / self.elapsed_s
-            left_s = (steps - done) * self.elapsed_s / done
-            self._report(Progress(done, steps, self._loss, speed, left_s))
+            pace_s = self.elapsed_s / (done - self._first)
+            left_s = (steps - done) * pace_s
+            self._report(Progress(done, steps, self._loss, self._batch / pace_s, left_s))
 
     def result(self) -> FlowPolicy:
         _lay_out(self._average, torch.contiguous_format)

@@ -11,11 +11,13 @@ import torch
 from tiny_flow import make_config
 
 from contracts import language
-from contracts.errors import ConfigError
+from contracts.errors import ConfigError, PackageError
 from trainer import glances as seen
+from trainer.checkpoint import Checkpoint
 from trainer.policies.flow import FlowPolicy
 from trainer.policies.vision import CELL_PX, CameraEncoder
 from trainer.pretrain import PretrainOptions, check_start, pointing_loss, pretrain
+from trainer.training import Progress
 
 pytest.importorskip("mujoco", reason="glances are recorded on the bench (extra: sim)")
 
@@ -111,29 +113,70 @@ def test_many_questions_of_one_picture_equal_single_ones() -> None:
             torch.testing.assert_close(together[row], alone[0, -told:])
 
 
+def _policy(folder: Path, found: seen.Glances) -> FlowPolicy:
+    torch.manual_seed(0)
+    policy = FlowPolicy(
+        make_config(
+            vocabulary=language.build_vocabulary(seen.instructions(folder)),
+            image_height=96,
+            image_width=128,
+            instruction_length=16,
+            chunk_length=16,
+            features=48,
+        )
+    )
+    policy.set_statistics(found.states[found.acted], found.chunks[found.acted])
+    return policy
+
+
 def test_pretraining_repeats_itself_bit_for_bit_and_learns(folder: Path) -> None:
     found = _read(folder)
-    config = make_config(
-        vocabulary=language.build_vocabulary(seen.instructions(folder)),
-        image_height=96,
-        image_width=128,
-        instruction_length=16,
-        chunk_length=16,
-        features=48,
-    )
     losses: list[float] = []
 
     def run() -> FlowPolicy:
-        torch.manual_seed(0)
-        policy = FlowPolicy(config)
-        policy.set_statistics(found.states[found.acted], found.chunks[found.acted])
         options = PretrainOptions(steps=25, batch=8, rate=2e-3)
-        return pretrain(policy, found, options, lambda at: losses.append(at.loss))
+        return pretrain(_policy(folder, found), found, options, lambda at: losses.append(at.loss))
 
     first, second = run(), run()
     for name, value in first.state_dict().items():
         assert torch.equal(value, second.state_dict()[name]), name
     assert losses[0] == losses[1] and losses[0] < 20.0
+
+
+def test_a_stopped_pretraining_goes_on_bit_for_bit(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trainer.pretrain.CHECKPOINT_EVERY", 10)
+    found = _read(folder)
+    options = PretrainOptions(steps=50, batch=8, rate=2e-3)
+    checkpoint = Checkpoint(tmp_path / "checkpoint.safetensors", "these glances")
+
+    def power_cut(at: Progress) -> None:
+        if at.step < at.steps:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        pretrain(_policy(folder, found), found, options, power_cut, checkpoint)
+    steps: list[int] = []
+    saved = checkpoint.save
+    monkeypatch.setattr(
+        checkpoint, "save", lambda step, *rest: (steps.append(step), saved(step, *rest))
+    )
+    stopped = pretrain(_policy(folder, found), found, options, checkpoint=checkpoint)
+    assert steps == [30, 40, 50], "it went on from the step 20 that it had saved"
+    whole = pretrain(_policy(folder, found), found, options)
+    for name, value in whole.state_dict().items():
+        assert torch.equal(value, stopped.state_dict()[name]), name
+    with pytest.raises(PackageError, match="another training"):
+        pretrain(
+            _policy(folder, found),
+            found,
+            options,
+            checkpoint=Checkpoint(tmp_path / "checkpoint.safetensors", "other glances"),
+        )
+    (tmp_path / "checkpoint.safetensors").write_bytes(b"half")
+    with pytest.raises(PackageError, match="damaged"):
+        pretrain(_policy(folder, found), found, options, checkpoint=checkpoint)
 
 
 def test_a_start_that_does_not_fit_is_refused() -> None:

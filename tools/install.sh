@@ -17,5 +17,6 @@ fi
 [ -x "$venv/bin/python" ] || "$python" -m venv "$venv"
 echo "== torch (CPU build where the index offers one)"
 "$venv/bin/python" -m pip install --quiet "torch==2.13.0"
-echo "== entracte with extras sim, trainer, export, dev"
-"$venv/bin/python" -m pip install --quiet -e ".[sim,trainer,export,dev]"
+extras=sim,trainer,export,vlm,data,cluster,dev
+echo "== entracte with extras $extras"
+"$venv/bin/python" -m pip install --quiet -e ".[$extras]"

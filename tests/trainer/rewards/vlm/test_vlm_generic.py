@@ -1,0 +1,99 @@
+"""A model of another class, through its own processor."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tiny_vlm import build_llava, some_video
+
+from contracts.errors import ConfigError, MissingDependency
+from trainer.rewards.episodes import score_moments
+from trainer.rewards.vlm.generic import GenericEngine
+from trainer.rewards.vlm.model import VlmReward
+
+Judge = Callable[..., VlmReward]
+TASK = "open the drawer"
+
+
+@pytest.fixture(scope="module")
+def llava(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_llava(tmp_path_factory.mktemp("other") / "llava")
+
+
+def test_another_class_scores_as_its_own_forward_says(llava: Path, judge: Judge) -> None:
+    model = judge(llava, signals=["completion"])
+    found = model.score(some_video(3), TASK).completion
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+
+    processor = AutoProcessor.from_pretrained(llava, use_fast=False)
+    net = AutoModelForImageTextToText.from_pretrained(llava).eval()
+    text = model.questions[0].text
+    picture, question = text.fill(TASK).split("<CURRENT>\n")
+    content = [
+        {"type": "text", "text": picture},
+        {"type": "image"},
+        {"type": "text", "text": question},
+    ]
+    rendered = processor.apply_chat_template(
+        [{"role": "user", "content": content}], add_generation_prompt=True
+    )
+    image = Image.fromarray(some_video(3).views["front"][-1])
+    inputs = processor(images=[image], text=f"{rendered}DONE:", return_tensors="pt")
+    with torch.inference_mode():
+        logits = net(**inputs).logits[0, -1]
+    first = [
+        processor.tokenizer.encode(choice, add_special_tokens=False)[0]
+        for choice in (" no", " yes")
+    ]
+    assert found == pytest.approx(float(torch.softmax(logits[first].double(), 0)[1]), abs=1e-5)
+
+
+def test_another_class_batches_and_grows(llava: Path, judge: Judge) -> None:
+    model = judge(llava, signals=["roboreward"])
+    requests = [(some_video(n), TASK) for n in (2, 6)]
+    before = model.engine.forwards
+    batch = model.score_batch(requests)
+    assert model.engine.forwards == before + 1
+    alone = [model.score(*request) for request in requests]
+    grown = [score_moments(model, video, TASK, [len(video) - 1])[0] for video, _ in requests]
+    for signals in (alone, grown):
+        np.testing.assert_allclose(
+            [s.process for s in signals], [s.process for s in batch], atol=1e-5
+        )
+    assert not math.isclose(batch[0].process, batch[1].process, abs_tol=1e-4)
+
+
+def test_another_class_writes_its_answer(llava: Path, judge: Judge) -> None:
+    signal = judge(llava, mode="generate").score(some_video(2), TASK)
+    assert signal.abstained.startswith("unparsable answer")
+
+
+def test_adapters_are_refused_where_they_cannot_be_proven(
+    llava: Path, adapters: dict[str, str], judge: Judge
+) -> None:
+    with pytest.raises(ConfigError, match="llava"):
+        judge(llava, signals=["progress"], adapters={"progress": adapters["progress"]})
+
+
+def test_a_processor_without_its_library_is_one_sentence(qwen3: Path) -> None:
+    try:
+        import torchvision  # noqa: F401
+    except ImportError:
+        with pytest.raises(MissingDependency, match="torchvision"):
+            GenericEngine(None, qwen3)
+    else:
+        pytest.skip("torchvision is here")
+
+
+def test_choices_that_begin_alike_are_refused_before_an_episode(
+    llava: Path, judge: Judge, tmp_path: Path
+) -> None:
+    (tmp_path / "answers.yaml").write_text('progress: {answer: "LEVEL: ", choices: ["1", "10"]}\n')
+    with pytest.raises(ConfigError, match=r"token of its own.*letters"):
+        judge(llava, signals=["progress"], prompts=str(tmp_path))

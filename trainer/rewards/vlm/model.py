@@ -1,0 +1,216 @@
+"""`VlmReward`: questions asked of a vision-language model about a video, and their answers as one signal.
+
+Owns when it abstains and what its identity is. Knows no model class.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+
+import msgspec
+import numpy as np
+
+from contracts.errors import ConfigError, EntracteError
+from contracts.reward import RewardSignal, abstain
+from trainer.interfaces import Growing
+from trainer.rewards.frames import FrameContract, Video
+from trainer.rewards.vlm import roboreward
+from trainer.rewards.vlm.engine import Engine, Session
+from trainer.rewards.vlm.question import Prompt, Question, Reading, mass
+
+LONGEST = 100_000
+"""Frames of the longest episode that several questions, each with its own frames, may choose from."""
+_MOST_WORDS = 16
+"""Tokens of a written answer: "ANSWER: 5" has four; more is no answer."""
+
+
+@dataclass(frozen=True)
+class Judging:
+    """`least_mass`: probability on the choices below which an answer counts as none; `threshold` and
+    `consecutive`: when completion means done; `written`: the model writes its score instead of being read."""
+
+    least_mass: float = 0.05
+    threshold: float = 0.5
+    consecutive: int = 1
+    written: bool = False
+
+
+class VlmReward:
+    """`VideoRewardModel`, batched and growing. One thread at a time."""
+
+    def __init__(
+        self, engine: Engine, questions: Sequence[Question], weights: str, judging: Judging
+    ) -> None:
+        """`weights`: content hash of base model and adapters, and how they were loaded. Raises `ConfigError`
+        for no question, two that give the same signal, or written answers of anything but RoboReward."""
+        given = [name for question in questions for name in question.gives]
+        if not questions or len(set(given)) < len(given):
+            raise ConfigError(
+                "questions of the reward model 'vlm'",
+                expected="one or more, no two of which give the same signal",
+                found={question.text.name: question.gives for question in questions},
+            )
+        if judging.written and [type(q) for q in questions] != [roboreward.RoboReward]:
+            raise ConfigError(
+                "written answers",
+                expected="signals: [roboreward]",
+                found=[q.text.name for q in questions],
+            )
+        self.engine, self.questions, self._judging = engine, tuple(questions), judging
+        self._model_id = _identity(self.questions, weights, judging)
+
+    @property
+    def model_id(self) -> str:
+        return self._model_id
+
+    @property
+    def contract(self) -> FrameContract:
+        """The question's; of several, all frames that any of them may choose from."""
+        frames = [question.frames for question in self.questions]
+        if len(frames) == 1:
+            return frames[0]
+        fastest = max(frame.rate_hz for frame in frames)
+        return FrameContract("append", fastest, 1, LONGEST, frames[0].cameras)
+
+    @property
+    def completion_threshold(self) -> float:
+        return self._judging.threshold
+
+    @property
+    def completion_consecutive(self) -> int:
+        return self._judging.consecutive
+
+    def score(self, video: Video, instruction: str) -> RewardSignal:
+        return self.score_batch([(video, instruction)])[0]
+
+    def score_batch(self, requests: Sequence[tuple[Video, str]]) -> list[RewardSignal]:
+        """All questions about all requests in one padded forward pass."""
+        return self._score(requests, self.engine)
+
+    def grow(self, instruction: str) -> Growing:
+        return _GrowingEpisode(self, self.engine.session(), instruction)
+
+    def _score(
+        self, requests: Sequence[tuple[Video, str]], answerer: Engine | Session
+    ) -> list[RewardSignal]:
+        asked: list[list[list[Prompt]] | EntracteError] = []
+        for video, instruction in requests:
+            try:
+                asked.append([q.ask(video, instruction) for q in self.questions])
+            except EntracteError as error:
+                asked.append(error)
+        if self._judging.written:
+            return [self._written(r, a) for r, a in zip(requests, asked, strict=True)]
+        prompts = [
+            prompt
+            for each in asked
+            if not isinstance(each, EntracteError)
+            for question in each
+            for prompt in question
+        ]
+        answers = iter(self._answers(prompts, answerer))
+        signals = []
+        for (video, _), each in zip(requests, asked, strict=True):
+            step = int(video.steps[-1])
+            if isinstance(each, EntracteError):
+                signals.append(abstain(step, str(each), self._model_id))
+                continue
+            rows = [[next(answers) for _ in question] for question in each]
+            signals.append(self._signal(step, rows))
+        return signals
+
+    def _answers(
+        self, prompts: list[Prompt], answerer: Engine | Session
+    ) -> Sequence[np.ndarray | str]:
+        """Log-probabilities of each prompt's choices, or why it got none: one prompt that can't be laid out
+        (an instruction with tokens of the model's in it) costs only its own request the answer."""
+        try:
+            return answerer.choose(prompts) if prompts else []
+        except ConfigError:
+            raise
+        except EntracteError as error:
+            if len(prompts) == 1:
+                return [str(error)]
+        return [answer for prompt in prompts for answer in self._answers([prompt], self.engine)]
+
+    def _signal(self, step: int, rows: list[list[np.ndarray | str]]) -> RewardSignal:
+        readings: list[Reading] = []
+        for question, answers in zip(self.questions, rows, strict=True):
+            name = question.text.name
+            scores = []
+            for answer in answers:
+                if isinstance(answer, str):
+                    return abstain(step, f"{name}: {answer}", self._model_id)
+                if not np.isfinite(answer).all():
+                    return abstain(
+                        step, f"{name}: the model's logits are not finite", self._model_id
+                    )
+                share = mass(answer)
+                if share < self._judging.least_mass:
+                    reason = (
+                        f"{name}: the model answers something else ({share:.3f} on the choices)"
+                    )
+                    return abstain(step, reason, self._model_id)
+                scores.append(answer)
+            if scores:
+                readings.append(question.read(scores))
+        return self._merge(step, readings)
+
+    def _written(
+        self, request: tuple[Video, str], asked: list[list[Prompt]] | EntracteError
+    ) -> RewardSignal:
+        step = int(request[0].steps[-1])
+        if isinstance(asked, EntracteError):
+            return abstain(step, str(asked), self._model_id)
+        try:
+            answer = self.engine.complete(asked[0][0], _MOST_WORDS)
+        except EntracteError as error:
+            return abstain(step, str(error), self._model_id)
+        score = roboreward.parse(answer)
+        if score is None:
+            return abstain(step, f"unparsable answer: {answer[:80]!r}", self._model_id)
+        return self._merge(step, [roboreward.written(score)])
+
+    def _merge(self, step: int, readings: list[Reading]) -> RewardSignal:
+        fields = {k: v for reading in readings for k, v in reading.fields.items()}
+        if not fields:
+            return abstain(step, "nothing to compare with yet", self._model_id)
+        distribution = next((r.distribution for r in readings if r.distribution), ())
+        doubts = [r.uncertainty for r in readings]
+        return RewardSignal(
+            step=step,
+            score_distribution=distribution,
+            uncertainty=max(doubts) if not any(map(math.isnan, doubts)) else math.nan,
+            model_id=self._model_id,
+            process=fields.get("process", math.nan),
+            completion=fields.get("completion", math.nan),
+            contrastive=fields.get("contrastive", math.nan),
+        )
+
+
+class _GrowingEpisode:
+    """`Growing` of a `VlmReward`: the engine's session keeps what the episode's earlier moments cost."""
+
+    def __init__(self, model: VlmReward, session: Session, instruction: str) -> None:
+        self._model, self._session, self._instruction = model, session, instruction
+
+    def see(self, video: Video) -> RewardSignal:
+        return self._model._score([(video, self._instruction)], self._session)[0]
+
+
+def _identity(questions: Sequence[Question], weights: str, judging: Judging) -> str:
+    """Changes with weights, prompt texts, frame contracts and what else changes a score, nothing else."""
+    described: list[Mapping[str, object]] = [
+        {
+            "prompt": question.text.digest,
+            "frames": msgspec.to_builtins(question.frames),
+            "settings": dict(question.settings),
+        }
+        for question in questions
+    ]
+    whole = json.dumps([weights, described, asdict(judging)], sort_keys=True)
+    return f"vlm-{hashlib.sha256(whole.encode()).hexdigest()[:12]}"

@@ -1,0 +1,205 @@
+"""`EndpointReward`: the questions of `vlm` put to a chat-completions server, their answers as one signal.
+
+Owns when it abstains, and what its identity is. Knows no HTTP.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import msgspec
+
+from contracts.errors import ConfigError, EntracteError
+from contracts.reward import RewardSignal, abstain
+from trainer.rewards.endpoint.caller import Caller
+from trainer.rewards.endpoint.protocol import (
+    Answered,
+    Completion,
+    read_answer,
+    request_body,
+)
+from trainer.rewards.frames import FrameContract, Video
+from trainer.rewards.vlm.question import Prompt, Question, Reading, mass
+from trainer.rewards.vlm.topreward import TopReward
+
+LONGEST = 100_000
+"""Frames of the longest episode that several questions, each with its own frames, may choose from."""
+
+
+@dataclass(frozen=True)
+class Manner:
+    """How it is asked and judged; all of it changes scores. `logprobs`: "auto" falls back to the written
+    answer where the server has none, "require" abstains there, "never" reads the written answer. `top`: how
+    many tokens' log-probabilities; `forced`: the answer's beginning is given (vLLM); `quality` of JPEGs;
+    `least_mass`: probability on the choices below which an answer counts as none."""
+
+    logprobs: Literal["auto", "require", "never"] = "auto"
+    top: int = 20
+    forced: bool = False
+    quality: int = 90
+    least_mass: float = 0.05
+    threshold: float = 0.5
+    consecutive: int = 1
+
+
+class EndpointReward:
+    """`VideoRewardModel`, batched: all questions of a batch are under way at once."""
+
+    def __init__(
+        self, caller: Caller, model: str, questions: Sequence[Question], manner: Manner
+    ) -> None:
+        """`model`: the server's name of it. Raises `ConfigError` for no question, two that give the same
+        signal, or `topreward` without log-probabilities."""
+        given = [name for question in questions for name in question.gives]
+        if not questions or len(set(given)) < len(given):
+            raise ConfigError(
+                "questions of the reward model 'endpoint'",
+                expected="one or more, no two of which give the same signal",
+                found={question.text.name: question.gives for question in questions},
+            )
+        if manner.logprobs == "never" and any(isinstance(q, TopReward) for q in questions):
+            raise ConfigError(
+                "signal 'topreward'", expected="logprobs: auto or require", found="never"
+            )
+        self.caller, self._model, self.questions = caller, model, tuple(questions)
+        self._manner = manner
+        self._listed = manner.logprobs != "never"
+        self._model_id = _identity(model, self.questions, manner)
+
+    @property
+    def model_id(self) -> str:
+        """Of the server's name of the model, prompts, frames and manner; not of where the server is. What
+        the server runs under that name can't be seen from here."""
+        return self._model_id
+
+    @property
+    def contract(self) -> FrameContract:
+        """The question's; of several, all frames that any of them may choose from."""
+        frames = [question.frames for question in self.questions]
+        if len(frames) == 1:
+            return frames[0]
+        fastest = max(frame.rate_hz for frame in frames)
+        return FrameContract("append", fastest, 1, LONGEST, frames[0].cameras)
+
+    @property
+    def completion_threshold(self) -> float:
+        return self._manner.threshold
+
+    @property
+    def completion_consecutive(self) -> int:
+        return self._manner.consecutive
+
+    def score(self, video: Video, instruction: str) -> RewardSignal:
+        return self.score_batch([(video, instruction)])[0]
+
+    def score_batch(self, requests: Sequence[tuple[Video, str]]) -> list[RewardSignal]:
+        """Abstains for each that the server didn't answer in time, or not in the way that was asked for."""
+        asked: list[list[list[Prompt]] | EntracteError] = []
+        for video, instruction in requests:
+            try:
+                asked.append([question.ask(video, instruction) for question in self.questions])
+            except EntracteError as error:
+                asked.append(error)
+        prompts = [
+            prompt
+            for each in asked
+            if not isinstance(each, EntracteError)
+            for question in each
+            for prompt in question
+        ]
+        answers = iter(self._answers(prompts))
+        signals = []
+        for (video, _), each in zip(requests, asked, strict=True):
+            step = int(video.steps[-1])
+            if isinstance(each, EntracteError):
+                signals.append(abstain(step, str(each), self._model_id))
+                continue
+            rows = [[next(answers) for _ in question] for question in each]
+            signals.append(self._signal(step, rows))
+        return signals
+
+    def _answers(self, prompts: Sequence[Prompt]) -> list[Answered | str]:
+        replies = self._ask(prompts)
+        if self._listed and self._manner.logprobs == "auto" and any(map(_no_logprobs, replies)):
+            # The server knows no log-probabilities: from now on its words alone.
+            self._listed = False
+            again = [row for row, reply in enumerate(replies) if _no_logprobs(reply)]
+            for row, reply in zip(again, self._ask([prompts[row] for row in again]), strict=True):
+                replies[row] = reply
+        return [self._read(*pair) for pair in zip(replies, prompts, strict=True)]
+
+    def _ask(self, prompts: Sequence[Prompt]) -> list[Completion | str]:
+        manner = self._manner
+        top = manner.top if self._listed else 0
+        bodies: list[Mapping[str, Any]] = [
+            request_body(self._model, prompt, top=top, forced=manner.forced, quality=manner.quality)
+            for prompt in prompts
+        ]
+        return self.caller.ask(bodies)
+
+    def _read(self, reply: Completion | str, prompt: Prompt) -> Answered | str:
+        if isinstance(reply, str):
+            return reply
+        found = read_answer(reply, prompt, forced=self._manner.forced)
+        if isinstance(found, str):
+            self.caller.spent.failures[found.partition(" ")[0]] += 1
+        elif found.written and self._manner.logprobs == "require":
+            return "the server gives no log-probabilities"
+        return found
+
+    def _signal(self, step: int, rows: Sequence[Sequence[Answered | str]]) -> RewardSignal:
+        readings: list[Reading] = []
+        written = False
+        for question, answers in zip(self.questions, rows, strict=True):
+            name = question.text.name
+            scores = []
+            for answer in answers:
+                reason = answer if isinstance(answer, str) else self._doubtful(question, answer)
+                if isinstance(answer, str) or reason:
+                    return abstain(step, f"{name}: {reason}", self._model_id)
+                scores.append(answer.log_probabilities)
+                written = written or answer.written
+            if scores:
+                readings.append(question.read(scores))
+        fields = {k: v for reading in readings for k, v in reading.fields.items()}
+        if not fields:
+            return abstain(step, "nothing to compare with yet", self._model_id)
+        return RewardSignal(
+            step,
+            score_distribution=next((r.distribution for r in readings if r.distribution), ()),
+            # A written answer comes without doubt, so how much there was is unknown.
+            uncertainty=math.nan if written else max(r.uncertainty for r in readings),
+            model_id=self._model_id,
+            process=fields.get("process", math.nan),
+            completion=fields.get("completion", math.nan),
+            contrastive=fields.get("contrastive", math.nan),
+        )
+
+    def _doubtful(self, question: Question, answer: Answered) -> str:
+        """Why an answer is none; "" for one that is."""
+        if isinstance(question, TopReward) and (answer.written or answer.unlisted):
+            # Its score is the log-probability itself: a bound on it is not one.
+            return "the server lists no log-probability of one of the choices"
+        share = mass(answer.log_probabilities)
+        if share < self._manner.least_mass:
+            return f"the model answers something else ({share:.3f} on the choices)"
+        return ""
+
+
+def _no_logprobs(reply: Completion | str) -> bool:
+    """The server refused the question because it asked for log-probabilities."""
+    return isinstance(reply, str) and reply.startswith("refused: HTTP 4") and "logprobs" in reply
+
+
+def _identity(model: str, questions: Sequence[Question], manner: Manner) -> str:
+    described = [
+        [question.text.digest, msgspec.to_builtins(question.frames), dict(question.settings)]
+        for question in questions
+    ]
+    whole = json.dumps([model, described, vars(manner)], sort_keys=True)
+    return f"endpoint-{hashlib.sha256(whole.encode()).hexdigest()[:12]}"

@@ -1,8 +1,7 @@
-"""`robot-reward build-data`: records clips on the simulated bench, in a process of its own."""
+"""`robot-reward build-data`: a data set for reward models from the sources of a recipe file."""
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -11,17 +10,26 @@ import typer
 
 
 def command(
-    output: Annotated[Path, typer.Option(help="Folder to write.")],
-    episodes: Annotated[int, typer.Option(help="Clips in all.")] = 5600,
-    split: Annotated[str, typer.Option(help="train or eval.")] = "train",
-    tasks: Annotated[list[str] | None, typer.Option(help="Task names; a mix by default.")] = None,
-    seed: Annotated[int, typer.Option()] = 1,
-    arranged: Annotated[float, typer.Option(help="Share of arranged scenes.")] = 0.5,
-    workers: Annotated[int, typer.Option()] = 2,
+    recipe: Annotated[Path, typer.Option(help="YAML: sources with weights, what to derive.")],
+    output: Annotated[Path, typer.Option(help="Folder to write; an unfinished one goes on.")],
+    workers: Annotated[int, typer.Option(help="Processes on this machine.")] = 1,
+    ray: Annotated[bool, typer.Option(help="Work on Ray Data; same bytes.")] = False,
 ) -> None:
-    """Record clips on the simulated bench, with counterfactual instructions and state-based labels."""
-    command = [sys.executable, "-m", "runtime.bench.clips", "--split", split]
-    command += [*(["--tasks", *tasks] if tasks else []), "--episodes", str(episodes)]
-    command += ["--seed", str(seed), "--arranged", str(arranged), "--workers", str(workers)]
-    done = subprocess.run([*command, "--output", str(output)], check=False)
-    raise typer.Exit(done.returncode)
+    """Mix recordings into RoboReward-format data and LRM-format frames, relabelled, clipped and split."""
+    from trainer.reward_data import card, ray_build
+    from trainer.reward_data.build import build
+    from trainer.reward_data.recipe import read_recipe
+
+    runner = ray_build.run if ray else None
+    read = read_recipe(recipe)
+    with typer.progressbar(length=1, label="source videos", file=sys.stderr) as bar:
+
+        def show(done: int, of: int) -> None:
+            bar.length = of
+            bar.update(done - bar.pos)
+
+        figures = build(read, output, workers=workers, run=runner, progress=show)
+    counts = ", ".join(f"{name} {count}" for name, count in figures["origins"].items())
+    typer.echo(f"{output}: {figures['samples']} samples ({counts})")
+    typer.echo("\n".join(card.bars(figures["scores"])))
+    typer.echo(f"data card: {output / 'README.md'}")

@@ -1,0 +1,71 @@
+"""LeRobotDataset v3.0: Entracte's own and LeRobot's.
+
+Outcome, best first: the operator's or simulator's label of Entracte's episodes, `next.success` of the last
+step, what the recipe takes demonstrations for.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from contracts.errors import EntracteError
+from contracts.files.dataset_format import CAMERA_PREFIX, VIDEO
+from contracts.files.dataset_reader import DatasetReader
+from trainer.reward_data.readers import LeRobotPictures
+from trainer.reward_data.record import HIGHEST, LOWEST, Goal, SourceVideo, digest
+from trainer.reward_data.settings import Outcome, SourceSettings, folder_of
+
+SUCCESS = "next.success"
+
+
+class LeRobotSettings(SourceSettings, frozen=True, kw_only=True):
+    """`camera`: name or key of the camera ("": the first by name); `outcome`: what an episode without a
+    label is taken for; `failure`: the 1-5 score of one that is labelled a failure."""
+
+    camera: str = ""
+    outcome: Outcome = "success"
+    failure: int = LOWEST
+
+
+def read(settings: LeRobotSettings) -> list[SourceVideo]:
+    """Every committed episode that has a task."""
+    reader = DatasetReader(folder_of(settings))
+    cameras = sorted(key for key, f in reader.features.items() if f.dtype == VIDEO)
+    wanted = settings.camera
+    key = next((k for k in cameras if wanted in ("", k, k.removeprefix(CAMERA_PREFIX))), None)
+    if key is None:
+        raise EntracteError(
+            f"source '{settings.name}': camera '{wanted}'", expected=f"one of {cameras}"
+        )
+    videos = []
+    for index in range(reader.num_episodes):
+        meta = reader.meta(index)
+        if not meta["task"]:
+            continue
+        reward, origin = _label(reader, index, meta["extra"], settings)
+        where = digest("lerobot", reader.root.resolve().name, index)
+        videos.append(
+            SourceVideo(
+                source=settings.name,
+                video_id=f"{settings.name}/{digest(where, key)}",
+                group=where,
+                pictures=LeRobotPictures(str(reader.root), index, key),
+                frames=meta["length"],
+                rate_hz=float(reader.fps),
+                goals=(Goal((meta["task"],), reward, origin),),
+                licence=settings.licence,
+            )
+        )
+    return videos
+
+
+def _label(
+    reader: DatasetReader, index: int, extra: dict[str, object], settings: LeRobotSettings
+) -> tuple[int | None, str]:
+    end = extra.get("end")
+    said = end.get("operator_success") if isinstance(end, dict) else None
+    if said is None and SUCCESS in reader.features:
+        said = bool(np.asarray(reader.episode(index, [SUCCESS])[SUCCESS]).ravel()[-1])
+    if said is not None:
+        return (HIGHEST if said else settings.failure), "human or simulator"
+    return (HIGHEST, "demonstration") if settings.outcome == "success" else (None, "unknown")

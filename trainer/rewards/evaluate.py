@@ -1,4 +1,4 @@
-"""Measures a reward model on clips with known truth. Owns the metrics, pure over arrays.
+"""Measures a reward model on every frame of clips with known truth: the quick look.
 
 Completion is ranked at matched times: success frames against the *last* frames of failures. Earlier frames
 as negatives would let a clock score well (it gets about one half or less here).
@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from trainer.rewards.data import Clip
+from trainer.rewards.evaluation.metrics import roc_auc, spearman
+from trainer.rewards.evaluation.nearest import NearestDemonstrations
 
 Signals = dict[str, np.ndarray]
 Scorer = Callable[[Clip, str], Signals]
@@ -56,36 +58,6 @@ class Report:
             "figures": {k: plain(v) for k, v in self.figures.items()},
             "intervals": {k: [plain(v) for v in pair] for k, pair in self.intervals.items()},
         }
-
-
-def auc(positive: np.ndarray, negative: np.ndarray) -> float:
-    """Probability that a positive scores above a negative; ties count half. NaN if either is empty."""
-    if not len(positive) or not len(negative):
-        return math.nan
-    values = np.concatenate([positive, negative])
-    order = np.argsort(values, kind="mergesort")
-    ranks = np.empty(len(values))
-    ranks[order] = np.arange(1, len(values) + 1)
-    for value in np.unique(values):
-        same = values == value
-        ranks[same] = ranks[same].mean()
-    high = ranks[: len(positive)].sum() - len(positive) * (len(positive) + 1) / 2
-    return float(high / (len(positive) * len(negative)))
-
-
-def rank_correlation(a: np.ndarray, b: np.ndarray) -> float:
-    """Spearman's, ties averaged; NaN where either is constant."""
-    if len(a) < 3 or np.ptp(a) == 0 or np.ptp(b) == 0:
-        return math.nan
-    ranks = [_ranks(np.round(v.astype(np.float64), 4)) for v in (a, b)]
-    return float(np.corrcoef(ranks[0], ranks[1])[0, 1])
-
-
-def _ranks(values: np.ndarray) -> np.ndarray:
-    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
-    ends = np.cumsum(counts)
-    out: np.ndarray = (ends - (counts - 1) / 2)[inverse]
-    return out
 
 
 def judged(completion: np.ndarray, threshold: float, consecutive: int) -> bool:
@@ -175,7 +147,7 @@ def _row(scorer: Scorer, clip: Clip, threshold: float, consecutive: int) -> _Row
         verdict=judged(completion, threshold, consecutive),
         fired=when,
         fired_true=bool(when >= 0 and success[max(0, when - 1) : when + 2].any()),
-        correlation=rank_correlation(signals["process"], progress),
+        correlation=spearman(signals["process"], progress),
         ordered=(np.sign(signals["contrastive"]) == np.sign(gap))[clear].astype(float),
         wrong=np.array(wrong),
     )
@@ -190,7 +162,7 @@ def _figures(rows: Sequence[_Row]) -> dict[str, float]:
         return float(np.mean(found)) if found else math.nan
 
     return {
-        "auc": auc(
+        "auc": roc_auc(
             np.concatenate([r.positives for r in good]) if good else np.zeros(0),
             np.array([r.negative for r in bad]),
         ),
@@ -222,27 +194,13 @@ def nearest_scorer(
 ) -> Scorer:
     """Nearest demonstration frame by frozen features: the baseline that a learned match must beat.
 
-    Progress is the neighbour's normalised time; completion compares the distance to the last frames
-    with the distance to all earlier ones. `demonstrations`: embeddings [T, D] of each. No label: they
-    succeed by construction.
+    See `NearestDemonstrations`. `demonstrations`: embeddings [T, D] of each.
     """
-    bank, times = [], []
-    for features in demonstrations:
-        bank.append(features)
-        times.append(np.linspace(0.0, 1.0, len(features)))
-    table, when = np.concatenate(bank), np.concatenate(times)
-    scale = table.std(axis=0) + 1e-3
-    table = table / scale
+    nearest = NearestDemonstrations(demonstrations)
 
     def score(clip: Clip, instruction: str) -> Signals:
         del instruction
-        features = embed(clip) / scale
-        squared = (features**2).sum(1)[:, None] + (table**2).sum(1)[None] - 2.0 * features @ table.T
-        near = np.argsort(squared, axis=1)[:, :3]
-        process = when[near].mean(axis=1)
-        end = squared[:, when >= 0.95].min(axis=1)
-        before = squared[:, when < 0.8].min(axis=1)
-        completion = 1.0 / (1.0 + np.exp(np.clip((end - before) / table.shape[1] * 20.0, -30, 30)))
+        process, completion = nearest.read(embed(clip))
         earlier = process[np.maximum(np.arange(len(process)) - lag, 0)]
         return {"process": process, "completion": completion, "contrastive": process - earlier}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -41,6 +41,8 @@ from trainer.rewards.train_edge import (
 LICENCE = "Apache-2.0"
 REPLAYED_CLIPS = 900
 CALIBRATION_CLIPS = 500
+Relabel = Callable[[Sequence[Clip]], list[Clip]]
+"""Clips as training shall see them: their own labels, or a teacher's."""
 
 
 def train_zero_shot(
@@ -48,18 +50,22 @@ def train_zero_shot(
     validation: Sequence[Path],
     settings: TrainSettings,
     report: Progress | None = None,
+    relabel: Relabel = list,
+    notes: str = "",
 ) -> tuple[Edge, dict[str, float]]:
     """Train, fit the ground, calibrate on kept-back pairs and fixtures; the model and its figures."""
     clips = load_clips(data)
-    training = training_part(clips)
-    kept = played(validation_part([*clips, *load_clips(validation)]))
+    training = relabel(training_part(clips))
+    kept = relabel(
+        _spread(played(validation_part([*clips, *load_clips(validation)])), CALIBRATION_CLIPS)
+    )
     edge = train(training, settings, report=report)
     edge.trained_on = trained_on(training)
     edge.fx = read_meta(data[0]).fx
     fit_ground(edge, ground_frames(edge, training))
-    figures = calibrate(edge, _spread(kept, CALIBRATION_CLIPS), settings.false_positive_rate)
+    figures = calibrate(edge, kept, settings.false_positive_rate)
     keep_examples(edge, next(clip for clip in training if clip.record.rate_hz))
-    edge.provenance = provenance([*data, *validation], settings.seed)
+    edge.provenance = provenance([*data, *validation], settings.seed, notes)
     return edge, figures
 
 

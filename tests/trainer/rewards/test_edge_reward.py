@@ -12,7 +12,8 @@ from contracts.errors import PackageError
 from trainer.judgement import check_signals, judge
 from trainer.rewards.data import Clip
 from trainer.rewards.edge import EdgeReward
-from trainer.rewards.evaluate import auc, clock_scorer, constant_scorer, evaluate
+from trainer.rewards.evaluate import clock_scorer, constant_scorer, evaluate
+from trainer.rewards.evaluation.metrics import roc_auc
 from trainer.rewards.frames import Video
 from trainer.rewards.train_edge import Edge, embed_clip, score
 
@@ -129,8 +130,8 @@ def test_no_package_is_one_clear_sentence(tmp_path: Path) -> None:
 
 
 def test_a_clock_does_not_pass_at_matched_times(clips: list[Clip]) -> None:
-    assert auc(np.array([2.0, 3.0]), np.array([1.0, 2.0])) == 0.875
-    assert np.isnan(auc(np.zeros(0), np.ones(2)))
+    assert roc_auc(np.array([2.0, 3.0]), np.array([1.0, 2.0])) == 0.875
+    assert np.isnan(roc_auc(np.zeros(0), np.ones(2)))
     for scorer in (constant_scorer, clock_scorer):
         report = evaluate(scorer, clips, "baseline", "open_tray")
         assert report.episodes == 2

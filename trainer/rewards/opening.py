@@ -1,0 +1,43 @@
+"""Opens a reward model by name, for the commands that show it videos rather than the daemon's episodes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import yaml
+
+from contracts import registry
+from contracts.errors import ConfigError
+from trainer.interfaces import VideoRewardModel
+
+
+def options_of(assignments: Sequence[str]) -> dict[str, Any]:
+    """Options of a model from `key=value` words; values are YAML (numbers, lists, true)."""
+    found: dict[str, Any] = {}
+    for word in assignments:
+        key, equals, value = word.partition("=")
+        if not equals or not key:
+            raise ConfigError("option of a reward model", expected="key=value", found=word)
+        found[key.strip()] = yaml.safe_load(value)
+    return found
+
+
+def open_video_model(
+    name: str,
+    package: Path | None = None,
+    options: Mapping[str, Any] | None = None,
+    seed: int = 0,
+) -> VideoRewardModel:
+    """The model of the entry-point group `entracte.reward_models` that judges videos. Raises `ConfigError`
+    for one that needs an episode's label (a person's, the bench's)."""
+    factory = registry.load("reward_models", name)
+    made = factory(package=package, demonstrations=(), options=dict(options or {}), seed=seed)
+    model = getattr(made, "model", made)  # what `OnEpisodes` wraps
+    if not hasattr(model, "score") or not hasattr(model, "contract"):
+        raise ConfigError(
+            f"reward model '{name}' judges whole episodes by their label, not videos",
+            expected="one with a frame contract, as edge or vlm",
+        )
+    return cast(VideoRewardModel, model)

@@ -29,7 +29,12 @@ class OutcomeSpool:
         self._told_s = -AGAIN_S
         self.lost = 0
         atomic.make_directory(folder)
-        for path in sorted(folder.glob(f"*{SUFFIX}")):
+        for path in sorted(folder.iterdir()):
+            if path.suffix != SUFFIX:
+                path.unlink(
+                    missing_ok=True
+                )  # of a link that was killed while it wrote: it tells again
+                continue
             try:
                 message = wire.unpack([atomic.read_bytes(path, wire.MAX_HEADER_BYTES)]).message
             except (atomic.FileError, WireError):

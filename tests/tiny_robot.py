@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
+import msgspec
 import numpy as np
 from tiny_package import ACTION, OBSERVATION
 
@@ -13,9 +14,14 @@ from contracts.messages import EpisodeEnd, EpisodeStart, SessionStart, Step
 Parts = list[bytes | memoryview]
 
 
-def session_start(session_id: str = "s1", robot_id: str = "bench-0") -> SessionStart:
+def session_start(
+    session_id: str = "s1", robot_id: str = "bench-0", cameras: Sequence[str] = ("front",)
+) -> SessionStart:
+    front = OBSERVATION.cameras[0]
+    seen = tuple(msgspec.structs.replace(front, name=camera) for camera in cameras)
+    observation = msgspec.structs.replace(OBSERVATION, cameras=seen)
     return SessionStart(
-        robot_id, session_id, OBSERVATION, ACTION, "", "", "cfg", "0.1.0", "asap", 10.0
+        robot_id, session_id, observation, ACTION, "", "", "cfg", "0.1.0", "asap", 10.0
     )
 
 
@@ -41,14 +47,17 @@ def step(index: int, version: int = 0) -> Step:
     )
 
 
-def pictures(index: int, seed: int) -> list[tuple[wire.Buffer, np.ndarray]]:
+def pictures(
+    index: int, seed: int, cameras: Sequence[str] = ("front",)
+) -> list[tuple[wire.Buffer, np.ndarray]]:
     ramp = np.arange(24 * 32, dtype=np.uint16).reshape(24, 32)
     # Smooth, as pictures of a table are: sharp colour edges would measure the codecs' chroma.
     colour = np.stack([ramp // 5 + 3 * index + 5 * seed % 30 + 20 * c for c in range(3)], -1)
-    return [
-        wire.raw("front.colour", np.minimum(colour, 255).astype(np.uint8)),
-        wire.raw("front.depth", (ramp + 500 + index).astype(np.uint16)),
-    ]
+    found = []
+    for camera in cameras:
+        found.append(wire.raw(f"{camera}.colour", np.minimum(colour, 255).astype(np.uint8)))
+        found.append(wire.raw(f"{camera}.depth", (ramp + 500 + index).astype(np.uint16)))
+    return found
 
 
 def episode(
@@ -60,6 +69,7 @@ def episode(
     purpose: str = "refine",
     version: int = 0,
     success: bool | None = None,
+    cameras: Sequence[str] = ("front",),
 ) -> Iterator[Parts]:
     """Packets of one episode as control packs them, pictures raw."""
     yield wire.pack(
@@ -79,5 +89,5 @@ def episode(
         )
     )
     for index in range(steps):
-        yield wire.pack(step(index, version), pictures(index, seq))
+        yield wire.pack(step(index, version), pictures(index, seq, cameras))
     yield wire.pack(EpisodeEnd(seq, steps, "time_limit", success))

@@ -49,6 +49,17 @@ class RefinerSection(_Section, frozen=True):
     options: dict[str, Any] = {}
 
 
+class AdaptationSection(_Section, frozen=True):
+    """Adapts the robot's own reward head between episodes. `package`: the edge reward package that the robot
+    runs, empty for never. `labels`: whose word counts, "operator" (a person's) and "model" (the trainer's
+    reward model, where it is another than the robot's); a person's wins. `options`: see
+    `trainer.rewards.adaptation.AdaptationOptions`."""
+
+    package: str = ""
+    labels: tuple[str, ...] = ("operator", "model")
+    options: dict[str, Any] = {}
+
+
 class IterationSection(_Section, frozen=True):
     """`episodes`: stored and scored episodes of purpose "refine" per update. `count`: 0 until stopped."""
 
@@ -82,6 +93,7 @@ class TrainerConfig(_Section, frozen=True):
     listen: ListenSection = ListenSection()
     reward: RewardSection = RewardSection()
     refiner: RefinerSection = RefinerSection()
+    adaptation: AdaptationSection = AdaptationSection()
     iteration: IterationSection = IterationSection()
     release: ReleaseSection = ReleaseSection()
     store: StoreSection = StoreSection()

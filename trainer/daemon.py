@@ -200,8 +200,8 @@ class Daemon:
 
     def _on_weights(self, peer: bytes, packet: Packet) -> None:
         message = packet.message
-        publisher = self._work.publisher
         if isinstance(message, ReleaseQuery):
+            publisher = self._work.publisher_of(message.target)
             if len(self._robots) >= MAX_PEERS and peer not in self._robots:
                 self._robots.clear()
             self._robots[peer] = message.robot_id
@@ -211,7 +211,10 @@ class Daemon:
             if isinstance(answer, ReleaseOffer) and publisher is not None:
                 self._note_offer(message.robot_id, publisher.newest_seq, answer)
             self._send("weights", peer, wire.pack(answer))
-        elif isinstance(message, ReleaseWant) and publisher is not None:
+        elif isinstance(message, ReleaseWant):
+            publisher = self._work.publisher_of(message.target)
+            if publisher is None:
+                raise WireError("nothing is released for that target", found=message.target)
             self._send("weights", peer, publisher.answer_want(message))
         elif isinstance(message, ReleaseOutcome):
             self._on_outcome(message)

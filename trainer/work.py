@@ -12,7 +12,7 @@ import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
@@ -23,25 +23,38 @@ from contracts.files import atomic
 from contracts.files.packages import load_package, read_manifest
 from contracts.messages import ReleaseOffer
 from contracts.package import package_id
+from contracts.reward import RewardSignal
 from contracts.weights import read_tensors
 from trainer.config import TrainerConfig
-from trainer.interfaces import Refiner, RewardModel, ScoredEpisode, Update
+from trainer.interfaces import (
+    EpisodeKey,
+    Refiner,
+    RewardModel,
+    ScoredEpisode,
+    StoredEpisode,
+    Update,
+)
 from trainer.metrics import Metrics
 from trainer.publisher import Publisher
 from trainer.scoring import Scorer
 from trainer.store import IndexEntry, Store
+
+if TYPE_CHECKING:
+    from trainer.reward_heads import RewardHeads
 
 REFINE = "refine"
 
 
 class WorkState(msgspec.Struct, frozen=True):
     """`consumed_arrival`: arrival of the last episode that an update has used. `record`: the metrics line
-    of the last iteration, written again if a kill kept it from the file."""
+    of the last iteration, written again if a kill kept it from the file. `reward_seq`: newest release of
+    the robot's reward head."""
 
     iteration: int = 0
     consumed_arrival: int = -1
     published_seq: int = 0
     refiner: str = ""
+    reward_seq: int = 0
     record: dict[str, Any] = {}
 
 
@@ -66,10 +79,17 @@ class Work:
         self.publisher: Publisher | None = None
         if config.refiner.kind:
             self._open_refiner()
+        self._heads = self._open_heads() if config.adaptation.package else None
         self._pending: list[ScoredEpisode | None] = []
         self._arrived = -1
         self.note = "waiting for episodes"
         """What is going on, for `ReleaseNone` and the live view."""
+
+    def publisher_of(self, target: str) -> Publisher | None:
+        """Who releases for that target ("policy" or "reward"); None where nobody does."""
+        if target == "reward":
+            return self._heads.publisher if self._heads else None
+        return self.publisher
 
     @property
     def iteration(self) -> int:
@@ -85,6 +105,8 @@ class Work:
         if entry.arrival <= self._arrived:
             return
         self._arrived = entry.arrival
+        if self._heads and entry.purpose in (REFINE, "") and not entry.problem:
+            self._heads.note(entry.key)
         if entry.arrival <= self.state.consumed_arrival:
             return
         wanted = entry.purpose in self._config.reward.purposes or entry.problem
@@ -174,13 +196,41 @@ class Work:
             "metrics": {name: float(value) for name, value in update.metrics.items()},
         }
         record = msgspec.json.decode(msgspec.json.encode(record))  # NaN becomes null
-        self.state = WorkState(iteration, arrival, manifest.publish_seq, refiner, record)
-        atomic.write_bytes(self._state_path, msgspec.json.encode(self.state))
+        seq = manifest.publish_seq
+        self._commit(WorkState(iteration, arrival, seq, refiner, self.state.reward_seq, record))
         self._pending = []
-        self._offer(manifest.publish_seq)
+        self._offer(self.publisher, seq)
         self._metrics.add("iteration", **record)
         self._drop_old_refiners(keep=2)
+        self._adapt(iteration)
         self.note = "finished" if self.done else "waiting for episodes"
+
+    def _commit(self, state: WorkState) -> None:
+        self.state = state
+        atomic.write_bytes(self._state_path, msgspec.json.encode(state))
+
+    def _adapt(self, iteration: int) -> None:
+        """The robot's reward head learns what came since; a failure costs its release, never the daemon."""
+        if self._heads is None:
+            return
+        self.note = f"iteration {iteration}: adapting the reward head"
+        try:
+            update, record = self._heads.learn(self._labelled, iteration)
+            if update:
+                manifest = self._heads.publisher.prepare(update, iteration)
+                self._commit(msgspec.structs.replace(self.state, reward_seq=manifest.publish_seq))
+                self._offer(self._heads.publisher, manifest.publish_seq)
+                record["publish_seq"] = manifest.publish_seq
+        except Exception as error:  # as with a refiner: the robot goes on with the head it has
+            record = {"failure": f"{type(error).__name__}: {error}"}
+        self._metrics.add("reward_head", iteration=iteration, **record)
+
+    def _labelled(self, key: EpisodeKey) -> tuple[StoredEpisode, list[RewardSignal]] | None:
+        known = self._store.load_scores(key, self.scorer.model.model_id)
+        try:
+            return self._store.load(self._store.entry(key)), known[0] if known else []
+        except (EntracteError, OSError):
+            return None
 
     def _update(self, episodes: list[ScoredEpisode], iteration: int) -> tuple[Update, str]:
         """The refiner's update or, if it failed, the last weights again: the robot must not wait for
@@ -210,9 +260,8 @@ class Work:
         chunk = package.manifest.chunk
         return Update(package.refinable_weights(), chunk.samples if chunk else 1)
 
-    def _offer(self, publish_seq: int) -> None:
-        assert self.publisher is not None
-        self._on_offer(publish_seq, self.publisher.commit(publish_seq))
+    def _offer(self, publisher: Publisher, publish_seq: int) -> None:
+        self._on_offer(publish_seq, publisher.commit(publish_seq))
 
     def _open_refiner(self) -> None:
         config = self._config
@@ -246,7 +295,17 @@ class Work:
         if state.refiner:
             self.refiner.load(self._state_path.parent / state.refiner)
         if state.published_seq:
-            self._offer(state.published_seq)
+            self._offer(self.publisher, state.published_seq)
+
+    def _open_heads(self) -> RewardHeads:
+        from trainer.reward_heads import (
+            open_heads,
+        )  # torch, which storing and scoring may do without
+
+        heads = open_heads(self._root, self._config, self.scorer.model.model_id)
+        if self.state.reward_seq:
+            self._offer(heads.publisher, self.state.reward_seq)
+        return heads
 
     def _load_state(self) -> WorkState:
         atomic.make_directory(self._state_path.parent)

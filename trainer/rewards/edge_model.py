@@ -206,6 +206,13 @@ class Relation(nn.Module):
     def forward(
         self, first: Tensor, frame: Tensor, text: Tensor, slots: Tensor
     ) -> tuple[Tensor, Tensor]:
+        seen, scores = self.gather(first, frame, text, slots)
+        return self.join(seen), scores
+
+    def gather(
+        self, first: Tensor, frame: Tensor, text: Tensor, slots: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """What `join` makes the hidden state of: float32[B, J], by far the larger part of the work."""
         shape = self.shape
         cut = shape.front_size
         front = [
@@ -247,7 +254,7 @@ class Relation(nn.Module):
             ],
             dim=1,
         )
-        return self.join(joined), scores
+        return joined, scores
 
 
 class Ground(nn.Module):
@@ -358,11 +365,16 @@ class EdgeHead(nn.Module):
         context: tuple[Tensor, Tensor] | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Hidden state of a frame (with its match, if any) and the slots' scores over the cells."""
-        hidden, scores = self.relation(first, frame, text, slots)
+        seen, scores = self.relation.gather(first, frame, text, slots)
+        return self.conclude(seen, context), scores
+
+    def conclude(self, seen: Tensor, context: tuple[Tensor, Tensor] | None = None) -> Tensor:
+        """Hidden state with its match from what `relation` gathered of a frame [B, J]."""
+        hidden: Tensor = self.relation.join(seen)
         if self.shape.context:
             vectors, progress = context or (self.context, self.context_progress)
             hidden = torch.cat([hidden, self.match(hidden, vectors, progress)], dim=1)
-        return hidden, scores
+        return hidden
 
     def contrast(self, earlier: Tensor, current: Tensor) -> Tensor:
         """Logit of "current is nearer to the goal" from two hidden states [B, width]; odd in the swap."""

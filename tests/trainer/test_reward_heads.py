@@ -1,0 +1,129 @@
+"""The robot's reward head as a release: a person's labels in, a signed head out, swapped on the robot."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+from daemon_bench import Robot, Trainer, wait
+from tiny_package import make_package
+
+from contracts.errors import ConfigError
+from contracts.files.packages import Package
+from contracts.language import build_vocabulary
+from contracts.package import Provenance
+from export.reward import package_reward
+from trainer.config import AdaptationSection, TrainerConfig
+from trainer.reward_heads import open_heads
+from trainer.rewards.edge import EdgeReward
+from trainer.rewards.edge_model import EdgeShape
+from trainer.rewards.train_edge import new_edge
+
+SAID = ("open the drawer", "close the drawer", "open the lid", "close the lid")
+CAMERAS = ("front", "wrist")
+# A head of random weights learns nothing of use here: the exchange is what is tested.
+LENIENT = "{least: 1, least_gain: -1000, drift: 1, steps: 2, learning_rate: 1.0e-6, frames: 4}"
+
+
+@pytest.fixture(scope="module")
+def policy(tmp_path_factory: pytest.TempPathFactory) -> Package:
+    return make_package(tmp_path_factory.mktemp("policy") / "policy")
+
+
+@pytest.fixture(scope="module")
+def reward(tmp_path_factory: pytest.TempPathFactory) -> Package:
+    """An edge model of random weights that takes every picture for familiar."""
+    vocabulary = build_vocabulary(SAID)
+    edge = new_edge(EdgeShape(vocabulary_size=len(vocabulary)), vocabulary, 0)
+    edge.head.ground.limit.data.fill_(1e9)
+    rng = np.random.default_rng(0)
+    edge.examples = {
+        f"images.{camera}": rng.integers(0, 255, (3, 96, 128, 3), np.uint8) for camera in CAMERAS
+    }
+    edge.examples["tokens"] = np.ones((1, edge.shape.instruction_length), np.int64)
+    edge.trained_on = {"instructions": list(SAID)}
+    edge.provenance = Provenance("test", 0, "", "", 0.0, {})
+    edge.trunk.fuse()
+    return package_reward(edge, tmp_path_factory.mktemp("reward") / "reward")
+
+
+@pytest.fixture
+def trainer(tmp_path: Path, policy: Package) -> Iterator[Trainer]:
+    (tmp_path / "trainer").mkdir()
+    trainer = Trainer(tmp_path / "trainer", policy)
+    yield trainer
+    if trainer.process is not None and trainer.process.poll() is None:
+        trainer.stop(signal.SIGKILL)
+
+
+def test_labels_reach_the_robot_as_a_new_reward_head(
+    tmp_path: Path, policy: Package, reward: Package, trainer: Trainer
+) -> None:
+    settings = {
+        "adaptation__package": reward.folder,
+        "adaptation__options": LENIENT,
+        "iteration__episodes": 6,
+    }
+    trainer.start(**settings)
+    robot = Robot(tmp_path / "robot", policy, trainer, reward=reward, cameras=CAMERAS).start()
+    try:
+        for seq in range(6):
+            robot.play(seq, success=seq % 2 == 0)
+        wait("a release of each", lambda: robot.board.staged_reward_seq == 1, 60)
+        assert robot.board.staged_policy_seq == 1
+        swapper = robot.swapper("reward")
+        assert [outcome.outcome for outcome in swapper.swap(6)] == ["swapped"]
+        assert swapper.version == 1
+        swapper.close()
+        (record,) = trainer.records("reward_head")
+        assert record["refused"] == "" and record["publish_seq"] == 1
+        assert record["successes"] == record["failures"] == 3
+
+        trainer.stop(
+            signal.SIGKILL
+        )  # what was published is offered again, and lessons are read again
+        trainer.start(**settings)
+        for seq in range(6, 12):
+            robot.play(seq, success=None if seq == 6 else seq % 2 == 0)
+        wait("another", lambda: robot.board.staged_reward_seq == 2, 60)
+        last = trainer.records("reward_head")[-1]
+        assert (last["successes"], last["failures"]) == (5, 6), "one has no label"
+    finally:
+        robot.stop()
+
+
+def test_a_head_that_cannot_learn_costs_only_its_release(
+    tmp_path: Path, policy: Package, reward: Package, trainer: Trainer
+) -> None:
+    trainer.start(
+        adaptation__package=reward.folder, adaptation__options=LENIENT, iteration__episodes=2
+    )
+    robot = Robot(tmp_path / "robot", policy, trainer, reward=reward).start()
+    try:
+        for seq in range(2):  # no wrist camera: the reward model can't look
+            robot.play(seq, success=True)
+        wait("the policy's release", lambda: robot.board.staged_policy_seq == 1)
+        wait("the failure", lambda: trainer.records("reward_head"))
+    finally:
+        robot.stop()
+    (record,) = trainer.records("reward_head")
+    assert "wrist" in record["failure"]
+    assert trainer.stop() == 0
+
+
+@pytest.mark.parametrize(
+    ("labels", "match"),
+    [(("model",), "learn from itself"), (("oracle",), "operator"), ((), "operator")],
+)
+def test_labels_that_make_no_sense_are_refused(
+    tmp_path: Path, reward: Package, labels: tuple[str, ...], match: str
+) -> None:
+    section = AdaptationSection(package=str(reward.folder), labels=labels)
+    settings = msgspec.structs.replace(TrainerConfig(), adaptation=section)
+    own = EdgeReward(package=reward.folder).model_id
+    with pytest.raises(ConfigError, match=match):
+        open_heads(tmp_path, settings, own)

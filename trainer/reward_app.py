@@ -13,7 +13,7 @@ import typer
 
 from contracts.errors import EntracteError
 
-VERBS = ("record-clips", "build-data", "train", "adapt", "distill", "eval", "serve")
+VERBS = ("record-clips", "build-data", "train", "adapt", "distill", "eval", "plot", "serve")
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 

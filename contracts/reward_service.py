@@ -6,6 +6,7 @@ of messages of its own, so that a robot's sockets never decode these, nor a rewa
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import msgspec
@@ -244,6 +245,11 @@ def _check(message: ServiceMessage, pictures: dict[str, np.ndarray]) -> None:
                 expected=f"1 to {MAX_FRAMES}, a time and a step each",
                 found=(count, len(message.times_s), len(message.steps)),
             )
+        # Steps go into int64, times into arithmetic with them.
+        if not all(0 <= step < 1 << 62 for step in message.steps):
+            raise WireError("steps of a question", expected="0 to 2^62", found=message.steps[:3])
+        if not all(map(math.isfinite, message.times_s)):
+            raise WireError("times of a question", expected="finite", found=message.times_s[:3])
         if len(message.instruction) > MAX_TEXT:
             raise WireError(
                 "instruction", expected=f"<= {MAX_TEXT} characters", found=len(message.instruction)

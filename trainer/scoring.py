@@ -34,7 +34,7 @@ class Scorer:
         self._calls: queue.SimpleQueue[_Call] = queue.SimpleQueue()
         self._stuck: _Call | None = None
         self.failures: Counter[str] = Counter()
-        """Failed scorings by what happened: "exception", "nan", "timeout"."""
+        """Failed scorings by what happened: "exception", "nan", "unparsable", "timeout"."""
         threading.Thread(target=self._serve, name="reward", daemon=True).start()
 
     def score(self, episode: StoredEpisode) -> ScoredEpisode:
@@ -45,7 +45,7 @@ class Scorer:
             signals = self._call(lambda: list(self.model.score_episode(episode)))
             problem = check_signals(signals, episode.steps)
             if problem:
-                failure = f"nan: {problem}"
+                failure = f"{'nan' if problem.startswith('NaN') else 'unparsable'}: {problem}"
         except TimeoutError as error:
             failure = f"timeout: {error}"
         except Exception as error:  # whatever a user's model raises, the daemon goes on

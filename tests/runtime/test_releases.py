@@ -73,4 +73,8 @@ def test_without_a_trainer_it_ends_soon_and_says_what_waits(tmp_path: Path, pack
         command = robot_command(robot, package, trainer.endpoints, "episode.max_s=1.0")
         done = finished([*command, "--episodes", "1"])
         assert done.returncode == 0 and "wait in" not in done.stderr, done.stderr
+        for _ in range(300):  # stored is not scored yet
+            if len(trainer.of("episode", "episode_seq")) == 3:
+                break
+            time.sleep(0.1)
     assert trainer.of("episode", "episode_seq") == [[0], [1], [2]]

@@ -11,13 +11,14 @@ from typing import Any
 import av.error
 import cv2
 
-from contracts.errors import EntracteError, MissingDependency
+from contracts.errors import EntracteError
 from contracts.files import atomic
 from trainer.report import sections
 from trainer.report.analysis import before_and_after, turned
 from trainer.report.load import load_run
 from trainer.report.pictures import side_by_side, write_film, write_poster
 from trainer.report.rows import Episode
+from trainer.report.template import as_markup, fill
 from trainer.report.words import date, seconds
 
 FILMS = 3
@@ -56,31 +57,13 @@ def build(run_dir: Path, output: Path, *, say: Callable[[str], None] = lambda _:
 
 def render(context: dict[str, Any], films: list[dict[str, str]]) -> str:
     """The page. Everything but our own SVG is escaped."""
-    try:
-        import jinja2
-    except ImportError as error:
-        raise MissingDependency(
-            "the report needs jinja2", remedy="pip install 'entracte[trainer]'"
-        ) from error
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(HERE),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("page.html.j2").render(
+    return fill(
+        HERE / "page.html.j2",
         **context,
         films=films,
-        style=_style(),
+        style=as_markup((HERE / "style.css").read_text()),
         footer=f"Made by robot-trainer report, entracte {_own_version()}, {date(time.time())}.",
     )
-
-
-def _style() -> Any:
-    from markupsafe import Markup
-
-    return Markup((HERE / "style.css").read_text())
 
 
 def _own_version() -> str:

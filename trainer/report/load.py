@@ -245,7 +245,10 @@ def _add_judgements(metrics: list[dict[str, Any]], found: _Found) -> None:
         found.episodes[key] = replace(
             found.episodes[key],
             judgement=Judgement(
-                row.get("success"), _number(row.get("completion")), _number(row.get("process"))
+                row.get("success"),
+                _number(row.get("completion")),
+                _number(row.get("process")),
+                _silence(row),
             ),
         )
 
@@ -262,6 +265,11 @@ def _add_engine_judgements(folder: Path, found: _Found) -> None:
         if episode.recording is not None and not math.isnan(limit):
             judged = engine.judgement(episode.recording.columns(), limit)
             found.episodes[key] = replace(episode, judgement=judged)
+
+
+def _silence(row: dict[str, Any]) -> str:
+    failure = str(row.get("failure") or "").partition(":")[0]
+    return failure or ("abstained" if row.get("success") is None else "")
 
 
 def _iterations(metrics: list[dict[str, Any]]) -> Iterator[Iteration]:

@@ -20,11 +20,13 @@ class Truth:
 
 @dataclass(frozen=True)
 class Judgement:
-    """The reward's verdict. `success` None: it abstained, or it was not asked."""
+    """The reward's verdict. `success` None: it abstained, or it was not asked. `silence`: why there is none
+    where it was asked: "abstained" (by itself), or how it failed ("timeout", "exception", "nan", ...)."""
 
     success: bool | None = None
     completion: float = math.nan
     process: float = math.nan
+    silence: str = ""
 
 
 class Recording(Protocol):

@@ -4,6 +4,7 @@ for reading columns of recorded episodes."""
 from __future__ import annotations
 
 import math
+from collections import Counter
 from typing import Any
 
 from trainer.report import charts
@@ -116,7 +117,33 @@ def iterations_section(run: RunData) -> Section:
             )
         )
     names = "iteration,episodes,judged a success,abstained,true successes,update,release,pushed"
-    return {"head": (*names.split(","), "publish → swap", "outcome"), "rows": rows}
+    return {
+        "head": (*names.split(","), "publish → swap", "outcome"),
+        "rows": rows,
+        "caption": _silences(run),
+    }
+
+
+SILENCES = {
+    "timeout": "no answer in time",
+    "exception": "the reward model raised",
+    "nan": "an answer that is not a number",
+    "unparsable": "an answer that can’t be read",
+    "abstained": "the reward model abstained by itself",
+}
+
+
+def _silences(run: RunData) -> str:
+    """How many training episodes have no verdict, and why."""
+    found = Counter(e.judgement.silence for e in run.of("refine") if e.judgement.silence)
+    if not found:
+        return ""
+    order = [*SILENCES, *sorted(found.keys() - SILENCES.keys())]
+    words = [f"{found[kind]} × {SILENCES.get(kind, kind)}" for kind in order if found[kind]]
+    total = plural(found.total(), "training episode")
+    return (
+        f"{total} without a verdict, counted neither as success nor as failure: {', '.join(words)}."
+    )
 
 
 def facts(run: RunData) -> list[tuple[str, str]]:

@@ -152,6 +152,7 @@ def _opened(output: Path, identity: str) -> dict[str, Any] | None:
     if (output / CARD).exists():
         done: dict[str, Any] = atomic.read_json(output / CARD)
         if done.get("identity") == identity:
+            shutil.rmtree(output / PARTS, ignore_errors=True)
             return done
         raise EntracteError(
             f"{output} holds the data of another recipe or other sources",
@@ -189,9 +190,9 @@ def _finish(recipe: Recipe, plan: Plan, output: Path, identity: str) -> dict[str
     figures = card.figures(recipe, plan, parts, identity)
     contact_sheet.write(output, parts, recipe.seed)
     atomic.write_bytes(output / "README.md", card.page(figures).encode())
-    shutil.rmtree(output / PARTS)
-    # Last: a folder with a card is whole.
+    # A folder with a card is whole; what is left of the parts goes at the latest when it is opened again.
     atomic.write_json(output / CARD, figures)
+    shutil.rmtree(output / PARTS)
     return figures
 
 

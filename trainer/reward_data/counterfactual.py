@@ -23,7 +23,7 @@ from trainer.reward_data.commands import (
     same_thing,
     say,
 )
-from trainer.reward_data.record import HIGHEST, LOWEST
+from trainer.rewards.roboreward_rows import HIGHEST, LOWEST
 
 # The highest score that each change may leave, see `RuleProposer`.
 MOST_SCORE = {

@@ -21,8 +21,8 @@ from contracts.files import atomic, video
 from contracts.images import encode_jpeg
 from trainer.reward_data.plan import WorkItem
 from trainer.reward_data.recipe import Output
-from trainer.reward_data.record import HIGHEST
 from trainer.reward_data.samples import Sample
+from trainer.rewards.roboreward_rows import HIGHEST
 
 JPEG_QUALITY = 92
 # State progress that differs less than this orders no pair.
@@ -145,7 +145,7 @@ def write_key_frames(
     if own is None:
         return [], [], []
     names = []
-    picks = [own.rows[i] for i in key_rows(len(own.rows), output.key_frames)]
+    picks, time = key_frames(own.rows, output.key_frames)
     folder = root / "lrm" / item.split / "frames"
     for number, row in enumerate(picks):
         name = f"{item.video.source}-{own.sample_id}-{number:02d}.jpg"
@@ -158,19 +158,18 @@ def write_key_frames(
     state = [goal.progress[row] for row in picks] if goal.progress else []
     done = [goal.done[row] for row in picks] if goal.done else []
     success = own.reward == HIGHEST
-    last = len(names) - 1
     progress = [
         {
             **base,
             "initial": names[0],
             "current": name,
-            "progress": round(k / last, 4),
+            "progress": round(time[k], 4),
             **({"state_progress": state[k]} if state else {}),
         }
         for k, name in enumerate(names)
         if success
     ]
-    order = state or ([k / last for k in range(last + 1)] if success else [])
+    order = state or (time if success else [])
     pairs = [
         {
             **base,
@@ -202,6 +201,12 @@ def _completion(
     return [*rows, {**base, "frame": names[-1], "complete": success}]
 
 
-def key_rows(length: int, count: int) -> list[int]:
-    """`count` places in `length` rows at equal steps, first and last in (rows repeat in a shorter video)."""
-    return [int(place + 0.5) for place in np.linspace(0, length - 1, count)]
+def key_frames(rows: Sequence[int], count: int) -> tuple[list[int], list[float]]:
+    """(rows, their normalised time): `count` of `rows` at equal steps, first and last in. A picture comes
+    once, as it can't be nearer to the goal than itself: a video of fewer gives fewer, each at the middle of
+    the steps that it stands for (the ends at 0 and 1)."""
+    picks = [rows[int(place + 0.5)] for place in np.linspace(0, len(rows) - 1, count)]
+    kept = list(dict.fromkeys(picks))
+    steps = [[k for k, pick in enumerate(picks) if pick == row] for row in kept]
+    time = [(mine[0] + mine[-1]) / 2 / (count - 1) for mine in steps]
+    return kept, [0.0, *time[1:-1], 1.0] if len(kept) > 1 else [1.0]

@@ -28,9 +28,9 @@ from trainer.reward_data.counterfactual import (
     Verdict,
 )
 from trainer.reward_data.recipe import Counterfactual, Role
-from trainer.reward_data.record import HIGHEST, LOWEST
 from trainer.rewards.episodes import OnEpisodes
 from trainer.rewards.frames import Video
+from trainer.rewards.roboreward_rows import HIGHEST, LOWEST
 
 # (prompt, pictures uint8[H, W, 3] RGB, perhaps none) -> the model's text.
 Ask = Callable[[str, Sequence[np.ndarray]], str]

@@ -52,6 +52,7 @@ def make_plan(recipe: Recipe) -> Plan:
         name: sorted(listed, key=lambda v: digest(recipe.seed, "draw", v.video_id))[: counts[name]]
         for name, listed in videos.items()
     }
+    refuse_twice(video for listed in videos.values() for video in listed)
     where = splits(chosen.values(), recipe)
     items = tuple(
         WorkItem(video, where[video.group])
@@ -63,6 +64,19 @@ def make_plan(recipe: Recipe) -> Plan:
         for name, listed in videos.items()
     }
     return Plan(items, words, {name: len(listed) for name, listed in videos.items()})
+
+
+def refuse_twice(videos: Iterable[SourceVideo]) -> None:
+    """Raises `EntracteError` where two videos have one id: their samples would take each other's place."""
+    known: set[str] = set()
+    for video in videos:
+        if video.video_id in known:
+            raise EntracteError(
+                f"source '{video.source}': two videos can't be told apart",
+                found=f"{video.video_id} twice, {video.pictures}",
+                remedy="name each folder as a source of its own",
+            )
+        known.add(video.video_id)
 
 
 def shares(found: dict[str, int], weights: dict[str, float], wanted: int) -> dict[str, int]:

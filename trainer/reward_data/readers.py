@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 
 from contracts.errors import EntracteError
-from contracts.images import decode_jpeg
+from contracts.images import MAX_PIXELS, decode_jpeg
 
 ROWS_AT_ONCE = 32
 MAX_FRAMES = 200_000
@@ -112,11 +112,23 @@ def decode_picture(data: bytes, where: str) -> np.ndarray:
 
     if data[:3] == b"\xff\xd8\xff":
         return decode_jpeg(data)
-    if data[:8] == b"\x89PNG\r\n\x1a\n":
+    if data[:8] == b"\x89PNG\r\n\x1a\n" and _png_fits(data):
         bgr = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
         if bgr is not None:
             return np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), np.uint8)
-    raise EntracteError(f"picture in {where}", expected="JPEG or PNG", found=data[:8].hex(" "))
+    raise EntracteError(
+        f"picture in {where}",
+        expected=f"JPEG or PNG of at most {MAX_PIXELS} pixels",
+        found=data[:24].hex(" "),
+    )
+
+
+def _png_fits(data: bytes) -> bool:
+    """By the sizes in its first chunk (PNG specification, 11.2.1), before anything is decoded."""
+    if len(data) < 24 or data[12:16] != b"IHDR":
+        return False
+    width, height = (int.from_bytes(data[at : at + 4], "big") for at in (16, 20))
+    return 0 < width * height <= MAX_PIXELS
 
 
 def video_length(path: Path) -> tuple[int, float]:

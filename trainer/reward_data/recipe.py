@@ -194,7 +194,14 @@ def _source(tree: Any, number: int, folder: Path, where: str) -> SourceSettings:
         )  # fmt: skip
     made = _typed(tree, KINDS[tree["kind"]][0], where)
     path = Path(made.path).expanduser()
-    name = made.name or path.stem
+    name = made.name or (folder / path).resolve().stem
+    if not name or name[0] == "." or "/" in name or "\\" in name or not name.isprintable():
+        raise ConfigError(
+            f"{where}: name",
+            expected="one that can begin a file's name",
+            found=repr(name),
+            remedy="give the source a name of letters and digits",
+        )
     return msgspec.structs.replace(made, path=str(folder / path), name=name)
 
 

@@ -6,12 +6,14 @@ Owns the record and the 1-5 score of a progress. Pictures are decoded by the rea
 from __future__ import annotations
 
 import hashlib
+from pathlib import Path
 
 import msgspec
 
 from trainer.reward_data.readers import AnyPictures
+from trainer.rewards.roboreward_rows import HIGHEST, LOWEST
 
-LOWEST, HIGHEST = 1, 5
+COMPARED_BYTES = 1 << 16
 
 
 class Goal(msgspec.Struct, frozen=True):
@@ -69,3 +71,13 @@ def digest(*parts: object) -> str:
     """16 hex digits that stand for these parts: names of files, and seeds that no order changes."""
     text = "\x1f".join(str(part) for part in parts)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def content_group(file: Path) -> str:
+    """The group of a whole file: the same for every copy of it, in whatever folder and source (its size, its
+    first and last 64 KiB)."""
+    size = file.stat().st_size
+    with file.open("rb") as opened:
+        head = opened.read(COMPARED_BYTES)
+        opened.seek(max(0, size - COMPARED_BYTES))
+        return digest("content", size, head.hex(), opened.read().hex())

@@ -22,7 +22,8 @@ from trainer.reward_data.counterfactual import (
     counterfactuals,
 )
 from trainer.reward_data.recipe import Recipe
-from trainer.reward_data.record import HIGHEST, LOWEST, Goal, SourceVideo, digest, score_of
+from trainer.reward_data.record import Goal, SourceVideo, digest, score_of
+from trainer.rewards.roboreward_rows import HIGHEST, LOWEST
 
 ORIGINS = (
     "success", "failure", "counterfactual", "clip", "near_miss", "rewind", "pause", "speed", "paraphrase",

@@ -21,6 +21,8 @@ from trainer.reward_service.calls import Growths, Said, score_all
 from trainer.reward_service.selftest import selftest
 from trainer.rewards.frames import Video
 
+MOST_FORGOTTEN = 1024
+DUE_S = 1e-3
 LATELY_S = 1.0
 """How long an asker that is not asking counts as one that may ask again."""
 
@@ -96,7 +98,8 @@ class Batcher:
         self._busy_since_s = 0.0
         self._changed = threading.Condition()
         self._growths = Growths(model)
-        self._forgotten: list[tuple[bytes, str]] = []
+        # Of a model that nobody asks the oldest are dropped: what it keeps is bounded anyway.
+        self._forgotten: deque[tuple[bytes, str]] = deque(maxlen=MOST_FORGOTTEN)
         self._instruction, self._test_asked = selftest_instruction, True
         self._stopping = False
         self.selftest = "not run yet"
@@ -110,10 +113,17 @@ class Batcher:
             return sum(len(queue) for queue in self._waiting.values())
 
     @property
+    def waiting_bytes(self) -> int:
+        """Pictures of the questions that wait, and of those that the model has."""
+        with self._changed:
+            queued = [request for queue in self._waiting.values() for request in queue]
+            return sum(request.video.nbytes for request in [*queued, *self._running])
+
+    @property
     def busy_s(self) -> float:
-        """How long the model's present call has been running."""
+        """How long the model's present call has been running; above 0 also while a self-test is due."""
         since = self._busy_since_s
-        return self._clock() - since if since else 0.0
+        return self._clock() - since if since else DUE_S * self._test_asked
 
     def submit(self, request: Request) -> None:
         """Queue it; an asker with too many waiting is told so at once."""
@@ -236,7 +246,8 @@ class Batcher:
             self._running = []
             return
         with self._changed:
-            forgotten, self._forgotten = self._forgotten, []
+            forgotten = list(self._forgotten)
+            self._forgotten.clear()
         for key in forgotten:
             self._growths.forget(*key)
         grown = [r for r in batch if r.growing and self._growths.possible]

@@ -44,10 +44,8 @@ def score_all(model: VideoRewardModel, questions: Sequence[tuple[Video, str]]) -
     if isinstance(model, BatchedRewardModel) and len(questions) > 1:
         said.passes = 1
         try:
-            signals = model.score_batch(questions)
-        except (
-            Exception
-        ):  # whatever a model raises; each question then shows what it does by itself
+            signals = list(model.score_batch(questions))
+        except Exception:  # whatever it does; each question then shows what it does by itself
             signals = []
         if len(signals) == len(questions):
             for (video, _), signal in zip(questions, signals, strict=True):

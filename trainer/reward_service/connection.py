@@ -30,6 +30,8 @@ GRACE_S = 0.25
 """How much longer than its deadline an answer is waited for: the server's own "late" says more."""
 RESENDS = 3
 """Times that one question's frames are sent again before it abstains."""
+UNDER_WAY_BYTES = 128 << 20
+"""Pictures of one asker's questions that wait at the same time: eight such fill a server's default."""
 KNOWN_FRAMES = 20_000
 """Frames that are remembered as sent. Forgetting one costs sending it again."""
 
@@ -117,7 +119,9 @@ class Connection:
         with self._lock:
             self._tell_over()
             while following < len(questions) or waiting:
-                while following < len(questions) and len(waiting) < window:
+                while following < len(questions) and self._room(
+                    [questions[i] for i in waiting.values()], questions[following], window
+                ):
                     self._number += 1
                     waiting[self._number] = following
                     self._put(model, self._number, questions[following], deadline_s)
@@ -144,6 +148,12 @@ class Connection:
                         found[index] = f"timeout: the reward server {self._address} is silent"
                     break
         return found
+
+    @staticmethod
+    def _room(under_way: Sequence[Question], following: Question, window: int) -> bool:
+        """Whether one more may be asked; one always may."""
+        nbytes = sum(question.video.nbytes for question in [*under_way, following])
+        return not under_way or (len(under_way) < window and nbytes <= UNDER_WAY_BYTES)
 
     def _said(
         self, message: wire.ServiceMessage, model: str, question: Question, deadline_s: float

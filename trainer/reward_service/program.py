@@ -14,12 +14,11 @@ import msgspec
 
 from contracts.config import apply_overrides, convert, parse
 from contracts.errors import ConfigError
-from contracts.registry import load
 from contracts.reward_service import Health, ModelState
 from trainer.interfaces import VideoRewardModel
 from trainer.reward_service.client import health
 from trainer.reward_service.service import Limits, RewardService
-from trainer.rewards.episodes import OnEpisodes
+from trainer.rewards.opening import open_video_model
 
 SELFTEST_TIMEOUT_S = 600.0
 
@@ -67,20 +66,13 @@ def load_config(
 
 def load_model(section: ModelSection) -> VideoRewardModel:
     """Raises `ConfigError` for a model that doesn't judge by pictures alone."""
-    made = load("reward_models", section.reward)(
-        package=Path(section.package) if section.package else None,
-        demonstrations=[Path(folder) for folder in section.demonstrations],
-        options=section.options,
-        seed=section.seed,
+    return open_video_model(
+        section.reward,
+        Path(section.package) if section.package else None,
+        section.options,
+        section.seed,
+        [Path(folder) for folder in section.demonstrations],
     )
-    model = made.model if isinstance(made, OnEpisodes) else made
-    if not (hasattr(model, "score") and hasattr(model, "contract")):
-        raise ConfigError(
-            f"reward model '{section.reward}' scores stored episodes only",
-            expected="one that judges by pictures alone",
-        )
-    found: VideoRewardModel = model
-    return found
 
 
 def serve(config: ServeConfig, as_json: bool) -> None:

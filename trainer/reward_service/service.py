@@ -32,7 +32,8 @@ MAX_BUDGET_S = 3600.0
 
 class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`batch`: questions a call of a model at most; `wait_ms`: how long a question waits for those of other
-    askers; `frames_mib`: pictures kept for all; `per_client`: waiting questions of one asker and model."""
+    askers; `frames_mib`: pictures kept for all, and as much again in questions that wait; `per_client`:
+    waiting questions of one asker and model."""
 
     batch: int = 16
     wait_ms: float = 10.0
@@ -74,7 +75,8 @@ class RewardService:
         self._poller = zmq.Poller()
         self._poller.register(self._socket, zmq.POLLIN)
         self._poller.register(self._woken, zmq.POLLIN)
-        self._sessions = Sessions(limits.frames_mib << 20)
+        self._max_bytes = limits.frames_mib << 20
+        self._sessions = Sessions(self._max_bytes)
         self._started_s = time.monotonic()
         self._stopping = False
         self.malformed = 0
@@ -161,6 +163,13 @@ class RewardService:
             return
         if isinstance(video, tuple):
             self._send(client, wire.Missing(ask.request, video))
+            return
+        waiting = sum(batcher.waiting_bytes for batcher in self.batchers.values())
+        if waiting + video.nbytes > self._max_bytes:
+            reason = f"overload: {waiting >> 20} MiB of pictures wait already"
+            self._send(
+                client, Answer(ask.request, abstain(ask.steps[-1], reason, batcher.model.model_id))
+            )
             return
         batcher.submit(
             Request(

@@ -64,6 +64,14 @@ class Sessions:
         layout = {camera: picture.shape for camera, picture in found[0].items()}
         if any({c: p.shape for c, p in views.items()} != layout for views in found):
             raise WireError("frames of one video", expected=layout, found="other cameras or sizes")
+        # One small frame can be named thousands of times.
+        nbytes = len(found) * sum(picture.nbytes for picture in found[0].values())
+        if nbytes > self._max_bytes // 4:
+            raise WireError(
+                "pictures of one video",
+                expected=f"<= {self._max_bytes // 4} bytes (a quarter of frames_mib)",
+                found=nbytes,
+            )
         views = {camera: np.stack([each[camera] for each in found]) for camera in layout}
         return Video(views, np.array(ask.times_s), np.array(ask.steps, np.int64))
 

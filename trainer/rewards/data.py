@@ -7,6 +7,7 @@ the same scene allows (counterfactual instructions), each with its own state-bas
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,6 +75,12 @@ class Clip:
     progress: np.ndarray
     success: np.ndarray
     points: np.ndarray
+
+    @property
+    def recording(self) -> str:
+        """Name of the recording by its content, so that a copy in another folder is known as one."""
+        seen = zlib.crc32(self.jpeg[-1][0], zlib.crc32(self.jpeg[0][0]))
+        return f"{self.record.task}/{self.record.seed}/{seen:08x}"
 
     def pictures(self, camera: str, frames: Iterable[int] | None = None) -> np.ndarray:
         """uint8[N,H,W,3] RGB of these frames (all by default)."""

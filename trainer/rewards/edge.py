@@ -82,17 +82,45 @@ class EdgeReward:
 
     def score(self, video: Video, instruction: str) -> RewardSignal:
         """The video's last frame (`VideoRewardModel`); "earlier" is the frame nearest to that time."""
-        unknown = unknown_words(instruction, self._manifest.vocabulary)
-        last = int(video.steps[-1])
-        if unknown:
-            return abstain(last, f"unknown words: {', '.join(unknown)}", self._model_id)
+        return self.score_batch([(video, instruction)])[0]
+
+    def score_batch(self, requests: Sequence[tuple[Video, str]]) -> list[RewardSignal]:
+        """`score` of each, all pictures through the trunk together and all moments through the head."""
+        found: list[RewardSignal | None] = []
+        seen, said, steps = [], [], []
+        for video, instruction in requests:
+            unknown = unknown_words(instruction, self._manifest.vocabulary)
+            reason = f"unknown words: {', '.join(unknown)}" if unknown else ""
+            found.append(abstain(int(video.steps[-1]), reason, self._model_id) if reason else None)
+            if not reason:
+                seen.append(self._three(video))
+                said.append(instruction)
+                steps.append(int(video.steps[-1]))
+        asked = iter(self._score_moments(seen, said, steps) if seen else [])
+        return [signal or next(asked) for signal in found]
+
+    def _three(self, video: Video) -> dict[str, np.ndarray]:
+        """The three pictures uint8[3, H, W, 3] a camera that the head compares: first, earlier, current."""
         shown = self.contract.shown(video)
         ago = shown.times_s[-1] - shown.times_s
         earlier = int(np.abs(ago - self._settings.get("earlier_s", 2.0)).argmin())
         rows = [0, earlier, len(shown) - 1]
-        seen = shown.take(sorted({*rows}))
-        lag = 1 if earlier < rows[2] else 0
-        return self.score_frames(instruction, seen.views, seen.steps.tolist(), lag)[-1]
+        return {camera: shown.views[camera][rows] for camera in self._manifest.cameras}
+
+    def _score_moments(
+        self, seen: Sequence[Mapping[str, np.ndarray]], said: Sequence[str], steps: Sequence[int]
+    ) -> list[RewardSignal]:
+        size = (self._manifest.image_width, self._manifest.image_height)
+        try:
+            pictures = {
+                camera: np.concatenate([_resized(views[camera], size) for views in seen])
+                for camera in self._manifest.cameras
+            }
+            embeddings = self.embed(pictures).reshape(len(seen), 3, -1)
+            values = self._run_head(said, *(embeddings[:, i] for i in range(3)))
+        except Exception as error:  # whatever a runtime raises, the episode is not scored 0
+            return self._all(steps, f"the model failed: {type(error).__name__}: {error}")
+        return self._signals(steps, values)
 
     def score_episode(self, episode: StoredEpisode) -> list[RewardSignal]:
         """Signals at the package's rate, the last step always; every one abstains if the model can't."""
@@ -128,10 +156,18 @@ class EdgeReward:
         self, instruction: str, embeddings: np.ndarray, steps: Sequence[int], lag: int
     ) -> list[RewardSignal]:
         """`score_frames` from embeddings float32[N, D] that `embed` gave."""
+        count = len(embeddings)
+        earlier = embeddings[np.maximum(np.arange(count) - lag, 0)]
+        first = np.repeat(embeddings[:1], count, axis=0)
         try:
-            values = self._run_head(instruction, embeddings, lag)
+            values = self._run_head([instruction] * count, first, earlier, embeddings)
         except Exception as error:  # whatever a runtime raises, the episode is not scored 0
             return self._all(steps, f"the model failed: {type(error).__name__}: {error}")
+        return self._signals(steps, values)
+
+    def _signals(
+        self, steps: Sequence[int], values: Mapping[str, np.ndarray]
+    ) -> list[RewardSignal]:
         threshold = self._settings.get("ground_threshold", 0.5)
         return [self._signal(step, row, values, threshold) for row, step in enumerate(steps)]
 
@@ -171,22 +207,17 @@ class EdgeReward:
         return np.concatenate(parts)
 
     def _run_head(
-        self, instruction: str, embeddings: np.ndarray, lag: int
+        self, said: Sequence[str], first: np.ndarray, earlier: np.ndarray, current: np.ndarray
     ) -> dict[str, np.ndarray]:
-        count = len(embeddings)
-        tokens = encode(instruction, self._manifest.vocabulary, self._manifest.instruction_length)
-        earlier = embeddings[np.maximum(np.arange(count) - lag, 0)]
+        """Each output float32[N] of moments float32[N, D]."""
+        m = self._manifest
+        tokens = [encode(text, m.vocabulary, m.instruction_length) for text in said]
         names = ["process", "completion", "contrastive", "ground"]
+        feeds = {"first": first, "earlier": earlier, "current": current, "tokens": np.stack(tokens)}
         outputs = self._head.run(
-            names,
-            {
-                "first": np.repeat(embeddings[:1], count, axis=0),
-                "earlier": earlier,
-                "current": embeddings,
-                "tokens": np.repeat(tokens[None], count, axis=0),
-            },
+            names, {name: np.ascontiguousarray(value) for name, value in feeds.items()}
         )
-        return {k: np.asarray(v).reshape(count) for k, v in zip(names, outputs, strict=True)}
+        return {k: np.asarray(v).reshape(len(said)) for k, v in zip(names, outputs, strict=True)}
 
 
 def _resized(images: np.ndarray, size: tuple[int, int]) -> np.ndarray:

@@ -5,18 +5,12 @@ from __future__ import annotations
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 from msgspec import json as to_json
 
 from contracts.errors import ConfigError
-from contracts.files import atomic
-
-EXPLAINED = """Intervals are 95 %, bootstrapped over recordings (a share without any exception: the exact
-binomial bound). "Beats" means intervals apart. What each figure means: `MEANING` in
-trainer/rewards/evaluation/measure.py.
-"""
 
 
 def command(
@@ -51,7 +45,7 @@ def command(
         list[str] | None, typer.Option(help="Registered reward models that judge by pictures.")
     ] = None,
     option: Annotated[
-        list[str] | None, typer.Option(help="key=value for every --reward (value as JSON or text).")
+        list[str] | None, typer.Option(help="key=value for every --reward (value as YAML).")
     ] = None,
     reading: Annotated[
         str, typer.Option(help="Score of a distribution: discrete (most likely) or expected.")
@@ -65,26 +59,30 @@ def command(
 ) -> None:
     """Figures with intervals beside blind baselines, RoboRewardBench, robustness; table, JSON, page.
 
-    Without --output and --bench: one line (with --json an object) a model and task, every frame scored.
+    With --data and packages alone: one line (with --json an object) a model and task, every frame scored.
     """
     if not data and not bench:
         raise ConfigError("nothing to measure on", remedy="name --data or --bench")
-    if data and output is None and bench is None:
+    if data and not (output or bench or reward or fit or limit):
         from trainer.rewards.recipe import evaluate_all
 
         for report in evaluate_all(package or [], data, demonstrations or [], tasks):
             typer.echo(to_json.encode(report.as_dict()).decode() if json else report.line())
         return
     from trainer.rewards.evaluation.clips import evaluate_clips
-    from trainer.rewards.evaluation.models import video_models
+    from trainer.rewards.evaluation.models import named, video_models
+    from trainer.rewards.evaluation.provenance import provenance
+    from trainer.rewards.evaluation.saving import as_json, as_text, save
     from trainer.rewards.evaluation.suite import evaluate_bench
+    from trainer.rewards.opening import options_of
 
-    models = video_models(package or [], reward or [], _options(option or []), seed)
+    given = named(answers or [], "answers")
+    models = video_models(package or [], reward or [], options_of(option or []), seed)
     on_bench = (
         evaluate_bench(
             bench,
             models,
-            {path.stem: path for path in answers or []},
+            given,
             train=bench_train,
             reading=_reading(reading),
             draws=draws,
@@ -107,24 +105,12 @@ def command(
         report=_progress,
     )
     line = shlex.join(["robot-reward", *sys.argv[1:]])
-    whole = {
-        "command": line,
-        "bench": on_bench.as_dict() if on_bench else None,
-        "tasks": [report.as_dict() for report in reports],
-    }
-    text = "\n\n\n".join(part.text() for part in ([on_bench] if on_bench else []) + reports)
+    identities = {name: model.model_id for name, model in models.items()}
+    made = provenance(line, seed, identities, [*(data or []), *(fit or [])])
     if output:
-        from trainer.rewards.evaluation.page import render
-
-        atomic.make_directory(output)
-        atomic.write_json(output / "report.json", whole)
-        atomic.write_bytes(output / "report.txt", (text + "\n").encode())
-        tables = "\n".join(report.markdown() for report in reports)
-        head = f"# Reward models beside blind baselines, and their robustness\n\n    {line}\n\n"
-        atomic.write_bytes(output / "report.md", (head + EXPLAINED + "\n" + tables).encode())
-        page = render(reports, on_bench, "How good the reward models are", line)
-        atomic.write_bytes(output / "report.html", page.encode())
-    typer.echo(to_json.encode(whole).decode() if json else text)
+        save(output, reports, on_bench, made)
+    found = as_json(reports, on_bench, made)
+    typer.echo(to_json.encode(found).decode() if json else as_text(reports, on_bench))
 
 
 def _progress(what: str, done: int, total: int) -> None:
@@ -139,17 +125,3 @@ def _reading(text: str) -> Literal["discrete", "expected"]:
     if text not in ("discrete", "expected"):
         raise ConfigError("--reading", expected="discrete or expected", found=text)
     return text  # type: ignore[return-value]
-
-
-def _options(pairs: list[str]) -> dict[str, Any]:
-    """key=value pairs; a value that is JSON is read as such."""
-    out: dict[str, Any] = {}
-    for pair in pairs:
-        key, found, value = pair.partition("=")
-        if not found:
-            raise ConfigError("--option", expected="key=value", found=pair)
-        try:
-            out[key] = to_json.decode(value.encode())
-        except Exception:  # msgspec's own types; plain text is meant then
-            out[key] = value
-    return out

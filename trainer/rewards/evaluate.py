@@ -129,7 +129,9 @@ def _row(scorer: Scorer, clip: Clip, threshold: float, consecutive: int) -> _Row
     success, progress = clip.success[0], clip.progress[0]
     # An abstention never passes for done; at the end of a success it counts as a miss.
     completion = np.nan_to_num(signals["completion"], nan=0.0)
-    signals["process"] = np.nan_to_num(signals["process"], nan=0.0)
+    # Nothing was learned of an order where it abstained: 0 there would be right at every start.
+    known = np.isfinite(signals["process"])
+    rank = spearman(signals["process"][known], progress[known])
     when = fired(completion, threshold, consecutive)
     gap = progress - progress[np.maximum(np.arange(len(progress)) - LAG, 0)]
     clear = np.abs(gap) > 0.1
@@ -147,7 +149,7 @@ def _row(scorer: Scorer, clip: Clip, threshold: float, consecutive: int) -> _Row
         verdict=judged(completion, threshold, consecutive),
         fired=when,
         fired_true=bool(when >= 0 and success[max(0, when - 1) : when + 2].any()),
-        correlation=spearman(signals["process"], progress),
+        correlation=0.0 if math.isnan(rank) and not known.all() else rank,
         ordered=(np.sign(signals["contrastive"]) == np.sign(gap))[clear].astype(float),
         wrong=np.array(wrong),
     )

@@ -43,6 +43,11 @@ class Video:
     def __len__(self) -> int:
         return len(self.times_s)
 
+    @property
+    def nbytes(self) -> int:
+        """Of its pictures."""
+        return sum(images.nbytes for images in self.views.values())
+
     def take(self, rows: Iterable[int]) -> Video:
         """These frames alone."""
         index = np.fromiter(rows, np.int64)
@@ -50,8 +55,10 @@ class Video:
         return Video(views, self.times_s[index], self.steps[index])
 
     def until(self, row: int) -> Video:
-        """All up to frame `row`, that one included: what was known then."""
-        return self.take(range(row + 1))
+        """All up to frame `row`, that one included: what was known then. Shares its pictures: an episode
+        is asked about at many of its moments at once."""
+        views = {camera: images[: row + 1] for camera, images in self.views.items()}
+        return Video(views, self.times_s[: row + 1], self.steps[: row + 1])
 
 
 class FrameContract(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

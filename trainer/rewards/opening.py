@@ -20,7 +20,15 @@ def options_of(assignments: Sequence[str]) -> dict[str, Any]:
         key, equals, value = word.partition("=")
         if not equals or not key:
             raise ConfigError("option of a reward model", expected="key=value", found=word)
-        found[key.strip()] = yaml.safe_load(value)
+        try:
+            found[key.strip()] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise ConfigError(
+                f"option '{key}' of a reward model",
+                expected="a value in YAML",
+                found=value,
+                remedy="quote it",
+            ) from error
     return found
 
 
@@ -29,11 +37,14 @@ def open_video_model(
     package: Path | None = None,
     options: Mapping[str, Any] | None = None,
     seed: int = 0,
+    demonstrations: Sequence[Path] = (),
 ) -> VideoRewardModel:
     """The model of the entry-point group `entracte.reward_models` that judges videos. Raises `ConfigError`
     for one that needs an episode's label (a person's, the bench's)."""
     factory = registry.load("reward_models", name)
-    made = factory(package=package, demonstrations=(), options=dict(options or {}), seed=seed)
+    made = factory(
+        package=package, demonstrations=demonstrations, options=dict(options or {}), seed=seed
+    )
     model = getattr(made, "model", made)  # what `OnEpisodes` wraps
     if not hasattr(model, "score") or not hasattr(model, "contract"):
         raise ConfigError(

@@ -100,6 +100,27 @@ def test_the_page_stands_alone(whole: Path, tmp_path: Path) -> None:
         assert sum(1 for _ in film.decode(video=0)) > 10
 
 
+def test_the_page_counts_the_episodes_that_the_reward_model_could_not_judge(tmp_path: Path) -> None:
+    run = MadeRun(tmp_path / "run", seed=5, per_iteration=5)
+    run.iterate(1, 0.5)
+    # What the trainer's metrics say where scoring failed: the last line of an episode counts.
+    for seq, failure in (
+        (1, "timeout: no answer within 20 s"),
+        (2, "exception: ValueError: bad mood"),
+        (3, "unparsable: returned str"),
+        (4, ""),
+    ):
+        run.metrics.add("episode", session_id="s1", episode_seq=seq, success=None, failure=failure)
+    found = load_run(tmp_path / "run")
+    kinds = [e.judgement.silence for e in sorted(found.of("refine"), key=lambda e: e.seq)]
+    assert kinds == ["timeout", "exception", "unparsable", "abstained", ""]
+    text = build(tmp_path / "run", tmp_path / "report").read_text()
+    said = re.search(r"<p>4\straining episodes without a verdict[^<]*</p>", text)
+    assert said is not None
+    for words in ("1 × no answer in time", "1 × the reward model raised", "1 × an answer that can"):
+        assert words in said.group()
+
+
 def test_a_run_cut_off_at_any_moment_has_a_report(tmp_path: Path) -> None:
     root = tmp_path / "run"
     root.mkdir()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,9 +20,11 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from contracts.errors import ConfigError, EntracteError
-from tests.trainer.reward_data.layouts import SHARED
+from tests.trainer.reward_data.layouts import SHARED, rlds_episode, tfrecord
 from trainer.reward_data import ray_build
 from trainer.reward_data.build import PARTS, build
+from trainer.reward_data.formats import key_frames
+from trainer.reward_data.plan import Plan, make_plan
 from trainer.reward_data.readers import video_length
 from trainer.reward_data.recipe import read_recipe
 from trainer.rewards.build_data_command import command
@@ -130,9 +133,13 @@ def test_lrm_frames_are_eleven_with_progress_of_time_and_pairs_in_both_orders(bu
     }
     for split, part in rows(built / "lrm", "progress.jsonl").items():
         assert {row["source_video"] for row in part} <= successes
-        one = [row for row in part if row["source_video"] == part[0]["source_video"]]
-        assert [row["progress"] for row in one] == [k / 10 for k in range(11)]
-        assert all((built / "lrm" / split / row["current"]).exists() for row in one)
+        by_video: dict[str, list[float]] = {}
+        for row in part:
+            by_video.setdefault(row["source_video"], []).append(row["progress"])
+            assert (built / "lrm" / split / row["current"]).exists()
+        assert any(said == [k / 10 for k in range(11)] for said in by_video.values())
+        # A video of fewer pictures shows each once.
+        assert {(said[0], said[-1]) for said in by_video.values()} == {(0.0, 1.0)}
     for part in rows(built / "lrm", "pairs.jsonl").values():
         said = {(row["first"], row["second"]): row["second_is_closer"] for row in part}
         assert all(said[b, a] is not truth for (a, b), truth in said.items())
@@ -153,6 +160,49 @@ def test_the_card_counts_what_is_there_and_the_sheet_is_a_picture(built: Path) -
     with Image.open(built / "contact_sheet.png") as sheet:
         assert sheet.width > 1000 and sheet.height > 300
     assert not (built / PARTS).exists()
+
+
+def test_a_picture_is_one_key_frame_and_no_pair_with_itself() -> None:
+    # 1 frame a second shown at 5: each picture five times.
+    rows = [row for row in (0, 1, 2, 3) for _ in range(5)]
+    assert key_frames(rows, 11) == ([0, 1, 2, 3], [0.0, 0.35, 0.6, 1.0])
+    assert key_frames(list(range(0, 22, 2)), 11) == (
+        list(range(0, 22, 2)),
+        pytest.approx([k / 10 for k in range(11)]),
+    )
+    assert key_frames([7, 7], 11) == ([7], [1.0])
+
+
+def test_a_build_that_was_killed_after_its_card_is_whole(
+    built: Path, tmp_path: Path, recipe_file: Write
+) -> None:
+    output = tmp_path / "whole"
+    shutil.copytree(built, output)
+    (output / PARTS).mkdir()
+    (output / PARTS / "identity").write_text("left over")
+    assert build(read_recipe(recipe_file()), output)["samples"] > 0
+    assert digests(output) == digests(built)
+
+
+def test_two_videos_with_one_id_are_refused(tmp_path: Path, recipe_file: Write) -> None:
+    # Two versions of a data set: the same episodes by their own names.
+    for version in ("1.0.0", "2.0.0"):
+        (tmp_path / "toy" / version).mkdir(parents=True)
+        records = tfrecord([rlds_episode("open the drawer", n) for n in range(2)])
+        (tmp_path / "toy" / version / "a.tfrecord").write_bytes(records)
+
+    def plan(*folders: str) -> Plan:
+        sources = [
+            {"kind": "rlds", "name": f"s{n}", "path": str(tmp_path / "toy" / folder)}
+            for n, folder in enumerate(folders)
+        ]
+        return make_plan(read_recipe(recipe_file(sources=sources)))
+
+    with pytest.raises(EntracteError, match="can't be told apart"):
+        plan("")
+    both = plan("1.0.0", "2.0.0").items
+    assert len({item.video.video_id for item in both}) == 4
+    assert len({(item.video.group, item.split) for item in both}) == 2
 
 
 def test_a_killed_build_goes_on_and_ends_with_the_same_bytes(
@@ -201,6 +251,9 @@ def test_a_folder_with_something_else_in_it_is_left_alone(
         ({"fractions": {"score_2": [0.1, 0.4]}}, "must not overlap"),
         ({"counterfactual": {"proposer": "model"}}, "needs proposer_model"),
         ({"sources": []}, "at least one"),
+        ({"sources": [{"kind": "human", "path": "x", "name": "../x"}]}, "begin a file's name"),
+        ({"sources": [{"kind": "lerobot", "path": "x", "failure": 5}]}, "failure must be 1 to 4"),
+        ({"sources": [{"kind": "rlds", "path": "x", "rate_hz": 0.0}]}, "rate_hz must be above 0"),
     ],
 )
 def test_a_wrong_recipe_is_one_sentence_that_names_the_key(

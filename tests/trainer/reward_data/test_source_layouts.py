@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
@@ -19,6 +21,7 @@ from tests.trainer.reward_data.layouts import (
     tfrecord,
     write_mp4,
 )
+from trainer.reward_data.readers import decode_picture
 from trainer.reward_data.recipe import recipe_from
 from trainer.reward_data.record import SourceVideo
 from trainer.reward_data.sources import read_source
@@ -128,6 +131,39 @@ def test_roboarena_maps_a_persons_progress_to_scores_and_keeps_sessions_together
         read(tmp_path, "roboarena")
 
 
+def test_a_score_that_is_no_number_is_one_sentence(tmp_path: Path) -> None:
+    folder = tmp_path / "evaluation_sessions" / "s"
+    write_mp4(folder / "A_x" / "left_shoulder.mp4")
+    for wrong in ("much", "[1]", ".nan"):
+        said = f"language_instruction: wipe it\npolicies: {{A: {{partial_success: {wrong}}}}}\n"
+        (folder / "metadata.yaml").write_text(said)
+        with pytest.raises(EntracteError, match="partial_success of A"):
+            read(tmp_path, "roboarena")
+
+
+def test_a_copy_of_a_video_is_in_the_group_of_the_first_whatever_its_folder(tmp_path: Path) -> None:
+    write_mp4(tmp_path / "one" / "a.mp4", seed=1)
+    write_mp4(tmp_path / "two" / "day" / "b.mp4", seed=1)
+    write_mp4(tmp_path / "two" / "day" / "c.mp4", seed=2)
+    for file in tmp_path.rglob("*.mp4"):
+        file.with_suffix(".txt").write_bytes(b"open the caf\xe9")
+    (first,) = read(tmp_path / "one", "human")
+    copy, other = read(tmp_path / "two", "human")
+    assert first.group == copy.group != other.group
+    assert first.video_id != copy.video_id
+
+
+def test_a_picture_of_a_wild_size_is_refused_before_it_is_decoded() -> None:
+    ok, encoded = cv2.imencode(".png", np.zeros((8, 8, 3), np.uint8))
+    data = bytearray(encoded.tobytes())
+    assert ok and decode_picture(bytes(data), "x").shape == (8, 8, 3)
+    data[16:24] = (100_000).to_bytes(4, "big") * 2
+    with pytest.raises(EntracteError, match="pixels"):
+        decode_picture(bytes(data), "x")
+    with pytest.raises(EntracteError):
+        decode_picture(bytes(data[:12]), "x")
+
+
 def test_human_videos_without_a_caption_are_left_out(human_folder: Path, tmp_path: Path) -> None:
     videos = read(human_folder, "human")
     assert len(videos) == 8
@@ -188,7 +224,9 @@ def test_hoi4d_gives_one_video_an_event_on_the_clock_of_the_marks(
     assert 25 < start < 40 and end > 50
 
 
-def test_bench_clips_bring_the_states_word_for_every_goal(bench_folder: Path) -> None:
+def test_bench_clips_bring_the_states_word_for_every_goal(
+    bench_folder: Path, tmp_path: Path
+) -> None:
     videos = read(bench_folder, "bench")
     assert videos, "clips with motion"
     for video in videos:
@@ -198,3 +236,8 @@ def test_bench_clips_bring_the_states_word_for_every_goal(bench_folder: Path) ->
             assert (goal.reward == 5) == goal.done[-1]
     picture = next(iter(videos[0].pictures.pictures([videos[0].frames - 1])))
     assert picture.shape == (96, 128, 3)
+    # The other camera, and a copy of the folder under another name, are the same recordings.
+    copied = shutil.copytree(bench_folder, tmp_path / "another name")
+    groups = [video.group for video in videos]
+    assert len({*groups}) == len(groups)
+    assert [video.group for video in read(copied, "bench", camera="wrist")] == groups

@@ -88,7 +88,7 @@ def test_settings_that_cannot_work_are_refused_before_anything_is_loaded(tmp_pat
     with pytest.raises(ConfigError, match="did you mean 'package'"):
         load_config(file)
     file.write_text("models:\n  truth: {reward: success}\n")
-    with pytest.raises(ConfigError, match="judges by pictures alone"):
+    with pytest.raises(ConfigError, match="judges whole episodes"):
         load_model(load_config(file).models["truth"])
     for options in ({}, {"address": "tcp://127.0.0.1:1", "adress": 1}):
         with pytest.raises(ConfigError, match="option address"):

@@ -69,6 +69,29 @@ def test_a_video_is_scored_as_the_episode_is(reward: EdgeReward, clips: list[Cli
     assert "unknown words" in reward.score(video, "polish the red cube").abstained
 
 
+def test_many_videos_in_one_pass_are_scored_as_one_by_one(
+    reward: EdgeReward, clips: list[Clip], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    requests = []
+    for clip in clips[:4]:
+        said = clip.record.goals[0].instructions[0]
+        frames = clip.record.frames
+        whole = Video(_images(clip), np.arange(frames) / 3.0, np.arange(frames))
+        requests += [(whole, said), (whole.until(0), said), (whole, "juggle the teapots")]
+    alone = [reward.score(*request) for request in requests]
+    passes = []
+    run = reward._run_head
+    monkeypatch.setattr(
+        reward, "_run_head", lambda *given: passes.append(len(given[0])) or run(*given)
+    )
+    together = reward.score_batch(requests)
+    assert passes == [8], "what has unknown words is not asked"
+    for one, other in zip(alone, together, strict=True):
+        assert (one.step, one.abstained) == (other.step, other.abstained)
+        for name in ("process", "completion", "contrastive"):
+            assert np.allclose(getattr(one, name), getattr(other, name), atol=1e-5, equal_nan=True)
+
+
 def test_larger_pictures_are_scaled(reward: EdgeReward, clips: list[Clip]) -> None:
     clip = clips[1]
     said = clip.record.goals[0].instructions[0]

@@ -43,7 +43,7 @@ def _video(folder: Path, clip: Clip, settings: BenchSettings) -> SourceVideo:
     return SourceVideo(
         source=settings.name,
         video_id=f"{settings.name}/{digest(where, settings.camera)}",
-        group=where,
+        group=digest("bench", clip.recording),
         pictures=ClipPictures(
             str(folder / record.shard), record.first_frame, CAMERAS.index(settings.camera)
         ),

@@ -13,9 +13,10 @@ from typing import Any
 import msgspec
 
 from contracts.errors import EntracteError, MissingDependency
-from trainer.reward_data.record import LOWEST, Goal, SourceVideo
+from trainer.reward_data.record import Goal, SourceVideo
 from trainer.reward_data.settings import SourceSettings, folder_of
 from trainer.reward_data.sources.human import captioned
+from trainer.rewards.roboreward_rows import LOWEST
 
 
 class EgoDexSettings(SourceSettings, frozen=True, kw_only=True):

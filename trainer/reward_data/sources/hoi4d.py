@@ -8,13 +8,15 @@ hdTimeEnd}]}}, times in seconds of `info.duration`, which is not always the vide
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
 from contracts.errors import EntracteError
 from trainer.reward_data.readers import Mp4Pictures, video_length
-from trainer.reward_data.record import HIGHEST, Goal, SourceVideo, digest
+from trainer.reward_data.record import Goal, SourceVideo, digest
 from trainer.reward_data.settings import SourceSettings, folder_of
+from trainer.rewards.roboreward_rows import HIGHEST
 
 THINGS = {
     1: "toy car", 2: "mug", 3: "laptop", 4: "storage furniture", 5: "bottle", 6: "safe", 7: "bowl",
@@ -83,6 +85,10 @@ def _recording(table: Path, root: Path, settings: Hoi4dSettings) -> list[SourceV
     videos = []
     for number, (event, start, end) in enumerate(events):
         verb = event.strip().lower().replace("pickup", "pick up").replace("putdown", "put down")
+        if not 0 <= start <= end < math.inf:
+            raise EntracteError(
+                f"{table}: {event}", expected="0 <= start <= end", found=(start, end)
+            )
         first = round(start * scale * rate_hz)
         count = min(frames, round(end * scale * rate_hz)) - first
         if verb not in settings.events or count < max(2, SHORTEST_S * rate_hz):

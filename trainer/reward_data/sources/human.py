@@ -12,8 +12,9 @@ import msgspec
 
 from contracts.errors import EntracteError
 from trainer.reward_data.readers import Mp4Pictures, video_length
-from trainer.reward_data.record import HIGHEST, Goal, SourceVideo, digest
+from trainer.reward_data.record import Goal, SourceVideo, content_group, digest
 from trainer.reward_data.settings import Outcome, SourceSettings, folder_of
+from trainer.rewards.roboreward_rows import HIGHEST
 
 TABLES = ("metadata.jsonl", "captions.jsonl")
 
@@ -37,7 +38,7 @@ def read(settings: HumanSettings) -> list[SourceVideo]:
     for file in sorted(root.rglob("*.mp4")):
         name = file.relative_to(root).as_posix()
         beside = file.with_suffix(".txt")
-        said = captions.get(name, beside.read_text().strip() if beside.exists() else "")
+        said = captions.get(name, _said(beside))
         if said:
             videos.append(captioned(file, name, (said,), settings, settings.outcome))
     if not videos:
@@ -49,6 +50,10 @@ def read(settings: HumanSettings) -> list[SourceVideo]:
     return videos
 
 
+def _said(file: Path) -> str:
+    return file.read_text("utf-8", "replace").strip() if file.exists() else ""
+
+
 def captioned(
     file: Path, name: str, said: tuple[str, ...], settings: SourceSettings, outcome: Outcome
 ) -> SourceVideo:
@@ -58,7 +63,7 @@ def captioned(
     return SourceVideo(
         source=settings.name,
         video_id=f"{settings.name}/{digest(name)}",
-        group=digest("file", name),
+        group=content_group(file),
         pictures=Mp4Pictures(str(file)),
         frames=frames,
         rate_hz=rate_hz,
@@ -74,7 +79,8 @@ def _captions(root: Path) -> dict[str, str]:
         if not table.exists():
             continue
         try:
-            rows = [msgspec.json.decode(x, type=_Row) for x in table.read_bytes().splitlines()]
+            lines = [line for line in table.read_bytes().splitlines() if line.strip()]
+            rows = [msgspec.json.decode(line, type=_Row) for line in lines]
         except msgspec.MsgspecError as error:
             raise EntracteError(
                 f"{table}", expected="rows with file_name and caption", found=str(error)

@@ -12,8 +12,9 @@ from contracts.errors import EntracteError
 from contracts.files.dataset_format import CAMERA_PREFIX, VIDEO
 from contracts.files.dataset_reader import DatasetReader
 from trainer.reward_data.readers import LeRobotPictures
-from trainer.reward_data.record import HIGHEST, LOWEST, Goal, SourceVideo, digest
+from trainer.reward_data.record import Goal, SourceVideo, digest
 from trainer.reward_data.settings import Outcome, SourceSettings, folder_of
+from trainer.rewards.roboreward_rows import HIGHEST, LOWEST
 
 SUCCESS = "next.success"
 
@@ -25,6 +26,11 @@ class LeRobotSettings(SourceSettings, frozen=True, kw_only=True):
     camera: str = ""
     outcome: Outcome = "success"
     failure: int = LOWEST
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not LOWEST <= self.failure < HIGHEST:
+            raise ValueError(f"failure must be 1 to 4, found {self.failure}")
 
 
 def read(settings: LeRobotSettings) -> list[SourceVideo]:

@@ -15,9 +15,10 @@ import numpy as np
 
 from contracts.errors import EntracteError
 from trainer.reward_data.readers import TfrecordPictures
-from trainer.reward_data.record import HIGHEST, Goal, SourceVideo, digest
+from trainer.reward_data.record import Goal, SourceVideo, digest
 from trainer.reward_data.settings import Outcome, SourceSettings, folder_of
 from trainer.reward_data.tfrecord import Values, parse_example, read_record, record_offsets
+from trainer.rewards.roboreward_rows import HIGHEST, LOWEST
 
 
 class RldsSettings(SourceSettings, frozen=True, kw_only=True):
@@ -30,18 +31,26 @@ class RldsSettings(SourceSettings, frozen=True, kw_only=True):
     instruction: str = ""
     rate_hz: float = 5.0
     outcome: Outcome = "success"
-    unfinished: int = 1
+    unfinished: int = LOWEST
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not (self.rate_hz > 0 and 0 <= self.unfinished < HIGHEST):
+            raise ValueError(
+                f"rate_hz must be above 0 and unfinished 0 to 4, found {self.rate_hz}, {self.unfinished}"
+            )
 
 
 def read(settings: RldsSettings) -> list[SourceVideo]:
     """Every episode of the file, or of the folder's *.tfrecord* files, with a command and pictures."""
     path = folder_of(settings)
+    home = path if path.is_dir() else path.parent
     files = sorted(path.rglob("*.tfrecord*")) if path.is_dir() else [path]
     videos = [
         video
         for file in files
         for offset in record_offsets(file)
-        if (video := _episode(file, offset, settings)) is not None
+        if (video := _episode(file, file.relative_to(home), offset, settings)) is not None
     ]
     if not videos:
         raise EntracteError(
@@ -50,7 +59,7 @@ def read(settings: RldsSettings) -> list[SourceVideo]:
     return videos
 
 
-def _episode(file: Path, offset: int, settings: RldsSettings) -> SourceVideo | None:
+def _episode(file: Path, name: Path, offset: int, settings: RldsSettings) -> SourceVideo | None:
     example = parse_example(read_record(file, offset))
     key = settings.picture or _picture_key(example)
     command = _command(example, settings.instruction)
@@ -60,7 +69,7 @@ def _episode(file: Path, offset: int, settings: RldsSettings) -> SourceVideo | N
     reward, origin = _label(example, settings)
     if not command or reward == 0:
         return None
-    where = _text(example.get("episode_metadata/file_path")) or file.name
+    where = _text(example.get("episode_metadata/file_path")) or name.as_posix()
     said = example.get("episode_metadata/episode_id")
     number = int(said[0]) if isinstance(said, np.ndarray) and len(said) else offset
     group = digest("rlds", where, number)

@@ -9,6 +9,7 @@ The npz beside them holds pickled objects and is never opened.
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,11 @@ class RoboArenaSettings(SourceSettings, frozen=True, kw_only=True):
 
     camera: tuple[str, ...] = ("left", "right")
     progress_scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.progress_scale > 0:
+            raise ValueError(f"progress_scale must be above 0, found {self.progress_scale}")
 
 
 def read(settings: RoboArenaSettings) -> list[SourceVideo]:
@@ -67,14 +73,18 @@ def _session(table: Path, settings: RoboArenaSettings) -> list[SourceVideo]:
     videos = []
     for letter, said in sorted(policies.items()):
         file = _video(table.parent, str(letter), settings.camera)
-        if not said or said.get("partial_success") is None or file is None or not command:
+        scored = isinstance(said, dict) and said.get("partial_success") is not None
+        if not scored or file is None or not command:
             continue
-        progress = float(said["partial_success"])
+        try:
+            progress = float(said["partial_success"])
+        except (TypeError, ValueError):
+            progress = math.nan
         if not 0 <= progress <= settings.progress_scale:
             raise EntracteError(
                 f"{table}: partial_success of {letter}",
                 expected=f"0 to {settings.progress_scale:g}",
-                found=progress,
+                found=said["partial_success"],
                 remedy="set progress_scale in the recipe",
             )
         reward = score_of_human(progress, settings.progress_scale, bool(said.get("binary_success")))

@@ -144,6 +144,10 @@ class Caller:
 
     def _reply(self, data: bytes) -> Completion | str:
         found = read_completion(data)
+        if isinstance(found, Completion) and found.usage is None and self._terms.most_cost:
+            return (
+                "budget: the server doesn't say how many tokens it used, so most_cost can't be kept"
+            )
         if isinstance(found, Completion) and found.usage is not None:
             terms, spent, used = self._terms, self.spent, found.usage
             spent.prompt_tokens += used.prompt_tokens

@@ -11,13 +11,14 @@ import msgspec
 from contracts.errors import ConfigError
 from trainer.rewards.endpoint.caller import Caller, Terms
 from trainer.rewards.endpoint.key import check_url, read_key
-from trainer.rewards.endpoint.model import LONGEST, EndpointReward, Manner
+from trainer.rewards.endpoint.model import EndpointReward, Manner
 from trainer.rewards.episodes import OnEpisodes
 from trainer.rewards.frames import FrameContract
 from trainer.rewards.prompts import load_prompt
 from trainer.rewards.vlm.lrm import Completion, Contrastive, Progress
 from trainer.rewards.vlm.question import Question
 from trainer.rewards.vlm.roboreward import RoboReward
+from trainer.rewards.vlm.several import LONGEST
 from trainer.rewards.vlm.topreward import TopReward
 
 MOST_LISTED = 2000
@@ -75,6 +76,10 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 f"top must be 1 to {MOST_LISTED}, jpeg_quality 1 to 100, "
                 f"at_once >= 1, deadline_s > 0, and extra without {sorted(_TAKEN)}"
             )
+        if min(self.prompt_price, self.completion_price, self.most_cost) < 0:
+            raise ValueError("prices and most_cost must be at least 0")
+        if self.most_cost and not (self.prompt_price or self.completion_price):
+            raise ValueError("most_cost needs prompt_price or completion_price to count with")
 
 
 def endpoint(

@@ -9,12 +9,12 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import msgspec
 
-from contracts.errors import ConfigError, EntracteError
+from contracts.errors import ConfigError
 from contracts.reward import RewardSignal, abstain
 from trainer.rewards.endpoint.caller import Caller
 from trainer.rewards.endpoint.protocol import (
@@ -24,11 +24,16 @@ from trainer.rewards.endpoint.protocol import (
     request_body,
 )
 from trainer.rewards.frames import FrameContract, Video
-from trainer.rewards.vlm.question import Prompt, Question, Reading, mass
+from trainer.rewards.vlm.question import Prompt, Question, Reading
+from trainer.rewards.vlm.several import (
+    ask_all,
+    frames_of,
+    merged,
+    refuse_twice,
+    signals_of,
+    something_else,
+)
 from trainer.rewards.vlm.topreward import TopReward
-
-LONGEST = 100_000
-"""Frames of the longest episode that several questions, each with its own frames, may choose from."""
 
 
 @dataclass(frozen=True)
@@ -55,13 +60,7 @@ class EndpointReward:
     ) -> None:
         """`model`: the server's name of it. Raises `ConfigError` for no question, two that give the same
         signal, or `topreward` without log-probabilities."""
-        given = [name for question in questions for name in question.gives]
-        if not questions or len(set(given)) < len(given):
-            raise ConfigError(
-                "questions of the reward model 'endpoint'",
-                expected="one or more, no two of which give the same signal",
-                found={question.text.name: question.gives for question in questions},
-            )
+        refuse_twice(questions, "endpoint")
         if manner.logprobs == "never" and any(isinstance(q, TopReward) for q in questions):
             raise ConfigError(
                 "signal 'topreward'", expected="logprobs: auto or require", found="never"
@@ -79,12 +78,7 @@ class EndpointReward:
 
     @property
     def contract(self) -> FrameContract:
-        """The question's; of several, all frames that any of them may choose from."""
-        frames = [question.frames for question in self.questions]
-        if len(frames) == 1:
-            return frames[0]
-        fastest = max(frame.rate_hz for frame in frames)
-        return FrameContract("append", fastest, 1, LONGEST, frames[0].cameras)
+        return frames_of(self.questions)
 
     @property
     def completion_threshold(self) -> float:
@@ -99,29 +93,9 @@ class EndpointReward:
 
     def score_batch(self, requests: Sequence[tuple[Video, str]]) -> list[RewardSignal]:
         """Abstains for each that the server didn't answer in time, or not in the way that was asked for."""
-        asked: list[list[list[Prompt]] | EntracteError] = []
-        for video, instruction in requests:
-            try:
-                asked.append([question.ask(video, instruction) for question in self.questions])
-            except EntracteError as error:
-                asked.append(error)
-        prompts = [
-            prompt
-            for each in asked
-            if not isinstance(each, EntracteError)
-            for question in each
-            for prompt in question
-        ]
-        answers = iter(self._answers(prompts))
-        signals = []
-        for (video, _), each in zip(requests, asked, strict=True):
-            step = int(video.steps[-1])
-            if isinstance(each, EntracteError):
-                signals.append(abstain(step, str(each), self._model_id))
-                continue
-            rows = [[next(answers) for _ in question] for question in each]
-            signals.append(self._signal(step, rows))
-        return signals
+        asked, prompts = ask_all(self.questions, requests)
+        answers = self._answers(prompts)
+        return signals_of(requests, asked, answers, self._model_id, self._signal)
 
     def _answers(self, prompts: Sequence[Prompt]) -> list[Answered | str]:
         replies = self._ask(prompts)
@@ -154,7 +128,6 @@ class EndpointReward:
 
     def _signal(self, step: int, rows: Sequence[Sequence[Answered | str]]) -> RewardSignal:
         readings: list[Reading] = []
-        written = False
         for question, answers in zip(self.questions, rows, strict=True):
             name = question.text.name
             scores = []
@@ -163,32 +136,20 @@ class EndpointReward:
                 if isinstance(answer, str) or reason:
                     return abstain(step, f"{name}: {reason}", self._model_id)
                 scores.append(answer.log_probabilities)
-                written = written or answer.written
             if scores:
-                readings.append(question.read(scores))
-        fields = {k: v for reading in readings for k, v in reading.fields.items()}
-        if not fields:
-            return abstain(step, "nothing to compare with yet", self._model_id)
-        return RewardSignal(
-            step,
-            score_distribution=next((r.distribution for r in readings if r.distribution), ()),
-            # A written answer comes without doubt, so how much there was is unknown.
-            uncertainty=math.nan if written else max(r.uncertainty for r in readings),
-            model_id=self._model_id,
-            process=fields.get("process", math.nan),
-            completion=fields.get("completion", math.nan),
-            contrastive=fields.get("contrastive", math.nan),
-        )
+                reading = question.read(scores)
+                if any(isinstance(a, Answered) and a.written for a in answers):
+                    # A written answer comes without doubt, so how much there was is unknown.
+                    reading = replace(reading, uncertainty=math.nan)
+                readings.append(reading)
+        return merged(step, readings, self._model_id)
 
     def _doubtful(self, question: Question, answer: Answered) -> str:
         """Why an answer is none; "" for one that is."""
         if isinstance(question, TopReward) and (answer.written or answer.unlisted):
             # Its score is the log-probability itself: a bound on it is not one.
             return "the server lists no log-probability of one of the choices"
-        share = mass(answer.log_probabilities)
-        if share < self._manner.least_mass:
-            return f"the model answers something else ({share:.3f} on the choices)"
-        return ""
+        return something_else(answer.log_probabilities, self._manner.least_mass)
 
 
 def _no_logprobs(reply: Completion | str) -> bool:

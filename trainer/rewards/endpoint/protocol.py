@@ -33,7 +33,7 @@ class _Top(msgspec.Struct):
 class _Token(msgspec.Struct):
     token: str
     logprob: float
-    top_logprobs: list[_Top] = []
+    top_logprobs: list[_Top] | None = None
 
 
 class _Logprobs(msgspec.Struct):
@@ -166,7 +166,9 @@ def _listed(token: _Token, lead: str, choices: tuple[str, ...]) -> Answered | st
     """What is listed of a token that is a choice behind `lead`. Tokens that say the same choice (with a
     space, without, its beginning) count together."""
     shares = dict.fromkeys(choices, 0.0)
-    listed = {t.token: t.logprob for t in [*token.top_logprobs, _Top(token.token, token.logprob)]}
+    listed = {
+        t.token: t.logprob for t in [*(token.top_logprobs or ()), _Top(token.token, token.logprob)]
+    }
     for name, logprob in listed.items():
         if (not math.isfinite(logprob) and logprob != -math.inf) or logprob > 1e-3:
             return f"unparsable reply: log-probability {logprob}"

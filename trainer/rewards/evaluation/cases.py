@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -48,8 +47,6 @@ def _case(number: int, clip: Clip) -> Case:
     own = record.goals[0]
     others = zip(record.goals[1:], clip.success[1:], strict=True)
     steps = np.arange(record.frames)
-    # By content, so that the same recording in two folders is known as one.
-    seen = zlib.crc32(clip.jpeg[-1][0], zlib.crc32(clip.jpeg[0][0]))
 
     def load() -> Video:
         views = {camera: clip.pictures(camera) for camera in CAMERAS}
@@ -57,7 +54,7 @@ def _case(number: int, clip: Clip) -> Case:
 
     return Case(
         name=f"{record.split}/{record.task}/{number:04d} {record.style}",
-        group=f"{record.split}/{record.task}/{record.seed}/{seen:08x}",
+        group=clip.recording,
         task=record.task,
         instruction=own.instructions[0],
         progress=clip.progress[0].astype(np.float64),

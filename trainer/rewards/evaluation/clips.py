@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from contracts.errors import EntracteError
 from trainer.interfaces import VideoRewardModel
 from trainer.rewards.data import load_clips
 from trainer.rewards.demonstrations import read_demonstrations
@@ -17,6 +18,7 @@ from trainer.rewards.holdout import refuse_evaluation, validation_part
 DEMONSTRATIONS = 15
 DEMONSTRATION_HZ = 10 / 3
 MOST_FITTED, MOST_VALIDATION = 400, 200
+TRAIN = "of the train split: whatever learned from these is flattered here"
 
 
 def evaluate_clips(
@@ -34,7 +36,14 @@ def evaluate_clips(
 ) -> list[TaskReport]:
     """One report a task. `fit`: clips of the train split; the blind baselines are fitted on those of the
     task, and calibration uses the part that no shipped model learned from (`holdout`)."""
-    clips = load_clips(data, tasks=tasks)
+    # Arranged scenes have no time: they are for training alone.
+    clips = [clip for clip in load_clips(data, tasks=tasks) if clip.record.rate_hz]
+    if data and not clips:
+        raise EntracteError(
+            f"no played clips {f'of {list(tasks)} ' if tasks else ''}to measure on",
+            found=f"none in {[str(folder) for folder in data]}",
+            remedy="record some with `robot-reward record-clips --split eval`",
+        )
     learned = load_clips(fit, tasks=tasks)
     refuse_evaluation(learned)
     eye = next((model for model in models.values() if isinstance(model, EdgeReward)), None)
@@ -66,6 +75,7 @@ def evaluate_clips(
                 draws=draws,
                 seed=seed,
                 report=report,
+                note=TRAIN if any(clip.record.split == "train" for clip in mine) else "",
             )
         )
     return out

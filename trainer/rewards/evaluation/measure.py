@@ -128,12 +128,6 @@ def end_rows(model: VideoRewardModel, video: Video) -> list[int]:
     return sorted({*rows.tolist(), len(video) - 1})
 
 
-def verdict_of(model: VideoRewardModel, video: Video, instruction: str) -> bool | None:
-    """Done or not at the video's end, None where the model abstains."""
-    signals = signals_of(model, video, instruction, end_rows(model, video))
-    return judge(signals, model.completion_threshold, model.completion_consecutive)
-
-
 def pair_video(model: VideoRewardModel, video: Video, earlier: int, later: int) -> Video:
     """Two frames to compare, after the episode's first where the model looks at more than two: as if seen
     2 s apart, whatever the time between them was."""
@@ -188,20 +182,20 @@ def observe(
     known = np.isfinite(truth) & np.isfinite(process)
     moving = np.isfinite(truth).any() and np.ptp(truth[np.isfinite(truth)]) > LEAST_MOTION
 
-    def within(function: Callable[..., float], nothing: float, *more: float) -> float:
+    def rank(function: Callable[[np.ndarray, np.ndarray], float]) -> float:
         if not moving:
             return math.nan
-        found = function(process[known], truth[known], *more)
-        return nothing if math.isnan(found) else found
+        found = function(process[known], truth[known])
+        return 0.0 if math.isnan(found) else found
 
     return Outcome(
         case,
         tuple(rows),
         tuple(signals),
         judge(signals, model.completion_threshold, model.completion_consecutive),
-        within(metrics.spearman, 0.0),
-        within(metrics.kendall_tau_b, 0.0),
-        within(metrics.pairwise_accuracy, math.nan if known.all() else 0.5, LEAST_GAP),
+        rank(metrics.spearman),
+        rank(metrics.kendall_tau_b),
+        metrics.pairwise_accuracy(process, truth, LEAST_GAP) if moving else math.nan,
         np.array(said, np.float64),
         case.progress[drawn[:, 1]] - case.progress[drawn[:, 0]],
         signals[-1].completion,

@@ -25,28 +25,36 @@ def ranks(values: Floats) -> Floats:
 
 def spearman(a: Floats, b: Floats) -> float:
     """Spearman's rank correlation, ties averaged (values equal to 4 decimals tie, so that a network's
-    rounding noise makes no order). NaN below three values or where either is constant."""
+    rounding noise makes no order). NaN below three values, of a NaN, or where either is constant."""
     _same_length(a, b)
     x, y = (np.round(np.asarray(v, np.float64), 4) for v in (a, b))
-    if len(x) < 3 or np.ptp(x) == 0 or np.ptp(y) == 0:
+    if len(x) < 3 or not np.ptp(x) > 0 or not np.ptp(y) > 0:
         return math.nan
     return float(np.corrcoef(ranks(x), ranks(y))[0, 1])
 
 
 def kendall_tau_b(a: Floats, b: Floats) -> float:
     """Kendall's tau-b (Kendall 1945): concordant less discordant pairs, corrected for ties on both sides.
-    NaN below two values or where either is constant. Quadratic in N."""
+    NaN below two values, of a NaN, or where either is constant. Counts in the table of the distinct values:
+    as many cells as those of `a` times those of `b`."""
     _same_length(a, b)
-    rows, columns = np.triu_indices(len(a), k=1)
-    x = np.sign(np.asarray(a, np.float64)[rows] - np.asarray(a, np.float64)[columns])
-    y = np.sign(np.asarray(b, np.float64)[rows] - np.asarray(b, np.float64)[columns])
-    scale = math.sqrt(float((x != 0).sum()) * float((y != 0).sum()))
-    return float((x * y).sum() / scale) if scale else math.nan
+    if _unknown(a) or _unknown(b):
+        return math.nan
+    (x, in_a), (y, in_b) = (np.unique(v, return_inverse=True) for v in (a, b))
+    table = np.zeros((len(x), len(y)))
+    np.add.at(table, (in_a, in_b), 1.0)
+    above = table[::-1].cumsum(axis=0)[::-1] - table  # the larger in `a`, by their value in `b`
+    larger = above[:, ::-1].cumsum(axis=1)[:, ::-1] - above
+    smaller = above.cumsum(axis=1) - above
+    pairs = len(in_a) * (len(in_a) - 1) / 2
+    apart = [pairs - (n * (n - 1)).sum() / 2 for n in (table.sum(axis=1), table.sum(axis=0))]
+    scale = math.sqrt(apart[0] * apart[1])
+    return float((table * (larger - smaller)).sum() / scale) if scale else math.nan
 
 
 def pairwise_accuracy(predicted: Floats, true: Floats, margin: float = 0.0) -> float:
     """Of the pairs whose truth differs by more than `margin`, the share that the prediction orders alike; a
-    tie counts half. NaN without such a pair."""
+    tie counts half, as does a NaN in the prediction; one in the truth makes no pair. NaN without a pair."""
     _same_length(predicted, true)
     rows, columns = np.triu_indices(len(true), k=1)
     gap = np.asarray(true, np.float64)[rows] - np.asarray(true, np.float64)[columns]
@@ -65,8 +73,9 @@ def sign_accuracy(said: Floats, gap: Floats) -> float:
 
 
 def roc_auc(positive: Floats, negative: Floats) -> float:
-    """Probability that a positive scores above a negative; ties count half. NaN if either is empty."""
-    if not len(positive) or not len(negative):
+    """Probability that a positive scores above a negative; ties count half. NaN of a NaN, or if either is
+    empty."""
+    if _unknown(positive) or _unknown(negative):
         return math.nan
     found = ranks(np.concatenate([positive, negative]))
     high = found[: len(positive)].sum() - len(positive) * (len(positive) + 1) / 2
@@ -84,8 +93,8 @@ def balanced_accuracy(verdict: Floats, truth: Floats) -> float:
 
 def fpr_at_tpr(positive: Floats, negative: Floats, tpr: float) -> float:
     """The least false-positive rate of any threshold that lets at least `tpr` of the positives pass
-    (score >= threshold). NaN if either is empty."""
-    if not len(positive) or not len(negative):
+    (score >= threshold). NaN of a NaN, or if either is empty."""
+    if _unknown(positive) or _unknown(negative):
         return math.nan
     needed = max(1, math.ceil(tpr * len(positive) - 1e-9))
     threshold = np.sort(positive)[::-1][needed - 1]
@@ -153,6 +162,10 @@ def instruction_accuracy(right: Floats, wrong: Floats) -> float:
     not (an antonym, another object); ties and NaN (abstained) count half. NaN of nothing."""
     _same_length(right, wrong)
     return sign_accuracy(np.asarray(right) - np.asarray(wrong), np.ones(len(right)))
+
+
+def _unknown(values: Floats) -> bool:
+    return not len(values) or bool(np.isnan(values).any())
 
 
 def _same_length(a: Floats, b: Floats) -> None:

@@ -9,11 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from contracts.errors import EntracteError, MissingDependency
+from contracts.errors import EntracteError
 from contracts.reward import RewardSignal
 from trainer.report.charts import score_histogram
 from trainer.report.pictures import jpeg_uri
 from trainer.report.svg import Drawing, Scale
+from trainer.report.template import as_markup, fill
 from trainer.rewards.evaluation import metrics
 from trainer.rewards.evaluation.comparison import verdict
 from trainer.rewards.evaluation.measure import HIGHER_IS_BETTER, MEANING, Measured, Outcome
@@ -29,24 +30,11 @@ STYLE = Path(__file__).parents[2] / "report" / "style.css"
 
 def render(tasks: Sequence[TaskReport], bench: BenchResult | None, title: str, command: str) -> str:
     """The page as text; everything but our own SVG is escaped. Raises `MissingDependency`."""
-    try:
-        import jinja2
-        from markupsafe import Markup
-    except ImportError as error:
-        raise MissingDependency(
-            "the evaluation's page needs jinja2", remedy="pip install 'entracte[trainer]'"
-        ) from error
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(HERE),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("page.html.j2").render(
+    return fill(
+        HERE / "page.html.j2",
         title=title,
         command=command,
-        style=Markup(STYLE.read_text()),
+        style=as_markup(STYLE.read_text()),
         bench=_bench_section(bench) if bench else None,
         tasks=[_task_section(report) for report in tasks],
         meaning=MEANING,
@@ -54,7 +42,6 @@ def render(tasks: Sequence[TaskReport], bench: BenchResult | None, title: str, c
 
 
 def _task_section(report: TaskReport) -> dict[str, Any]:
-    first = (report.models or report.baselines)[0]
     others = {b.model: b.figures for b in report.baselines}
     table = [
         {
@@ -72,7 +59,7 @@ def _task_section(report: TaskReport) -> dict[str, Any]:
     ]
     return {
         "name": report.task,
-        "counts": f"{first.episodes} episodes, {first.successes} succeeded",
+        "counts": report.counts,
         "models": [m.model for m in report.models],
         "baselines": list(others),
         "table": table,

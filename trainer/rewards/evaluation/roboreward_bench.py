@@ -1,8 +1,7 @@
 """RoboRewardBench on a folder in the published format: metadata.jsonl and MP4 files. Owns the protocol.
 
 Mean absolute error of 1-5 scores, averaged over the subsets (arXiv 2601.00675, section 4); an answer that
-can't be read costs 4. The data card names no subset column: the subset is the first folder of `file_name`
-(after the split's own, if it is there), unless a row has a field `subset`.
+can't be read costs 4. Which subset a row counts in: `RoboRewardRow.counted_in`.
 """
 
 from __future__ import annotations
@@ -23,76 +22,37 @@ from trainer.interfaces import VideoRewardModel
 from trainer.rewards.evaluation.bootstrap import DRAWS, Figure, resamples, with_interval
 from trainer.rewards.evaluation.metrics import kendall_tau_b, spearman
 from trainer.rewards.evaluation.videos import read_video
+from trainer.rewards.roboreward_rows import HIGHEST, LOWEST, METADATA, RoboRewardRow, read_rows
 
-METADATA = "metadata.jsonl"
-LEAST, MOST = 1, 5
 UNPARSABLE_COSTS = 4.0
 PUBLISHED_SUBSETS = 23
 TEST_HISTOGRAM = (689, 641, 556, 418, 527)
 """Labels 1..5 of the published test split: always "3" has a micro MAE of 1.233 there."""
-SPLITS = ("train", "val", "validation", "test")
 _SAID = re.compile(r"ANSWER\s*:\s*([-+]?\d+(?:\.\d+)?)", re.IGNORECASE)
 _NUMBER = re.compile(r"[-+]?\d+(?:\.\d+)?")
 
-Answer = str | float | None
-"""What a model said of a row: text, a number, or None (nothing)."""
+
+@dataclass(frozen=True)
+class NoAnswer:
+    """A model raised or abstained. Its reason may quote an answer ("unparsable: ANSWER: 7") and is never
+    read for one."""
+
+    reason: str
 
 
-class BenchRow(msgspec.Struct, frozen=True):
-    """One line of metadata.jsonl; fields that we don't know are left alone. `check` is the data set's own
-    automatic check, not used."""
-
-    file_name: str
-    task: str
-    reward: int
-    check: Any = msgspec.field(default=None, name="gpt5_mini_check")
-    subset: str = ""
-
-    @property
-    def name(self) -> str:
-        return f"{self.file_name} | {self.task}"
-
-    @property
-    def group(self) -> str:
-        """The subset that the row counts in."""
-        if self.subset:
-            return self.subset
-        folders = Path(self.file_name).parts[:-1]
-        if len(folders) > 1 and folders[0] in SPLITS:
-            folders = folders[1:]
-        return folders[0] if folders else "all"
+Answer = str | float | NoAnswer | None
+"""What a model said of a row: text, a number, that it says nothing, or None (a row was left out)."""
 
 
-def read_bench(folder: Path) -> list[BenchRow]:
+def read_bench(folder: Path) -> list[RoboRewardRow]:
     """Rows in the file's order. Raises `EntracteError` naming the line that is wrong."""
-    path = folder / METADATA
-    try:
-        lines = path.read_bytes().splitlines()
-    except OSError as error:
-        raise EntracteError(
-            f"{folder} is no RoboReward folder", expected=METADATA, found=str(error)
-        ) from error
-    decoder = msgspec.json.Decoder(BenchRow)
-    rows = []
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            row = decoder.decode(line)
-        except msgspec.MsgspecError as error:
-            raise EntracteError(f"{path} line {number}", found=str(error)) from error
-        if not LEAST <= row.reward <= MOST:
-            raise EntracteError(f"{path} line {number}: reward", expected="1..5", found=row.reward)
-        rows.append(row)
-    if not rows:
-        raise EntracteError(f"{path} holds no row")
-    return rows
+    return read_rows(folder / METADATA)
 
 
 def parse_answer(said: Answer) -> float | None:
     """The score in an answer: a number, or text of the form "ANSWER: 3" (or the number alone). None where
     there is no one score: nothing, NaN, or several that differ."""
-    if said is None or isinstance(said, bool):
+    if said is None or isinstance(said, bool | NoAnswer):
         return None
     if not isinstance(said, str):
         return float(said) if math.isfinite(said) else None
@@ -102,7 +62,7 @@ def parse_answer(said: Answer) -> float | None:
     return found.pop() if len(found) == 1 else None
 
 
-def read_answers(path: Path, rows: Sequence[BenchRow]) -> list[Answer]:
+def read_answers(path: Path, rows: Sequence[RoboRewardRow]) -> list[Answer]:
     """Given answers, one JSON object a line: `file_name`, `answer` (text or number), and `task` where a video
     is asked about under several. A row without an answer gets None and `grade` names it."""
     by_key: dict[tuple[str, str], Answer] = {}
@@ -143,18 +103,18 @@ def score_of(signal: RewardSignal, reading: Reading) -> float | None:
     if signal.abstained:
         return None
     scores = np.array(signal.score_distribution)
-    if len(scores) == MOST:
+    if len(scores) == HIGHEST:
         most_likely = float(scores.argmax()) + 1.0
         return most_likely if reading == "discrete" else float(scores @ np.arange(1.0, 6.0))
     if math.isnan(signal.process):
         return None
-    value = LEAST + (MOST - LEAST) * signal.process
+    value = LOWEST + (HIGHEST - LOWEST) * signal.process
     return float(math.floor(value + 0.5)) if reading == "discrete" else value
 
 
 def ask(
     model: VideoRewardModel,
-    rows: Sequence[BenchRow],
+    rows: Sequence[RoboRewardRow],
     folder: Path,
     *,
     reading: Reading = "discrete",
@@ -167,11 +127,11 @@ def ask(
         try:
             signal = model.score(read_video(folder / row.file_name, model.contract), row.task)
         except Exception as error:  # a model may raise whatever it likes; the row then costs 4
-            answers.append(f"failed: {type(error).__name__}: {error}")
+            answers.append(NoAnswer(f"failed: {type(error).__name__}: {error}"))
             signals.append(None)
         else:
             score = score_of(signal, reading)
-            answers.append(score if score is not None else f"abstained: {signal.abstained}")
+            answers.append(NoAnswer(f"abstained: {signal.abstained}") if score is None else score)
             signals.append(signal)
         if report:
             report(number, len(rows))
@@ -180,8 +140,9 @@ def ask(
 
 @dataclass(frozen=True)
 class BenchReport:
-    """What a model got. `figures`: micro_mae, macro_mae, exact, within_1, rank, kendall with intervals
-    (videos resampled within subsets); `errors` float64[N] of each row; `missing`, `unparsable` name rows."""
+    """What a model got. `figures`: micro_mae, macro_mae, exact, within_1, and of what could be read rank and
+    kendall, with intervals (recordings resampled within subsets); `errors` float64[N] of each row;
+    `missing`, `unparsable` name rows."""
 
     model: str
     rows: int
@@ -220,7 +181,7 @@ class BenchReport:
 
 
 def grade(
-    rows: Sequence[BenchRow],
+    rows: Sequence[RoboRewardRow],
     answers: Sequence[Answer],
     model: str,
     *,
@@ -233,12 +194,13 @@ def grade(
     said = [parse_answer(answer) for answer in answers]
     truth = np.array([row.reward for row in rows], np.float64)
     raw = np.array([math.nan if value is None else value for value in said])
-    value = np.clip(raw, LEAST, MOST)
+    value = np.clip(raw, LOWEST, HIGHEST)
     errors = np.where(np.isnan(value), UNPARSABLE_COSTS, np.abs(value - truth))
-    _, of_row = np.unique([row.group for row in rows], return_inverse=True)
+    _, of_row = np.unique([row.counted_in for row in rows], return_inverse=True)
     # Half-way values round up, as in `score_of`; what could not be read is nowhere near.
     whole = np.where(np.isnan(value), -99.0, np.floor(value + 0.5))
-    given = np.nan_to_num(value, nan=0.0)
+    # An order is of answers: what could not be read is neither the lowest nor the highest.
+    read = ~np.isnan(value)
 
     def macro(index: np.ndarray) -> float:
         sums, counts = np.bincount(of_row[index], errors[index]), np.bincount(of_row[index])
@@ -250,20 +212,21 @@ def grade(
         "micro_mae": lambda i: float(errors[i].mean()),
         "exact": lambda i: float((whole[i] == truth[i]).mean()),
         "within_1": lambda i: float((np.abs(whole[i] - truth[i]) <= 1).mean()),
-        "rank": lambda i: spearman(given[i], truth[i]),
+        "rank": lambda i: spearman(value[i][read[i]], truth[i][read[i]]),
     }
     drawn = resamples(
-        [row.file_name for row in rows], draws, seed, strata=[row.group for row in rows]
+        [row.recording for row in rows], draws, seed, strata=[row.counted_in for row in rows]
     )
     figures = {k: with_interval(f, len(rows), drawn) for k, f in statistics.items()}
-    # Quadratic in the rows: no interval.
-    figures["kendall"] = Figure(kendall_tau_b(given, truth))
+    # An expectation gives as many values as rows: slow enough to go without an interval.
+    figures["kendall"] = Figure(kendall_tau_b(value[read], truth[read]))
     subsets = {}
-    for group in sorted({row.group for row in rows}):
-        mine = errors[[row.group == group for row in rows]]
+    for group in sorted({row.counted_in for row in rows}):
+        mine = errors[[row.counted_in == group for row in rows]]
         subsets[group] = (len(mine), float(mine.mean()))
-    unread = [row.name for row, a, v in zip(rows, answers, said, strict=True) if a and v is None]
-    missing = [row.name for row, a in zip(rows, answers, strict=True) if a is None or a == ""]
+    gone = [answer is None or answer == "" for answer in answers]
+    missing = [row.name for row, no in zip(rows, gone, strict=True) if no]
+    unread = [r.name for r, no, v in zip(rows, gone, said, strict=True) if not no and v is None]
     return BenchReport(
         model,
         len(rows),

@@ -13,6 +13,7 @@ import numpy as np
 
 from contracts.language import words
 from trainer.interfaces import VideoRewardModel
+from trainer.judgement import judge
 from trainer.rewards.evaluation import metrics, perturb
 from trainer.rewards.evaluation.bootstrap import Figure, resamples, with_interval
 from trainer.rewards.evaluation.cases import Case
@@ -105,8 +106,8 @@ def _end(model: VideoRewardModel, video: Video, instruction: str) -> _End:
     rows = end_rows(model, video)
     signals = signals_of(model, video, instruction, rows)
     last = signals[-1]
-    done = all(s.completion >= model.completion_threshold for s in signals)  # NaN is not
-    return _End(done, math.isnan(last.completion), last.process, last.completion)
+    verdict = judge(signals, model.completion_threshold, model.completion_consecutive)
+    return _End(verdict is True, verdict is None, last.process, last.completion)
 
 
 def _swap(

@@ -34,9 +34,7 @@ from trainer.rewards.evaluation.measure import (
     signals_of,
 )
 from trainer.rewards.evaluation.roboreward_bench import (
-    MOST,
     BenchReport,
-    BenchRow,
     Reading,
     ask,
     grade,
@@ -45,6 +43,7 @@ from trainer.rewards.evaluation.roboreward_bench import (
 )
 from trainer.rewards.evaluation.robustness import Check, robustness
 from trainer.rewards.evaluation.videos import read_video
+from trainer.rewards.roboreward_rows import HIGHEST, RoboRewardRow
 
 Progress = Callable[[str, int, int], None]
 CLOCK_S = 15.0
@@ -55,11 +54,13 @@ MOST_RISK = 0.05
 
 @dataclass(frozen=True)
 class Calibrated:
-    """What fitting on validation ends gave, and what it does to the measured ends. `ece`: as the model says
-    it, after the temperature, after the isotonic map. `passed`: share of measured failures and successes at
-    or above `threshold`."""
+    """What fitting on validation ends gave, and what it does to the measured ends. `validation`, `failures`:
+    how many ends that were, and how many failures among them (a rate of 2 % can't be seen in fewer than
+    50). `ece`: as the model says it, after the temperature, after the isotonic map. `passed`: share of
+    measured failures and successes at or above `threshold`."""
 
     validation: int
+    failures: int
     temperature: float
     ece: dict[str, float]
     false_positive_rate: float
@@ -72,6 +73,7 @@ class Calibrated:
     def as_dict(self) -> dict[str, object]:
         return {
             "validation_episodes": self.validation,
+            "validation_failures": self.failures,
             "temperature": _plain(self.temperature),
             "ece": {k: _plain(v) for k, v in self.ece.items()},
             "false_positive_rate": self.false_positive_rate,
@@ -94,6 +96,14 @@ class TaskReport:
     baselines: tuple[Measured, ...]
     checks: Mapping[str, Sequence[Check]] = field(default_factory=dict)
     calibrated: Mapping[str, Calibrated] = field(default_factory=dict)
+    note: str = ""
+
+    @property
+    def counts(self) -> str:
+        """How many episodes, and what a reader must know of them."""
+        first = (self.models or self.baselines)[0]
+        said = f"{first.episodes} episodes, {first.successes} succeeded"
+        return f"{said}; {self.note}" if self.note else said
 
     def table(self) -> list[list[str]]:
         """Header and rows, what each model beats said in words."""
@@ -114,6 +124,7 @@ class TaskReport:
         }
         return {
             "task": self.task,
+            "note": self.note,
             "models": [m.as_dict() for m in self.models],
             "baselines": [b.as_dict() for b in self.baselines],
             "against_baselines": said,
@@ -123,8 +134,7 @@ class TaskReport:
 
     def text(self) -> str:
         """Tables for a terminal."""
-        first = (self.models or self.baselines)[0]
-        parts = [f"{self.task}: {first.episodes} episodes, {first.successes} succeeded"]
+        parts = [f"{self.task}: {self.counts}"]
         parts.append(plain(self.table()))
         if self.checks:
             parts.append(plain(check_table(self.checks)))
@@ -132,8 +142,7 @@ class TaskReport:
 
     def markdown(self) -> str:
         """The same tables for docs."""
-        first = (self.models or self.baselines)[0]
-        parts = [f"## {self.task}: {first.episodes} episodes, {first.successes} succeeded\n"]
+        parts = [f"## {self.task}: {self.counts}\n"]
         parts += [markdown(part) for part in values_and_words(self.table(), len(self.models))]
         if self.checks:
             parts.append(markdown(check_table(self.checks)))
@@ -148,7 +157,14 @@ def check_table(checks: Mapping[str, Sequence[Check]]) -> list[list[str]]:
             f"{c.figure.value:.2g}" if c.limit.endswith("e-06") else str(c.figure) for c in same
         ]
         missed = [name for name, c in zip(checks, same, strict=True) if c.kept is False]
+        most = float(same[0].limit.removeprefix("<= ") or "nan")
+        near = [
+            name
+            for name, c in zip(checks, same, strict=True)
+            if name not in missed and c.figure.high > most
+        ]
         asked = same[0].limit + (f" MISSED by {', '.join(missed)}" if missed else "")
+        asked += f" (within reach of the interval: {', '.join(near)})" if near else ""
         table.append([same[0].perturbation, same[0].meaning, *values, asked])
     return table
 
@@ -165,6 +181,7 @@ def evaluate_task(
     draws: int = 400,
     seed: int = 0,
     report: Progress | None = None,
+    note: str = "",
 ) -> TaskReport:
     """Everything about one task. `fitted`: training moments for the blind baselines; `validation`: cases of
     the train split that the model did not learn from, for calibration."""
@@ -197,7 +214,7 @@ def evaluate_task(
         found = calibrate(model, one, validation)
         if found is not None:
             calibrated[name] = found
-    return TaskReport(task, tuple(measured), tuple(baselines), checks, calibrated)
+    return TaskReport(task, tuple(measured), tuple(baselines), checks, calibrated, note)
 
 
 def calibrate(
@@ -225,6 +242,7 @@ def calibrate(
     done = np.array([o.case.succeeded for o in seen], bool)
     return Calibrated(
         len(truth),
+        int((~truth).sum()),
         temperature.temperature,
         {
             "as said": metrics.calibration_error(now, done),
@@ -263,7 +281,7 @@ class BenchResult:
     """RoboRewardBench of several models beside the blind baselines. `videos`: the folder asked about."""
 
     videos: Path
-    rows: Sequence[BenchRow]
+    rows: Sequence[RoboRewardRow]
     models: tuple[BenchReport, ...]
     baselines: tuple[BenchReport, ...]
     signals: Mapping[str, Sequence[RewardSignal | None]] = field(default_factory=dict)
@@ -279,6 +297,13 @@ class BenchResult:
         parts = [f"RoboRewardBench: {len(self.rows)} rows", plain(self.table())]
         notes = [f"{r.model}: {note}" for r in self.models for note in r.notes()]
         return "\n\n".join([*parts, "\n".join(notes)] if notes else parts)
+
+    def markdown(self) -> str:
+        """The same tables for docs."""
+        parts = [f"## RoboRewardBench: {len(self.rows)} rows\n"]
+        parts += [markdown(part) for part in values_and_words(self.table(), len(self.models))]
+        parts += [f"- {r.model}: {note}" for r in self.models for note in r.notes()]
+        return "\n".join(parts) + "\n"
 
     def as_dict(self) -> dict[str, object]:
         return {
@@ -319,7 +344,7 @@ def evaluate_bench(
     return BenchResult(folder, rows, tuple(graded["models"]), tuple(graded["baselines"]), signals)
 
 
-def _labelled_rows(train: Path, rows: Sequence[BenchRow]) -> list[Labelled]:
+def _labelled_rows(train: Path, rows: Sequence[RoboRewardRow]) -> list[Labelled]:
     """Training rows as moments: progress by (n - 1) / 4, done at 5."""
     found = read_bench(train)
     measured = {row.name for row in rows}
@@ -335,7 +360,7 @@ def _labelled_rows(train: Path, rows: Sequence[BenchRow]) -> list[Labelled]:
             row.name,
             row.task,
             (row.reward - 1) / 4,
-            row.reward == MOST,
+            row.reward == HIGHEST,
             end=True,
             load=partial(read_video, train / row.file_name, LAST),
         )

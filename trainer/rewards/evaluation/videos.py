@@ -11,6 +11,9 @@ import numpy as np
 from contracts.errors import EntracteError
 from trainer.rewards.frames import FrameContract, Video
 
+MOST_BYTES = 4 << 30
+"""Of pictures in memory at once: ten minutes of 640x480 at 8 Hz."""
+
 
 def frame_times(path: Path) -> np.ndarray:
     """float64[N] seconds of every frame from the first one, by the file's own clock. Decodes nothing."""
@@ -57,6 +60,12 @@ def _decode(path: Path, wanted: set[int]) -> dict[int, np.ndarray]:
             stream = container.streams.video[0]
             stream.codec_context.thread_count = 1
             for number, frame in enumerate(container.decode(stream)):
+                if not number and frame.width * frame.height * 3 * len(wanted) > MOST_BYTES:
+                    raise EntracteError(
+                        f"{path}: {len(wanted)} pictures of {frame.width}x{frame.height}",
+                        expected=f"at most {MOST_BYTES >> 30} GiB in memory",
+                        remedy="cut it, or make it smaller",
+                    )
                 if number in wanted:
                     out[number] = frame.to_ndarray(format="rgb24")
                 if len(out) == len(wanted):

@@ -27,9 +27,10 @@ from trainer.rewards.vlm.loading import (
     weights_identity,
 )
 from trainer.rewards.vlm.lrm import Completion, Contrastive, Progress
-from trainer.rewards.vlm.model import LONGEST, Judging, VlmReward
+from trainer.rewards.vlm.model import Judging, VlmReward
 from trainer.rewards.vlm.question import Clip, Prompt, Question
 from trainer.rewards.vlm.roboreward import RoboReward
+from trainer.rewards.vlm.several import LONGEST
 from trainer.rewards.vlm.topreward import TopReward
 
 SIGNALS = ("roboreward", "progress", "completion", "contrastive", "topreward")
@@ -117,7 +118,7 @@ def make(options: Options) -> VlmReward:
     """
     # Once before the model is loaded: a prompt folder that can't be used is known in no time.
     for signal in options.signals:
-        _question(signal, options, 1)
+        question_of(signal, options, 1)
     if options.threads:
         import torch
 
@@ -132,7 +133,7 @@ def make(options: Options) -> VlmReward:
     )
     folders = {signal: Path(folder) for signal, folder in options.adapters.items()}
     engine = engine_of(loaded, folders)
-    questions = [_question(signal, options, engine.multiple) for signal in options.signals]
+    questions = [question_of(signal, options, engine.multiple) for signal in options.signals]
     # Choices that the tokenizer can't tell apart show here, not in the first episode.
     for question in questions:
         engine.choose([probe(question.text)])
@@ -184,7 +185,7 @@ def probe(text: PromptText, adapter: str = "") -> Prompt:
     return Prompt((clip, "Is the task done?"), text.answer, text.choices, adapter)
 
 
-def _question(signal: str, options: Options, multiple: int) -> Question:
+def question_of(signal: str, options: Options, multiple: int) -> Question:
     text = load_prompt(signal, Path(options.prompts) if options.prompts else None)
     adapter = signal if signal in options.adapters else ""
     video = FrameContract(

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
@@ -20,10 +19,16 @@ from trainer.interfaces import Growing
 from trainer.rewards.frames import FrameContract, Video
 from trainer.rewards.vlm import roboreward
 from trainer.rewards.vlm.engine import Engine, Session
-from trainer.rewards.vlm.question import Prompt, Question, Reading, mass
+from trainer.rewards.vlm.question import Prompt, Question, Reading
+from trainer.rewards.vlm.several import (
+    ask_all,
+    frames_of,
+    merged,
+    refuse_twice,
+    signals_of,
+    something_else,
+)
 
-LONGEST = 100_000
-"""Frames of the longest episode that several questions, each with its own frames, may choose from."""
 _MOST_WORDS = 16
 """Tokens of a written answer: "ANSWER: 5" has four; more is no answer."""
 
@@ -47,13 +52,7 @@ class VlmReward:
     ) -> None:
         """`weights`: content hash of base model and adapters, and how they were loaded. Raises `ConfigError`
         for no question, two that give the same signal, or written answers of anything but RoboReward."""
-        given = [name for question in questions for name in question.gives]
-        if not questions or len(set(given)) < len(given):
-            raise ConfigError(
-                "questions of the reward model 'vlm'",
-                expected="one or more, no two of which give the same signal",
-                found={question.text.name: question.gives for question in questions},
-            )
+        refuse_twice(questions, "vlm")
         if judging.written and [type(q) for q in questions] != [roboreward.RoboReward]:
             raise ConfigError(
                 "written answers",
@@ -69,12 +68,7 @@ class VlmReward:
 
     @property
     def contract(self) -> FrameContract:
-        """The question's; of several, all frames that any of them may choose from."""
-        frames = [question.frames for question in self.questions]
-        if len(frames) == 1:
-            return frames[0]
-        fastest = max(frame.rate_hz for frame in frames)
-        return FrameContract("append", fastest, 1, LONGEST, frames[0].cameras)
+        return frames_of(self.questions)
 
     @property
     def completion_threshold(self) -> float:
@@ -97,31 +91,11 @@ class VlmReward:
     def _score(
         self, requests: Sequence[tuple[Video, str]], answerer: Engine | Session
     ) -> list[RewardSignal]:
-        asked: list[list[list[Prompt]] | EntracteError] = []
-        for video, instruction in requests:
-            try:
-                asked.append([q.ask(video, instruction) for q in self.questions])
-            except EntracteError as error:
-                asked.append(error)
+        asked, prompts = ask_all(self.questions, requests)
         if self._judging.written:
             return [self._written(r, a) for r, a in zip(requests, asked, strict=True)]
-        prompts = [
-            prompt
-            for each in asked
-            if not isinstance(each, EntracteError)
-            for question in each
-            for prompt in question
-        ]
-        answers = iter(self._answers(prompts, answerer))
-        signals = []
-        for (video, _), each in zip(requests, asked, strict=True):
-            step = int(video.steps[-1])
-            if isinstance(each, EntracteError):
-                signals.append(abstain(step, str(each), self._model_id))
-                continue
-            rows = [[next(answers) for _ in question] for question in each]
-            signals.append(self._signal(step, rows))
-        return signals
+        answers = self._answers(prompts, answerer)
+        return signals_of(requests, asked, answers, self._model_id, self._signal)
 
     def _answers(
         self, prompts: list[Prompt], answerer: Engine | Session
@@ -149,16 +123,13 @@ class VlmReward:
                     return abstain(
                         step, f"{name}: the model's logits are not finite", self._model_id
                     )
-                share = mass(answer)
-                if share < self._judging.least_mass:
-                    reason = (
-                        f"{name}: the model answers something else ({share:.3f} on the choices)"
-                    )
-                    return abstain(step, reason, self._model_id)
+                reason = something_else(answer, self._judging.least_mass)
+                if reason:
+                    return abstain(step, f"{name}: {reason}", self._model_id)
                 scores.append(answer)
             if scores:
                 readings.append(question.read(scores))
-        return self._merge(step, readings)
+        return merged(step, readings, self._model_id)
 
     def _written(
         self, request: tuple[Video, str], asked: list[list[Prompt]] | EntracteError
@@ -173,23 +144,7 @@ class VlmReward:
         score = roboreward.parse(answer)
         if score is None:
             return abstain(step, f"unparsable answer: {answer[:80]!r}", self._model_id)
-        return self._merge(step, [roboreward.written(score)])
-
-    def _merge(self, step: int, readings: list[Reading]) -> RewardSignal:
-        fields = {k: v for reading in readings for k, v in reading.fields.items()}
-        if not fields:
-            return abstain(step, "nothing to compare with yet", self._model_id)
-        distribution = next((r.distribution for r in readings if r.distribution), ())
-        doubts = [r.uncertainty for r in readings]
-        return RewardSignal(
-            step=step,
-            score_distribution=distribution,
-            uncertainty=max(doubts) if not any(map(math.isnan, doubts)) else math.nan,
-            model_id=self._model_id,
-            process=fields.get("process", math.nan),
-            completion=fields.get("completion", math.nan),
-            contrastive=fields.get("contrastive", math.nan),
-        )
+        return merged(step, [roboreward.written(score)], self._model_id)
 
 
 class _GrowingEpisode:

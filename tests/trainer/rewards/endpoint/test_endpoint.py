@@ -15,13 +15,15 @@ from typing import Any
 import numpy as np
 import pytest
 from chat_server import Asked, Chat, Reply, chatting, said
-from tiny_video import some_video
+from tiny_video import some_episode, some_video
 
 from contracts.errors import ConfigError
 from contracts.images import decode_jpeg
 from trainer.rewards.endpoint.factory import endpoint, make, read_options
 from trainer.rewards.endpoint.model import EndpointReward
+from trainer.rewards.episodes import OnEpisodes
 from trainer.rewards.prompts import load_prompt
+from trainer.scoring import Scorer
 
 FOUR = {"4": 0.5, " 4": 0.1, "5": 0.2, "3": 0.1, "2": 0.06, "many": 0.04}
 SCORED = said("ANSWER: 4", ("ANSWER", {"ANSWER": 0.9}), (": ", {": ": 0.9}), ("4", FOUR))
@@ -99,6 +101,19 @@ def test_words_that_are_not_the_answer_abstain(text: str) -> None:
         assert signal.abstained.startswith("roboreward: unparsable answer")
         assert math.isnan(signal.process) and math.isnan(signal.completion)
         assert model.caller.spent.failures == {"unparsable": 1}
+
+
+def test_the_trainer_goes_on_where_a_model_writes_what_cannot_be_read() -> None:
+    # An episode is asked about at its first and its last step.
+    replies = iter([said("The drawer looks open to me.")] * 2 + [said("ANSWER: 5")] * 2)
+    with asking(lambda _: next(replies), logprobs="never") as (model, _):
+        scorer = Scorer(OnEpisodes(model, scores_per_s=0.0), timeout_s=20.0)
+        silent, judged = (scorer.score(some_episode(9)) for _ in range(2))
+    assert silent.success is None
+    assert silent.signals[-1].abstained.startswith("roboreward: unparsable answer")
+    assert math.isnan(silent.signals[-1].process)
+    assert judged.signals[-1].process == 1.0
+    assert not scorer.failures, "the model said itself that it can't say"
 
 
 @pytest.mark.parametrize(
@@ -204,6 +219,14 @@ def test_tokens_and_cost_are_counted_and_the_budget_is_kept() -> None:
     assert [s.abstained[:18] for s in found] == ["", "", "", *["roboreward: budget"] * 2]
 
 
+def test_a_budget_that_can_not_be_counted_is_not_spent_unseen() -> None:
+    silent = {**SCORED, "usage": None}
+    with asking(silent, prompt_price=1.0, most_cost=1.0) as (model, _):
+        assert "how many tokens" in model.score(some_video(4), "open the drawer").abstained
+    with asking(silent, prompt_price=1.0) as (model, _):
+        assert not model.score(some_video(4), "open the drawer").abstained
+
+
 def test_the_key_goes_into_the_header_and_nowhere_else(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -266,6 +289,8 @@ def test_options_that_cannot_be_are_refused() -> None:
         {"key_env": "ENTRACTE_NO_SUCH_KEY"},
         {"logprobs": "never", "signals": ["topreward"]},
         {"signals": ["roboreward", "progress"]},
+        {"most_cost": 1.0},
+        {"prompt_price": -1.0},
     ):
         with pytest.raises(ConfigError):
             endpoint(options={**good, **wrong})

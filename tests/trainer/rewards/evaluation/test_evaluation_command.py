@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from contracts.errors import ConfigError, EntracteError
 from trainer.reward_app import app
 from trainer.rewards.data import load_clips
+from trainer.rewards.evaluation.models import named, video_models
 
 PRETRAINED = Path(__file__).parents[4] / "pretrained"
 SHARED = Path(__file__).parents[4] / ".." / "shared" / "data"
@@ -66,11 +68,15 @@ def test_the_whole_evaluation_of_a_shipped_package(
     assert constant["figures"]["micro_mae"][0] == 0.0
     assert "could not be read and cost 4 each" in said
     assert "open_tray: 2 episodes" in said
+    assert "of the train split" in said, "these clips are, and a reader must know"
+    assert report["seed"] == 0 and report["versions"]["numpy"] and report["date"]
+    assert report["data"] == {str(clip_folder): "test"}, "how the clips were recorded"
     assert (out / "report.txt").read_text().strip() == said.strip()
     page = (out / "report.html").read_text()
     assert page.count("data:image/jpeg;base64,") >= 2 * 3 + 2 * 2
     assert "Worst cases of reward-zero-shot" in page
-    assert "A/B swap" in (out / "report.md").read_text()
+    text = (out / "report.md").read_text()
+    assert "A/B swap" in text and "## RoboRewardBench: 4 rows" in text
 
 
 def test_given_answers_are_graded_without_a_model(bench: Path, tmp_path: Path) -> None:
@@ -85,6 +91,30 @@ def test_given_answers_are_graded_without_a_model(bench: Path, tmp_path: Path) -
     assert model["figures"]["micro_mae"][0] == pytest.approx((0 + 1 + 2 + 2) / 4)
     assert model["out_of_range"] == 1
     assert model["model"] == "mine"
+
+
+def test_two_of_one_name_are_told_apart_and_the_same_one_twice_is_refused(tmp_path: Path) -> None:
+    paths = [tmp_path / "a" / "reward", tmp_path / "b" / "reward", tmp_path / "other"]
+    for path in paths:
+        path.mkdir(parents=True)
+    assert list(named(paths, "packages")) == ["a/reward", "b/reward", "other"]
+    with pytest.raises(ConfigError, match="each once"):
+        named([paths[0], tmp_path / "a" / "." / "reward"], "packages")
+    with pytest.raises(ConfigError, match="different names"):
+        video_models([], ["edge", "edge"], {}, 0)
+
+
+def test_a_task_that_nobody_played_is_one_sentence(clip_folder: Path, tmp_path: Path) -> None:
+    given = ["eval", "--data", str(clip_folder), "--tasks", "juggle", "--output", str(tmp_path)]
+    result = CliRunner().invoke(app, given)
+    assert isinstance(result.exception, EntracteError)
+    assert "no played clips of ['juggle']" in str(result.exception)
+
+
+def test_a_registered_model_is_not_left_out_without_output(clip_folder: Path) -> None:
+    given = ["eval", "--data", str(clip_folder), "--tasks", "open_tray", "--reward", "nobody"]
+    result = CliRunner().invoke(app, given)
+    assert "nobody" in str(result.exception)
 
 
 def test_without_output_every_frame_is_measured_as_before(clip_folder: Path) -> None:

@@ -77,6 +77,17 @@ def test_figures_counted_by_hand() -> None:
     ) == pytest.approx((1 + 0.5 + 0.5) / 3)
 
 
+def test_a_nan_is_nobodys_best_score() -> None:
+    """NumPy sorts NaN above everything: an abstention would rank first."""
+    some, none = np.array([math.nan, 0.5, 0.9]), np.array([0.1, 0.2, 0.3])
+    assert math.isnan(metrics.roc_auc(some, none))
+    assert math.isnan(metrics.roc_auc(none, some))
+    assert math.isnan(metrics.fpr_at_tpr(some, none, 0.8))
+    assert math.isnan(metrics.spearman(some, none))
+    assert math.isnan(metrics.kendall_tau_b(some, none))
+    assert metrics.pairwise_accuracy(some, none) == pytest.approx((0.5 + 0.5 + 1.0) / 3)
+
+
 @settings(max_examples=40, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 1)), min_size=1, max_size=12))
 def test_risk_does_not_depend_on_the_order_of_the_data(rows: list[tuple[int, int]]) -> None:

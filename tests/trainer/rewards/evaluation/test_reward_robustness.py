@@ -184,6 +184,22 @@ def test_a_model_that_raises_abstains_and_misses() -> None:
     assert "no memory" in result.outcomes[0].end.abstained
 
 
+def test_who_says_nothing_where_it_is_hard_gains_nothing_in_pairs() -> None:
+    class Half(Eye):
+        """Silent in the first half of an episode."""
+
+        def score(self, video: Video, instruction: str) -> RewardSignal:
+            if len(video) < 9:
+                return abstain(int(video.steps[-1]), "too early")
+            return super().score(video, instruction)
+
+    mine = cases(6)
+    whole, half = measure(Eye(), mine, draws=20), measure(Half(), mine, draws=20)
+    assert whole.figures["pairwise"].value == 1.0
+    # Of 12 moments some 6 are silent: pairs among them, and with others, count half.
+    assert 0.5 < half.figures["pairwise"].value < 0.8
+
+
 def test_perturbations_do_what_they_say() -> None:
     video = case(3, [0.0, 0.2, 0.4, 0.6, 0.8, 1.0]).load()
     other, rows = perturb.shuffled(video, np.random.default_rng(0))

@@ -79,6 +79,52 @@ def test_bad_answers_cost_four_and_are_named(tmp_path: Path) -> None:
     assert parse_answer(True) is None
 
 
+def test_silence_is_no_lowest_score(tmp_path: Path) -> None:
+    rows = [(f"s/{i}.mp4", "t", 1 + i // 2) for i in range(10)]
+    bench = read_bench(_folder(tmp_path, rows))
+    # Nothing said of the failures, the wrong way round of the others.
+    said = [None] * 4 + [5, 5, 4, 4, 3, 3]
+    report = grade(bench, said, "sly", draws=20)
+    assert report.figures["rank"].value == -1.0
+    assert report.figures["kendall"].value == -1.0
+
+
+def test_an_abstention_that_quotes_an_answer_is_none(tmp_path: Path) -> None:
+    class Quoting(_Brightness):
+        def score(self, video: Video, instruction: str) -> RewardSignal:
+            if instruction == "boom":
+                raise ValueError("can't read 'ANSWER: 5'")
+            return RewardSignal(0, abstained="roboreward: unparsable answer: 'ANSWER: 5 I guess'")
+
+    film(tmp_path / "s/a.mp4", [200] * 11)
+    bench = read_bench(_folder(tmp_path, [("s/a.mp4", "t", 5), ("s/a.mp4", "boom", 5)]))
+    answers, _ = ask(Quoting(), bench, tmp_path)
+    report = grade(bench, answers, "quoting", draws=20)
+    assert report.errors.tolist() == [4, 4]
+    assert len(report.unparsable) == 2 and not report.missing
+    # Given answers that are neither text nor number are named too.
+    assert grade(bench, [False, True], "bools", draws=20).unparsable == report.unparsable
+
+
+def test_a_row_can_not_name_a_file_elsewhere_and_blank_lines_are_none(tmp_path: Path) -> None:
+    folder = _folder(tmp_path, [("s/a.mp4", "t", 5)])
+    table = folder / "metadata.jsonl"
+    table.write_text("\n" + table.read_text() + "\n\n")
+    assert len(read_bench(folder)) == 1
+    with pytest.raises(EntracteError, match="outside its folder"):
+        read_bench(_folder(tmp_path, [("../../etc/a.mp4", "t", 5)]))
+
+
+def test_a_video_that_would_fill_the_memory_is_refused_before_it_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    film(tmp_path / "v.mp4", [0] * 20)
+    monkeypatch.setattr("trainer.rewards.evaluation.videos.MOST_BYTES", 19 * 64 * 48 * 3)
+    with pytest.raises(EntracteError, match="20 pictures of 64x48"):
+        read_video(tmp_path / "v.mp4")
+    assert len(read_video(tmp_path / "v.mp4", FrameContract("ends"))) == 2
+
+
 def test_given_answers_find_their_rows(tmp_path: Path) -> None:
     bench = read_bench(
         _folder(tmp_path, [("s/a.mp4", "open", 5), ("s/a.mp4", "close", 1), ("s/b.mp4", "lift", 3)])

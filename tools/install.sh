@@ -17,6 +17,6 @@ fi
 [ -x "$venv/bin/python" ] || "$python" -m venv "$venv"
 echo "== torch (CPU build where the index offers one)"
 "$venv/bin/python" -m pip install --quiet "torch==2.13.0"
-extras=sim,trainer,export,vlm,data,cluster,dev
+extras=sim,trainer,export,vlm,tensorboard,data,cluster,dev
 echo "== entracte with extras $extras"
 "$venv/bin/python" -m pip install --quiet -e ".[$extras]"

@@ -44,6 +44,7 @@ from trainer.rewards.evaluate import (
     constant_scorer,
     evaluate,
 )
+from trainer.rewards.evaluation.metrics import roc_auc
 
 
 class Seen:
@@ -135,9 +136,14 @@ def measure(
 
 
 def _elsewhere(scorer: Scorer, clips: list[Clip]) -> float:
-    """Mean completion AUC over the other tasks."""
-    tasks = sorted({clip.record.task for clip in clips})
-    found = [evaluate(scorer, clips, "", task).figures["auc"] for task in tasks]
+    """Mean completion AUC over the other tasks: frames of success against last frames of failures."""
+    found = []
+    for task in sorted({clip.record.task for clip in clips}):
+        mine = [clip for clip in clips if clip.record.task == task]
+        done = [scorer(c, c.record.goals[0].instructions[0])["completion"] for c in mine]
+        good = [d[c.success[0]] for c, d in zip(mine, done, strict=True) if c.success[0, -1]]
+        bad = [d[-1] for c, d in zip(mine, done, strict=True) if not c.success[0, -1]]
+        found.append(roc_auc(np.concatenate(good), np.array(bad)))
     return round(float(np.nanmean(found)), 4)
 
 

@@ -24,10 +24,12 @@ from contracts.errors import ConfigError
 from contracts.files.packages import Package
 from contracts.language import encode, unknown_words
 from contracts.reward import RewardSignal
-from trainer.rewards.demonstrations import DONE_FROM, UNDONE_BELOW
+from trainer.rewards.demonstrations import DONE_FROM
 from trainer.rewards.edge_model import EdgeHead
 from trainer.rewards.edge_twin import head_of_package, head_tensors, take_tensors
 
+NOT_YET_BELOW = 0.3
+"""Share of a success's time before which it was surely not done yet."""
 ORDER_SCALE = 8.0
 """A gain of process of one eighth is an order that the head should be sure of."""
 
@@ -43,7 +45,7 @@ class AdaptationOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
     frames: int = 12
     steps: int = 300
     batch: int = 16
-    learning_rate: float = 1e-3
+    learning_rate: float = 3e-4
     anchor: float = 1.0
     others: int = 4
     hold_back: int = 3
@@ -83,8 +85,8 @@ def targets(
     """(process, completion) float32[N] at these steps of an episode of `total`: a model's `signals` between
     the steps it judged, and a person's `label`, which wins.
 
-    A success is done at its end and not yet in its first 60 %; its progress, where no model gives one, is its
-    time. A failure is nowhere done, and how far it came nobody says.
+    A success is done at its end and not yet in its first third: when in between it was reached, and how far
+    it had come before, a label at the end does not say. A failure is nowhere done.
     """
     at = np.asarray(steps)
     process, completion = np.full(len(at), np.nan), np.full(len(at), np.nan)
@@ -99,9 +101,7 @@ def targets(
         completion[:] = np.nan if label else 0.0
         if label:
             completion[time >= DONE_FROM] = 1.0
-            completion[time < UNDONE_BELOW] = 0.0
-            if np.isnan(process).all():
-                process = time
+            completion[time < NOT_YET_BELOW] = 0.0
     return process.astype(np.float32), completion.astype(np.float32)
 
 

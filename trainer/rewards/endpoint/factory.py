@@ -13,61 +13,37 @@ from trainer.rewards.endpoint.caller import Caller, Terms
 from trainer.rewards.endpoint.key import check_url, read_key
 from trainer.rewards.endpoint.model import EndpointReward, Manner
 from trainer.rewards.episodes import OnEpisodes
-from trainer.rewards.frames import FrameContract
-from trainer.rewards.prompts import load_prompt
-from trainer.rewards.vlm.lrm import Completion, Contrastive, Progress
-from trainer.rewards.vlm.question import Question
-from trainer.rewards.vlm.roboreward import RoboReward
-from trainer.rewards.vlm.several import LONGEST
-from trainer.rewards.vlm.topreward import TopReward
+from trainer.rewards.vlm.asking import Asking, question_of
 
 MOST_LISTED = 2000
 """OpenAI lists 20 tokens at most; vLLM as many as its `--max-logprobs` says."""
 _TAKEN = {"model", "messages", "logprobs", "top_logprobs", "stream"}
 
 
-class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Options of the reward model `endpoint`.
+class Options(Asking, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Options of the reward model `endpoint`; see `Asking` for which questions are asked.
 
     `url`: the server's base, as http://127.0.0.1:8000/v1; `model`: its name there. `key_env`, `key_file`:
-    environment variable, or file that only you can read, with the API key. `signals`, `prompts`, `layout` and
-    frames: as for `vlm`. `logprobs`, `top`, `force_answer`: see `Manner` (`forced`). `deadline_s`, `at_once`,
-    prices and `most_cost`: see `Terms`. `extra`: more fields of every request's body (a server's own).
+    environment variable, or file that only you can read, with the API key. `pixels`: most of a frame.
+    `logprobs`, `top`, `force_answer`: see `Manner` (`forced`). `deadline_s`, `at_once`, prices and
+    `most_cost`: see `Terms`. `extra`: more fields of every request's body (a server's own).
     """
 
     url: str
     model: str
     key_env: str = ""
     key_file: str = ""
-    signals: tuple[
-        Literal["roboreward", "progress", "completion", "contrastive", "topreward"], ...
-    ] = ("roboreward",)
-    prompts: str = ""
-    layout: Literal["spread", "append"] = "spread"
-    rate_hz: float = 2.0
-    least_frames: int = 4
-    most_frames: int = 8
-    cameras: tuple[str, ...] = ()
     pixels: int = 256 * 256
-    text_first: bool = False
-    earlier_s: float = 2.0
-    calibration_top: float = 0.0
-    slope: float = 1.0
-    offset: float = 0.0
     logprobs: Literal["auto", "require", "never"] = "auto"
     top: int = 20
     force_answer: bool = False
     jpeg_quality: int = 90
-    least_mass: float = 0.05
-    completion_threshold: float = 0.5
-    completion_consecutive: int = 1
     deadline_s: float = 60.0
     at_once: int = 8
     prompt_price: float = 0.0
     completion_price: float = 0.0
     most_cost: float = 0.0
-    extra: dict[str, Any] = {}
-    scores_per_s: float = 0.0
+    extra: dict[str, Any] = msgspec.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         good = 1 <= self.top <= MOST_LISTED and 1 <= self.jpeg_quality <= 100 and self.at_once >= 1
@@ -109,7 +85,11 @@ def make(options: Options) -> EndpointReward:
     """Asks the server nothing yet. Raises `ConfigError`, `MissingDependency`."""
     key = read_key(options.key_env, options.key_file)
     url = check_url(options.url, key)
-    questions = [_question(signal, options) for signal in options.signals]
+    pixels = options.pixels
+    questions = [
+        question_of(signal, options, video_pixels=pixels, picture_pixels=pixels)
+        for signal in options.signals
+    ]
     manner = Manner(
         options.logprobs,
         options.top,
@@ -127,33 +107,3 @@ def make(options: Options) -> EndpointReward:
         options.most_cost,
     )
     return EndpointReward(Caller(url, key, terms, options.extra), options.model, questions, manner)
-
-
-def _question(signal: str, options: Options) -> Question:
-    text = load_prompt(signal, Path(options.prompts) if options.prompts else None)
-    frames = FrameContract(
-        options.layout,
-        options.rate_hz,
-        options.least_frames,
-        options.most_frames,
-        options.cameras,
-        options.pixels,
-        text_first=options.text_first,
-    )
-    if signal == "roboreward":
-        return RoboReward(text, frames)
-    if signal == "topreward":
-        return TopReward(
-            text,
-            frames,
-            top=options.calibration_top,
-            slope=options.slope,
-            offset=options.offset,
-        )
-    # Single pictures of a moment: any frame may be the one a while ago.
-    single = msgspec.structs.replace(frames, layout="append", least=1, most=LONGEST)
-    if signal == "progress":
-        return Progress(text, single)
-    if signal == "completion":
-        return Completion(text, single)
-    return Contrastive(text, single, earlier_s=options.earlier_s)

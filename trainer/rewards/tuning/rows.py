@@ -17,6 +17,7 @@ import msgspec
 from contracts.errors import ConfigError, EntracteError
 from trainer.reward_data.record import content_group
 from trainer.rewards.roboreward_rows import METADATA, read_rows
+from trainer.rewards.vlm.asking import SignalName
 
 CARD = "card.json"
 SPLIT_NAMES = {"train": ("train",), "val": ("val", "validation")}
@@ -40,7 +41,7 @@ class Row:
 class Rows:
     """Rows of one signal in both splits."""
 
-    signal: str
+    signal: SignalName
     train: tuple[Row, ...]
     val: tuple[Row, ...]
 
@@ -78,7 +79,7 @@ class _Pair(msgspec.Struct, frozen=True):
     group: str
 
 
-def read_data(folder: Path, signals: Sequence[str], progress_label: str) -> DataSet:
+def read_data(folder: Path, signals: Sequence[SignalName], progress_label: str) -> DataSet:
     """All rows of `signals`. Raises `ConfigError` or `EntracteError` before any picture is opened: for a
     folder without a table or a split, a malformed row, a missing file, a recording in both splits."""
     if not folder.is_dir():
@@ -102,7 +103,7 @@ def read_data(folder: Path, signals: Sequence[str], progress_label: str) -> Data
     return DataSet(tuple(found), whole.hexdigest(), digest)
 
 
-def _table(folder: Path, signal: str, split: str) -> Path:
+def _table(folder: Path, signal: SignalName, split: str) -> Path:
     for name in SPLIT_NAMES[split]:
         path = folder / name / METADATA
         if signal != "roboreward":
@@ -117,7 +118,7 @@ def _table(folder: Path, signal: str, split: str) -> Path:
     )
 
 
-def _read(path: Path, signal: str, progress_label: str) -> tuple[Row, ...]:
+def _read(path: Path, signal: SignalName, progress_label: str) -> tuple[Row, ...]:
     if signal == "roboreward":
         return tuple(
             Row(row.task, (path.parent / row.file_name,), float(row.reward), row.group)
@@ -135,7 +136,7 @@ def _read(path: Path, signal: str, progress_label: str) -> tuple[Row, ...]:
     return tuple(rows)
 
 
-def _row(line: bytes, signal: str, folder: Path, progress_label: str) -> Row:
+def _row(line: bytes, signal: SignalName, folder: Path, progress_label: str) -> Row:
     decode: Any = msgspec.json.decode
     if signal == "progress":
         level: _Level = decode(line, type=_Level)

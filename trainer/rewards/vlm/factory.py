@@ -7,15 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import msgspec
 import numpy as np
 
-from contracts.errors import ConfigError, PackageError
+from contracts.errors import ConfigError
 from trainer.rewards.episodes import OnEpisodes
-from trainer.rewards.frames import FrameContract
 from trainer.rewards.prompts import PromptText, load_prompt
+from trainer.rewards.vlm import asking
+from trainer.rewards.vlm.asking import Asking, SignalName
 from trainer.rewards.vlm.engine import Engine
 from trainer.rewards.vlm.loading import (
     OUR_LAYOUT,
@@ -26,56 +27,31 @@ from trainer.rewards.vlm.loading import (
     to_int8,
     weights_identity,
 )
-from trainer.rewards.vlm.lrm import Completion, Contrastive, Progress
 from trainer.rewards.vlm.model import Judging, VlmReward
 from trainer.rewards.vlm.question import Clip, Prompt, Question
-from trainer.rewards.vlm.roboreward import RoboReward
-from trainer.rewards.vlm.several import LONGEST
-from trainer.rewards.vlm.topreward import TopReward
 
-SIGNALS = ("roboreward", "progress", "completion", "contrastive", "topreward")
+SIGNALS = get_args(SignalName)
 _APPEND_PIXELS = 256 * 256
 """Pixels of a frame in an episode that grows: its size may not change when frames are added."""
 
 
-class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Options of the reward model `vlm`.
+class Options(Asking, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Options of the reward model `vlm`; see `Asking` for which questions are asked, of `SIGNALS`.
 
-    `model`: a folder, or a name on the Hugging Face hub. `signals`: the questions, of `SIGNALS`. `adapters`:
-    signal -> folder of the LoRA adapter that answers it. `prompts`: a folder of the user's own prompt texts.
-    `layout`: "spread" as RoboReward was trained (2 Hz, 4 to 8 frames over the whole episode), "append" at a
-    fixed rate, so that a growing episode only adds frames. `pixels`: most of a frame (0: the checkpoint's
-    rule, 65536 for "append"). `mode` "generate": the model writes the score instead of being read.
-    `top`, `slope`, `offset`: the scale of `topreward`. `scores_per_s` 0: first and last moment of an episode.
-    `memory_tokens`, `memory_batch`: the largest forward pass that the memory check counts with.
+    `model`: a folder, or a name on the Hugging Face hub. `adapters`: signal -> folder of the LoRA adapter
+    that answers it. `pixels`: most of a frame (0: the checkpoint's rule, 65536 for layout "append"). `mode`
+    "generate": the model writes the score instead of being read. `memory_tokens`, `memory_batch`: the largest
+    forward pass that the memory check counts with.
     """
 
     model: str = ""
-    signals: tuple[
-        Literal["roboreward", "progress", "completion", "contrastive", "topreward"], ...
-    ] = ("roboreward",)
-    adapters: dict[str, str] = {}
-    prompts: str = ""
+    adapters: dict[str, str] = msgspec.field(default_factory=dict)
     dtype: Dtype = "auto"
     quantize: Quantize = "none"
     device: str = "auto"
     threads: int = 0
     mode: Literal["expect", "generate"] = "expect"
-    layout: Literal["spread", "append"] = "spread"
-    rate_hz: float = 2.0
-    least_frames: int = 4
-    most_frames: int = 8
-    cameras: tuple[str, ...] = ()
     pixels: int = 0
-    text_first: bool = False
-    earlier_s: float = 2.0
-    top: float = 0.0
-    slope: float = 1.0
-    offset: float = 0.0
-    least_mass: float = 0.05
-    completion_threshold: float = 0.5
-    completion_consecutive: int = 1
-    scores_per_s: float = 0.0
     memory_tokens: int = 4096
     memory_batch: int = 1
 
@@ -185,31 +161,14 @@ def probe(text: PromptText, adapter: str = "") -> Prompt:
     return Prompt((clip, "Is the task done?"), text.answer, text.choices, adapter)
 
 
-def question_of(signal: str, options: Options, multiple: int) -> Question:
-    text = load_prompt(signal, Path(options.prompts) if options.prompts else None)
-    adapter = signal if signal in options.adapters else ""
-    video = FrameContract(
-        options.layout,
-        options.rate_hz,
-        options.least_frames,
-        options.most_frames,
-        options.cameras,
-        options.pixels or (_APPEND_PIXELS if options.layout == "append" else 0),
-        multiple,
-        text_first=options.text_first,
+def question_of(signal: SignalName, options: Options, multiple: int) -> Question:
+    """The question that gives `signal`; `multiple`: of which the model wants width and height."""
+    append = _APPEND_PIXELS if options.layout == "append" else 0
+    return asking.question_of(
+        signal,
+        options,
+        video_pixels=options.pixels or append,
+        picture_pixels=options.pixels,
+        multiple=multiple,
+        adapter=signal if signal in options.adapters else "",
     )
-    if signal == "roboreward":
-        return RoboReward(text, video, adapter)
-    if signal == "topreward":
-        return TopReward(text, video, adapter, options.top, options.slope, options.offset)
-    # Single pictures of a moment: any frame may be the one a while ago.
-    single = msgspec.structs.replace(
-        video, layout="append", least=1, most=LONGEST, pixels=options.pixels
-    )
-    if signal == "progress":
-        return Progress(text, single, adapter)
-    if signal == "completion":
-        return Completion(text, single, adapter)
-    if signal == "contrastive":
-        return Contrastive(text, single, adapter, options.earlier_s)
-    raise PackageError(f"no signal '{signal}'", expected=SIGNALS, found=signal)

@@ -108,15 +108,29 @@ def kind_of(clip: Clip) -> str:
     return clip.record.task
 
 
-def with_context(edge: Edge, frames: int) -> Edge:
-    """The same model with room for `frames` context frames; at first it says what it said before."""
-    shape = msgspec.structs.replace(edge.shape, context=frames)
+def with_context(edge: Edge, frames: int, said: Sequence[str] = ()) -> Edge:
+    """The same model with room for `frames` context frames; at first it says what it said before.
+
+    Words of the instructions `said` that it has never seen join its vocabulary, each beginning as a word like
+    any other (drawn from how its own words lie): what they mean, the demonstrations show.
+    """
+    new = tuple(
+        dict.fromkeys(word for text in said for word in unknown_words(text, edge.vocabulary))
+    )
+    vocabulary = (*edge.vocabulary, *new)
+    shape = msgspec.structs.replace(edge.shape, context=frames, vocabulary_size=len(vocabulary))
     head = EdgeHead(shape)
     own, old = head.state_dict(), edge.head.state_dict()
     width = edge.shape.hidden
+    chance = torch.Generator().manual_seed(len(vocabulary))
     for name, tensor in old.items():
         if own[name].shape == tensor.shape:
             own[name].copy_(tensor)
+        elif name == "instruction.words.weight":
+            known = tensor[2:]  # behind padding and the unknown word
+            drawn = torch.randn(len(new), tensor.shape[1], generator=chance)
+            own[name][: len(tensor)].copy_(tensor)
+            own[name][len(tensor) :].copy_(known.mean(0) + known.std(0) * drawn)
         elif name == "compare.0.weight":
             fresh = width + 4
             own[name].zero_()
@@ -127,7 +141,7 @@ def with_context(edge: Edge, frames: int) -> Edge:
             own[name][:, :width].copy_(tensor)
     return Edge(
         shape,
-        edge.vocabulary,
+        vocabulary,
         edge.trunk,
         head,
         dict(edge.settings),

@@ -94,11 +94,13 @@ def adapt_to(
     training = training_part(clips)
     kept = played(validation_part([*clips, *load_clips(validation)]))
     replay = replayed(edge, _spread(training, REPLAYED_CLIPS), rng)
-    adapted = with_context(edge, CONTEXT_FRAMES * len(shown))
-    examples = [demonstration(edge, *one) for one in shown]
+    said = [text for text, _, _ in shown]
+    adapted = with_context(edge, CONTEXT_FRAMES * len(shown), said)
+    adapted.trained_on["demonstrated"] = sorted(set(said))
+    examples = [demonstration(adapted, *one) for one in shown]
     adapter = Adapter(adapted, examples, replay, settings.seed)
     adapter.run(settings, report)
-    kind = nearest_kind([said for said, _, _ in shown], training, adapter.kinds)
+    kind = nearest_kind(said, training, adapter.kinds)
     members = [replay[i] for i in adapter.by_kind[kind][: len(shown)]]
     vectors, times = adapter.context(members, adapted.shape.context)
     adapted.head.context.data.copy_(vectors)

@@ -7,13 +7,13 @@ threshold chosen on combinations that were trained on would be too sure of itsel
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import msgspec
 import numpy as np
 
-from contracts.errors import EntracteError
+from contracts.errors import ConfigError, EntracteError
 from trainer.rewards.data import Clip, GoalRecord
 
 VALIDATION_SHARE = 12
@@ -53,19 +53,41 @@ def training_part(clips: Iterable[Clip]) -> list[Clip]:
     for clip in clips:
         if is_validation_clip(clip):
             continue
-        keep = np.array([not is_validation_goal(goal) for goal in clip.record.goals])
-        kept = clip
-        if not keep.all():
-            goals = tuple(g for g, k in zip(clip.record.goals, keep, strict=True) if k)
-            kept = replace(
-                clip,
-                record=msgspec.structs.replace(clip.record, goals=goals),
-                progress=clip.progress[keep],
-                success=clip.success[keep],
-                points=clip.points[keep],
-            )
-        out.append(kept)
+        out.append(_only(clip, [not is_validation_goal(goal) for goal in clip.record.goals]))
     return out
+
+
+def check_kinds(clips: Iterable[Clip], kinds: Sequence[str]) -> None:
+    """Raise `ConfigError` for a kind of goal that no clip has."""
+    known = {goal.kind for clip in clips for goal in clip.record.goals}
+    unknown = sorted(set(kinds) - known)
+    if unknown:
+        raise ConfigError("kinds of goals to leave out", expected=sorted(known), found=unknown)
+
+
+def without_kinds(clips: Iterable[Clip], kinds: Sequence[str]) -> list[Clip]:
+    """Neither clips of these kinds of goal ("close", "press", ...) nor, in other clips, goals of them: what a
+    model that learns from the rest makes of such a task is what it makes of an unknown one."""
+    return [
+        _only(clip, [goal.kind not in kinds for goal in clip.record.goals])
+        for clip in clips
+        if clip.record.goals[0].kind not in kinds
+    ]
+
+
+def _only(clip: Clip, keep: Sequence[bool]) -> Clip:
+    """The clip with these of its goals alone."""
+    if all(keep):
+        return clip
+    chosen = np.array(keep)
+    goals = tuple(goal for goal, kept in zip(clip.record.goals, keep, strict=True) if kept)
+    return replace(
+        clip,
+        record=msgspec.structs.replace(clip.record, goals=goals),
+        progress=clip.progress[chosen],
+        success=clip.success[chosen],
+        points=clip.points[chosen],
+    )
 
 
 def validation_part(clips: Iterable[Clip]) -> list[Clip]:

@@ -26,7 +26,7 @@ from trainer.rewards.demonstrations import (
     with_context,
 )
 from trainer.rewards.edge import EdgeReward
-from trainer.rewards.holdout import training_part, validation_part
+from trainer.rewards.holdout import check_kinds, training_part, validation_part, without_kinds
 from trainer.rewards.train_edge import (
     Edge,
     Progress,
@@ -52,13 +52,16 @@ def train_zero_shot(
     report: Progress | None = None,
     relabel: Relabel = list,
     notes: str = "",
+    without: Sequence[str] = (),
 ) -> tuple[Edge, dict[str, float]]:
-    """Train, fit the ground, calibrate on kept-back pairs and fixtures; the model and its figures."""
+    """Train, fit the ground, calibrate on kept-back pairs and fixtures; the model and its figures. `without`:
+    kinds of goals that it shall know nothing of."""
     clips = load_clips(data)
+    more = load_clips(validation)
+    check_kinds([*clips, *more], without)
+    clips, more = without_kinds(clips, without), without_kinds(more, without)
     training = relabel(training_part(clips))
-    kept = relabel(
-        _spread(played(validation_part([*clips, *load_clips(validation)])), CALIBRATION_CLIPS)
-    )
+    kept = relabel(_spread(played(validation_part([*clips, *more])), CALIBRATION_CLIPS))
     edge = train(training, settings, report=report)
     edge.trained_on = trained_on(training)
     edge.fx = read_meta(data[0]).fx

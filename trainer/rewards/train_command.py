@@ -53,6 +53,13 @@ def command(
             rich_help_panel=EDGE,
         ),
     ] = 0.02,
+    without: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Leave out goals of this kind (close, press, ...), to see what becomes of unknown tasks.",
+            rich_help_panel=EDGE,
+        ),
+    ] = None,
 ) -> None:
     """Train a reward model.
 
@@ -72,12 +79,23 @@ def command(
             "robot-reward train",
             expected="--data and --output for the edge model, or --config for a vision-language model",
         )
-    _train_edge(data, validation or [], output, steps, minutes, seed, threads, false_positives)
+    import torch
+
+    from trainer.rewards.recipe import train_zero_shot
+    from trainer.rewards.train_edge import TrainSettings, save
+
+    torch.set_num_threads(threads)
+    settings = TrainSettings(
+        steps=steps, minutes=minutes, seed=seed, false_positive_rate=false_positives
+    )
+    edge, figures = train_zero_shot(data, validation or [], settings, say, without=without or [])
+    save(edge, output)
+    typer.echo("  ".join(f"{name} {value:.4f}" for name, value in figures.items()))
 
 
 def _refuse(context: typer.Context) -> None:
     """Raises `ConfigError` for an option of the edge model's that the settings file would silently outdo."""
-    own = ("validation", "steps", "minutes", "seed", "threads", "false_positives")
+    own = ("validation", "steps", "minutes", "seed", "threads", "false_positives", "without")
     given = [
         f"--{name.replace('_', '-')}"
         for name in own
@@ -124,27 +142,3 @@ def _summary(figures: dict[str, float]) -> list[str]:
         if figures["error"] >= figures[f"error_{name}"]:
             lines.append(f"WARNING: on validation the result is no better than {what}")
     return lines
-
-
-def _train_edge(
-    data: list[Path],
-    validation: list[Path],
-    output: Path,
-    steps: int,
-    minutes: float,
-    seed: int,
-    threads: int,
-    false_positives: float,
-) -> None:
-    import torch
-
-    from trainer.rewards.recipe import train_zero_shot
-    from trainer.rewards.train_edge import TrainSettings, save
-
-    torch.set_num_threads(threads)
-    settings = TrainSettings(
-        steps=steps, minutes=minutes, seed=seed, false_positive_rate=false_positives
-    )
-    edge, figures = train_zero_shot(data, validation, settings, say)
-    save(edge, output)
-    typer.echo("  ".join(f"{name} {value:.4f}" for name, value in figures.items()))

@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from contracts.errors import EntracteError
+from contracts.errors import ConfigError, EntracteError
 from contracts.files.packages import read_manifest
 from runtime.bench import clips as recorder
 from runtime.bench import goals, language, render, snapshots, split
@@ -17,10 +17,12 @@ from runtime.bench.scene import Goal, RandomisationConfig
 from runtime.bench.tasks import TASKS
 from trainer.rewards.data import Clip, read_meta, trained_on
 from trainer.rewards.holdout import (
+    check_kinds,
     is_validation_goal,
     refuse_evaluation,
     training_part,
     validation_part,
+    without_kinds,
 )
 
 PRETRAINED = Path(__file__).parents[3] / "pretrained"
@@ -59,6 +61,20 @@ def test_validation_and_training_share_no_pair(clips: list[Clip]) -> None:
         assert clip.record.fixture != "drawer_blue_bar"
         assert not any(is_validation_goal(goal) for goal in clip.record.goals)
         assert len(clip.progress) == len(clip.record.goals)
+
+
+def test_kinds_of_goals_that_are_left_out_are_nowhere(clips: list[Clip]) -> None:
+    kinds = {goal.kind for clip in clips for goal in clip.record.goals}
+    assert {"open", "on", "push"} <= kinds
+    left = without_kinds(clips, ("open", "push"))
+    assert left and len(left) < len(clips)
+    found = {goal.kind for clip in left for goal in clip.record.goals}
+    assert "on" in found and found <= kinds - {"open", "push"}
+    for clip in left:
+        assert len(clip.progress) == len(clip.success) == len(clip.points) == len(clip.record.goals)
+    check_kinds(clips, ("open",))
+    with pytest.raises(ConfigError, match="opne"):
+        check_kinds(clips, ("opne",))
 
 
 @pytest.mark.parametrize(

@@ -129,6 +129,23 @@ def stages(work: Path, out: Path) -> Iterator[Stage]:
         )
 
 
+def run_stages(todo: list[Stage], *, only_list: bool = False) -> None:
+    """One after the other, those whose result isn't there yet; ends the program at the first that fails."""
+    for number, stage in enumerate(todo, 1):
+        print(f"[{number}/{len(todo)}] {stage.name}", flush=True)
+        if only_list:
+            print("    " + " ".join([Path(stage.command[0]).name, *stage.command[1:]]))
+            continue
+        if stage.result.exists():
+            print("    there already", flush=True)
+            continue
+        started_s = time.monotonic()
+        code = subprocess.run(stage.command, check=False).returncode
+        if code or not stage.result.exists():
+            sys.exit(f"'{stage.name}' failed (exit code {code})")
+        print(f"    {time.monotonic() - started_s:.0f} s", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="rebuild pretrained/ from nothing")
     parser.add_argument("--work", type=Path, default=Path("run/pretrained"))
@@ -143,20 +160,7 @@ def main() -> None:
     work.mkdir(parents=True, exist_ok=True)
     atomic.make_directory(out)
     atomic.write_json(out / demonstrations.LIST_FILE, DEMONSTRATIONS)
-    todo = list(stages(work, out))
-    for number, stage in enumerate(todo, 1):
-        print(f"[{number}/{len(todo)}] {stage.name}", flush=True)
-        if given.list:
-            print("    " + " ".join([Path(stage.command[0]).name, *stage.command[1:]]))
-            continue
-        if stage.result.exists():
-            print("    there already", flush=True)
-            continue
-        started_s = time.monotonic()
-        code = subprocess.run(stage.command, check=False).returncode
-        if code or not stage.result.exists():
-            sys.exit(f"pretrained: '{stage.name}' failed (exit code {code})")
-        print(f"    {time.monotonic() - started_s:.0f} s", flush=True)
+    run_stages(list(stages(work, out)), only_list=given.list)
 
 
 if __name__ == "__main__":

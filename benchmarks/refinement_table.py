@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 # Two-sided 97.5 % quantiles of Student's t for 1..9 degrees of freedom (any statistics text).
-_T975 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
+T975 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ def _row(task: str, reward: str, group: Sequence[Cell]) -> Row:
     mean = float(gains.mean())
     half = math.nan
     if len(gains) > 1:
-        half = _T975[min(len(gains) - 2, 8)] * float(gains.std(ddof=1)) / math.sqrt(len(gains))
+        half = T975[min(len(gains) - 2, 8)] * float(gains.std(ddof=1)) / math.sqrt(len(gains))
     low, high = _bootstrap(group)
     return Row(
         task=task,

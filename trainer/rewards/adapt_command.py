@@ -24,6 +24,9 @@ def command(
     steps: Annotated[int, typer.Option()] = 300,
     seed: Annotated[int, typer.Option()] = 0,
     threads: Annotated[int, typer.Option(help="CPU threads.")] = 1,
+    without: Annotated[
+        list[str] | None, typer.Option(help="Kinds of goals that the base was trained without.")
+    ] = None,
 ) -> None:
     """Adapt a trained model's head to the demonstrations of one task (no label by hand)."""
     import torch
@@ -36,6 +39,8 @@ def command(
     edge = load(base)
     shown = read_demonstrations(demonstrations, count, edge.settings["rate_hz"])
     settings = TrainSettings(steps=steps, seed=seed, learning_rate=5e-4)
-    adapted, figures = adapt_to(edge, shown, data, validation or [], settings, say)
+    adapted, figures = adapt_to(
+        edge, shown, data, validation or [], settings, say, without=without or []
+    )
     save(adapted, output)
     typer.echo("  ".join(f"{name} {value:.4f}" for name, value in figures.items()))

@@ -88,14 +88,17 @@ def adapt_to(
     validation: Sequence[Path],
     settings: TrainSettings,
     report: Progress | None = None,
+    without: Sequence[str] = (),
 ) -> tuple[Edge, dict[str, float]]:
     """The demo-conditioned model; calibrated on validation clips of the training task that is said most
     like it, with successes of that task (other pairs, other fixtures) as context, as the demonstrations are
-    for the task at hand."""
-    clips = load_clips(data)
+    for the task at hand. `without`: kinds of goals that are not replayed, as they were not trained on."""
+    clips, more = load_clips(data), load_clips(validation)
+    check_kinds([*clips, *more], without)
+    clips, more = without_kinds(clips, without), without_kinds(more, without)
     rng = np.random.default_rng(settings.seed)
     training = training_part(clips)
-    kept = played(validation_part([*clips, *load_clips(validation)]))
+    kept = played(validation_part([*clips, *more]))
     replay = replayed(edge, _spread(training, REPLAYED_CLIPS), rng)
     said = [text for text, _, _ in shown]
     adapted = with_context(edge, CONTEXT_FRAMES * len(shown), said)

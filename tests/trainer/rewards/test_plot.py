@@ -12,10 +12,12 @@ import pytest
 from typer.testing import CliRunner
 
 from contracts.errors import ConfigError, EntracteError
+from contracts.files.dataset import DatasetWriter
+from contracts.files.dataset_format import Feature
 from contracts.reward import RewardSignal
 from trainer.report.pictures import write_film
 from trainer.reward_app import app
-from trainer.rewards.data import read_records
+from trainer.rewards.data import Clip, read_records
 from trainer.rewards.edge import EdgeReward
 from trainer.rewards.frames import FrameContract, Video
 from trainer.rewards.plotting import figure
@@ -25,8 +27,25 @@ from trainer.rewards.plotting.scoring import Scores, score_online
 
 REPOSITORY = Path(__file__).parents[3]
 ZERO_SHOT = REPOSITORY / "pretrained" / "reward-zero-shot"
-DEMONSTRATIONS = REPOSITORY / "pretrained" / "demonstrations-open_drawer"
 BOTH = ("front", "wrist")
+
+
+@pytest.fixture(scope="module")
+def recorded(clips: list[Clip], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two played clips as a LeRobotDataset of 10 Hz."""
+    root = tmp_path_factory.mktemp("recorded") / "set"
+    features = {"observation.state": Feature("float32", (6,)), "action": Feature("float32", (6,))}
+    features |= {f"observation.images.{c}": Feature("video", (96, 128, 3)) for c in BOTH}
+    with DatasetWriter.create(root, 10, features, "so101") as writer:
+        for clip in [clip for clip in clips if clip.record.rate_hz][:2]:
+            zeros = np.zeros((clip.record.frames, 6), np.float32)
+            writer.add_episode(
+                columns={"observation.state": zeros, "action": zeros},
+                frames={f"observation.images.{c}": list(clip.pictures(c)) for c in BOTH},
+                depth={},
+                task=clip.record.goals[0].instructions[0],
+            )
+    return root
 
 
 class Fickle:
@@ -89,9 +108,9 @@ def test_a_clip_of_the_bench_becomes_a_picture_and_a_film_with_the_truth_in_them
     assert other.truth is None
 
 
-def test_a_moment_is_scored_from_the_frames_up_to_it_alone() -> None:
+def test_a_moment_is_scored_from_the_frames_up_to_it_alone(recorded: Path) -> None:
     model = EdgeReward(package=ZERO_SHOT, options={"ground_threshold": 0.0})
-    whole = open_footage(DEMONSTRATIONS, Wanted(episode=1, rate_hz=5.0, looked_at=BOTH))
+    whole = open_footage(recorded, Wanted(episode=1, rate_hz=5.0, looked_at=BOTH))
     half = len(whole.video) // 2
     other = {name: view.copy() for name, view in whole.video.views.items()}
     for view in other.values():
@@ -160,13 +179,15 @@ def test_one_picture_stands_for_both_cameras_only_when_asked_to(mp4: Path) -> No
     assert sorted(found.video.views) == ["front", "wrist"] and "front and wrist" in found.note
 
 
-def test_stills_and_strange_files_are_refused(clip_folder: Path, tmp_path: Path) -> None:
+def test_stills_and_strange_files_are_refused(
+    clip_folder: Path, recorded: Path, tmp_path: Path
+) -> None:
     still = next(n for n, r in enumerate(read_records(clip_folder)) if r.rate_hz == 0)
     (tmp_path / "notes.mp4").write_text("no video")
     for path, episode, sentence in (
         (clip_folder, still, "stills of arranged scenes"),
         (clip_folder, 999, "--episode"),
-        (DEMONSTRATIONS, 99, "no such episode"),
+        (recorded, 99, "no such episode"),
         (tmp_path / "notes.mp4", 0, "no video that can be read"),
         (tmp_path, 0, "folder of something else"),
     ):

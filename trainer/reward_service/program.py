@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import signal
 import sys
 import time
@@ -131,9 +132,13 @@ def _table(found: Health) -> str:
 
 def _line(state: ModelState) -> str:
     silent = ", ".join(f"{count} {kind}" for kind, count in sorted(state.abstained.items()))
+    latency = (
+        ""
+        if math.isnan(state.latency_p50_s)
+        else f"; latency p50 {state.latency_p50_s * 1e3:.1f} ms, p99 {state.latency_p99_s * 1e3:.1f} ms"
+    )
     return (
         f"{state.name}: self-test {state.selftest}; {state.asked} asked, {state.scored} scored"
         f"{f' ({silent} abstained)' if silent else ''} in {state.passes} passes; {state.waiting} waiting, "
-        f"busy {state.busy_s:.1f} s; latency p50 {state.latency_p50_s * 1e3:.1f} ms, "
-        f"p99 {state.latency_p99_s * 1e3:.1f} ms"
+        f"busy {state.busy_s:.1f} s{latency}"
     )

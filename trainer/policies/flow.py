@@ -206,6 +206,25 @@ class FlowHead(nn.Module):
         error: torch.Tensor = self.flow(x, condition) - (x1 - x0)
         return (error**2).mean(1)
 
+    def drift(
+        self,
+        other: FlowHead,
+        features: torch.Tensor,
+        chunk: torch.Tensor,
+        generator: torch.Generator | None = None,
+    ) -> torch.Tensor:
+        """How far this flow is from another's [B]: mean square of what sets their velocities apart, on the
+        way from noise to chunks [B, T, A] in arm units."""
+        x1 = self.normalise(features, chunk)
+        x0 = torch.randn(x1.shape, generator=generator)
+        time = torch.rand(len(x1), generator=generator) ** 1.5
+        x, at = x0 + time[:, None] * (x1 - x0), time_embedding(time)
+        own = self.flow(x, self.flow.condition(features, at))
+        with torch.no_grad():
+            wanted = other.flow(x, other.flow.condition(features, at))
+        apart: torch.Tensor = own - wanted
+        return (apart**2).mean(1)
+
     def _origin(self, features: torch.Tensor) -> torch.Tensor:
         state = features[:, features.shape[1] - self.config.state_size :]
         return (state * self.origin_scale + self.origin_shift).unsqueeze(1)

@@ -9,6 +9,7 @@ a few dozen numbers, and a miss that is tried again is told from the hit that fo
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,9 @@ class BestOfNOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`demonstration_share` of each batch are demonstrations; `samples` above 1 are drawn on the robot once
     `critic_after` labelled episodes were seen. Critics tell gains from `least_gain` (or less) to `most_gain`
     (or more) apart. `discount`: of a success, per action left until it, where there is no process.
-    `average_decay` of the published weights. `thin`: every n-th step is kept, in `views` views of its
+    `anchor` weighs how far the flow net strays from the package's own on the robot's episodes, good and bad
+    (0: not at all); a head that has seen many scenes forgets them without. `average_decay` of the published
+    weights. `thin`: every n-th step is kept, in `views` views of its
     pictures (`demonstration_views` of a demonstration's); `noise` on all features."""
 
     gradient_steps: int = 200
@@ -51,6 +54,7 @@ class BestOfNOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     least_gain: float = -0.2
     most_gain: float = 0.6
     discount: float = 0.97
+    anchor: float = 0.0
     thin: int = 2
     views: int = 2
     demonstration_views: int = 8
@@ -168,6 +172,7 @@ class Learner:
         self.trainer = HeadTrainer(
             head, options.learning_rate, options.critic_learning_rate, options.average_decay
         )
+        self._base = copy.deepcopy(head).requires_grad_(False) if options.anchor > 0 else None
         self.demonstrations = demonstrations
         self.own: list[Trajectory] = []
         # From the demonstrations, not from all episodes: the same from the first update to the last.
@@ -187,7 +192,7 @@ class Learner:
         from_demonstrations = round(o.batch * o.demonstration_share) if successes else o.batch
         if not self.demonstrations:
             from_demonstrations = 0
-        imitation, critic = [0.0], [0.0]
+        imitation, critic, drift = [0.0], [0.0], [0.0]
         for _ in range(o.gradient_steps if successes or self.demonstrations else 0):
             features, chunks, _ = _batch(
                 [
@@ -199,6 +204,12 @@ class Learner:
             features = disturb(features, self._scales, noise)
             loss = self.trainer.head.flow_loss(features, chunks, noise).mean()
             imitation.append(float(loss.detach()))
+            if self._base is not None and self.own:
+                features, chunks, _ = _batch([(self.own, o.batch)], rng)
+                features = disturb(features, self._scales, noise)
+                strayed = self.trainer.head.drift(self._base, features, chunks, noise).mean()
+                drift.append(float(strayed.detach()))
+                loss = loss + o.anchor * strayed
             if judging:
                 judged = self._critic_loss(rng, noise)
                 critic.append(float(judged.detach()))
@@ -210,6 +221,7 @@ class Learner:
             metrics={
                 "imitation_loss": float(np.mean(imitation[1:] or imitation)),
                 "critic_loss": float(np.mean(critic[1:] or critic)),
+                "drift": float(np.mean(drift[1:] or drift)),
                 "successes": float(len(successes)),
                 "failures": float(len(self.own) - len(successes)),
                 "fresh_success": float(np.mean([float(kept.success) for kept in fresh] or [0.0])),

@@ -160,6 +160,26 @@ def test_resumes_to_the_bit(make, tmp_path):
     assert same(expected, resumed.update(iteration(3), 3).tensors)
 
 
+def test_an_anchored_head_stays_near_its_beginning_and_resumes_to_the_bit(make, package, tmp_path):
+    own = package.refinable_weights()
+    flow = [name for name in own if ".flow." in name or "/flow." in name]
+    assert flow
+
+    def away(update) -> float:
+        return sum(float(np.square(update.tensors[n] - own[n]).sum()) for n in flow)
+
+    free, held = make(learning_rate=3e-3), make(learning_rate=3e-3, anchor=30.0)
+    loose = [free.update(iteration(n), n) for n in (1, 2)][-1]
+    tight = held.update(iteration(1), 1)
+    held.save(tmp_path / "state")
+    tight = held.update(iteration(2), 2)
+    assert away(tight) < 0.7 * away(loose)
+    assert tight.metrics["drift"] > 0 and loose.metrics["drift"] == 0
+    resumed = make(learning_rate=3e-3, anchor=30.0)
+    resumed.load(tmp_path / "state")
+    assert same(tight.tensors, resumed.update(iteration(2), 2).tensors)
+
+
 def test_another_refiners_state_is_refused(make, tmp_path):
     make().save(tmp_path / "state")
     with pytest.raises(PackageError, match="another package or seed"):

@@ -31,9 +31,8 @@ class OutcomeSpool:
         atomic.make_directory(folder)
         for path in sorted(folder.iterdir()):
             if path.suffix != SUFFIX:
-                path.unlink(
-                    missing_ok=True
-                )  # of a link that was killed while it wrote: it tells again
+                # Of a link that was killed while it wrote: control's packet is still in the ring.
+                path.unlink(missing_ok=True)
                 continue
             try:
                 message = wire.unpack([atomic.read_bytes(path, wire.MAX_HEADER_BYTES)]).message

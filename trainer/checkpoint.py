@@ -7,7 +7,6 @@ what was being trained on; another training refuses it.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from contracts.errors import PackageError
+from contracts.files import atomic
 
 Modules = Mapping[str, torch.nn.Module]
 
@@ -51,12 +51,8 @@ class Checkpoint:
         tensors["chance/generator"] = generator.get_state()
         tensors["order"] = torch.from_numpy(order.copy())
         told = {"what": self._what, "step": str(step), "rng": json.dumps(rng.bit_generator.state)}
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        fresh = self._path.with_suffix(".part")
-        save_file(tensors, fresh, told)
-        with fresh.open("rb") as file:
-            os.fsync(file.fileno())
-        fresh.replace(self._path)
+        with atomic.replacing(self._path) as fresh:
+            save_file(tensors, fresh, told)
 
     def restore(
         self,

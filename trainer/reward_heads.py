@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +19,9 @@ from contracts import config
 from contracts.errors import ConfigError, EntracteError
 from contracts.files.packages import load_package
 from contracts.package import package_id
-from contracts.reward import RewardSignal
 from contracts.weights import read_tensors
 from trainer.config import AdaptationSection, TrainerConfig
-from trainer.interfaces import EpisodeKey, StoredEpisode, Update
+from trainer.interfaces import EpisodeKey, ScoredEpisode, Update
 from trainer.publisher import Publisher
 from trainer.rewards.adaptation import (
     AdaptationOptions,
@@ -36,8 +35,8 @@ from trainer.rewards.demonstrations import read_demonstrations
 from trainer.rewards.edge import EdgeReward
 
 DEMONSTRATIONS = 20
-Loader = Callable[[EpisodeKey], tuple[StoredEpisode, Sequence[RewardSignal]] | None]
-"""A stored episode and the trainer's own scores of it; None where it can't be read."""
+Loader = Callable[[EpisodeKey], ScoredEpisode]
+"""A stored episode as the trainer's own model judged it. Raises `EntracteError` or `OSError`."""
 
 
 class RewardHeads:
@@ -85,12 +84,16 @@ class RewardHeads:
     def learn(self, load: Loader, iteration: int) -> tuple[Update | None, dict[str, Any]]:
         """A new head, or None with the reason under "refused"; figures for the metrics either way."""
         started = time.monotonic()
-        for key in self._waiting:
-            found = load(key)
-            lesson = found and self._lesson(*found)
+        unreadable = 0
+        while self._waiting:
+            key, _ = self._waiting.popitem(last=False)
+            try:
+                lesson = self._lesson(load(key))
+            except (EntracteError, OSError):  # one episode without a camera costs itself alone
+                unreadable += 1
+                continue
             if lesson:
                 self._lessons[key] = lesson
-        self._waiting.clear()
         while len(self._lessons) > self.options.episodes:
             self._lessons.popitem(last=False)
         lessons = hold_back(list(self._lessons.values()), self.options.hold_back)
@@ -102,24 +105,24 @@ class RewardHeads:
             "refused": adapted.refused,
             "successes": sum(lesson.success is True for lesson in lessons),
             "failures": sum(lesson.success is False for lesson in lessons),
+            "unreadable": unreadable,
             "demonstrations": len(self._shown),
             "adapt_s": time.monotonic() - started,
             **adapted.figures,
         }
         return (Update(adapted.tensors, 1) if adapted.tensors else None), record
 
-    def _lesson(self, episode: StoredEpisode, signals: Sequence[RewardSignal]) -> Lesson | None:
+    def _lesson(self, scored: ScoredEpisode) -> Lesson | None:
         """None where nobody labelled it, or its instruction has words that the package doesn't know."""
+        episode = scored.episode
         label = episode.end.operator_success if "operator" in self._labels else None
-        judged = list(signals) if "model" in self._labels else []
-        judged = [signal for signal in judged if not signal.abstained]
+        by_model = "model" in self._labels
+        judged = [s for s in scored.signals if not s.abstained] if by_model else []
         if (label is None and not judged) or self._adaptation.unknown(episode.instruction):
             return None
         rows = frame_rows(episode.steps, self.options.frames)
         process, completion = targets(rows, episode.steps, label, judged)
-        success = label
-        if success is None and completion[-1] == completion[-1]:
-            success = bool(completion[-1] >= 0.5)
+        success = scored.success if label is None and by_model else label
         cameras = self._eye.contract.cameras
         pictures = {camera: episode.frames(camera, rows) for camera in cameras}
         embeddings = torch.from_numpy(self._eye.embed(pictures))

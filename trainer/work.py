@@ -23,7 +23,6 @@ from contracts.files import atomic
 from contracts.files.packages import load_package, read_manifest
 from contracts.messages import ReleaseOffer
 from contracts.package import package_id
-from contracts.reward import RewardSignal
 from contracts.weights import read_tensors
 from trainer.config import TrainerConfig
 from trainer.interfaces import (
@@ -31,7 +30,6 @@ from trainer.interfaces import (
     Refiner,
     RewardModel,
     ScoredEpisode,
-    StoredEpisode,
     Update,
 )
 from trainer.metrics import Metrics
@@ -197,7 +195,16 @@ class Work:
         }
         record = msgspec.json.decode(msgspec.json.encode(record))  # NaN becomes null
         seq = manifest.publish_seq
-        self._commit(WorkState(iteration, arrival, seq, refiner, self.state.reward_seq, record))
+        self._commit(
+            msgspec.structs.replace(
+                self.state,
+                iteration=iteration,
+                consumed_arrival=arrival,
+                published_seq=seq,
+                refiner=refiner,
+                record=record,
+            )
+        )
         self._pending = []
         self._offer(self.publisher, seq)
         self._metrics.add("iteration", **record)
@@ -215,7 +222,7 @@ class Work:
             return
         self.note = f"iteration {iteration}: adapting the reward head"
         try:
-            update, record = self._heads.learn(self._labelled, iteration)
+            update, record = self._heads.learn(self._judged, iteration)
             if update:
                 manifest = self._heads.publisher.prepare(update, iteration)
                 self._commit(msgspec.structs.replace(self.state, reward_seq=manifest.publish_seq))
@@ -225,12 +232,11 @@ class Work:
             record = {"failure": f"{type(error).__name__}: {error}"}
         self._metrics.add("reward_head", iteration=iteration, **record)
 
-    def _labelled(self, key: EpisodeKey) -> tuple[StoredEpisode, list[RewardSignal]] | None:
+    def _judged(self, key: EpisodeKey) -> ScoredEpisode:
+        """A stored episode with what the trainer's model said of it, if it was asked."""
         known = self._store.load_scores(key, self.scorer.model.model_id)
-        try:
-            return self._store.load(self._store.entry(key)), known[0] if known else []
-        except (EntracteError, OSError):
-            return None
+        episode = self._store.load(self._store.entry(key))
+        return self.scorer.judged(episode, known[0] if known else ())
 
     def _update(self, episodes: list[ScoredEpisode], iteration: int) -> tuple[Update, str]:
         """The refiner's update or, if it failed, the last weights again: the robot must not wait for

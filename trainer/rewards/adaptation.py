@@ -9,6 +9,7 @@ is lost first.
 
 from __future__ import annotations
 
+import copy
 import math
 import zlib
 from collections.abc import Mapping, Sequence
@@ -187,10 +188,10 @@ class HeadAdaptation:
         if min(count.values()) < self.options.least:
             found = f"{count[True]} successes and {count[False]} failures held back"
             return Adapted(None, f"{found}, {self.options.least} of each needed", figures)
-        now = head_of_same(self._base)
+        now = copy.deepcopy(self._base)
         if in_use is not None:
             take_tensors(now, in_use)
-        head = head_of_same(self._base)
+        head = copy.deepcopy(self._base)
         self._train(head, trained, number)
         before, after = self._test(now, held), self._test(head, held)
         figures |= {f"{name}_before": value for name, value in before.items()}
@@ -270,13 +271,6 @@ class HeadAdaptation:
         other = torch.cat([lesson.seen[1:].flatten(0, 1) for lesson in held])
         done = [_done(one, one.conclude(other)) for one in (head, self._base)]
         return float((done[0] - done[1]).abs().mean())
-
-
-def head_of_same(head: EdgeHead) -> EdgeHead:
-    """A copy, in evaluation mode."""
-    twin = EdgeHead(head.shape)
-    twin.load_state_dict(head.state_dict())
-    return twin.eval()
 
 
 def _own(lessons: Sequence[Lesson]) -> Tensor:

@@ -23,11 +23,11 @@ from trainer.rewards.endpoint.protocol import (
     read_answer,
     request_body,
 )
-from trainer.rewards.frames import FrameContract, Video
+from trainer.rewards.frames import Video
 from trainer.rewards.vlm.question import Prompt, Question, Reading
 from trainer.rewards.vlm.several import (
+    QuestionModel,
     ask_all,
-    frames_of,
     merged,
     refuse_twice,
     signals_of,
@@ -52,8 +52,11 @@ class Manner:
     consecutive: int = 1
 
 
-class EndpointReward:
-    """`VideoRewardModel`, batched: all questions of a batch are under way at once."""
+class EndpointReward(QuestionModel):
+    """`VideoRewardModel`, batched: all questions of a batch are under way at once.
+
+    Its `model_id` is of the server's name of the model, prompts, frames and manner; not of where the server
+    is. What the server runs under that name can't be seen from here."""
 
     def __init__(
         self, caller: Caller, model: str, questions: Sequence[Question], manner: Manner
@@ -65,31 +68,10 @@ class EndpointReward:
             raise ConfigError(
                 "signal 'topreward'", expected="logprobs: auto or require", found="never"
             )
-        self.caller, self._model, self.questions = caller, model, tuple(questions)
-        self._manner = manner
+        identity = _identity(model, questions, manner)
+        super().__init__(questions, identity, manner.threshold, manner.consecutive)
+        self.caller, self._model, self._manner = caller, model, manner
         self._listed = manner.logprobs != "never"
-        self._model_id = _identity(model, self.questions, manner)
-
-    @property
-    def model_id(self) -> str:
-        """Of the server's name of the model, prompts, frames and manner; not of where the server is. What
-        the server runs under that name can't be seen from here."""
-        return self._model_id
-
-    @property
-    def contract(self) -> FrameContract:
-        return frames_of(self.questions)
-
-    @property
-    def completion_threshold(self) -> float:
-        return self._manner.threshold
-
-    @property
-    def completion_consecutive(self) -> int:
-        return self._manner.consecutive
-
-    def score(self, video: Video, instruction: str) -> RewardSignal:
-        return self.score_batch([(video, instruction)])[0]
 
     def score_batch(self, requests: Sequence[tuple[Video, str]]) -> list[RewardSignal]:
         """Abstains for each that the server didn't answer in time, or not in the way that was asked for."""

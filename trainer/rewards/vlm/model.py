@@ -16,13 +16,13 @@ import numpy as np
 from contracts.errors import ConfigError, EntracteError
 from contracts.reward import RewardSignal, abstain
 from trainer.interfaces import Growing
-from trainer.rewards.frames import FrameContract, Video
+from trainer.rewards.frames import Video
 from trainer.rewards.vlm import roboreward
 from trainer.rewards.vlm.engine import Engine, Session
 from trainer.rewards.vlm.question import Prompt, Question, Reading
 from trainer.rewards.vlm.several import (
+    QuestionModel,
     ask_all,
-    frames_of,
     merged,
     refuse_twice,
     signals_of,
@@ -44,7 +44,7 @@ class Judging:
     written: bool = False
 
 
-class VlmReward:
+class VlmReward(QuestionModel):
     """`VideoRewardModel`, batched and growing. One thread at a time."""
 
     def __init__(
@@ -59,27 +59,9 @@ class VlmReward:
                 expected="signals: [roboreward]",
                 found=[q.text.name for q in questions],
             )
-        self.engine, self.questions, self._judging = engine, tuple(questions), judging
-        self._model_id = _identity(self.questions, weights, judging)
-
-    @property
-    def model_id(self) -> str:
-        return self._model_id
-
-    @property
-    def contract(self) -> FrameContract:
-        return frames_of(self.questions)
-
-    @property
-    def completion_threshold(self) -> float:
-        return self._judging.threshold
-
-    @property
-    def completion_consecutive(self) -> int:
-        return self._judging.consecutive
-
-    def score(self, video: Video, instruction: str) -> RewardSignal:
-        return self.score_batch([(video, instruction)])[0]
+        identity = _identity(questions, weights, judging)
+        super().__init__(questions, identity, judging.threshold, judging.consecutive)
+        self.engine, self._judging = engine, judging
 
     def score_batch(self, requests: Sequence[tuple[Video, str]]) -> list[RewardSignal]:
         """All questions about all requests in one padded forward pass."""

@@ -25,6 +25,39 @@ Asked = Sequence["list[list[Prompt]] | EntracteError"]
 """One a request: each question's prompts, or why it can't be asked."""
 
 
+class QuestionModel:
+    """What a `VideoRewardModel` that asks questions is, whoever answers them; `score_batch` is its own."""
+
+    def __init__(
+        self, questions: Sequence[Question], model_id: str, threshold: float, consecutive: int
+    ) -> None:
+        self.questions, self._model_id = tuple(questions), model_id
+        self._threshold, self._consecutive = threshold, consecutive
+
+    @property
+    def model_id(self) -> str:
+        return self._model_id
+
+    @property
+    def contract(self) -> FrameContract:
+        return frames_of(self.questions)
+
+    @property
+    def completion_threshold(self) -> float:
+        return self._threshold
+
+    @property
+    def completion_consecutive(self) -> int:
+        return self._consecutive
+
+    def score(self, video: Video, instruction: str) -> RewardSignal:
+        return self.score_batch([(video, instruction)])[0]
+
+    def score_batch(self, requests: Requests) -> list[RewardSignal]:
+        """One signal a request, in their order."""
+        raise NotImplementedError
+
+
 def refuse_twice(questions: Sequence[Question], model: str) -> None:
     """Raise `ConfigError` for no question, or two that give the same signal."""
     given = [name for question in questions for name in question.gives]

@@ -13,7 +13,7 @@ MAY = {
     "contracts": set(),
     "runtime": {"contracts"},
     "trainer": {"contracts"},
-    "export": {"contracts", "trainer", "runtime"},
+    "export": {"contracts", "trainer", "runtime", "calibration"},
     "calibration": {"contracts", "runtime"},
     "benchmarks": set(ROOMS),
 }
@@ -21,6 +21,7 @@ MAY = {
 ONLY = {
     ("export", "trainer"): ("trainer.policies", "trainer.rewards", "trainer.config"),
     ("export", "runtime"): ("runtime.engines",),
+    ("export", "calibration"): ("calibration.quantization",),
     ("calibration", "runtime"): ("runtime.cameras", "runtime.arms", "runtime.gate"),
 }
 HEAVY_ON_THE_ROBOT = {"torch", "transformers", "optimum", "onnx", "matplotlib", "jinja2"}

@@ -1,0 +1,22 @@
+"""`robot-export reward`: a trained reward model -> a model package."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def command(
+    source: Annotated[Path, typer.Argument(help="Folder of the trained reward model.")],
+    package: Annotated[Path, typer.Argument(help="Folder of the package to write.")],
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Package a reward model that `robot-reward train` trained."""
+    from export.package import replay
+    from export.reward import export_reward
+    from export.summary import show
+
+    made = export_reward(source, package)
+    show(made, replay(made), json)

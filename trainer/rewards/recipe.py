@@ -111,7 +111,8 @@ def adapt_to(
     vectors, times = adapter.context(members, adapted.shape.context)
     adapted.head.context.data.copy_(vectors)
     adapted.head.context_progress.data.copy_(times)
-    mine = [clip for clip in kept if clip.record.task == kind]
+    # Of some tasks no fixture was kept back: then all that was, as the base model is calibrated.
+    mine = [clip for clip in kept if clip.record.task == kind] or kept
     figures = calibrate(adapted, mine, settings.false_positive_rate)
     adapter.set_context()
     adapted.settings["demonstrations"] = float(len(shown))

@@ -6,7 +6,7 @@ Reads what `runtime.bench.glances` wrote (its docstring is the format); refuses 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,15 +48,18 @@ class Glances:
         return len(self.states)
 
 
-def instructions(folder: Path) -> list[str]:
-    """Every instruction of a folder of glances. Raises `ConfigError`."""
-    _meta(folder)
-    return [text for texts in json.loads((folder / "texts.json").read_text()) for text in texts]
+def instructions(folders: Sequence[Path]) -> list[str]:
+    """Every instruction of folders of glances. Raises `ConfigError`."""
+    return [text for folder in folders for texts in _texts(folder) for text in texts]
 
 
-def picture_size(folder: Path) -> tuple[int, int]:
-    """Width and height of the pictures in a folder of glances. Raises `ConfigError`."""
-    meta = _meta(folder)
+def picture_size(folders: Sequence[Path]) -> tuple[int, int]:
+    """Width and height of the pictures in folders of glances. Raises `ConfigError` where they differ."""
+    metas = {str(folder): _meta(folder) for folder in folders}
+    shapes = {name: (m["width"], m["height"], m["chunk"]) for name, m in metas.items()}
+    if len(set(shapes.values())) != 1:
+        raise ConfigError("glances of one size of picture and chunk are needed", found=shapes)
+    meta = metas[str(folders[0])]
     return int(meta["width"]), int(meta["height"])
 
 
@@ -68,31 +71,31 @@ def examples(found: Glances, count: int = 8) -> dict[str, np.ndarray]:
 
 
 def read(
-    folder: Path,
+    folders: Sequence[Path],
     *,
     vocabulary: tuple[str, ...],
     instruction_length: int,
     most: int | None = None,
     progress: Callable[[int, int], None] = lambda done, of: None,
 ) -> Glances:
-    """At most `most` moments of a folder of glances. Raises `ConfigError`."""
-    meta = _meta(folder)
-    texts = json.loads((folder / "texts.json").read_text())
-    first_text = np.cumsum([0, *(len(part) for part in texts)])
-    shards = sorted(folder.glob("shard-*.npz"))
+    """At most `most` moments of folders of glances, the first folder's first. Raises `ConfigError`."""
+    width, height = picture_size(folders)
+    chunk = int(_meta(folders[0])["chunk"])
+    texts = [part for folder in folders for part in _texts(folder)]
+    shards = list(_shards(folders))
     counts = []
-    for path in shards:
+    for path, _ in shards:
         with np.load(path, allow_pickle=False) as shard:
             counts.append(len(shard["state"]))
     total = min(sum(counts), most or sum(counts))
-    height, width, chunk = int(meta["height"]), int(meta["width"]), int(meta["chunk"])
+    # Made once at their full size: the pictures are gigabytes.
     images = {name: np.empty((total, height, width, 3), np.uint8) for name in CAMERAS}
     found: dict[str, list[np.ndarray]] = {
         name: []
         for name in ("state", "chunk", "keyframe", "acted", "tip", "text", "points", "pixels")
     }
     at = 0
-    for number, path in enumerate(shards):
+    for number, (path, first_text) in enumerate(shards):
         if at == total:
             break
         with np.load(path, allow_pickle=False) as stored:
@@ -105,8 +108,7 @@ def read(
                 data = shard["jpeg"][shard["offsets"][place] : shard["offsets"][place + 1]]
                 images[name][at + moment] = _picture(data, height, width, path)
         pick = _rows(shard["rows"][: count + 1])
-        worker = int(path.stem.split("-")[1])
-        found["text"].append(shard["text"][pick] + first_text[worker])
+        found["text"].append(shard["text"][pick] + first_text)
         found["points"].append(shard["points"][pick])
         found["pixels"].append(shard["pixels"][pick])
         for name in ("state", "chunk", "keyframe", "acted", "tip"):
@@ -129,6 +131,23 @@ def read(
         points=arrays["points"],
         pixels=arrays["pixels"],
     )
+
+
+def _shards(folders: Sequence[Path]) -> Iterator[tuple[Path, int]]:
+    """Every shard, and what to add to its numbers of instructions: each worker has numbered its own."""
+    before = 0
+    for folder in folders:
+        firsts = before + np.cumsum([0, *(len(part) for part in _texts(folder))])
+        for path in sorted(folder.glob("shard-*.npz")):
+            yield path, int(firsts[int(path.stem.split("-")[1])])
+        before = int(firsts[-1])
+
+
+def _texts(folder: Path) -> list[list[str]]:
+    """Instructions of each worker."""
+    _meta(folder)
+    texts: list[list[str]] = json.loads((folder / "texts.json").read_text())
+    return texts
 
 
 def _meta(folder: Path) -> dict[str, Any]:

@@ -12,7 +12,8 @@ import typer
 def command(
     *,
     glances: Annotated[
-        Path, typer.Option(help="Folder that python -m runtime.bench.glances wrote.")
+        list[Path],
+        typer.Option(help="Folder that python -m runtime.bench.glances wrote (repeat)."),
     ],
     robot: Annotated[
         Path, typer.Option(help="A data set recorded on the robot: its joints, limits and cameras.")
@@ -63,10 +64,12 @@ def command(
         policy.set_statistics(found.states[found.acted], found.chunks[found.acted])
 
     options = PretrainOptions(steps=steps, batch=batch, rate=rate, seed=seed, threads=threads)
-    what = f"{options}, {len(found)} moments of {glances}, from {start or 'nothing'}"
+    folders = ", ".join(str(folder) for folder in glances)
+    what = f"{options}, {len(found)} moments of {folders}, from {start or 'nothing'}"
     checkpoint = Checkpoint(output.with_name(f"{output.name}.checkpoint.safetensors"), what)
     trained = pretrain(policy, found, options, bar.follow, checkpoint)
-    provenance = card(sys.argv, seed, f"{glances.name}: {len(found)} moments, {steps} steps")
+    names = ", ".join(folder.name for folder in glances)
+    provenance = card(sys.argv, seed, f"{names}: {len(found)} moments, {steps} steps")
     trained.save(output, seen.examples(found), provenance)
     checkpoint.remove()
     typer.echo(f"{output}: {len(found)} moments")

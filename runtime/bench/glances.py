@@ -3,7 +3,9 @@
 A glance is one moment of an expert's episode, or of an arranged scene: both pictures, the joint state, what
 the expert does from there on, and for several instructions that make sense there where the thing and its
 target are. Few moments of many scenes teach eyes more than many moments of few. Training scenes only: no
-reserved pair, drawer or instruction (`runtime.bench.split`). A folder holds
+reserved pair, drawer or instruction (`runtime.bench.split`). With `--hands PACKAGE` a policy begins and the
+expert takes over where it got to: what to do about the policy's own mistakes (Ross et al. 2011, DAgger).
+A folder holds
 - meta.json: format, picture size, chunk, seed, the command; written last;
 - texts.json: of each worker the instructions that occur;
 - shard-WW-NNNN.npz (no objects), F moments, R rows, one per (moment, instruction), the scene's own first:
@@ -32,6 +34,7 @@ from contracts.keyframes import next_keyframes
 from runtime.bench import language, render, snapshots
 from runtime.bench.clips import TASK_MIX, instructions, where
 from runtime.bench.experts import EXPERT, make_expert
+from runtime.bench.hands import Hands
 from runtime.bench.scene import RandomisationConfig, Scene
 from runtime.bench.split import TRAIN
 from runtime.bench.state import BenchState
@@ -51,6 +54,8 @@ SETTLE_S = 0.5
 # hand to be where it belongs and doesn't look (Laskey et al. 2017, DART). Degrees, std of the largest.
 WANDER_DEG = 6.0
 WANDER_SHARE = 0.8
+# A policy that leads does so for at most this long.
+LEAD_S = 9.0
 
 
 class Texts:
@@ -97,8 +102,9 @@ class _Shard:
 class Recorder:
     """One worker's scenes, written a shard at a time."""
 
-    def __init__(self, folder: Path, worker: int) -> None:
+    def __init__(self, folder: Path, worker: int, hands: Hands | None = None) -> None:
         self._folder, self._worker, self._written = folder, worker, 0
+        self._hands = hands
         self._world = World(WorldConfig(WIDTH, HEIGHT, depth_noise=False))
         self._still = render.Renderer(render.intrinsics(WIDTH, HEIGHT), False)
         self.texts = Texts()
@@ -106,7 +112,9 @@ class Recorder:
 
     def add(self, task: str, seed: int, moments: int) -> None:
         rng = np.random.default_rng([seed & 0xFFFFFFFF, 41])
-        if task in snapshots.ARRANGEABLE and rng.random() < ARRANGED_SHARE:
+        if self._hands is not None:
+            self._led(task, seed, moments, rng)
+        elif task in snapshots.ARRANGEABLE and rng.random() < ARRANGED_SHARE:
             self._arranged(task, seed, moments, rng)
         else:
             self._played(task, seed, moments, rng)
@@ -134,19 +142,42 @@ class Recorder:
             self._keep(scene, physics.state(), rng, pictures, poses, physics.positions(), None)
 
     def _played(self, task: str, seed: int, moments: int, rng: np.random.Generator) -> None:
-        world = self._world
         # How long the episode takes is known only afterwards: it is played twice, and looked at once.
         actions = self._play(task, seed, frozenset(), int(rng.integers(1 << 30)))[0]
+        length = len(actions)
+        chosen = rng.choice(length, size=min(moments, length), replace=False)
+        self._again(task, seed, actions, 0, chosen, rng)
+
+    def _led(self, task: str, seed: int, moments: int, rng: np.random.Generator) -> None:
+        """The policy leads for a while; the moment of the take-over is kept, and others after it."""
+        lead = int(rng.integers(1, round(LEAD_S / TICK_S)))
+        actions, _ = self._play(task, seed, frozenset(), int(rng.integers(1 << 30)), lead=lead)
+        after = len(actions) - lead
+        if after < 1:  # it had done it by then
+            return
+        others = 1 + rng.choice(after - 1, size=min(moments, after) - 1, replace=False)
+        self._again(task, seed, actions, lead, lead + np.array([0, *others]), rng)
+
+    def _again(
+        self,
+        task: str,
+        seed: int,
+        actions: list[tuple[np.ndarray, np.ndarray]],
+        lead: int,
+        chosen: np.ndarray,
+        rng: np.random.Generator,
+    ) -> None:
+        """Keep the `chosen` ticks of an episode that was just played; the expert acted from `lead` on."""
+        world = self._world
         world.step(SETTLE_S)
-        succeeded, length = world.truth().success, len(actions)
-        chosen = frozenset(rng.choice(length, size=min(moments, length), replace=False).tolist())
-        _, seen = self._play(task, seed, chosen, 0, actions)
-        clean = np.array([action for action, _ in actions], np.float32)
-        following = next_keyframes(clean)
+        succeeded = world.truth().success
+        _, seen = self._play(task, seed, frozenset(chosen.tolist()), 0, actions)
+        clean = np.array([action for action, _ in actions[lead:]], np.float32)
+        following, last = next_keyframes(clean), len(clean) - 1
         for at, state, pictures, poses, joints in seen:
-            chunk = clean[np.minimum(at + np.arange(CHUNK), length - 1)]
+            chunk = clean[np.minimum(at - lead + np.arange(CHUNK), last)]
             # What an expert does who fails is not to be imitated.
-            shown = (chunk, clean[following[at]]) if succeeded else None
+            shown = (chunk, clean[following[at - lead]]) if succeeded else None
             self._keep(world.scene, state, rng, pictures, poses, joints, shown)
 
     def _play(
@@ -156,14 +187,18 @@ class Recorder:
         look_at: frozenset[int],
         noise_seed: int,
         again: list[tuple[np.ndarray, np.ndarray]] | None = None,
+        lead: int = 0,
     ) -> tuple[
         list[tuple[np.ndarray, np.ndarray]],
         list[tuple[int, BenchState, list[np.ndarray], list[np.ndarray], np.ndarray]],
     ]:
-        """(expert's action, what was commanded) per tick, and the moments of `look_at`."""
+        """(expert's action, what was commanded) per tick, and the moments of `look_at`. For the first `lead`
+        ticks the policy acts; no expert follows if it succeeds by then."""
         world = self._world
         scene = world.reset(task, seed, TRAIN)
-        actions: list[tuple[np.ndarray, np.ndarray]] = []
+        actions = self._lead(scene, seed, lead) if lead else []
+        if lead and world.truth().success:
+            return actions, []
         seen = []
         rng = np.random.default_rng([noise_seed, 43])
         size = rng.uniform(0.0, WANDER_DEG) * float(rng.random() < WANDER_SHARE)
@@ -191,6 +226,20 @@ class Recorder:
             if expert is not None and expert.done:
                 break
         return (again or actions), seen
+
+    def _lead(self, scene: Scene, seed: int, ticks: int) -> list[tuple[np.ndarray, np.ndarray]]:
+        world, hands = self._world, self._hands
+        assert hands is not None
+        hands.begin(scene.instruction, seed)
+        actions = []
+        for _ in range(ticks):
+            action = np.asarray(hands.act(world), float)
+            actions.append((action, action))
+            world.command(action)
+            world.step(TICK_S)
+            if world.truth().success:
+                break
+        return actions
 
     def _keep(
         self,
@@ -240,10 +289,16 @@ def _pixel(place: np.ndarray | None, camera_to_world: np.ndarray) -> tuple[float
     return (u, v) if 0 <= u < WIDTH and 0 <= v < HEIGHT else (np.nan, np.nan)
 
 
-def record(folder: Path, worker: int, work: Sequence[tuple[str, int]], moments: int) -> list[str]:
-    """Every scene of `work` into the folder; returns this worker's instructions in the order of their
-    numbers."""
-    recorder = Recorder(folder, worker)
+def record(
+    folder: Path,
+    worker: int,
+    work: Sequence[tuple[str, int]],
+    moments: int,
+    package: Path | None = None,
+) -> list[str]:
+    """Every scene of `work` into the folder, led by the policy of `package`; returns this worker's
+    instructions in the order of their numbers."""
+    recorder = Recorder(folder, worker, Hands(package) if package else None)
     began = time.monotonic()
     for count, (task, seed) in enumerate(work):
         recorder.add(task, seed, moments)
@@ -262,6 +317,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--tasks", nargs="*", default=list(TASK_MIX), help="repeated: more often")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--hands", type=Path, help="policy package that begins each episode")
     parser.add_argument("--output", type=Path, required=True)
     given = parser.parse_args(arguments)
     if given.output.exists() and any(given.output.iterdir()):
@@ -273,7 +329,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for index in range(given.scenes)
     ]
     parts = [
-        (given.output, worker, work[worker :: given.workers], given.moments)
+        (given.output, worker, work[worker :: given.workers], given.moments, given.hands)
         for worker in range(given.workers)
     ]
     with multiprocessing.get_context("spawn").Pool(given.workers) as pool:
@@ -287,7 +343,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "chunk": CHUNK,
         "tick_s": TICK_S,
         "command": f"python -m runtime.bench.glances --scenes {given.scenes} --moments "
-        f"{given.moments} --tasks {' '.join(given.tasks)} --seed {given.seed} --workers {given.workers}",
+        f"{given.moments} --tasks {' '.join(given.tasks)} --seed {given.seed} --workers {given.workers}"
+        + (f" --hands {given.hands.name}" if given.hands else ""),
     }
     # Written last: a folder without it is an unfinished one.
     (given.output / "meta.json").write_text(json.dumps(meta, indent=1) + "\n")

@@ -228,6 +228,9 @@ class Skills:
         closed = max(0.0, kind.grasp_width_m / JAW_M * 100.0 - 20.0)
         spare = 6.0 * self.noise * float(self.rng.random())
         opened = min(98.0, (kind.grasp_width_m + 0.030) / JAW_M * 100.0 + spare)
+        if self.object(name).held:  # taken over from a hand that holds it
+            yield from self.grip(closed, 0.1)
+            return
         aside = self._miss_offset() if self.fault.kind == "miss_grasp" else np.zeros(2)
         for attempt in range(tries):
             thing = self.object(name)

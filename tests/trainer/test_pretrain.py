@@ -35,8 +35,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _read(folder: Path) -> seen.Glances:
-    texts = seen.instructions(folder)
-    return seen.read(folder, vocabulary=language.build_vocabulary(texts), instruction_length=16)
+    texts = seen.instructions([folder])
+    return seen.read([folder], vocabulary=language.build_vocabulary(texts), instruction_length=16)
 
 
 def test_glances_hold_what_they_say(folder: Path) -> None:
@@ -54,7 +54,7 @@ def test_glances_hold_what_they_say(folder: Path) -> None:
 
 def test_a_projected_label_is_where_the_simulator_draws_the_thing(folder: Path) -> None:
     """A red cube's label lies on red pixels in most pictures (the hand may hide it)."""
-    texts = seen.instructions(folder)
+    texts = seen.instructions([folder])
     found = _read(folder)
     hits = []
     for moment in range(len(found)):
@@ -113,11 +113,24 @@ def test_many_questions_of_one_picture_equal_single_ones() -> None:
             torch.testing.assert_close(together[row], alone[0, -told:])
 
 
+def test_two_folders_are_read_one_after_the_other(folder: Path) -> None:
+    """The second one's instructions keep their meaning: each folder has numbered its own."""
+    one = _read(folder)
+    words = language.build_vocabulary(seen.instructions([folder]))
+    two = seen.read([folder, folder], vocabulary=words, instruction_length=16)
+    assert len(two) == 2 * len(one)
+    for part in (slice(0, len(one)), slice(len(one), None)):
+        np.testing.assert_array_equal(two.images["wrist"][part], one.images["wrist"])
+        np.testing.assert_array_equal(two.tokens[two.texts[part]], one.tokens[one.texts])
+    some = seen.read([folder, folder], vocabulary=words, instruction_length=16, most=len(one) + 3)
+    assert len(some) == len(one) + 3
+
+
 def _policy(folder: Path, found: seen.Glances) -> FlowPolicy:
     torch.manual_seed(0)
     policy = FlowPolicy(
         make_config(
-            vocabulary=language.build_vocabulary(seen.instructions(folder)),
+            vocabulary=language.build_vocabulary(seen.instructions([folder])),
             image_height=96,
             image_width=128,
             instruction_length=16,
@@ -190,8 +203,8 @@ def test_a_start_that_does_not_fit_is_refused() -> None:
 
 def test_another_split_or_an_unfinished_folder_is_refused(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no finished glances"):
-        seen.instructions(tmp_path)
+        seen.instructions([tmp_path])
     meta = json.loads((folder / "meta.json").read_text())
     (tmp_path / "meta.json").write_text(json.dumps({**meta, "split": "eval"}))
     with pytest.raises(ConfigError, match="split"):
-        seen.instructions(tmp_path)
+        seen.instructions([tmp_path])

@@ -6,7 +6,7 @@ TASK ?= open_drawer
 SEED ?= 0
 ITERATIONS ?= 30
 
-.PHONY: demo test bench lint pretrained clean
+.PHONY: demo test bench gpu lint pretrained clean
 
 $(VENV)/.installed: pyproject.toml
 	@echo "== installing into $(VENV) (a few minutes the first time)"
@@ -26,6 +26,9 @@ lint: $(VENV)/.installed
 
 bench: $(VENV)/.installed
 	$(BIN)/robot-bench loop
+
+gpu: $(VENV)/.installed
+	$(BIN)/python -m benchmarks.gpu $(if $(NAME),--name $(NAME))
 
 pretrained: $(VENV)/.installed
 	$(BIN)/python -m benchmarks.pretrained

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import tempfile
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated
 
@@ -84,6 +85,10 @@ def reward(
     if output:
         atomic.write_bytes(output, msgspec.json.format(data, indent=1))
     typer.echo(data.decode() if as_json else table(found))
+
+
+for _verb in ("engine", "push", "swap"):
+    app.command(name=_verb)(import_module(f"benchmarks.{_verb}_command").command)
 
 
 def main() -> None:

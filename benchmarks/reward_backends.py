@@ -17,6 +17,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from benchmarks.machine import resident_mb
 from benchmarks.reward import Job, Row
 from contracts.errors import ConfigError, EntracteError
 from contracts.files.packages import Package, load_package
@@ -30,17 +31,6 @@ BATCH = 8
 
 Made = Callable[[int], Any]
 Work = Callable[[Any], Any]
-
-
-def resident_mb() -> tuple[float, float]:
-    """(now, the most so far) of this process. The kernel's count for the program alone: `getrusage` would
-    take over the parent's."""
-    found = {"VmRSS": 0.0, "VmHWM": 0.0}
-    for line in Path("/proc/self/status").read_text().splitlines():
-        name, _, value = line.partition(":")
-        if name in found:
-            found[name] = int(value.split()[0]) / 1024
-    return found["VmRSS"], found["VmHWM"]
 
 
 def pairs(make: Made, score: Work, bare: Work | None, rounds: int) -> dict[str, float]:
@@ -121,14 +111,14 @@ class BareGraphs:
 def robot(job: Job, kind: str) -> dict[str, Any]:
     """`runtime.reward.RewardRunner`, opened as the robot opens it."""
     from runtime.config import Run, RunPlan, load_config
-    from runtime.reward import open_reward
+    from runtime.reward import RewardRunner, open_reward
 
     words = [f"reward.package={Path(job.package).resolve()}", f"reward.engine={kind}"]
     config = load_config(None, ["link.enabled=false", *words, f"reward.threads={job.threads}"])
     with tempfile.TemporaryDirectory(prefix="entracte-bench-") as folder:
         run = Run(config, RunPlan(purpose="evaluate", sink="none"), folder, folder, "bench")
         runner = open_reward(run)
-        assert runner is not None
+        assert isinstance(runner, RewardRunner)
         runner.swapper.start()
         bare = BareGraphs(runner.package, job.threads)
         steps = itertools.count()

@@ -1,5 +1,5 @@
 """Camera intrinsics, hand-eye, latency and quantisation calibration sets.
 
-Owns nothing yet: the tools arrive with their own issue. May import `contracts` and the cameras, arms and
-gate of `runtime`.
+Owns the sets of `calibration.quantization`; the other tools arrive with their own issue. May import
+`contracts` and the cameras, arms and gate of `runtime`.
 """

@@ -15,8 +15,12 @@ import numpy as np
 
 from contracts.errors import PackageError
 from contracts.specs import ActionSpec, ObservationSpec
+from contracts.vlm import EncoderSpec, VlmSpec
 
 FORMAT_VERSION = 1
+OBSERVATION_STEPS = "observation_steps"
+"""Name of a policy's setting: how many observations, one period of its chunks apart, its head takes as
+rows of "features", oldest first. Without it one."""
 
 
 class TensorSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -61,12 +65,18 @@ class Provenance(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class PackageManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`model`: "policy" or "reward". `image_width/height`: what the trunk takes, RGB uint8[1,H,W,3].
+    """`model`: "policy", "reward", or "vlm" or "encoder" with the field of that name. `image_width/height`:
+    what the trunk takes, RGB uint8[1,H,W,3].
 
     `refinable` names the tensors ("<graph>/<tensor>") that a release may replace. `vocabulary` maps
     instruction words to ids (see `contracts.language`), `instruction_length` the padded length.
     `settings` are model-specific numbers (thresholds, temperatures) and `trained_on` what the reward
     model's data held (instructions, pairs, instances), so that what is held out can be checked.
+
+    Of a quantised package: `precision` says "fp16" or "int8" of each graph that is not float32,
+    `golden_tolerance` how near its engines come to the golden vectors, which stay float32's (largest
+    difference over max(1, largest value)), and `channel_axes` along which axis each int8 weight
+    "<graph>/<tensor>_quantized" has its scales "<graph>/<tensor>_scale".
     """
 
     format_version: int
@@ -91,6 +101,11 @@ class PackageManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     chunk: ChunkSpec | None = None
     settings: dict[str, float] = {}
     trained_on: dict[str, list[str]] = {}
+    precision: dict[str, str] = {}
+    golden_tolerance: dict[str, float] = {}
+    channel_axes: dict[str, int] = {}
+    vlm: VlmSpec | None = None
+    encoder: EncoderSpec | None = None
 
     def graph(self, name: str) -> GraphSpec:
         for graph in self.graphs:
@@ -99,9 +114,49 @@ class PackageManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         raise PackageError(f"package has no graph '{name}'", found=[g.name for g in self.graphs])
 
 
+_LATER = ("precision", "golden_tolerance", "channel_axes", "vlm", "encoder")
+"""Fields that came after packages were in use: empty, they are left out of the identity, so that those
+packages keep theirs."""
+
+
 def package_id(manifest: PackageManifest) -> str:
     """Identity of the frozen part: first 16 hex digits over the manifest's canonical JSON."""
-    return hashlib.sha256(msgspec.json.encode(manifest)).hexdigest()[:16]
+    tree = msgspec.to_builtins(manifest)
+    for name in _LATER:
+        if not tree[name]:
+            del tree[name]
+    return hashlib.sha256(msgspec.json.encode(tree)).hexdigest()[:16]
+
+
+def float_weights(
+    manifest: PackageManifest, weights: Mapping[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    """Every float tensor as float32 under the name that it had before quantisation.
+
+    What a torch twin takes. Of an int8 graph the values are those that its engines compute with; that its
+    activations are rounded too is not in them.
+    """
+    found: dict[str, np.ndarray] = {}
+    for name, tensor in weights.items():
+        graph, axis = name.partition("/")[0], manifest.channel_axes.get(name)
+        if axis is not None:
+            base = name.removesuffix("_quantized")
+            scale = weights[f"{base}_scale"]
+            shape = [-1 if index == axis else 1 for index in range(tensor.ndim)]
+            found[base] = tensor.astype(np.float32) * scale.reshape(shape)
+        elif manifest.precision.get(graph) == "int8" and _of_a_quantiser(name, weights):
+            continue
+        else:
+            found[name] = tensor.astype(np.float32) if tensor.dtype == np.float16 else tensor
+    return found
+
+
+def _of_a_quantiser(name: str, weights: Mapping[str, np.ndarray]) -> bool:
+    """Is this a scale or a zero point (which come in pairs)?"""
+    for own, other in (("_scale", "_zero_point"), ("_zero_point", "_scale")):
+        if name.endswith(own) and name.removesuffix(own) + other in weights:
+            return True
+    return False
 
 
 def weights_id(tensors: Mapping[str, np.ndarray]) -> str:

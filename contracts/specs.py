@@ -77,6 +77,12 @@ class ActionSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_acceleration: tuple[float, ...]
     rate_hz: float
 
+    @property
+    def spans(self) -> tuple[float, ...]:
+        """What an error is a share of, per joint: high - low, at least one unit. A joint that stood still in
+        all of a policy's data has no range."""
+        return tuple(max(high - low, 1.0) for low, high in zip(self.low, self.high, strict=True))
+
 
 def spec_hash(spec: msgspec.Struct) -> str:
     """First 16 hex digits of the SHA-256 of the spec's canonical JSON (field order is declared order)."""
@@ -108,7 +114,9 @@ def observation_differences(required: ObservationSpec, offered: ObservationSpec)
     camera, another aspect ratio, another field of view (by > 10 %) or other state names are not.
     """
     found: list[str] = []
-    if required.state_names != offered.state_names:
+    if not required.state_names:
+        pass  # it looks at pictures alone
+    elif required.state_names != offered.state_names:
         found.append(
             f"state names: policy {list(required.state_names)}, robot {list(offered.state_names)}"
         )

@@ -13,7 +13,7 @@ import typer
 
 from contracts.errors import EntracteError
 
-VERBS = ("policy", "reward", "check")
+VERBS = ("policy", "reward", "check", "quantize", "encoder", "vlm", "build", "support")
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 

@@ -1,22 +1,19 @@
-"""torch module -> weightless ONNX graph plus its tensors by name, through Optimum's `export_models`.
+"""torch module -> weightless ONNX graph plus its tensors by name.
 
 The weights' names are the point: a release replaces tensors by name, so a name that is lost, merged or
-transformed on the way would give a wrong policy with no error. See docs/decisions/0002-weightless-graphs.md.
+transformed on the way would give a wrong policy with no error. How a module is traced is export.exporters'
+business. See docs/decisions/0002-weightless-graphs.md and 0009-names-or-values.md.
 """
 
 from __future__ import annotations
 
 import copy
-import inspect
+import dataclasses
 import json
-import logging
 import tempfile
-import warnings
-from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -24,76 +21,77 @@ from torch import nn
 
 from contracts.errors import MissingDependency, PackageError
 from contracts.package import GraphSpec, TensorSpec
+from export.exporters import AUTO, EXPORTERS, trace
 
 try:
     import onnx
-    from optimum.exporters.onnx import OnnxConfig, export_models
-    from optimum.utils import NormalizedConfig
-    from transformers import PretrainedConfig, PreTrainedModel
 except ImportError as _error:
     raise MissingDependency(
-        "export needs Optimum and ONNX", remedy="pip install 'entracte[export]'"
+        "export needs ONNX", remedy="pip install 'entracte[export]'"
     ) from _error
 
 OPSET = 17
 """17 has LayerNormalization; TensorRT 10.3 (JetPack 6.2) parses up to 20."""
 IR_VERSION = 8
-EXPORTER = "optimum"
-_PREFIX = "module."
+_PREFIX, _SCOPE = "module.", "/module"
+_SCOPES = "pkg.torch.onnx.name_scopes"
+_SMALL_BYTES = 1024
+"""Of a frozen graph, floats of at least so many bytes leave the .onnx file; smaller ones are constants of
+the graph (a pooling's scale), which some engines must see when they parse."""
+_REASON_LENGTH = 200
 
 
 @dataclass(frozen=True)
 class GraphSource:
     """One graph to be. `module(*inputs)` takes tensors in the order of `inputs` and returns a tensor or
     a tuple in the order of `outputs`. `inputs` maps names to example arrays of the real dtype and shape;
-    `dynamic` names the axes that may vary: {"state": {0: "batch"}} (inputs and outputs)."""
+    `dynamic` names the axes that may vary: {"state": {0: "batch"}} (inputs and outputs). `frozen`: no
+    release will ever replace a tensor of it and nobody will ask for one by name, so the exporter may fold,
+    merge and rename; the values are those that it traced."""
 
     name: str
     module: nn.Module
     inputs: Mapping[str, np.ndarray]
     outputs: Sequence[str]
     dynamic: Mapping[str, Mapping[int, str]] = field(default_factory=dict)
+    frozen: bool = False
 
 
 @dataclass(frozen=True)
 class ExportedGraph:
-    """`model`: ONNX whose floating-point initializers hold no data; `tensors`: their true values."""
+    """`model`: ONNX whose weights hold no data; `tensors`: their true values; `exporter`: what traced it,
+    with the reasons why those before it did not."""
 
     spec: GraphSpec
     model: onnx.ModelProto
     tensors: dict[str, np.ndarray]
+    exporter: str = ""
 
 
-def export_graph(source: GraphSource, opset: int = OPSET) -> ExportedGraph:
-    """Trace, check that every float tensor of the module's state is an initializer, take the data out.
+def export_graph(source: GraphSource, exporter: str = AUTO, opset: int = OPSET) -> ExportedGraph:
+    """Trace with `exporter` ("auto": the first of `EXPORTERS` that works), check that every float tensor of
+    the module's state is an initializer (unless `source.frozen`), take the data out.
 
     Raises `PackageError` naming the tensors that the exporter lost, merged or changed.
     """
-    torch.backends.mha.set_fastpath_enabled(False)
-    perturbed = perturbed_copy(source.module)
-    model = _trace(source, perturbed, opset)
-    _restore_names(model)
-    _declare_shapes(source, model, perturbed)
-    _check_coverage(source, model, perturbed)
-    tensors = state_tensors(source.module)
-    for initializer in model.graph.initializer:
-        if initializer.name in tensors:
-            _empty(initializer)
-    spec = GraphSpec(
-        name=source.name,
-        file="",
-        sha256="",
-        inputs=tuple(_spec(value) for value in model.graph.input),
-        outputs=tuple(_spec(value) for value in model.graph.output),
-    )
-    if [s.name for s in spec.inputs] != list(source.inputs):
-        raise PackageError(
-            f"graph '{source.name}' lost an input on export",
-            expected=list(source.inputs),
-            found=[s.name for s in spec.inputs],
-            remedy="use every input in the module's forward",
-        )
-    return ExportedGraph(spec, model, tensors)
+    if exporter not in (AUTO, *EXPORTERS):
+        raise PackageError("unknown exporter", expected=[AUTO, *EXPORTERS], found=exporter)
+    failed: dict[str, Exception] = {}
+    for name in EXPORTERS if exporter == AUTO else (exporter,):
+        try:
+            graph = _export(source, name, opset)
+        except Exception as error:  # an exporter raises whatever the module's code made it raise
+            failed[name] = error
+            continue
+        return dataclasses.replace(graph, exporter=f"{name} ({_why(failed)})" if failed else name)
+    first = next(iter(failed.values()))
+    if len(failed) == 1 and isinstance(first, PackageError | MissingDependency):
+        raise first
+    raise PackageError(
+        f"graph '{source.name}' could not be exported",
+        found=_why(failed),
+        remedy="rewrite what its forward does there, or try another --exporter",
+    ) from first
 
 
 def state_tensors(module: nn.Module) -> dict[str, np.ndarray]:
@@ -105,10 +103,10 @@ def state_tensors(module: nn.Module) -> dict[str, np.ndarray]:
     }
 
 
-def perturbed_copy(module: nn.Module) -> nn.Module:
+def perturbed_copy(module: nn.Module, seed: int = 0) -> nn.Module:
     """A deep copy in which no two tensors are equal, since the exporter merges those that are."""
     twin = copy.deepcopy(module).eval()
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for index, tensor in enumerate(twin.state_dict().values()):
             if tensor.is_floating_point():
@@ -133,101 +131,55 @@ def point_into(model: onnx.ModelProto, prefix: str, weights_file: str, weights: 
     return bytes(model.SerializeToString(deterministic=True))
 
 
-class _GraphConfig(PretrainedConfig):
-    model_type = "entracte-graph"
-
-
-class _GraphModel(PreTrainedModel):  # type: ignore[no-untyped-call]
-    """What Optimum takes: a `PreTrainedModel` around the module, its inputs as named parameters."""
-
-    config_class = _GraphConfig
-
-    def __init__(self, module: nn.Module, parameters: Sequence[str]) -> None:
-        super().__init__(_GraphConfig())
-        self.module = module
-
-        def forward(*inputs: torch.Tensor) -> Any:
-            return module(*inputs)
-
-        # Names of inputs are ours to choose ("images.front" is no Python name), so the signature that
-        # the exporter reads is made here.
-        forward.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
-            [
-                inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-                for name in parameters
-            ]
-        )
-        self.forward = forward
-
-
-class _GraphOnnxConfig(OnnxConfig):  # type: ignore[misc]
-    NORMALIZED_CONFIG_CLASS = NormalizedConfig
-    DEFAULT_ONNX_OPSET = OPSET
-
-    def __init__(self, source: GraphSource) -> None:
-        self._source = source
-        super().__init__(_GraphConfig(), task="feature-extraction")
-
-    @property
-    def inputs(self) -> dict[str, dict[int, str]]:
-        return OrderedDict(
-            (_identifier(name), dict(self._source.dynamic.get(name, {})))
-            for name in self._source.inputs
-        )
-
-    @property
-    def outputs(self) -> dict[str, dict[int, str]]:
-        return OrderedDict(
-            (name, dict(self._source.dynamic.get(name, {}))) for name in self._source.outputs
-        )
-
-    @property
-    def torch_to_onnx_input_map(self) -> dict[str, str]:
-        return {_identifier(name): name for name in self._source.inputs}
-
-    def generate_dummy_inputs(self, framework: str = "pt", **_: Any) -> dict[str, Any]:
-        arrays = {_identifier(name): array for name, array in self._source.inputs.items()}
-        if framework == "np":
-            return arrays
-        return {name: torch.from_numpy(array.copy()) for name, array in arrays.items()}
-
-    def generate_dummy_inputs_for_validation(
-        self, reference_model_inputs: dict[str, Any], onnx_input_names: list[str]
-    ) -> dict[str, Any]:
-        return {
-            self.torch_to_onnx_input_map.get(name, name): value
-            for name, value in reference_model_inputs.items()
-        }
-
-
-def _identifier(name: str) -> str:
-    return name.replace(".", "__").replace("/", "__")
-
-
-def _trace(source: GraphSource, module: nn.Module, opset: int) -> onnx.ModelProto:
-    parameters = [_identifier(name) for name in source.inputs]
-    loggers = [logging.getLogger(name) for name in ("optimum", "torch.onnx", "transformers")]
-    levels = [logger.level for logger in loggers]
-    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
-        # The legacy exporter is the one that keeps the names (FIELD_NOTES 2); its notice is known.
-        warnings.simplefilter("ignore")
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
-        try:
-            export_models(
-                {source.name: (_GraphModel(module, parameters), _GraphOnnxConfig(source))},
-                Path(folder),
-                opset=opset,
-                do_constant_folding=False,
+def _export(source: GraphSource, exporter: str, opset: int) -> ExportedGraph:
+    torch.backends.mha.set_fastpath_enabled(False)
+    module = source.module.eval() if source.frozen else perturbed_copy(source.module)
+    model, arrays = _traced(source, module, exporter, opset)
+    _require_inputs(source, model)
+    _declare_shapes(source, model, module)
+    if source.frozen:
+        tensors = _weights_as_traced(source, arrays)
+    else:
+        constant = _check_coverage(source, arrays, state_tensors(module))
+        if constant:
+            _check_constant(source, exporter, opset, {name: arrays[name] for name in constant})
+        tensors = state_tensors(source.module)
+    for initializer in model.graph.initializer:
+        if initializer.name in tensors:
+            _empty(initializer)
+        elif initializer.data_location == onnx.TensorProto.EXTERNAL:
+            initializer.CopyFrom(
+                onnx.numpy_helper.from_array(arrays[initializer.name], initializer.name)
             )
-        finally:
-            for logger, level in zip(loggers, levels, strict=True):
-                logger.setLevel(level)
-        model = onnx.load(str(Path(folder) / f"{source.name}.onnx"))
-    onnx.checker.check_model(model, full_check=True)
-    model.ir_version = IR_VERSION
-    model.producer_name, model.producer_version = "entracte", ""
-    return model
+    spec = GraphSpec(
+        name=source.name,
+        file="",
+        sha256="",
+        inputs=tuple(_spec(value) for value in model.graph.input),
+        outputs=tuple(_spec(value) for value in model.graph.output),
+    )
+    return ExportedGraph(spec, model, tensors)
+
+
+def _traced(
+    source: GraphSource, module: nn.Module, exporter: str, opset: int
+) -> tuple[onnx.ModelProto, dict[str, np.ndarray]]:
+    """The model (whose data may be absent) and the data of every initializer. By way of files: beyond
+    2 GB protobuf holds no model."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / f"{source.name}.onnx"
+        trace(source, module, exporter, path, opset)
+        onnx.checker.check_model(str(path), full_check=True)
+        model = onnx.load(str(path), load_external_data=False)
+        model.ir_version = IR_VERSION
+        model.producer_name, model.producer_version = "entracte", ""
+        _restore_names(model)
+        _strip(model)
+        arrays = {
+            initializer.name: onnx.numpy_helper.to_array(initializer, folder).copy()
+            for initializer in model.graph.initializer
+        }
+    return model, arrays
 
 
 def _restore_names(model: onnx.ModelProto) -> None:
@@ -243,6 +195,47 @@ def _restore_names(model: onnx.ModelProto) -> None:
             node.input[index] = rename.get(name, name)
 
 
+def _strip(model: onnx.ModelProto) -> None:
+    """Nodes keep the module they come from in their name ("/flow/norms.0/Add"), about as the legacy
+    exporter has it; dynamo's notes (stack traces of this machine) go."""
+    for node in model.graph.node:
+        notes = {note.key: note.value for note in node.metadata_props}
+        if _SCOPES in notes:
+            *scopes, _ = [part.strip(" '\"") for part in notes[_SCOPES].strip("[]").split(",")]
+            node.name = f"/{scopes[-1] if scopes else ''}/{node.name}".replace("//", "/")
+        node.name = node.name.removeprefix(_SCOPE)
+        del node.metadata_props[:]
+        node.doc_string = ""
+    for holder in (model, model.graph):
+        del holder.metadata_props[:]
+        holder.doc_string = ""
+    values = (*model.graph.input, *model.graph.output, *model.graph.value_info)
+    for item in (*values, *model.graph.initializer):
+        del item.metadata_props[:]
+        item.doc_string = ""
+
+
+def _require_inputs(source: GraphSource, model: onnx.ModelProto) -> None:
+    used = {name for node in _nodes(model.graph) for name in node.input}
+    used |= {output.name for output in model.graph.output}
+    found = [value.name for value in model.graph.input if value.name in used]
+    if found != list(source.inputs):
+        raise PackageError(
+            f"graph '{source.name}' lost an input on export",
+            expected=list(source.inputs),
+            found=found,
+            remedy="use every input in the module's forward",
+        )
+
+
+def _nodes(graph: onnx.GraphProto) -> Iterable[onnx.NodeProto]:
+    for node in graph.node:
+        yield node
+        for attribute in node.attribute:
+            if attribute.type == onnx.AttributeProto.GRAPH:
+                yield from _nodes(attribute.g)
+
+
 def _declare_shapes(source: GraphSource, model: onnx.ModelProto, module: nn.Module) -> None:
     """Outputs get the sizes they have; the tracer leaves axes open that went through a broadcast."""
     with torch.inference_mode():
@@ -255,34 +248,72 @@ def _declare_shapes(source: GraphSource, model: onnx.ModelProto, module: nn.Modu
                 dim.dim_value = value.shape[axis]
 
 
-def _check_coverage(source: GraphSource, model: onnx.ModelProto, perturbed: nn.Module) -> None:
-    expected = state_tensors(perturbed)
-    found = {
-        initializer.name: onnx.numpy_helper.to_array(initializer)
-        for initializer in model.graph.initializer
-    }
+def _check_coverage(
+    source: GraphSource, found: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray]
+) -> list[str]:
+    """Raise `PackageError` unless every expected tensor is there with its own values; returns the names of
+    other floats."""
     lost = sorted(expected.keys() - found.keys())
-    foreign = sorted(
-        name for name, array in found.items() if name not in expected and array.dtype.kind == "f"
-    )
     changed = sorted(
         name
         for name in expected.keys() & found.keys()
         if found[name].dtype != expected[name].dtype
         or not np.array_equal(found[name], expected[name])
     )
-    for what, names in (("lost", lost), ("invented", foreign), ("changed", changed)):
+    for what, names in (("lost", lost), ("changed", changed)):
         if names:
             raise PackageError(
                 f"export of graph '{source.name}' {what} {len(names)} of {len(expected)} weights",
                 found=names[:8],
                 remedy="use each parameter directly in the forward pass and freeze batch norms",
             )
+    return sorted(
+        name for name, array in found.items() if name not in expected and array.dtype.kind == "f"
+    )
+
+
+def _check_constant(
+    source: GraphSource, exporter: str, opset: int, invented: Mapping[str, np.ndarray]
+) -> None:
+    """Floats that the state doesn't hold are either constants of the code or computed from weights; a
+    second trace of other weights tells, since only the latter change with them."""
+    _, again = _traced(source, perturbed_copy(source.module, seed=1), exporter, opset)
+    derived = [
+        name
+        for name, array in invented.items()
+        if name not in again or not np.array_equal(again[name], array)
+    ]
+    if derived:
+        raise PackageError(
+            f"export of graph '{source.name}' computed {len(derived)} tensors from its weights",
+            found=derived[:8],
+            remedy="use each parameter directly in the forward pass and freeze batch norms",
+        )
+
+
+def _weights_as_traced(
+    source: GraphSource, arrays: Mapping[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    weights = {
+        name: array
+        for name, array in arrays.items()
+        if array.nbytes >= _SMALL_BYTES and array.dtype.kind not in "iub"
+    }
+    odd = sorted(name for name, array in weights.items() if array.dtype.kind != "f")
+    if odd:
+        raise PackageError(
+            f"graph '{source.name}' holds weights that a package can't",
+            expected="float16, float32 or float64",
+            found=f"{weights[odd[0]].dtype} in '{odd[0]}'",
+            remedy="convert the module with .float() or .half() first",
+        )
+    return weights
 
 
 def _empty(initializer: onnx.TensorProto) -> None:
     for kind in ("raw_data", "float_data", "double_data", "int32_data"):
         initializer.ClearField(kind)
+    del initializer.external_data[:]
     initializer.data_location = onnx.TensorProto.EXTERNAL
 
 
@@ -294,10 +325,20 @@ def _spec(value: onnx.ValueInfoProto) -> TensorSpec:
 
 
 def _safetensors_offsets(data: bytes) -> dict[str, tuple[int, int]]:
-    size = int.from_bytes(data[:8], "little")
-    header = json.loads(data[8 : 8 + size])
+    """Where each tensor's bytes lie in the file, from its start."""
+    length = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + length])
     return {
-        name: (8 + size + entry["data_offsets"][0], 8 + size + entry["data_offsets"][1])
+        name: (8 + length + entry["data_offsets"][0], 8 + length + entry["data_offsets"][1])
         for name, entry in header.items()
         if name != "__metadata__"
     }
+
+
+def _why(failed: Mapping[str, Exception]) -> str:
+    reasons = []
+    for name, error in failed.items():
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        text = lines[0] if lines else type(error).__name__
+        reasons.append(f"{name}: {text[:_REASON_LENGTH]}")
+    return "; ".join(reasons)

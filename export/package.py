@@ -7,8 +7,7 @@ of the manifest. What an architecture's graphs are is said in `export.policy` an
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -20,39 +19,16 @@ from contracts.files.packages import (
     WEIGHTS_FILE,
     GoldenCase,
     Package,
-    load_package,
     safetensors_bytes,
     write_package,
 )
 from contracts.package import PackageManifest, TensorSpec
-from export.onnx import (
-    EXPORTER,
-    GraphSource,
-    export_graph,
-    point_into,
-    state_tensors,
-)
-from runtime.engines import Engine, EngineOptions, open_engine
-
-TOLERANCE = 1e-4
-"""Largest |torch - engine|, as a fraction of max(1, largest |torch|) of that output."""
+from export.exporters import AUTO
+from export.onnx import ExportedGraph, GraphSource, export_graph, point_into, state_tensors
+from export.parity.measure import Parity, compare, replay, require_parity
+from runtime.engines import EngineOptions, open_engine, refinable_names
 
 Inputs = Mapping[str, np.ndarray]
-
-
-@dataclass(frozen=True)
-class Parity:
-    """Agreement of one graph's output with its reference over all golden cases."""
-
-    graph: str
-    output: str
-    cases: int
-    largest_error: float
-    scale: float
-
-    @property
-    def holds(self) -> bool:
-        return self.largest_error <= TOLERANCE * max(1.0, self.scale)
 
 
 def export_package(
@@ -61,15 +37,20 @@ def export_package(
     graphs: Sequence[GraphSource],
     golden_inputs: Mapping[str, Sequence[Inputs]],
     refinable: Sequence[str] = ("head",),
+    exporter: str = AUTO,
 ) -> Package:
     """Export `graphs` (trunk and head) into `folder` and prove that the engine answers as torch does.
 
     `draft`: the manifest; its graphs, files, hashes, opset, exporter and refinable tensors are filled in
-    here. `golden_inputs`: recorded inputs per graph (at least one, all of one shape). Every float tensor of
-    the graphs named in `refinable` may be replaced by a release. Raises `PackageError` when a weight's
-    name is lost or when ONNX Runtime disagrees with torch, for these weights or for replaced ones.
+    here. `golden_inputs`: recorded inputs per graph (at least one, all of one shape). `refinable`: what
+    a release may replace, all floats of a graph ("head") or those that begin so ("head/noise_actor.").
+    `exporter`: see `export_graph`. Raises `PackageError` when a weight's name is lost or when ONNX Runtime
+    disagrees with torch, for these weights or for replaced ones.
     """
-    exported = [export_graph(source) for source in graphs]
+    for source in graphs:
+        if source.frozen and any(one.partition("/")[0] == source.name for one in refinable):
+            raise PackageError(f"graph '{source.name}' can't be both frozen and refinable")
+    exported = [export_graph(source, exporter) for source in graphs]
     weights = {
         f"{graph.spec.name}/{name}": tensor
         for graph in exported
@@ -82,10 +63,10 @@ def export_package(
         refinable=tuple(
             TensorSpec(name, str(weights[name].dtype), tuple(weights[name].shape))
             for name in sorted(weights)
-            if name.partition("/")[0] in refinable
+            if any(name.startswith(one if "/" in one else f"{one}/") for one in refinable)
         ),
-        opset=exported[0].model.opset_import[0].version,
-        exporter=EXPORTER,
+        opset=max(_opset(graph) for graph in exported),
+        exporter=_exporters(exported),
     )
     golden = {
         source.name: [_golden_case(source, inputs) for inputs in golden_inputs[source.name]]
@@ -95,12 +76,14 @@ def export_package(
         graph.spec.name: point_into(graph.model, graph.spec.name, WEIGHTS_FILE, weights_data)
         for graph in exported
     }
-    package = write_package(folder, manifest, models, weights, golden)
-    require_parity(replay(package), f"package {folder}")
-    for source in graphs:
-        if source.name in refinable:
-            require_parity(_replaced_parity(package, source), f"refined package {folder}")
-    return package
+
+    def check(written: Package) -> None:
+        require_parity(replay(written), f"package {folder}")
+        for source in graphs:
+            if any(spec.name.startswith(f"{source.name}/") for spec in manifest.refinable):
+                require_parity(_replaced_parity(written, source), f"refined package {folder}")
+
+    return write_package(folder, manifest, models, weights, golden, check)
 
 
 def draft_manifest(**fields: object) -> PackageManifest:
@@ -119,44 +102,6 @@ def draft_manifest(**fields: object) -> PackageManifest:
     return PackageManifest(**{**generated, **fields})  # type: ignore[arg-type]
 
 
-def replay(package: Package, kind: str = "onnxruntime") -> list[Parity]:
-    """How well an engine of this kind reproduces the golden vectors (which torch computed)."""
-    found: list[Parity] = []
-    for graph in package.manifest.graphs:
-        engine = open_engine(package, graph.name, EngineOptions(kind=kind))
-        try:
-            found += compare(engine, graph.name, package.golden[graph.name])
-        finally:
-            engine.close()
-    return found
-
-
-def compare(engine: Engine, graph: str, cases: Sequence[GoldenCase]) -> list[Parity]:
-    """Largest differences of `engine` from the cases' outputs, one `Parity` per output."""
-    answers = [engine.run(case.inputs) for case in cases]
-    found: list[Parity] = []
-    for spec in engine.outputs:
-        expected = np.stack([case.outputs[spec.name] for case in cases]).astype(np.float64)
-        actual = np.stack([answer[spec.name] for answer in answers]).astype(np.float64)
-        error = np.abs(expected - actual).max() if np.isfinite(actual).all() else np.inf
-        scale = float(np.abs(expected).max(initial=0.0))
-        found.append(Parity(graph, spec.name, len(cases), float(error), scale))
-    return found
-
-
-def require_parity(found: Sequence[Parity], what: str) -> None:
-    """Raise `PackageError` naming the worst output unless every `Parity` holds."""
-    broken = [parity for parity in found if not parity.holds]
-    if broken:
-        worst = max(broken, key=lambda parity: parity.largest_error / max(1.0, parity.scale))
-        raise PackageError(
-            f"{what}: output '{worst.output}' of graph '{worst.graph}' differs from torch",
-            expected=f"<= {TOLERANCE * max(1.0, worst.scale):.1e}",
-            found=f"{worst.largest_error:.1e}",
-            remedy="export with the pinned versions of the extra 'export'",
-        )
-
-
 def torch_outputs(
     source: GraphSource, module: torch.nn.Module, inputs: Inputs
 ) -> dict[str, np.ndarray]:
@@ -168,26 +113,29 @@ def torch_outputs(
     return {name: value.numpy().copy() for name, value in zip(source.outputs, values, strict=True)}
 
 
-def check(folder: Path, kind: str = "onnxruntime") -> tuple[Package, list[Parity]]:
-    """Load a package with every check and replay its golden vectors; raises `PackageError`."""
-    package = load_package(folder)
-    found = replay(package, kind)
-    require_parity(found, f"package {folder}")
-    return package, found
+def _opset(graph: ExportedGraph) -> int:
+    return next(int(i.version) for i in graph.model.opset_import if i.domain in ("", "ai.onnx"))
+
+
+def _exporters(graphs: Sequence[ExportedGraph]) -> str:
+    texts = [graph.exporter for graph in graphs]
+    if len(set(texts)) == 1:
+        return texts[0]
+    return "; ".join(f"{graph.spec.name}: {graph.exporter}" for graph in graphs)
 
 
 def _golden_case(source: GraphSource, inputs: Inputs) -> GoldenCase:
     return GoldenCase(dict(inputs), torch_outputs(source, source.module, inputs))
 
 
-def _slightly_other(module: torch.nn.Module) -> torch.nn.Module:
-    """A copy with every float tensor changed by a few per cent: as a release changes them. (The
-    exporter's `perturbed_copy` moves deep nets so far that float32 itself loses the parity.)"""
+def _slightly_other(module: torch.nn.Module, names: Collection[str]) -> torch.nn.Module:
+    """A copy with these tensors changed by a few per cent: as a release changes them. (The exporter's
+    `perturbed_copy` moves deep nets so far that float32 itself loses the parity.)"""
     twin = copy.deepcopy(module).eval()
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
-        for tensor in twin.state_dict().values():
-            if tensor.is_floating_point():
+        for name, tensor in twin.state_dict().items():
+            if name in names:
                 factor = 0.95 + 0.1 * torch.rand(tensor.shape, generator=generator)
                 offset = 1e-3 * torch.rand(tensor.shape, generator=generator)
                 tensor.mul_(factor.to(tensor.dtype)).add_(offset.to(tensor.dtype))
@@ -196,8 +144,10 @@ def _slightly_other(module: torch.nn.Module) -> torch.nn.Module:
 
 def _replaced_parity(package: Package, source: GraphSource) -> list[Parity]:
     """Parity after a swap: other weights through `standby`, against torch holding the same ones."""
-    twin = _slightly_other(source.module)
-    weights = {f"{source.name}/{name}": tensor for name, tensor in state_tensors(twin).items()}
+    names = refinable_names(package, source.name)
+    twin = _slightly_other(source.module, names)
+    tensors = state_tensors(twin)
+    weights = {f"{source.name}/{name}": tensors[name] for name in names}
     engine = open_engine(package, source.name, EngineOptions())
     standby = engine.standby(weights)
     cases = [

@@ -5,20 +5,28 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from contracts.errors import PackageError
 from contracts.files import atomic
-from contracts.files.packages import Package, read_safetensors
+from contracts.files.packages import MANIFEST_FILE, Package, load_package, read_safetensors
 from contracts.package import ChunkSpec, Provenance
+from export.exporters import AUTO
 from export.onnx import GraphSource
 from export.package import draft_manifest, export_package, torch_outputs
+from trainer.policies import noise_actor
 from trainer.policies.flow import ARCHITECTURE, EXAMPLES_FILE, FlowConfig, FlowPolicy, settings_of
 
 GOLDEN_SAMPLES = 4
 
 
-def export_policy(source: Path, folder: Path) -> Package:
+def export_policy(source: Path, folder: Path, exporter: str = AUTO) -> Package:
     """Package of the policy that `robot-trainer imitate` wrote into `source`. Raises `PackageError`."""
+    policy, examples = _trained(source)
+    return package_policy(policy, examples, folder, exporter)
+
+
+def _trained(source: Path) -> tuple[FlowPolicy, dict[str, np.ndarray]]:
     policy = FlowPolicy.load(source)
     try:
         data = atomic.read_bytes(source / EXAMPLES_FILE, 1 << 28)
@@ -28,10 +36,27 @@ def export_policy(source: Path, folder: Path) -> Package:
             expected=EXAMPLES_FILE,
             remedy="train it again with robot-trainer imitate",
         ) from error
-    return package_policy(policy, read_safetensors(data, EXAMPLES_FILE), folder)
+    return policy, read_safetensors(data, EXAMPLES_FILE)
 
 
-def package_policy(policy: FlowPolicy, examples: dict[str, np.ndarray], folder: Path) -> Package:
+def export_steered(source: Path, folder: Path, bound: float, exporter: str = AUTO) -> Package:
+    """Package of a flow policy (a trained folder, or a package) with an untrained noise actor within
+    +-`bound` before its flow; a release then carries the actor alone. Raises `PackageError`."""
+    if (source / MANIFEST_FILE).is_file():
+        package = load_package(source)
+        policy = FlowPolicy.from_package(package)
+        cases = [case.inputs for case in package.golden["trunk"]]
+        examples = {name: np.concatenate([case[name] for case in cases]) for name in cases[0]}
+    else:
+        policy, examples = _trained(source)
+    torch.manual_seed(0)
+    steered = noise_actor.steer(policy, noise_actor.NoiseConfig(bound=bound))
+    return package_policy(steered, examples, folder, exporter)
+
+
+def package_policy(
+    policy: FlowPolicy, examples: dict[str, np.ndarray], folder: Path, exporter: str = AUTO
+) -> Package:
     """`examples`: recorded trunk inputs by name, stacked along the first axis."""
     config = policy.config
     trunk, head = graph_sources(policy, examples)
@@ -46,9 +71,13 @@ def package_policy(policy: FlowPolicy, examples: dict[str, np.ndarray], folder: 
         }
         for case in observed
     ]
+    architecture, settings, refinable = ARCHITECTURE, settings_of(config), "head"
+    if isinstance(policy.head, noise_actor.SteeredHead):
+        architecture, refinable = noise_actor.ARCHITECTURE, noise_actor.PREFIX
+        settings |= noise_actor.settings_of(policy.head)
     draft = draft_manifest(
         model="policy",
-        architecture=ARCHITECTURE,
+        architecture=architecture,
         observation=config.observation,
         action=config.action,
         image_width=config.image_width,
@@ -58,9 +87,10 @@ def package_policy(policy: FlowPolicy, examples: dict[str, np.ndarray], folder: 
         instruction_length=config.instruction_length,
         provenance=config.provenance or Provenance("unknown", 0, "", "", 0.0, {}),
         chunk=ChunkSpec(config.chunk_length, config.action.rate_hz, config.samples),
-        settings=settings_of(config),
+        settings=settings,
     )
-    return export_package(folder, draft, (trunk, head), {"trunk": observed, "head": acted})
+    golden = {"trunk": observed, "head": acted}
+    return export_package(folder, draft, (trunk, head), golden, (refinable,), exporter)
 
 
 def graph_sources(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,23 +11,25 @@ from contracts.errors import PackageError
 from contracts.files.packages import Package
 from contracts.package import Provenance
 from contracts.specs import SO101_JOINTS, CameraSpec, ObservationSpec
+from export.exporters import AUTO
 from export.onnx import GraphSource
 from export.package import draft_manifest, export_package, torch_outputs
-from trainer.rewards.edge_model import HEAD_OUTPUTS
+from trainer.rewards.edge_model import HEAD_OUTPUTS, EdgeHead, EdgeTrunk
 from trainer.rewards.train_edge import Edge, load
 
 ARCHITECTURE = "edge"
 FRAME_RATE_HZ = 30.0
+Inputs = Mapping[str, np.ndarray]
 
 
-def export_reward(source: Path, folder: Path) -> Package:
+def export_reward(source: Path, folder: Path, exporter: str = AUTO) -> Package:
     """Package of the reward model that `robot-reward train` or `adapt` wrote. Raises `PackageError`."""
     edge = load(source)
     edge.trunk.fuse()
-    return package_reward(edge, folder)
+    return package_reward(edge, folder, exporter)
 
 
-def package_reward(edge: Edge, folder: Path) -> Package:
+def package_reward(edge: Edge, folder: Path, exporter: str = AUTO) -> Package:
     """`edge.trunk` must be fused; `edge.examples` are recorded pictures for the golden vectors."""
     if not edge.examples:
         raise PackageError(
@@ -35,32 +38,18 @@ def package_reward(edge: Edge, folder: Path) -> Package:
         )
     shape = edge.shape
     pictures = {name: edge.examples[name] for name in ("images.front", "images.wrist")}
-    batch = {0: "batch"}
-    trunk = GraphSource(
-        "trunk",
-        edge.trunk,
-        {name: array[:2] for name, array in pictures.items()},
-        ("embedding",),
-        {name: batch for name in (*pictures, "embedding")},
-    )
     seen = [
         {name: array[i : i + 1] for name, array in pictures.items()}
         for i in range(len(pictures["images.front"]))
     ]
+    trunk = _trunk_source(edge.trunk, seen)
     embedded = [torch_outputs(trunk, edge.trunk, case)["embedding"] for case in seen]
     tokens = edge.examples["tokens"].astype(np.int64)
     asked = [
         {"first": embedded[0], "earlier": embedded[max(i - 1, 0)], "current": e, "tokens": tokens}
         for i, e in enumerate(embedded)
     ]
-    names = ("first", "earlier", "current", "tokens")
-    head = GraphSource(
-        "head",
-        edge.head,
-        {name: np.concatenate([asked[1][name], asked[-1][name]]) for name in names},
-        tuple(HEAD_OUTPUTS),
-        {name: batch for name in (*names, *HEAD_OUTPUTS)},
-    )
+    _, head = graph_sources(edge.trunk, edge.head, seen, asked)
     camera = {"width": shape.width, "height": shape.height, "rate_hz": FRAME_RATE_HZ}
     if edge.fx:
         camera |= {"fx": edge.fx, "fy": edge.fx, "cx": shape.width / 2, "cy": shape.height / 2}
@@ -85,4 +74,30 @@ def package_reward(edge: Edge, folder: Path) -> Package:
         settings=edge.settings,
         trained_on=edge.trained_on,
     )
-    return export_package(folder, draft, (trunk, head), {"trunk": seen, "head": asked})
+    golden = {"trunk": seen, "head": asked}
+    return export_package(folder, draft, (trunk, head), golden, exporter=exporter)
+
+
+def graph_sources(
+    trunk: EdgeTrunk, head: EdgeHead, pictures: Sequence[Inputs], asked: Sequence[Inputs]
+) -> tuple[GraphSource, GraphSource]:
+    """(trunk, head) of a fused reward model; the inputs are cases with a batch of one."""
+    batch = {0: "batch"}
+    names = ("first", "earlier", "current", "tokens")
+    # Two that differ, so that the tracer does not take the batch for a constant.
+    inputs = {
+        name: np.concatenate([asked[min(1, len(asked) - 1)][name], asked[-1][name]])
+        for name in names
+    }
+    dynamic = {name: batch for name in (*names, *HEAD_OUTPUTS)}
+    return _trunk_source(trunk, pictures), GraphSource(
+        "head", head, inputs, tuple(HEAD_OUTPUTS), dynamic
+    )
+
+
+def _trunk_source(trunk: EdgeTrunk, pictures: Sequence[Inputs]) -> GraphSource:
+    names = tuple(pictures[0])
+    inputs = {name: np.concatenate([pictures[0][name], pictures[-1][name]]) for name in names}
+    batch = {0: "batch"}
+    dynamic = {name: batch for name in (*names, "embedding")}
+    return GraphSource("trunk", trunk, inputs, ("embedding",), dynamic)

@@ -11,12 +11,15 @@ import typer
 def command(
     source: Annotated[Path, typer.Argument(help="Folder of the trained reward model.")],
     package: Annotated[Path, typer.Argument(help="Folder of the package to write.")],
+    exporter: Annotated[
+        str, typer.Option(help="optimum, legacy, dynamo, or auto: the first of them that works.")
+    ] = "auto",
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Package a reward model that `robot-reward train` trained."""
-    from export.package import replay
+    from export.parity.measure import replay
     from export.reward import export_reward
     from export.summary import show
 
-    made = export_reward(source, package)
+    made = export_reward(source, package, exporter)
     show(made, replay(made), json)

@@ -6,7 +6,7 @@ import msgspec
 import typer
 
 from contracts.files.packages import Package
-from export.package import Parity
+from export.parity.measure import Parity
 
 
 def show(package: Package, found: list[Parity], as_json: bool) -> None:

@@ -83,6 +83,8 @@ MOST_EXPLORATION_DEG = 10.0
 class PolicySection(_Section, frozen=True):
     """`package`: folder of the exported policy. `weights`: safetensors file with other values of its
     refinable tensors, empty for its own. `engine`: a name of the group `entracte.engines`.
+    `provider`: where ONNX Runtime computes ("auto": CUDA if it can). `cache`: folder of TensorRT's plans, by
+    default where `robot-export build` puts them.
     `execute_steps`: chunk actions executed before the next chunk is to take over. `samples`: candidate
     chunks per inference, 0 as the package (or the active release) says. `seed` seeds the noise.
     `explore_deg`: in episodes of refinement every joint in degrees is commanded off by a constant of its own,
@@ -92,6 +94,8 @@ class PolicySection(_Section, frozen=True):
     weights: str = ""
     engine: str = "onnxruntime"
     threads: int = 1
+    provider: Literal["cpu", "cuda", "auto"] = "cpu"
+    cache: str = ""
     execute_steps: int = 8
     samples: int = 0
     seed: int = 0
@@ -106,6 +110,8 @@ class RewardSection(_Section, frozen=True):
     package: str = ""
     engine: str = "onnxruntime"
     threads: int = 1
+    provider: Literal["cpu", "cuda", "auto"] = "cpu"
+    cache: str = ""
     rate_hz: float = 0.0
     end_episode: bool = True
     end_after_s: float = 1.0

@@ -177,7 +177,7 @@ class Control:
             (self.robot.policy, self.board.staged_policy_seq),
             (self.robot.reward, self.board.staged_reward_seq),
         ):
-            if runner is not None and staged > runner.swapper.tried:
+            if runner is not None and runner.swapper and staged > runner.swapper.tried:
                 self._swap(runner.swapper, plan.episode_seq)
         return not self.board.stop_requested
 
@@ -219,7 +219,7 @@ class Control:
             return
         fault = end.detail if end.reason == "fault" else ""
         for runner in (self.robot.policy, self.robot.reward):
-            if runner is not None:
+            if runner is not None and runner.swapper:
                 outcome = self._resting(lambda s=runner.swapper: s.settle(fault))  # type: ignore[misc]
                 if outcome is not None:
                     self._tell(outcome)

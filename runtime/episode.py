@@ -14,7 +14,8 @@ from contracts.messages import EpisodeEnd, GateBit, Step
 from contracts.reward import RewardSignal
 from runtime import pacing
 from runtime.gate import Verdict
-from runtime.reward import RewardRunner
+from runtime.history import History
+from runtime.reward import Reward
 from runtime.robot import Robot
 from runtime.scene import EpisodePlan
 from runtime.scheduler import NOTHING, Choice, Chunk, Scheduler
@@ -37,6 +38,7 @@ class Episode:
         chunk_rate_hz = robot.policy.chunk.rate_hz if robot.policy else config.loop.rate_hz
         ratio = max(1, round(config.loop.rate_hz / chunk_rate_hz))
         self._scheduler = Scheduler(ratio, config.policy.execute_steps)
+        self._history = History(robot.policy.observations if robot.policy else 1, ratio)
         self._started_s = math.nan
         self._last_signal: RewardSignal | None = None
         self._sections: dict[str, list[float]] = {name: [] for name in SECTIONS}
@@ -121,12 +123,18 @@ class Episode:
             return Choice(move.targets)
         self._take_chunk()
         policy = robot.policy
+        complete = len(seen.frames) == len(robot.senses.cameras)
+        pictures, state = seen.pictures(), seen.joints.positions
+        if complete:
+            self._history.add(pictures, state)
         if policy and self._scheduler.is_due(step) and not robot.policy_lane.busy:
-            if len(seen.frames) == len(robot.senses.cameras):
+            if complete:
                 number = self._scheduler.asked(step)
                 self._started_s = robot.clock.now_s()
-                pictures, state = seen.pictures(), seen.joints.positions
-                robot.policy_lane.submit(lambda: policy.infer(pictures, state, number), step)
+                earlier = self._history.earlier()
+                robot.policy_lane.submit(
+                    lambda: policy.infer(pictures, state, number, earlier), step
+                )
             self._take_chunk()  # latency 0 delivers within the tick
         choice = self._scheduler.choose(step)
         self._mark("infer")
@@ -174,7 +182,7 @@ class Episode:
         self._mark("reward")
         return signal
 
-    def _take_signal(self, reward: RewardRunner) -> RewardSignal | None:
+    def _take_signal(self, reward: Reward) -> RewardSignal | None:
         done = self.robot.reward_lane.poll(self._step)
         if done is None or done.value is None:
             return None

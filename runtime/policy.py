@@ -6,7 +6,7 @@ own when to infer (scheduler) nor which head is active (swapper).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,15 +15,18 @@ import numpy as np
 from contracts.errors import ConfigError, EntracteError, PackageError
 from contracts.files.packages import Package, load_package, read_safetensors
 from contracts.language import encode, unknown_words
-from contracts.package import ChunkSpec
+from contracts.package import OBSERVATION_STEPS, ChunkSpec
 from runtime.config import PolicySection, Run
-from runtime.engines import Engine, EngineOptions, open_engine
+from runtime.engines import Engine, EngineOptions, open_engine, options_of
+from runtime.history import Seen
 from runtime.preflight import need_camera
 from runtime.slots import SlotStore
 from runtime.swap import Swapper
 
 # Sets the draw of a chunk's offset apart from that of its noise.
 _EXPLORATION = 1
+MOST_OBSERVATIONS = 16
+"""At once in one inference: each is a run of the trunk, and its pictures are kept until then."""
 
 
 class PolicyFault(EntracteError):
@@ -32,7 +35,8 @@ class PolicyFault(EntracteError):
 
 @dataclass(frozen=True, slots=True)
 class Inference:
-    """`actions` float[length][joints] in the arm's units; `choice` of `values` (the critic's)."""
+    """`actions` float[length][joints] in the arm's units; `choice` of `values` (the critics', empty for a
+    policy without)."""
 
     actions: tuple[tuple[float, ...], ...]
     choice: int
@@ -53,6 +57,9 @@ class PolicyRunner:
         self.manifest = package.manifest
         self.chunk: ChunkSpec = package.manifest.chunk
         self._trunk, self._section = trunk, section
+        self._takes = {spec.name: spec.shape for spec in trunk.inputs}
+        self._noise_shape = _noise_shape(swapper.engine, section)
+        self.observations = _observations(package)
         self._joints = len(action.names)
         self._tokens = self._encode("")
         self._seed = (0, 0)
@@ -67,27 +74,33 @@ class PolicyRunner:
         self._tokens = self._encode(instruction)
         self._seed = (self._section.seed, seed)
         self._explore_deg = self._section.explore_deg if explore else 0.0
+        if "tokens" not in self._takes:
+            return []
         return unknown_words(instruction, self.manifest.vocabulary)
 
     def infer(
-        self, pictures: Mapping[str, np.ndarray], state: np.ndarray, number: int
+        self,
+        pictures: Mapping[str, np.ndarray],
+        state: np.ndarray,
+        number: int,
+        earlier: Sequence[Seen] = (),
     ) -> Inference:
-        """One chunk from uint8[H,W,3] per camera and float32[joints]. Raises `PolicyFault`."""
-        inputs = images_for(pictures, self.manifest.cameras, self._size)
-        inputs["state"] = np.asarray(state, np.float32)[None]
-        inputs["tokens"] = self._tokens
-        head = {
-            "features": self._trunk.run(inputs)["features"],
-            "noise": self._noise(number),
-        }
+        """One chunk from uint8[H,W,3] per camera and float32[joints]; `earlier`: the observations before,
+        oldest first, for a policy that takes `observations` of them. Raises `PolicyFault`."""
+        head = self._head_inputs([*earlier, (pictures, state)], number)
+        # Some engines' ReLU and Clip make a number of NaN: the chunk alone would not show it.
+        if not np.isfinite(head["features"]).all():
+            raise PolicyFault("what the policy's trunk sees holds NaN or infinity")
         out = self.swapper.engine.run(head)
-        self.swapper.remember(head)
-        chunks, choice = out["chunks"], int(np.asarray(out["choice"]).reshape(-1)[0])
+        chunks = out["chunks"]
+        choice = int(np.asarray(out["choice"]).reshape(-1)[0]) if "choice" in out else 0
         if not 0 <= choice < len(chunks):
             raise PolicyFault("the policy chose a chunk that isn't there", found=choice)
         chosen = chunks[choice]
         if not np.isfinite(chosen).all():
             raise PolicyFault("the policy's chunk holds NaN or infinity")
+        # Only now: a sound release would be refused for what it is shown of a fault.
+        self.swapper.remember(head)
         if self._explore_deg > 0.0:
             drawn = np.random.default_rng([*self._seed, number, _EXPLORATION]).normal(
                 size=self._joints
@@ -97,7 +110,7 @@ class PolicyRunner:
         return Inference(
             tuple(map(tuple, chosen.tolist())),
             choice,
-            tuple(np.asarray(out["values"]).reshape(-1).tolist()),
+            tuple(np.asarray(out.get("values", ())).reshape(-1).tolist()),
             self.swapper.version,
         )
 
@@ -105,30 +118,76 @@ class PolicyRunner:
         """Two inferences on nothing, at the cameras' own size: what is allocated or imported at the first
         one must not stop the loop later."""
         blank = blank_pictures(run, self.manifest.cameras)
-        inputs = images_for(blank, self.manifest.cameras, self._size)
-        inputs["state"] = np.zeros((1, len(self.manifest.observation.state_names)), np.float32)
-        inputs["tokens"] = self._tokens
+        state = np.zeros(len(self.manifest.observation.state_names), np.float32)
         for _ in range(2):
-            features = self._trunk.run(inputs)["features"]
-            self.swapper.engine.run({"features": features, "noise": self._noise(0)})
+            self.swapper.engine.run(self._head_inputs([(blank, state)], 0))
 
     def close(self) -> None:
         self.swapper.close()
         self._trunk.close()
 
-    @property
-    def _size(self) -> tuple[int, int]:
-        return self.manifest.image_width, self.manifest.image_height
+    def _head_inputs(self, seen: Sequence[Seen], number: int) -> dict[str, np.ndarray]:
+        """What the head takes of the last observations, in arrays of their own: they are remembered for the
+        next release's replay. The first is there as often as others are missing."""
+        seen = [*[seen[0]] * (self.observations - len(seen)), *seen]
+        # The engine writes over its outputs at the next run.
+        features = [self._trunk.run(self._trunk_inputs(one))["features"].copy() for one in seen]
+        head = {"features": features[0] if len(features) == 1 else np.concatenate(features)}
+        if self._noise_shape is not None:
+            head["noise"] = self._noise(self._noise_shape, number)
+        return head
+
+    def _trunk_inputs(self, seen: Seen) -> dict[str, np.ndarray]:
+        pictures, state = seen
+        inputs: dict[str, np.ndarray] = {}
+        for camera in self.manifest.cameras:
+            shape = self._takes.get(f"images.{camera}")
+            if shape is not None:
+                inputs |= images_for(pictures, (camera,), (shape[2], shape[1]))
+        if "state" in self._takes:
+            inputs["state"] = np.asarray(state, np.float32)[None]
+        if "tokens" in self._takes:
+            inputs["tokens"] = self._tokens
+        return inputs
 
     def _encode(self, instruction: str) -> np.ndarray:
         length = self.manifest.instruction_length
         return encode(instruction, self.manifest.vocabulary, length)[None]
 
-    def _noise(self, number: int) -> np.ndarray:
-        samples = self._section.samples or self.swapper.active.samples or 1
+    def _noise(self, shape: tuple[int, ...], number: int) -> np.ndarray:
+        samples, *rest = shape
+        if samples < 0:
+            samples = self._section.samples or self.swapper.active.samples or 1
         rng = np.random.default_rng([*self._seed, number])
-        shape = (samples, self.chunk.length, self._joints)
-        return (rng.standard_normal(shape) * self.chunk.noise_scale).astype(np.float32)
+        noise = rng.standard_normal((samples, *rest)) * self.chunk.noise_scale
+        return noise.astype(np.float32)
+
+
+def _observations(package: Package) -> int:
+    """How many observations the head looks at. Raises `PackageError` for no such number."""
+    wanted = package.manifest.settings.get(OBSERVATION_STEPS, 1)
+    if wanted not in range(1, MOST_OBSERVATIONS + 1):
+        raise PackageError(
+            f"{OBSERVATION_STEPS} of {package.folder}",
+            expected=f"a whole number from 1 to {MOST_OBSERVATIONS}",
+            found=wanted,
+            remedy="export the package again",
+        )
+    return int(wanted)
+
+
+def _noise_shape(head: Engine, section: PolicySection) -> tuple[int, ...] | None:
+    """Shape of the noise that a head takes, -1 first where the number of candidate chunks is free; None for a
+    head that draws nothing. Raises `ConfigError` if `section` wants more candidates than it can draw."""
+    shape = next((spec.shape for spec in head.inputs if spec.name == "noise"), None)
+    drawn = shape[0] if shape else 1
+    if section.samples > 1 and drawn > 0:
+        raise ConfigError(
+            "policy.samples asks for candidates that this policy does not draw",
+            expected=f"{drawn} or 0",
+            found=section.samples,
+        )
+    return shape
 
 
 def open_policy(run: Run) -> PolicyRunner:
@@ -139,7 +198,7 @@ def open_policy(run: Run) -> PolicyRunner:
             "no policy package", remedy="give --package <folder> or set policy.package"
         )
     package = open_package(section.package, "policy")
-    options = EngineOptions(kind=section.engine, threads=section.threads)
+    options = options_of(section)
     trunk = open_engine(package, "trunk", options)
     head = open_head(package, options, section.weights)
     slots = SlotStore(run.slots_dir / "policy", package.package_id)
@@ -147,12 +206,14 @@ def open_policy(run: Run) -> PolicyRunner:
     return PolicyRunner(package, trunk, swapper, section)
 
 
-def open_package(folder: str, model: str) -> Package:
-    """A checked package of that kind. Raises `PackageError`."""
+def open_package(folder: str, *models: str) -> Package:
+    """A checked package of one of those kinds. Raises `PackageError`."""
     package = load_package(Path(folder))
-    if package.manifest.model != model:
+    if package.manifest.model not in models:
         raise PackageError(
-            f"{folder} is another kind of package", expected=model, found=package.manifest.model
+            f"{folder} is another kind of package",
+            expected=" or ".join(models),
+            found=package.manifest.model,
         )
     return package
 

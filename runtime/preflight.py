@@ -14,9 +14,10 @@ import msgspec
 
 from contracts import registry
 from contracts.errors import ConfigError, EntracteError
-from contracts.files.packages import read_manifest
+from contracts.files.packages import load_package, read_manifest
 from contracts.package import PackageManifest
-from runtime.config import RobotConfig, RunPlan
+from runtime.config import PolicySection, RewardSection, RobotConfig, RunPlan
+from runtime.engines import options_of, survey
 
 MIN_FREE_BYTES = 1 << 30
 
@@ -35,7 +36,7 @@ def check(config: RobotConfig, plan: RunPlan) -> None:
     for camera in config.cameras.values():
         _known("cameras", camera.kind)
     if plan.driver == "policy":
-        _known("engines", config.policy.engine)
+        _usable(config.policy)
         if not config.policy.package:
             raise ConfigError(
                 "no policy package", remedy="give --package <folder> or set policy.package"
@@ -44,8 +45,8 @@ def check(config: RobotConfig, plan: RunPlan) -> None:
         if manifest.chunk is not None:
             check_rates(config.loop.rate_hz, manifest.chunk.rate_hz)
         if config.reward.package:
-            _known("engines", config.reward.engine)
-            _manifest(config, config.reward.package, "reward")
+            _usable(config.reward)
+            _manifest(config, config.reward.package, "reward", "vlm")
 
 
 def check_rates(loop_rate_hz: float, chunk_rate_hz: float) -> None:
@@ -82,7 +83,8 @@ def examine(config: RobotConfig) -> list[Line]:
             lines.append(_try(f"{model} package", lambda m=model, p=package: _about(config, p, m)))  # type: ignore[misc]
         else:
             lines.append(Line(f"{model} package", True, "none configured"))
-    lines.append(_library("onnxruntime", "pip install 'entracte[sim]'"))
+    lines += [Line(what, True, found) for what, found in survey.found_here()]
+    lines += _engines(config)
     if config.bench.enabled:
         lines.append(_library("mujoco", "pip install 'entracte[sim]'"))
     memory = Path("/dev/shm")
@@ -101,19 +103,49 @@ def _known(group: str, name: str) -> str:
     return name
 
 
-def _manifest(config: RobotConfig, folder: str, model: str) -> PackageManifest:
+def _usable(section: PolicySection | RewardSection) -> None:
+    _known("engines", section.engine)
+    survey.require(options_of(section))
+
+
+def _engines(config: RobotConfig) -> list[Line]:
+    """What the configured engines will use and why, or what is missing and the fix."""
+    lines = []
+    for what, section in (("policy", config.policy), ("reward", config.reward)):
+        options = options_of(section)
+
+        def about(section: PolicySection | RewardSection = section) -> str:
+            return survey.use(options_of(section))
+
+        line = _try(f"{what} engine", lambda kind=options.kind: _known("engines", kind))  # type: ignore[misc]
+        lines.append(_try(f"{what} engine", about) if line.ok else line)
+        if options.kind == "tensorrt" and section.package and lines[-1].ok:
+            lines.append(_try(f"{what} plans", lambda s=section: _planned(s)))  # type: ignore[misc]
+    return lines
+
+
+def _planned(section: PolicySection | RewardSection) -> str:
+    missing = survey.missing_plans(load_package(Path(section.package)), options_of(section))
+    if missing:
+        return f"built at the first start, or before by robot-export build ({'; '.join(missing)})"
+    return "all cached"
+
+
+def _manifest(config: RobotConfig, folder: str, *models: str) -> PackageManifest:
     manifest = read_manifest(Path(folder))
-    if manifest.model != model:
+    if manifest.model not in models:
         raise ConfigError(
-            f"{folder} is another kind of package", expected=model, found=manifest.model
+            f"{folder} is another kind of package",
+            expected=" or ".join(models),
+            found=manifest.model,
         )
     for camera in manifest.cameras:
-        need_camera(config, camera, f"{model} model")
+        need_camera(config, camera, f"{manifest.model} model")
     return manifest
 
 
 def _about(config: RobotConfig, folder: str, model: str) -> str:
-    manifest = _manifest(config, folder, model)
+    manifest = _manifest(config, folder, *((model, "vlm") if model == "reward" else (model,)))
     return f"{manifest.architecture}, {len(manifest.refinable)} refinable tensors"
 
 

@@ -14,14 +14,15 @@ from contracts.files.packages import Package
 from contracts.language import encode, unknown_words
 from contracts.reward import RewardSignal, abstain
 from runtime.config import RewardSection, Run
-from runtime.engines import Engine, EngineOptions, open_engine
+from runtime.engines import Engine, open_engine, options_of
 from runtime.policy import blank_pictures, images_for, open_head, open_package
 from runtime.slots import SlotStore
 from runtime.swap import Swapper
+from runtime.vlm_reward import VlmRunner, open_vlm
 
 
 class RewardRunner:
-    """`score` runs in a lane, one at a time; `judge` in the loop."""
+    """`score` runs in a lane, one at a time; `is_complete` in the loop."""
 
     def __init__(
         self,
@@ -91,7 +92,7 @@ class RewardRunner:
     def _score(self, pictures: Mapping[str, np.ndarray], step: int) -> RewardSignal:
         size = (self.manifest.image_width, self.manifest.image_height)
         images = images_for(pictures, self.manifest.cameras, size)
-        current = self._trunk.run(images)["embedding"]
+        current = self._trunk.run(images)["embedding"].copy()  # kept for the whole episode
         self._embeddings.append(current)
         earlier = self._embeddings[max(0, len(self._embeddings) - 1 - self._lag)]
         inputs = {
@@ -101,11 +102,13 @@ class RewardRunner:
             "tokens": self._tokens,
         }
         out = self.swapper.engine.run(inputs)
-        self.swapper.remember(inputs)
         names = ("process", "completion", "contrastive", "ground")
         values = {name: float(np.asarray(out[name]).reshape(-1)[0]) for name in names}
         if not np.isfinite(list(values.values())).all():
             return abstain(step, "the model's output is not finite", self.model_id)
+        self.swapper.remember(
+            inputs
+        )  # only now: the replay of a sound release must not fail for it
         threshold = self._setting("ground_threshold", 0.5)
         if values["ground"] < threshold:
             why = f"outside the model's ground ({values['ground']:.2f} < {threshold:.2f})"
@@ -123,13 +126,18 @@ class RewardRunner:
         return float(self.swapper.active.settings.get(name, default))
 
 
-def open_reward(run: Run) -> RewardRunner | None:
+Reward = RewardRunner | VlmRunner
+
+
+def open_reward(run: Run) -> Reward | None:
     """The configured reward package; None where the config names none. Raises `EntracteError`."""
     section = run.config.reward
     if not section.package:
         return None
-    package = open_package(section.package, "reward")
-    options = EngineOptions(kind=section.engine, threads=section.threads)
+    package = open_package(section.package, "reward", "vlm")
+    options = options_of(section)
+    if package.manifest.model == "vlm":
+        return open_vlm(run, package, options)
     trunk = open_engine(package, "trunk", options)
     head = open_head(package, options, "")
     slots = SlotStore(run.slots_dir / "reward", package.package_id)

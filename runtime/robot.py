@@ -22,7 +22,7 @@ from runtime.gate import Gate, limits_of
 from runtime.inference import Lane, make_lane
 from runtime.policy import Inference, PolicyRunner, open_policy
 from runtime.preflight import check_rates
-from runtime.reward import RewardRunner, open_reward
+from runtime.reward import Reward, open_reward
 from runtime.ring import Ring
 from runtime.scene import Scene, open_scene
 from runtime.senses import Senses
@@ -46,7 +46,7 @@ class Robot:
     stream: Stream
     policy: PolicyRunner | None
     policy_lane: Lane[Inference]
-    reward: RewardRunner | None
+    reward: Reward | None
     reward_lane: Lane[RewardSignal]
     pace: pacing.Pace
     window: pacing.LatenessWindow = field(default_factory=pacing.LatenessWindow)
@@ -57,7 +57,7 @@ class Robot:
 
     @property
     def reward_version(self) -> int:
-        return self.reward.swapper.version if self.reward else 0
+        return self.reward.swapper.version if self.reward and self.reward.swapper else 0
 
     def wake(self) -> float:
         """Wait for the next deadline and count the tick; returns the lateness in seconds."""
@@ -156,11 +156,11 @@ def build(run: Run, board: Board) -> Robot:
     return robot
 
 
-def _start(run: Run, policy: PolicyRunner | None, reward: RewardRunner | None) -> None:
+def _start(run: Run, policy: PolicyRunner | None, reward: Reward | None) -> None:
     """What the slots hold becomes active (in refinement), and every engine runs once off the clock."""
     notes: list[str] = []
     for runner in (policy, reward):
-        if runner and run.plan.purpose == "refine":
+        if runner and runner.swapper and run.plan.purpose == "refine":
             notes += runner.swapper.start()
     for runner in (policy, reward):
         if runner:
@@ -171,7 +171,7 @@ def _start(run: Run, policy: PolicyRunner | None, reward: RewardRunner | None) -
 
 def _check_packages(
     policy: PolicyRunner | None,
-    reward: RewardRunner | None,
+    reward: Reward | None,
     observation: ObservationSpec,
     action: ActionSpec,
 ) -> None:

@@ -250,11 +250,14 @@ class Swapper:
         before_s, after_s = [], []
         for inputs in cases:
             start = time.perf_counter()
-            before.append(self.active.engine.run(inputs))
+            old = self.active.engine.run(inputs)
             middle = time.perf_counter()
-            after.append(standby.run(inputs))
+            new = standby.run(inputs)
             before_s.append(middle - start)
             after_s.append(time.perf_counter() - middle)
+            # The next run writes over both.
+            before.append({name: array.copy() for name, array in old.items()})
+            after.append({name: array.copy() for name, array in new.items()})
         problems = check_outputs(self.package.manifest, before, after, self.limits)
         late = check_latency(before_s, after_s, self.limits)
         if problems or late:

@@ -67,7 +67,7 @@ def _check_chunks(
     if manifest.action is None:
         return ["package has no action spec"]
     low, high = np.array(manifest.action.low), np.array(manifest.action.high)
-    span = np.maximum(high - low, 1e-6)
+    span = np.array(manifest.action.spans)
     problems: list[str] = []
     changes = []
     for index, (old, new) in enumerate(zip(before, after, strict=True)):
@@ -79,7 +79,7 @@ def _check_chunks(
                 f"{joint} asked {beyond.max():.2f} ranges outside its limits on observation {index}"
             )
             break
-        choice = int(np.asarray(new["choice"]).reshape(-1)[0])
+        choice = int(np.asarray(new["choice"]).reshape(-1)[0]) if "choice" in new else 0
         if not 0 <= choice < len(chunks):
             problems.append(f"choice {choice} of {len(chunks)} chunks on observation {index}")
             break

@@ -12,9 +12,10 @@ import onnx
 import onnxruntime as ort
 from onnx import TensorProto, helper
 
-from contracts.files.packages import GoldenCase, Package, write_package
+from contracts.files.packages import GoldenCase, Package, safetensors_bytes, write_package
 from contracts.package import ChunkSpec, GraphSpec, PackageManifest, Provenance, TensorSpec
 from contracts.specs import SO101_JOINTS, ActionSpec, CameraSpec, ObservationSpec
+from contracts.weights import read_header
 
 UNITS = ("deg",) * 5 + ("percent",)
 OBSERVATION = ObservationSpec((CameraSpec("front", 32, 24, 10.0),), SO101_JOINTS, UNITS)
@@ -22,6 +23,8 @@ ACTION = ActionSpec(
     SO101_JOINTS, UNITS, (-100.0,) * 5 + (0.0,), (100.0,) * 6, (200.0,) * 6, (2000.0,) * 6, 10.0
 )
 FEATURES, LENGTH, SAMPLES = 8, 4, 3
+# Where each tensor lies in the weights file: what gives the graphs to another tool, as the exporter does.
+Held = dict[str, tuple[TensorSpec, int, int]]
 
 
 def make_package(folder: Path, seed: int = 0, width: int = FEATURES) -> Package:
@@ -44,7 +47,8 @@ def make_package(folder: Path, seed: int = 0, width: int = FEATURES) -> Package:
     )
     trunk_in = (TensorSpec("state", "float32", (-1, 6)),)
     trunk_out = (TensorSpec("features", "float32", (-1, width)),)
-    graphs = {"trunk": _trunk(width), "head": _head(width)}
+    held = read_header(safetensors_bytes(weights))
+    graphs = {"trunk": _trunk(width, held), "head": _head(width, held)}
     golden = {
         "trunk": [_case(graphs["trunk"], weights, "trunk", {"state": _normal(rng, 1, 6)})],
         "head": [_case(graphs["head"], weights, "head", head_inputs(rng, width)) for _ in range(4)],
@@ -89,17 +93,17 @@ def _normal(rng: np.random.Generator, *shape: int) -> np.ndarray:
     return rng.normal(size=shape).astype(np.float32)
 
 
-def _trunk(width: int) -> bytes:
+def _trunk(width: int, held: Held) -> bytes:
     nodes = [
         helper.make_node("ReduceMean", ["state"], ["mean"], axes=[1], keepdims=1),
         helper.make_node("MatMul", ["mean", "wide"], ["features"]),
     ]
     inputs = [helper.make_tensor_value_info("state", TensorProto.FLOAT, ["B", 6])]
     outputs = [helper.make_tensor_value_info("features", TensorProto.FLOAT, ["B", width])]
-    return _model("trunk", nodes, inputs, outputs, {"wide": (1, width)})
+    return _model("trunk", nodes, inputs, outputs, ("wide",), held)
 
 
-def _head(width: int) -> bytes:
+def _head(width: int, held: Held) -> bytes:
     nodes = [
         helper.make_node("MatMul", ["features", "mix"], ["mixed"]),
         helper.make_node("Add", ["mixed", "bias"], ["centre"]),
@@ -119,7 +123,7 @@ def _head(width: int) -> bytes:
         helper.make_tensor_value_info("values", TensorProto.FLOAT, ["N"]),
         helper.make_tensor_value_info("choice", TensorProto.INT64, [1]),
     ]
-    return _model("head", nodes, inputs, outputs, {"mix": (width, 6), "bias": (6,), "scale": (1,)})
+    return _model("head", nodes, inputs, outputs, ("mix", "bias", "scale"), held)
 
 
 def _model(
@@ -127,15 +131,19 @@ def _model(
     nodes: list[onnx.NodeProto],
     inputs: list[onnx.ValueInfoProto],
     outputs: list[onnx.ValueInfoProto],
-    weights: dict[str, tuple[int, ...]],
+    weights: tuple[str, ...],
+    held: Held,
 ) -> bytes:
     initializers = []
-    for weight, shape in weights.items():
-        tensor = TensorProto(name=weight, data_type=TensorProto.FLOAT, dims=shape)
+    for weight in weights:
+        spec, begin, end = held[f"{name}/{weight}"]
+        tensor = TensorProto(name=weight, data_type=TensorProto.FLOAT, dims=spec.shape)
         tensor.data_location = TensorProto.EXTERNAL
-        size = 4 * int(np.prod(shape))
-        for key, value in (("location", "weights.safetensors"), ("length", str(size))):
-            tensor.external_data.add(key=key, value=value)
+        for key, value in (
+            *(("location", "weights.safetensors"), ("offset", begin)),
+            ("length", end - begin),
+        ):
+            tensor.external_data.add(key=key, value=str(value))
         initializers.append(tensor)
     graph = helper.make_graph(nodes, name, inputs, outputs, initializers)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)

@@ -10,7 +10,7 @@ import io
 import secrets
 import shutil
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +20,7 @@ import safetensors
 import safetensors.numpy
 
 from contracts.errors import PackageError
-from contracts.files import atomic
+from contracts.files import atomic, mapped
 from contracts.package import (
     FORMAT_VERSION,
     GraphSpec,
@@ -35,7 +35,11 @@ WEIGHTS_FILE = "weights.safetensors"
 GOLDEN_FILE = "golden.npz"
 MAX_MANIFEST_BYTES = 4 * 1024 * 1024
 MAX_GRAPH_BYTES = 256 * 1024 * 1024
-MAX_WEIGHTS_BYTES = 4 * 1024 * 1024 * 1024
+MAX_WEIGHTS_BYTES = 32 * 1024 * 1024 * 1024
+"""Eight thousand million parameters in float32: the largest reward model there is (RoboReward-8B)."""
+MAX_READ_BYTES = 1024 * 1024 * 1024
+"""Weights up to here are read into memory at once, so that nothing can change them after their check. Larger
+ones (vision-language models) would not fit a Jetson twice and are mapped (`contracts.files.mapped`)."""
 MAX_GOLDEN_BYTES = 256 * 1024 * 1024
 _REMEDY = "copy or export the package again"
 
@@ -82,11 +86,13 @@ def write_package(
     graphs: Mapping[str, bytes],
     weights: Arrays,
     golden: Mapping[str, Sequence[GoldenCase]],
+    check: Callable[[Package], None] = lambda written: None,
 ) -> Package:
     """Write a package and return it as `load_package` reads it; an old one at `folder` is replaced.
 
     File names and hashes of `manifest` are filled in here; the rest must be right already. Raises
-    `PackageError` (and leaves the old package) when what was written does not load.
+    `PackageError` (and leaves the old package) when what was written does not load, and whatever `check`
+    raises about it before it takes its place.
     """
     weights_data = safetensors_bytes(weights)
     golden_data = _golden_bytes(golden)
@@ -115,7 +121,7 @@ def write_package(
         text = msgspec.json.format(msgspec.json.encode(manifest), indent=1)
         _write_synced(temporary / MANIFEST_FILE, text + b"\n")
         atomic.sync(temporary)
-        load_package(temporary)
+        check(load_package(temporary))
         if folder.exists():
             old = temporary.with_name(f"{temporary.name}.old{atomic.TEMPORARY_SUFFIX}")
             folder.rename(old)
@@ -168,10 +174,7 @@ def load_package(folder: Path) -> Package:
         spec.name: _read_hashed(folder / spec.file, spec.sha256, MAX_GRAPH_BYTES)
         for spec in manifest.graphs
     }
-    weights_path = folder / manifest.weights_file
-    weights = read_safetensors(
-        _read_hashed(weights_path, manifest.weights_sha256, MAX_WEIGHTS_BYTES), str(weights_path)
-    )
+    weights = _read_weights(folder / manifest.weights_file, manifest.weights_sha256)
     _check_weights(folder, manifest, weights)
     golden_path = folder / manifest.golden_file
     golden_data = _read_hashed(golden_path, manifest.golden_sha256, MAX_GOLDEN_BYTES)
@@ -196,6 +199,22 @@ def read_safetensors(data: bytes, what: str) -> dict[str, np.ndarray]:
         ) from error
 
 
+def _read_weights(path: Path, sha256: str) -> dict[str, np.ndarray]:
+    size = path.stat().st_size if path.is_file() else 0
+    if size > MAX_WEIGHTS_BYTES:
+        raise PackageError(f"{path} is too large", expected=f"<= {MAX_WEIGHTS_BYTES} bytes")
+    if size > MAX_READ_BYTES:
+        return mapped.map_safetensors(path, sha256)
+    return read_safetensors(_read_hashed(path, sha256, MAX_READ_BYTES), str(path))
+
+
+def _is_finite(tensor: np.ndarray) -> bool:
+    """Block by block: a matrix of a gigabyte needs no second one of booleans."""
+    flat = tensor.reshape(-1)
+    block = 1 << 22
+    return all(np.isfinite(flat[at : at + block]).all() for at in range(0, flat.size, block))
+
+
 def _check_weights(folder: Path, manifest: PackageManifest, weights: Arrays) -> None:
     names = {graph.name for graph in manifest.graphs}
     for name, tensor in weights.items():
@@ -203,7 +222,7 @@ def _check_weights(folder: Path, manifest: PackageManifest, weights: Arrays) -> 
             raise PackageError(
                 f"{folder}: tensor '{name}' belongs to no graph", expected=sorted(names)
             )
-        if tensor.dtype.kind == "f" and not np.isfinite(tensor).all():
+        if tensor.dtype.kind == "f" and not _is_finite(tensor):
             raise PackageError(
                 f"{folder}: tensor '{name}' holds NaN or infinity",
                 remedy="export from sound weights",

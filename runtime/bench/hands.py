@@ -65,5 +65,5 @@ class Hands:
         features = self._trunk.run(inputs)["features"]
         shape = (1, self._chunk.length, len(world.positions()))
         noise = self._rng.standard_normal(shape).astype(np.float32)
-        chunks: np.ndarray = self._head.run({"features": features, "noise": noise})["chunks"]
-        return chunks[0].copy()
+        chunks = self._head.run({"features": features, "noise": noise})["chunks"]
+        return np.array(chunks[0], np.float32)

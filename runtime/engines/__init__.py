@@ -7,8 +7,8 @@ An engine is chosen by name (`contracts.registry`, group "engines") and made as
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Protocol, cast
+from collections.abc import Mapping, Sequence
+from typing import Literal, Protocol, cast
 
 import msgspec
 import numpy as np
@@ -21,12 +21,42 @@ from contracts.package import TensorSpec, check_tensors
 
 class EngineOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`threads` run one inference (FIELD_NOTES 3: one, unless the machine is ours alone); `spinning`
-    lets idle threads burn a core for lower latency. `cache` is the folder for compiled plans."""
+    lets idle threads burn a core for lower latency. `provider`: where ONNX Runtime computes; "auto" is
+    CUDA where both it and a device are there. `swap`: how its standbys get their weights, "session" (a
+    new one each time), "feed" (given with every run) or "auto" (fed where they are few). `cache`: folder
+    of compiled plans, by default the user's (`runtime.engines.plans`). `workspace_mib` caps what
+    TensorRT may use while it builds and runs, 0 as it likes."""
 
     kind: str = "onnxruntime"
     threads: int = 1
     spinning: bool = False
+    provider: Literal["cpu", "cuda", "auto"] = "cpu"
+    swap: Literal["auto", "session", "feed"] = "auto"
     cache: str = ""
+    workspace_mib: int = 0
+
+
+class EngineChoice(Protocol):
+    """A section of the robot's configuration that chooses an engine."""
+
+    @property
+    def engine(self) -> str: ...
+
+    @property
+    def threads(self) -> int: ...
+
+    @property
+    def provider(self) -> Literal["cpu", "cuda", "auto"]: ...
+
+    @property
+    def cache(self) -> str: ...
+
+
+def options_of(chosen: EngineChoice) -> EngineOptions:
+    """How a configured engine is opened."""
+    return EngineOptions(
+        kind=chosen.engine, threads=chosen.threads, provider=chosen.provider, cache=chosen.cache
+    )
 
 
 class Engine(Protocol):
@@ -39,8 +69,9 @@ class Engine(Protocol):
     def outputs(self) -> tuple[TensorSpec, ...]: ...
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Outputs by name; the arrays belong to the caller. All inputs must be given, in the dtypes
-        and shapes of `inputs` (`PackageError` otherwise)."""
+        """Outputs by name, in the engine's own arrays, which its next `run` writes over: copy what is
+        kept. The inputs are the caller's again on return. All must be given, in the dtypes and shapes of
+        `inputs` (`PackageError` otherwise)."""
         ...
 
     def standby(self, weights: Mapping[str, np.ndarray]) -> Engine:
@@ -53,10 +84,55 @@ class Engine(Protocol):
         ...
 
 
+class BoundGraph(Protocol):
+    """A graph with memory of its own for its inputs and outputs."""
+
+    def knows(self, shapes: tuple[tuple[int, ...], ...]) -> bool:
+        """Whether inputs of these shapes were run before and their buffers are still there."""
+        ...
+
+    def run(
+        self, given: Sequence[np.ndarray], shapes: tuple[tuple[int, ...], ...]
+    ) -> dict[str, np.ndarray]:
+        """Outputs by name in arrays that the next run writes over. Raises TypeError for another dtype."""
+        ...
+
+
+def run_bound(
+    bound: BoundGraph | None,
+    graph: str,
+    specs: tuple[TensorSpec, ...],
+    inputs: Mapping[str, np.ndarray],
+) -> dict[str, np.ndarray]:
+    """`Engine.run` for any engine with bound memory (None: it is closed). Inputs are checked in full
+    where their shapes are new, and to say what is wrong; a call that repeats them costs microseconds."""
+    if bound is None:
+        raise PackageError(f"engine of graph '{graph}' is closed")
+    try:
+        given = [inputs[spec.name] for spec in specs]
+        shapes = tuple([array.shape for array in given])
+        if not bound.knows(shapes):
+            check_inputs(graph, specs, inputs)
+        return dict(bound.run(given, shapes))
+    except (KeyError, TypeError):
+        check_inputs(graph, specs, inputs)
+        raise
+
+
 def open_engine(package: Package, graph: str, options: EngineOptions) -> Engine:
     """An engine of `options.kind` for one graph, with the package's own weights."""
     make = registry.load("engines", options.kind)
     return cast(Engine, make(package, graph, options))
+
+
+def refinable_names(package: Package, graph: str) -> tuple[str, ...]:
+    """The graph's refinable tensors by its own names."""
+    prefix = f"{graph}/"
+    return tuple(
+        spec.name.removeprefix(prefix)
+        for spec in package.manifest.refinable
+        if spec.name.startswith(prefix)
+    )
 
 
 def refined(

@@ -1,7 +1,8 @@
-"""The CPU engine: an ONNX Runtime session whose initializers are injected before it optimises.
+"""The CPU's engine, and CUDA's where ONNX Runtime has it: how a session is opened, fed and replaced.
 
 Writing into the initializers of a live session is ignored or wrong (constants are folded and weights
-repacked when the session is made), so new weights always mean a new session.
+repacked when the session is made). New weights mean a new session, or a session that takes its refinable
+weights with every run: sooner ready and slower to run (docs/results/engines/swap.md has the figures).
 """
 
 from __future__ import annotations
@@ -14,11 +15,28 @@ import numpy as np
 from contracts.errors import MissingDependency, PackageError
 from contracts.files.packages import Package
 from contracts.package import TensorSpec
-from runtime.engines import EngineOptions, check_inputs, refined
+from runtime.engines import EngineOptions, cuda, refinable_names, refined, run_bound
+from runtime.engines.binding import Bound, Session, ort_value, require_onnxruntime
+from runtime.engines.overridable import with_overridable
+
+MAX_FED_BYTES = 8 << 20
+"""Refinable weights up to this size are fed with each run (`swap: auto`). ONNX Runtime packs them anew each
+time, about 0.15 ms a MB, and more than a millisecond of every inference is no price for a sooner swap."""
+_CUDA = "CUDAExecutionProvider"
+_CPU = "CPUExecutionProvider"
+_CUDA_OPTIONS = {
+    "device_id": "0",
+    "use_tf32": "0",  # float32 as everywhere else: its 10 bits of mantissa would not pass the parity check
+    "cudnn_conv_algo_search": "HEURISTIC",  # the default tries every algorithm at the first run
+}
 
 
 class OnnxRuntimeEngine:
-    """`Engine` on ONNX Runtime's CPU provider."""
+    """`Engine` on ONNX Runtime. The shapes of the outputs must follow from those of the inputs."""
+
+    _bound: Bound | None
+    _feeding: Session | None
+    """What all standbys share, each feeding it its own weights; None where each has its own session."""
 
     def __init__(
         self,
@@ -28,16 +46,16 @@ class OnnxRuntimeEngine:
         tensors: Mapping[str, np.ndarray] | None = None,
     ) -> None:
         """`tensors`: every initializer of the graph by its own name; by default the package's."""
+        own = package.graph_weights(graph) if tensors is None else tensors
+        held = open_session(package, graph, options, own)
         spec = package.manifest.graph(graph)
-        self._package, self._graph, self._options = package, graph, options
-        self._inputs, self._outputs = spec.inputs, spec.outputs
-        self._output_names = [output.name for output in spec.outputs]
-        if tensors is None:
-            tensors = package.graph_weights(graph)
-        # The session may read the values from our memory until it is closed.
-        self._values: list[Any] = []
-        self._session: Any = self._open(package.graphs[graph], tensors)
-        self._check_signature()
+        _check_names(graph, "inputs", spec.inputs, held.session.get_inputs())
+        _check_names(graph, "outputs", spec.outputs, held.session.get_outputs())
+        self._prepare(package, graph, options, held)
+        if tensors is None and _feeds(package, graph, options):
+            # Made now: the first swap should not wait for it.
+            names = refinable_names(package, graph)
+            self._feeding = open_session(package, graph, options, own, names)
 
     @property
     def inputs(self) -> tuple[TensorSpec, ...]:
@@ -48,65 +66,137 @@ class OnnxRuntimeEngine:
         return self._outputs
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        if self._session is None:
-            raise PackageError(f"engine of graph '{self._graph}' is closed")
-        check_inputs(self._graph, self._inputs, inputs)
-        feed = {spec.name: inputs[spec.name] for spec in self._inputs}
-        values = self._session.run(self._output_names, feed)
-        return dict(zip(self._output_names, values, strict=True))
+        return run_bound(self._bound, self._graph, self._inputs, inputs)
 
     def standby(self, weights: Mapping[str, np.ndarray]) -> OnnxRuntimeEngine:
         tensors = refined(self._package, self._graph, weights)
-        return OnnxRuntimeEngine(self._package, self._graph, self._options, tensors)
+        if self._feeding is None:
+            return OnnxRuntimeEngine(self._package, self._graph, self._options, tensors)
+        fed = {name: tensors[name] for name in refinable_names(self._package, self._graph)}
+        return _FedEngine(self._package, self._graph, self._options, self._feeding, fed)
 
     def close(self) -> None:
-        self._session = None
-        self._values.clear()
+        # Only let go: emptying what a run in flight reads would give it the package's weights.
+        self._bound = self._feeding = None
 
-    def _open(self, model: bytes, tensors: Mapping[str, np.ndarray]) -> Any:
-        try:
-            import onnxruntime as ort
-        except ImportError as error:
-            raise MissingDependency(
-                "the engine 'onnxruntime' needs ONNX Runtime",
-                remedy="pip install 'entracte[sim]' (on a Jetson 'entracte[jetson]')",
-            ) from error
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = self._options.threads
-        options.inter_op_num_threads = 1
-        options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
-        options.log_severity_level = 3
-        spinning = "1" if self._options.spinning else "0"
-        options.add_session_config_entry("session.intra_op.allow_spinning", spinning)
-        options.add_session_config_entry("session.inter_op.allow_spinning", spinning)
-        # Flush denormals: a CPU takes 100 times longer over them, and a control loop would notice.
-        options.add_session_config_entry("session.set_denormal_as_zero", "1")
-        names = sorted(tensors)
-        # Copied: the caller may reuse its buffers, ORT keeps pointing at these.
-        self._values = [
-            ort.OrtValue.ortvalue_from_numpy(np.array(tensors[name], order="C")) for name in names
-        ]
-        if names:
-            options.add_external_initializers(names, self._values)
-        try:
-            return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # ORT raises its own types, all of them plain Exceptions
-            raise PackageError(
-                f"ONNX Runtime {ort.__version__} can't open graph '{self._graph}' of "
-                f"{self._package.folder}",
-                found=str(error).replace("\n", " "),
-                remedy="export the package again",
-            ) from error
+    def _prepare(
+        self,
+        package: Package,
+        graph: str,
+        options: EngineOptions,
+        held: Session,
+        fed: Mapping[str, np.ndarray] | None = None,
+    ) -> None:
+        spec = package.manifest.graph(graph)
+        self._package, self._graph, self._options = package, graph, options
+        self._inputs, self._outputs = spec.inputs, spec.outputs
+        taken, given = ([tensor.name for tensor in side] for side in (spec.inputs, spec.outputs))
+        self._bound = Bound(held, taken, given, fed)
+        self._feeding = None
 
-    def _check_signature(self) -> None:
-        for what, wanted, found in (
-            ("inputs", self._inputs, self._session.get_inputs()),
-            ("outputs", self._outputs, self._session.get_outputs()),
-        ):
-            names, others = [spec.name for spec in wanted], [node.name for node in found]
-            if sorted(names) != sorted(others):
-                raise PackageError(
-                    f"{what} of graph '{self._graph}' are not the manifest's",
-                    expected=names,
-                    found=others,
-                )
+
+class _FedEngine(OnnxRuntimeEngine):
+    """A standby on the session that all standbys share: its weights are its own, and inputs."""
+
+    def __init__(
+        self,
+        package: Package,
+        graph: str,
+        options: EngineOptions,
+        feeding: Session,
+        fed: Mapping[str, np.ndarray],
+    ) -> None:
+        self._prepare(package, graph, options, feeding, fed)
+        self._feeding = feeding
+
+
+def provider_for(options: EngineOptions) -> str:
+    """The execution provider that `options.provider` means on this machine. Raises `MissingDependency`."""
+    if options.provider == "cpu":
+        return _CPU
+    ort = require_onnxruntime()
+    has_provider, has_device = _CUDA in ort.get_available_providers(), cuda.find() is not None
+    if has_provider and has_device:
+        return _CUDA
+    if options.provider == "auto":
+        return _CPU
+    missing = "an NVIDIA driver with a device" if has_provider else "a GPU build of ONNX Runtime"
+    raise MissingDependency(
+        f"provider 'cuda' of the engine 'onnxruntime' needs {missing}",
+        remedy="pip install onnxruntime-gpu (on a Jetson NVIDIA's own wheel), or choose provider cpu",
+    )
+
+
+def session_options(options: EngineOptions) -> Any:
+    """What every session of ours is opened with; a benchmark opens the bare one alike."""
+    ort = require_onnxruntime()
+    chosen = ort.SessionOptions()
+    chosen.intra_op_num_threads = options.threads
+    chosen.inter_op_num_threads = 1
+    chosen.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
+    chosen.log_severity_level = 3
+    spinning = "1" if options.spinning else "0"
+    chosen.add_session_config_entry("session.intra_op.allow_spinning", spinning)
+    chosen.add_session_config_entry("session.inter_op.allow_spinning", spinning)
+    # Flush denormals: a CPU takes 100 times longer over them, and a control loop would notice. That holds for
+    # the calling thread from then on, so numpy measures its floats before: it would warn, and remember 0.
+    for dtype in (np.float16, np.float32, np.float64):
+        np.finfo(dtype)
+    chosen.add_session_config_entry("session.set_denormal_as_zero", "1")
+    return chosen
+
+
+def open_session(
+    package: Package,
+    graph: str,
+    options: EngineOptions,
+    tensors: Mapping[str, np.ndarray],
+    overridable: tuple[str, ...] = (),
+) -> Session:
+    """A session of one graph with these values of all its initializers; those named in `overridable` must
+    be given with every run as well. Raises `PackageError` and `MissingDependency`."""
+    ort = require_onnxruntime()
+    provider = provider_for(options)
+    model = package.graphs[graph]
+    if overridable:
+        model = with_overridable(model, {name: tensors[name] for name in overridable})
+    chosen = session_options(options)
+    names = sorted(tensors)
+    # Copied: the caller may reuse its buffers, ORT keeps pointing at these.
+    values = [ort_value(np.array(tensors[name], order="C"), "cpu") for name in names]
+    if names:
+        chosen.add_external_initializers(names, values)
+    wanted: list[Any] = [_CPU] if provider == _CPU else [(_CUDA, _CUDA_OPTIONS), _CPU]
+    try:
+        session = ort.InferenceSession(model, chosen, providers=wanted)
+    except Exception as error:  # ORT raises its own types, all of them plain Exceptions
+        raise PackageError(
+            f"ONNX Runtime {ort.__version__} can't open graph '{graph}' of {package.folder}",
+            found=str(error).replace("\n", " "),
+            remedy="export the package again",
+        ) from error
+    found = session.get_providers()[0]
+    if found != provider and options.provider == "cuda":
+        # ORT falls back in silence when the CUDA or cuDNN beside it is of another version.
+        raise MissingDependency(
+            "ONNX Runtime's CUDA provider did not load",
+            found=f"{found} instead",
+            remedy="install the CUDA and cuDNN that this onnxruntime-gpu names, or choose provider cpu",
+        )
+    return Session(session, values, "cuda" if found == _CUDA else "cpu")
+
+
+def _feeds(package: Package, graph: str, options: EngineOptions) -> bool:
+    """Whether standbys of this graph are fed their weights."""
+    sizes = [package.weights[f"{graph}/{name}"].nbytes for name in refinable_names(package, graph)]
+    if not sizes or options.swap == "session":
+        return False
+    return options.swap == "feed" or sum(sizes) <= MAX_FED_BYTES
+
+
+def _check_names(graph: str, what: str, wanted: tuple[TensorSpec, ...], found: list[Any]) -> None:
+    names, others = [spec.name for spec in wanted], [node.name for node in found]
+    if sorted(names) != sorted(others):
+        raise PackageError(
+            f"{what} of graph '{graph}' are not the manifest's", expected=names, found=others
+        )

@@ -11,8 +11,8 @@ import msgspec
 import numpy as np
 import pytest
 
+from benchmarks.machine import resident_mb
 from benchmarks.reward import Found, Job, Row, _in_its_process, measure, table
-from benchmarks.reward_backends import resident_mb
 from contracts.errors import ConfigError
 
 PACKAGE = Path(__file__).parents[2] / "pretrained" / "reward-zero-shot"

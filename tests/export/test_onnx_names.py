@@ -50,11 +50,14 @@ def test_all_names_survive_although_tensors_are_equal() -> None:
         assert initializer.data_location == onnx.TensorProto.EXTERNAL and not initializer.raw_data
 
 
-def test_without_the_perturbation_the_merge_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("exporter", ["optimum", "legacy"])
+def test_without_the_perturbation_the_merge_is_an_error(
+    exporter: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The trap of FIELD_NOTES 2, live: the exporter merges equal tensors, and coverage says which."""
     monkeypatch.setattr(export_onnx, "perturbed_copy", lambda module: copy.deepcopy(module).eval())
     with pytest.raises(PackageError, match=r"lost 4 of 8 weights.*left.bias"):
-        export_graph(_source(Merging()))
+        export_graph(_source(Merging()), exporter)
 
 
 def test_the_perturbed_copy_has_no_two_equal_tensors() -> None:

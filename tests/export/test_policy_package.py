@@ -11,12 +11,13 @@ import torch
 from tiny_flow import make_examples, make_policy
 from typer.testing import CliRunner
 
+import export.package
 from contracts.errors import PackageError
 from contracts.files.packages import Package, load_package, write_package
 from contracts.package import Provenance
 from export.app import app
-from export.check import check_package
-from export.package import replay
+from export.check import check_package, require
+from export.parity.measure import Parity, replay
 from export.policy import export_policy, package_policy
 from runtime.engines import EngineOptions, open_engine
 from trainer.policies.flow import FlowPolicy, head_tensors
@@ -123,8 +124,24 @@ def test_check_finds_a_package_whose_golden_vectors_lie(package: Package, tmp_pa
     weights = dict(package.weights)
     weights["head/flow.chunk_out.bias"] = weights["head/flow.chunk_out.bias"] + 0.5
     write_package(tmp_path / "odd", package.manifest, package.graphs, weights, package.golden)
-    with pytest.raises(PackageError, match="output 'chunks' of graph 'head' differs from torch"):
-        check_package(tmp_path / "odd")
+    with pytest.raises(PackageError, match="'chunks' of graph 'head' on torch differs from golden"):
+        require(check_package(tmp_path / "odd"))
+
+
+@pytest.mark.parametrize("what", ["replay", "_replaced_parity"])
+def test_a_package_that_is_not_torchs_equal_never_takes_its_place(
+    what: str, policy: FlowPolicy, package: Package, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "package"
+    write_package(folder, package.manifest, package.graphs, package.weights, package.golden)
+    kept = load_package(folder).package_id
+    off = Parity("head", "chunks", 1, largest_error=1.0, scale=1.0)
+    monkeypatch.setattr(export.package, what, lambda *_: [off])
+    for target in (folder, tmp_path / "new"):
+        with pytest.raises(PackageError, match="'chunks' of graph 'head' differs from torch"):
+            package_policy(policy, make_examples(seed=1), target)
+    assert load_package(folder).package_id == kept
+    assert [path.name for path in tmp_path.iterdir()] == ["package"]
 
 
 def test_cli_exports_and_checks_a_saved_policy(policy: FlowPolicy, tmp_path: Path) -> None:

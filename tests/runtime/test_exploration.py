@@ -8,16 +8,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from contracts.errors import ConfigError
+from contracts.errors import ConfigError, PackageError
 from contracts.package import ChunkSpec
 from runtime.config import PolicySection, load_config
-from runtime.policy import PolicyRunner
+from runtime.policy import PolicyFault, PolicyRunner
 
 LENGTH = 4
 LOW, HIGH = (-10.0,) * 5 + (0.0,), (10.0,) * 5 + (100.0,)
 
 
-def _runner(explore_deg: float) -> PolicyRunner:
+def _runner(explore_deg: float, **settings: float) -> PolicyRunner:
     action = SimpleNamespace(
         names=tuple("abcdef"), units=("deg",) * 5 + ("percent",), low=LOW, high=HIGH
     )
@@ -29,16 +29,20 @@ def _runner(explore_deg: float) -> PolicyRunner:
         cameras=(),
         image_width=32,
         image_height=24,
+        settings=settings,
     )
     chunks = np.full((1, LENGTH, 6), 9.5, np.float32)
     head = SimpleNamespace(
-        run=lambda inputs: {"chunks": chunks, "values": np.zeros(1), "choice": np.zeros(1, int)}
+        inputs=(),
+        run=lambda inputs: {"chunks": chunks, "values": np.zeros(1), "choice": np.zeros(1, int)},
     )
     swapper = SimpleNamespace(
         engine=head, version=0, active=SimpleNamespace(samples=1), remember=lambda inputs: None
     )
     package: Any = SimpleNamespace(manifest=manifest, folder="p")
-    trunk: Any = SimpleNamespace(run=lambda inputs: {"features": np.zeros((1, 8), np.float32)})
+    trunk: Any = SimpleNamespace(
+        inputs=(), run=lambda inputs: {"features": np.zeros((1, 8), np.float32)}
+    )
     section = PolicySection(explore_deg=explore_deg, seed=3)
     return PolicyRunner(package, trunk, swapper, section)  # type: ignore[arg-type]
 
@@ -76,3 +80,29 @@ def test_a_wild_exploration_is_refused(tmp_path: Any) -> None:
     sim = Path(__file__).parents[2] / "hw_configs" / "sim.yaml"
     with pytest.raises(ConfigError, match="explore_deg"):
         load_config(sim, ["policy.explore_deg=40"])
+
+
+@pytest.mark.parametrize("steps", [0.0, -1.0, 1.5, 17.0, 1e9, float("nan")])
+def test_a_number_of_observations_that_is_none_is_refused_before_anything_moves(
+    steps: float,
+) -> None:
+    assert _runner(0.0, observation_steps=2.0).observations == 2
+    with pytest.raises(PackageError, match="a whole number from 1 to 16"):
+        _runner(0.0, observation_steps=steps)
+
+
+@pytest.mark.parametrize("where", ["_trunk", "engine"])
+def test_what_is_not_finite_faults_and_is_never_replayed_to_a_release(where: str) -> None:
+    """On some engines a head makes finite actions of NaN; one that doesn't must not spoil the next replay."""
+    runner = _runner(0.0)
+    remembered: list[Any] = []
+    runner.swapper.remember = remembered.append  # type: ignore[method-assign]
+    runner.begin_episode("open", 1)
+    runner.infer({}, np.zeros(6), 0)
+    assert len(remembered) == 1
+    engine: Any = runner._trunk if where == "_trunk" else runner.swapper.engine
+    name = "features" if where == "_trunk" else "chunks"
+    engine.run = lambda _: {name: np.full((1, LENGTH, 6), np.nan, np.float32)}
+    with pytest.raises(PolicyFault, match="holds NaN or infinity"):
+        runner.infer({}, np.zeros(6), 1)
+    assert len(remembered) == 1

@@ -27,7 +27,11 @@ def test_an_overrun_skips_whole_periods_and_counts_them() -> None:
     assert pace.deadline_s == pytest.approx(0.5)
 
 
-@given(st.lists(st.floats(0.0, 2.0), max_size=50), st.floats(1.0, 200.0))
+# No subnormal numbers: an ONNX Runtime session, once opened in this process, flushes them.
+SECONDS = st.floats(0.0, 2.0, allow_subnormal=False)
+
+
+@given(st.lists(SECONDS, max_size=50), st.floats(1.0, 200.0))
 def test_the_next_deadline_is_always_ahead_and_on_the_grid(
     delays: list[float], rate_hz: float
 ) -> None:

@@ -140,10 +140,15 @@ PICTURES = {"front": np.zeros((24, 32, 3), np.uint8)}
 def test_whatever_goes_wrong_abstains_and_is_never_a_value(
     head: dict[str, Any], reason: str
 ) -> None:
-    signal = _runner(head).score(PICTURES, 3)
+    runner = _runner(head)
+    remembered: list[Any] = []
+    runner.swapper.remember = remembered.append  # type: ignore[method-assign]
+    signal = runner.score(PICTURES, 3)
     assert reason in signal.abstained
     assert math.isnan(signal.process)
     assert math.isnan(signal.completion)
+    # What made no finite answer would have the next release refused; what is merely strange may replay.
+    assert len(remembered) == (reason == "ground")
 
 
 def test_unknown_words_abstain() -> None:

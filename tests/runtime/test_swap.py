@@ -27,7 +27,7 @@ from runtime.engines.onnxruntime import OnnxRuntimeEngine
 from runtime.link_releases import ReleaseFetcher
 from runtime.slots import SlotStore
 from runtime.swap import Swapper
-from runtime.swap_checks import SwapLimits
+from runtime.swap_checks import SwapLimits, check_outputs
 from trainer.interfaces import Update
 from trainer.publisher import KEY_FILE, PUBLIC_KEY_FILE, Publisher
 
@@ -94,7 +94,7 @@ class Robot:
         self.fetcher.on_chunk(chunk, packet)
 
     def answer(self) -> np.ndarray:
-        return self.swapper.engine.run(head_inputs(np.random.default_rng(0)))["chunks"]
+        return self.swapper.engine.run(head_inputs(np.random.default_rng(0)))["chunks"].copy()
 
 
 @pytest.fixture
@@ -350,3 +350,26 @@ def test_silence_leads_to_a_new_query(robot: Robot, trainer: Publisher) -> None:
 
 def test_the_private_key_is_the_owners_alone(tmp_path: Path, trainer: Publisher) -> None:
     assert (tmp_path / "trainer" / KEY_FILE).stat().st_mode & 0o077 == 0
+
+
+@pytest.mark.parametrize(("off", "refused"), [(0.02, False), (5.0, True)])
+def test_a_joint_that_stood_still_in_the_data_may_tremble_and_not_wander(
+    off: float, refused: bool, tmp_path: Path
+) -> None:
+    """Range 0: as a share of it every rounding would be endless."""
+    manifest = make_package(tmp_path / "package").manifest
+    assert manifest.action is not None
+    still = msgspec.structs.replace(
+        manifest.action,
+        low=(3.0, *manifest.action.low[1:]),
+        high=(3.0, *manifest.action.high[1:]),
+    )
+    assert still.spans == (1.0, 200.0, 200.0, 200.0, 200.0, 100.0)
+    chunks = np.full((1, 4, 6), 3.0, np.float32)
+    problems = check_outputs(
+        msgspec.structs.replace(manifest, action=still),
+        [{"chunks": chunks}],
+        [{"chunks": chunks + np.float32(off)}],
+        SwapLimits(),
+    )
+    assert bool(problems) == refused, problems

@@ -57,7 +57,7 @@ def test_a_whole_exchange(
     robot = Robot(tmp_path / "robot", package, trainer).start()
     robots.append(robot)
     swapper = robot.swapper()
-    start = swapper.engine.run(head_inputs(np.random.default_rng(0)))["chunks"]
+    start = swapper.engine.run(head_inputs(np.random.default_rng(0)))["chunks"].copy()
 
     robot.play(0, purpose="evaluate", success=True)
     for iteration in (1, 2):

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from contracts.errors import PackageError
 from contracts.files import atomic
 from contracts.files.packages import Package, read_safetensors, safetensors_bytes
-from contracts.package import Provenance
+from contracts.package import Provenance, float_weights
 from contracts.specs import ActionSpec, ObservationSpec
 from trainer.policies.vision import Trunk, unmixed
 
@@ -304,10 +304,12 @@ class FlowPolicy(nn.Module):
 
     @staticmethod
     def from_package(package: Package) -> FlowPolicy:
-        """The torch twin of a package made from a flow policy. Raises `PackageError`."""
+        """The torch twin of a package made from a flow policy, of a quantised one with the values that its
+        weights were rounded to. Raises `PackageError`."""
         config = config_of_package(package)
         policy = FlowPolicy(config)
-        weights = {name.replace("/", ".", 1): value for name, value in package.weights.items()}
+        tensors = float_weights(package.manifest, package.weights)
+        weights = {name.replace("/", ".", 1): value for name, value in tensors.items()}
         policy._take(weights, str(package.folder))
         return policy.eval()
 

@@ -1,4 +1,4 @@
-"""The torch twin of a reward package's head: what adaptation trains and a release carries."""
+"""The torch twin of a reward package: its head is what adaptation trains and a release carries."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import torch
 
 from contracts.errors import PackageError
 from contracts.files.packages import Package
-from contracts.package import PackageManifest
-from trainer.rewards.edge_model import EdgeHead, EdgeShape
+from contracts.package import PackageManifest, float_weights
+from trainer.rewards.edge_model import EdgeHead, EdgeShape, EdgeTrunk
 
 PREFIX = "head/"
 
@@ -23,13 +23,24 @@ def head_of_package(package: Package) -> EdgeHead:
         head = EdgeHead(shape_of(package.manifest, weights))
         head.load_state_dict({k: torch.from_numpy(np.array(v)) for k, v in weights.items()})
     except (KeyError, IndexError, RuntimeError) as error:
-        raise PackageError(
-            f"reward package {package.folder}",
-            expected="the head of an edge model of this version",
-            found=str(error).splitlines()[0][:200],
-            remedy="export it again with robot-export reward",
-        ) from error
+        raise _other_network(package, error) from error
     return head.eval()
+
+
+def trunk_of_package(package: Package) -> EdgeTrunk:
+    """The fused trunk with the package's own weights. Raises `PackageError` as `head_of_package` does."""
+    prefix = "trunk/"
+    weights = {
+        name.removeprefix(prefix): tensor
+        for name, tensor in float_weights(package.manifest, package.weights).items()
+        if name.startswith(prefix)
+    }
+    try:
+        trunk = EdgeTrunk(shape_of(package.manifest, package.graph_weights("head"))).fuse()
+        trunk.load_state_dict({k: torch.from_numpy(np.array(v)) for k, v in weights.items()})
+    except (KeyError, IndexError, RuntimeError) as error:
+        raise _other_network(package, error) from error
+    return trunk
 
 
 def shape_of(manifest: PackageManifest, weights: Mapping[str, np.ndarray]) -> EdgeShape:
@@ -65,3 +76,12 @@ def take_tensors(head: EdgeHead, tensors: Mapping[str, np.ndarray]) -> None:
     """Put a release's weights into the head."""
     state = {k.removeprefix(PREFIX): torch.from_numpy(np.array(v)) for k, v in tensors.items()}
     head.load_state_dict(state)
+
+
+def _other_network(package: Package, error: Exception) -> PackageError:
+    return PackageError(
+        f"reward package {package.folder}",
+        expected="an edge model of this version",
+        found=str(error).splitlines()[0][:200],
+        remedy="export it again with robot-export reward",
+    )

@@ -40,7 +40,7 @@ def test_an_engine_by_name_answers_with_the_packages_weights(package: Package) -
 def test_standby_has_the_new_weights_and_leaves_the_running_engine(package: Package) -> None:
     engine = open_engine(package, "head", EngineOptions())
     inputs = head_inputs(np.random.default_rng(4))
-    before = engine.run(inputs)["chunks"]
+    before = engine.run(inputs)["chunks"].copy()
     rng = np.random.default_rng(5)
     weights = {
         name: rng.normal(size=tensor.shape).astype(np.float32)
@@ -158,7 +158,7 @@ def test_a_graph_whose_weights_are_missing_does_not_open(package: Package) -> No
 def test_standbys_are_made_while_the_engine_runs(package: Package) -> None:
     engine = open_engine(package, "head", EngineOptions())
     inputs = head_inputs(np.random.default_rng(6))
-    expected = engine.run(inputs)["chunks"]
+    expected = engine.run(inputs)["chunks"].copy()
     failures: list[BaseException] = []
 
     def make() -> None:

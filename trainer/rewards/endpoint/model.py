@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from contracts.choices import something_else
 from contracts.errors import ConfigError
 from contracts.reward import RewardSignal, abstain
 from trainer.rewards.endpoint.caller import Caller
@@ -25,14 +26,7 @@ from trainer.rewards.endpoint.protocol import (
 )
 from trainer.rewards.frames import Video
 from trainer.rewards.vlm.question import Prompt, Question, Reading
-from trainer.rewards.vlm.several import (
-    QuestionModel,
-    ask_all,
-    merged,
-    refuse_twice,
-    signals_of,
-    something_else,
-)
+from trainer.rewards.vlm.several import QuestionModel, ask_all, merged, refuse_twice, signals_of
 from trainer.rewards.vlm.topreward import TopReward
 
 

@@ -11,12 +11,13 @@ from pathlib import Path
 
 import numpy as np
 
+from contracts.choices import among_choices
 from contracts.errors import EntracteError
 from trainer.reward_data.readers import decode_picture
 from trainer.rewards.evaluation.videos import read_video
 from trainer.rewards.frames import Video
 from trainer.rewards.tuning.rows import Row
-from trainer.rewards.vlm.question import Prompt, Question, among_choices
+from trainer.rewards.vlm.question import Prompt, Question
 
 _MOST_PICTURE_BYTES = 1 << 26
 

@@ -10,17 +10,11 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from contracts.choices import among_choices, doubt
 from contracts.errors import ConfigError
 from trainer.rewards.frames import FrameContract, Video
 from trainer.rewards.prompts import PromptText
-from trainer.rewards.vlm.question import (
-    Prompt,
-    Reading,
-    among_choices,
-    clip_of,
-    doubt,
-    prompt_of,
-)
+from trainer.rewards.vlm.question import Prompt, Reading, clip_of, prompt_of
 
 
 class Progress:

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 import msgspec
 import numpy as np
 
+from contracts.choices import something_else
 from contracts.errors import ConfigError, EntracteError
 from contracts.reward import RewardSignal, abstain
 from trainer.interfaces import Growing
@@ -20,14 +21,7 @@ from trainer.rewards.frames import Video
 from trainer.rewards.vlm import roboreward
 from trainer.rewards.vlm.engine import Engine, Session
 from trainer.rewards.vlm.question import Prompt, Question, Reading
-from trainer.rewards.vlm.several import (
-    QuestionModel,
-    ask_all,
-    merged,
-    refuse_twice,
-    signals_of,
-    something_else,
-)
+from trainer.rewards.vlm.several import QuestionModel, ask_all, merged, refuse_twice, signals_of
 
 _MOST_WORDS = 16
 """Tokens of a written answer: "ANSWER: 5" has four; more is no answer."""

@@ -10,12 +10,10 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
-import numpy as np
-
 from contracts.errors import ConfigError, EntracteError
 from contracts.reward import RewardSignal, abstain
 from trainer.rewards.frames import FrameContract, Video
-from trainer.rewards.vlm.question import Prompt, Question, Reading, mass
+from trainer.rewards.vlm.question import Prompt, Question, Reading
 
 LONGEST = 100_000
 """Frames of the longest episode that several questions, each with its own frames, may choose from."""
@@ -125,11 +123,3 @@ def merged(step: int, readings: Sequence[Reading], model_id: str) -> RewardSigna
         completion=fields.get("completion", math.nan),
         contrastive=fields.get("contrastive", math.nan),
     )
-
-
-def something_else(log_probabilities: np.ndarray, least_mass: float) -> str:
-    """Why an answer counts as none: too little of it is on the choices. "" for one that counts."""
-    share = mass(log_probabilities)
-    if share >= least_mass:
-        return ""
-    return f"the model answers something else ({share:.3f} on the choices)"

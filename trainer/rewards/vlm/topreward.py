@@ -11,11 +11,12 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from contracts.choices import doubt
 from contracts.errors import ConfigError
 from trainer.rewards.frames import FrameContract, Video
 from trainer.rewards.prompts import PromptText
 from trainer.rewards.vlm.lrm import two_choices
-from trainer.rewards.vlm.question import Prompt, Reading, clip_of, doubt, prompt_of
+from trainer.rewards.vlm.question import Prompt, Reading, clip_of, prompt_of
 
 _ROOM = 1e-3
 """Nats between start and top below which there is no scale to speak of."""

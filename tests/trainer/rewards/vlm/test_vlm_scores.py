@@ -11,13 +11,14 @@ import pytest
 import torch
 from tiny_vlm import some_video
 
+from contracts.choices import doubt
 from contracts.errors import ConfigError
 from contracts.reward import RewardSignal
 from trainer.rewards.episodes import score_moments
 from trainer.rewards.prompts import load_prompt
 from trainer.rewards.vlm import roboreward
 from trainer.rewards.vlm.model import VlmReward
-from trainer.rewards.vlm.question import Prompt, doubt
+from trainer.rewards.vlm.question import Prompt
 from trainer.rewards.vlm.topreward import TopReward, top_of
 
 Judge = Callable[..., VlmReward]

@@ -1,0 +1,39 @@
+"""`robot-calibrate`: what a robot's models and pictures must be measured for before they are trusted.
+
+One verb so far; each is a function `command` in calibration/<verb>_command.py.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+
+import typer
+
+from contracts.errors import EntracteError
+
+VERBS = ("quantization",)
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.callback()
+def _root() -> None:
+    """Calibrate: sets of recorded observations for quantisation."""
+
+
+for _verb in VERBS:
+    app.command(name=_verb)(import_module(f"calibration.{_verb}_command").command)
+
+
+def main() -> None:
+    """Entry point: one clear sentence and exit code 1 on an error that a user can mend."""
+    try:
+        app()
+    except EntracteError as error:
+        print(f"robot-calibrate: {error}", file=sys.stderr)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

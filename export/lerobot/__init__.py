@@ -1,0 +1,1 @@
+"""LeRobot's ACT and Diffusion checkpoints -> model packages, without LeRobot: definitions of our own."""

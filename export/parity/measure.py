@@ -1,0 +1,164 @@
+"""How far two answers to the same inputs are apart. Pure figures; no torch, no ONNX."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from contracts.errors import PackageError
+from contracts.files.packages import GoldenCase, Package
+from contracts.package import PackageManifest
+from runtime.engines import Engine, EngineOptions, open_engine
+
+TOLERANCE = 1e-4
+"""Largest |reference - engine|, as a fraction of max(1, largest |reference|) of that output."""
+
+Arrays = Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class JointError:
+    """Absolute errors of one joint of a chunk, in its unit."""
+
+    name: str
+    largest: float
+    mean: float
+    p99: float
+
+
+@dataclass(frozen=True)
+class Parity:
+    """Agreement of one graph's output with its reference over all cases. Errors are absolute; `scale` is the
+    largest |reference|; `cosine` of both flattened; infinite errors, which never hold, where an answer is
+    not finite on either side."""
+
+    graph: str
+    output: str
+    cases: int
+    largest_error: float
+    scale: float
+    mean_error: float = 0.0
+    p99_error: float = 0.0
+    cosine: float = 1.0
+    joints: tuple[JointError, ...] = ()
+    tolerance: float = TOLERANCE
+
+    @property
+    def allowed(self) -> float:
+        """Largest error with which it still holds."""
+        return self.tolerance * max(1.0, self.scale)
+
+    @property
+    def holds(self) -> bool:
+        return math.isfinite(self.largest_error) and self.largest_error <= self.allowed
+
+
+def measure(
+    graph: str,
+    expected: Sequence[Arrays],
+    actual: Sequence[Arrays],
+    manifest: PackageManifest | None = None,
+    tolerance: float = TOLERANCE,
+) -> list[Parity]:
+    """One `Parity` per output that both have. With a `manifest` whose action has as many joints as the last
+    axis of a "chunks" output, per joint too."""
+    names = manifest.action.names if manifest is not None and manifest.action is not None else ()
+    actual = [_same_choice(e, a, tolerance) for e, a in zip(expected, actual, strict=True)]
+    found = []
+    for output in expected[0]:
+        if any(output not in case for case in actual):
+            continue
+        right = np.stack([case[output] for case in expected]).astype(np.float64)
+        given = np.stack([case[output] for case in actual]).astype(np.float64)
+        joints: tuple[JointError, ...] = ()
+        if output == "chunks" and right.shape[-1] == len(names):
+            joints = tuple(
+                JointError(name, *_errors(right[..., i], given[..., i]))
+                for i, name in enumerate(names)
+            )
+        largest, mean, p99 = _errors(right, given)
+        scale = float(np.abs(right).max(initial=0.0))
+        cosine = _cosine(right.ravel(), given.ravel())
+        found.append(
+            Parity(
+                *(graph, output, len(right), largest, scale),
+                *(mean, p99, cosine, joints, tolerance),
+            )
+        )
+    return found
+
+
+def compare(
+    engine: Engine,
+    graph: str,
+    cases: Sequence[GoldenCase],
+    manifest: PackageManifest | None = None,
+    tolerance: float = TOLERANCE,
+) -> list[Parity]:
+    """How far `engine` is from the cases' outputs."""
+    # Copied: an engine's outputs are its own until its next run.
+    answers = [
+        {name: array.copy() for name, array in engine.run(case.inputs).items()} for case in cases
+    ]
+    return measure(graph, [case.outputs for case in cases], answers, manifest, tolerance)
+
+
+def replay(package: Package, kind: str = "onnxruntime") -> list[Parity]:
+    """How well an engine of this kind reproduces the golden vectors (which torch computed)."""
+    found: list[Parity] = []
+    for graph in package.manifest.graphs:
+        engine = open_engine(package, graph.name, EngineOptions(kind=kind))
+        try:
+            found += compare(
+                *(engine, graph.name, package.golden[graph.name], package.manifest),
+                tolerance=tolerance_of(package.manifest, graph.name),
+            )
+        finally:
+            engine.close()
+    return found
+
+
+def tolerance_of(manifest: PackageManifest, graph: str) -> float:
+    """`TOLERANCE`, or what a quantised graph's own gate let through."""
+    return max(TOLERANCE, manifest.golden_tolerance.get(graph, 0.0))
+
+
+def require_parity(found: Sequence[Parity], what: str) -> None:
+    """Raise `PackageError` naming the worst output unless every `Parity` holds."""
+    broken = [parity for parity in found if not parity.holds]
+    if broken:
+        worst = max(broken, key=lambda parity: parity.largest_error / parity.allowed)
+        raise PackageError(
+            f"{what}: output '{worst.output}' of graph '{worst.graph}' differs from torch",
+            expected=f"<= {worst.allowed:.1e}",
+            found=f"{worst.largest_error:.1e}",
+            remedy="export with the pinned versions of the extra 'export'",
+        )
+
+
+def _same_choice(expected: Arrays, actual: Arrays, tolerance: float) -> Arrays:
+    """A tie may fall either way: another choice counts as the same when the reference values both alike."""
+    if not {"choice", "values"} <= expected.keys() or "choice" not in actual:
+        return actual
+    values = expected["values"].reshape(-1)
+    mine, other = int(expected["choice"].flat[0]), int(actual["choice"].flat[0])
+    if 0 <= other < len(values) and abs(values[mine] - values[other]) <= tolerance:
+        return {**actual, "choice": expected["choice"]}
+    return actual
+
+
+def _errors(expected: np.ndarray, actual: np.ndarray) -> tuple[float, float, float]:
+    if not (np.isfinite(expected).all() and np.isfinite(actual).all()):
+        return float("inf"), float("inf"), float("inf")
+    error = np.abs(expected - actual)
+    return float(error.max(initial=0.0)), float(error.mean()), float(np.quantile(error, 0.99))
+
+
+def _cosine(expected: np.ndarray, actual: np.ndarray) -> float:
+    norms = float(np.linalg.norm(expected) * np.linalg.norm(actual))
+    if norms == 0.0:
+        return 1.0 if np.array_equal(expected, actual) else 0.0
+    return float(np.dot(expected, actual) / norms)

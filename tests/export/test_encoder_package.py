@@ -1,0 +1,59 @@
+"""CLIP and SigLIP packages on engines and numpy against transformers' own processor and model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from PIL import Image, __version__
+from tiny_encoders import TEXTS, build_encoder
+
+from contracts.files.packages import load_package
+from contracts.pictures import scaled
+from export.encoders import export_encoder
+from export.pictures import recorded
+from runtime.encoder import Encoder
+from runtime.engines import EngineOptions
+
+
+def test_scaling_is_pillows_to_the_last_bit() -> None:
+    picture = np.random.default_rng(0).integers(0, 256, (47, 83, 3), np.uint8)
+    # Lower and wider: the order of the passes is that of Pillow 13.
+    newer = [(160, 20)] if int(__version__.partition(".")[0]) >= 13 else []
+    for size in ((32, 32), (160, 90), (40, 94), (83, 64), *newer):
+        for name in ("bicubic", "lanczos", "bilinear"):
+            wanted = Image.fromarray(picture).resize(size, Image.Resampling[name.upper()])
+            assert np.array_equal(scaled(picture, size, name), np.asarray(wanted)), (size, name)
+
+
+@pytest.mark.parametrize("kind", ["clip", "siglip"])
+def test_pictures_and_texts_match_as_in_transformers(
+    kind: str, recorded_pictures: Path, tmp_path: Path
+) -> None:
+    checkpoint = build_encoder(tmp_path / "checkpoint", kind)
+    package = export_encoder(checkpoint, recorded_pictures, tmp_path / "package", TEXTS)
+    assert package.manifest.exporter == "optimum"
+    encoder = Encoder(load_package(package.folder), EngineOptions())
+    picture = recorded(recorded_pictures, 1)[0]
+    wanted = _transformers(kind, checkpoint, picture)
+    assert encoder.match(picture, TEXTS) == pytest.approx(wanted, abs=1e-4)
+    assert np.ptp(wanted) > 1e-3, "the reference tells texts apart"
+
+
+def _transformers(kind: str, checkpoint: Path, picture: np.ndarray) -> np.ndarray:
+    name = "CLIP" if kind == "clip" else "Siglip"
+    processor = getattr(transformers, f"{name}ImageProcessor").from_pretrained(checkpoint)
+    model: Any = getattr(transformers, f"{name}Model").from_pretrained(checkpoint).eval()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(checkpoint)
+    length = model.config.text_config.max_position_embeddings
+    told = tokenizer(list(TEXTS), padding="max_length", max_length=length, return_tensors="pt")
+    pixels = processor(picture, return_tensors="pt")["pixel_values"]
+    mask = {"attention_mask": told["attention_mask"]} if kind == "clip" else {}
+    with torch.no_grad():
+        logits = model(input_ids=told["input_ids"], pixel_values=pixels, **mask).logits_per_image[0]
+    found = logits.softmax(0) if kind == "clip" else logits.sigmoid()
+    return found.double().numpy()

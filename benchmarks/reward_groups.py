@@ -41,6 +41,13 @@ FIGURES = {
     "coverage": "coverage",
 }
 
+HEADER = """# How far the edge reward model carries
+
+`python -m benchmarks.reward_groups --clips CLIPS --validation VALIDATION --work WORK` (the recipe's clips:
+`python -m benchmarks.pretrained --list`). Means over training seeds ± 95 % t interval over them. The README
+beside this page says what the groups are and what the figures come to.
+"""
+
 
 def stages(given: argparse.Namespace) -> Iterator[Stage]:
     work: Path = given.work
@@ -115,7 +122,8 @@ def table(work: Path, out: Path) -> None:
     commands, rows = set(), []
     for path in sorted(work.glob("seed-*/report-*/report.json")):
         report = json.loads(path.read_text())
-        commands.add(report["command"])
+        # The same on every machine: what lies where is no result.
+        commands.add(report["command"].replace(str(work), "WORK"))
         task = report["tasks"][0]
         for model in (*task["models"], *task["baselines"]):
             name = "demo-conditioned" if "demo-" in model["model"] else model["model"]
@@ -126,7 +134,11 @@ def table(work: Path, out: Path) -> None:
                     found[task["task"], name][figure].append(float(value))
     atomic.write_json(out / "groups.json", {"commands": sorted(commands), "rows": rows})
     head = " | ".join(FIGURES.values())
-    lines = [f"| group | task | model | seeds | {head} |", "|---" * (4 + len(FIGURES)) + "|"]
+    lines = [
+        HEADER,
+        f"| group | task | model | seeds | {head} |",
+        "|---" * (4 + len(FIGURES)) + "|",
+    ]
     for group, tasks in GROUPS.items():
         for task in tasks:
             for (name_of, name), figures in found.items():

@@ -21,7 +21,7 @@ from benchmarks.machine import resident_mb
 from benchmarks.reward import Job, Row
 from contracts.errors import ConfigError, EntracteError
 from contracts.files.packages import Package, load_package
-from trainer.rewards.frames import Video
+from contracts.frames import Video
 
 INSTRUCTION = "open the drawer"
 WARM_UP = 3

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from trainer.rewards.frames import Video
+from contracts.frames import Video
 
 RATE_HZ = 2.0
 

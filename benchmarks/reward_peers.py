@@ -19,6 +19,7 @@ import typer
 
 from contracts.errors import EntracteError
 from contracts.files import atomic
+from contracts.frames import FrameContract, Video
 from contracts.reward import RewardSignal
 from trainer.interfaces import VideoRewardModel
 from trainer.rewards.edge import EdgeReward
@@ -36,7 +37,6 @@ from trainer.rewards.evaluation.measure import (
 )
 from trainer.rewards.evaluation.provenance import provenance, sentence
 from trainer.rewards.evaluation.videos import read_video
-from trainer.rewards.frames import FrameContract, Video
 
 DATA = Path(__file__).parents[1] / ".." / "shared" / "data"
 RESULTS = Path(__file__).parents[1] / "docs" / "results" / "reward"

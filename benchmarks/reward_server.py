@@ -19,12 +19,12 @@ import msgspec
 import numpy as np
 import typer
 
+from contracts.frames import FrameContract, Video
 from contracts.reward_service import Health
 from trainer.interfaces import VideoRewardModel
 from trainer.reward_service.client import RemoteReward, connect, health
 from trainer.reward_service.program import ModelSection, load_model
 from trainer.reward_service.service import Limits, RewardService
-from trainer.rewards.frames import FrameContract, Video
 
 
 class Load(msgspec.Struct, frozen=True):

@@ -8,7 +8,8 @@ from __future__ import annotations
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,8 @@ from runtime.engines.binding import ort_value, require_onnxruntime
 from runtime.engines.onnxruntime import session_options
 
 Run = Callable[[Mapping[str, np.ndarray]], Any]
-Make = Callable[[Mapping[str, np.ndarray]], Run]
+Make = Callable[[Mapping[str, np.ndarray]], AbstractContextManager[Run]]
+"""New weights -> what runs with them, for as long as it is open."""
 GRAPH = "head"
 
 
@@ -58,8 +60,12 @@ def measure(folder: Path, swaps: int = 30) -> Found:
     package = load_package(folder)
     if not refinable_names(package, GRAPH):
         raise PackageError(f"{folder} has no refinable graph '{GRAPH}'")
+    with ExitStack() as opened:
+        return _measure(package, _ways(package, opened), swaps)
+
+
+def _measure(package: Package, ways: dict[str, Make], swaps: int) -> Found:
     cases = [case.inputs for case in package.golden[GRAPH]]
-    ways = _ways(package)
     weights = [_moved(package, 1.0 + 0.001 * k) for k in range(swaps)]
     reference = _outputs(
         EngineOptions(kind="onnxruntime", swap="session"), package, _moved(package, 1.05), cases[0]
@@ -71,21 +77,23 @@ def measure(folder: Path, swaps: int = 30) -> Found:
     for each in weights:
         for name, make in ways.items():
             begin_s, used_s = time.perf_counter(), time.thread_time()
-            run = make(each)
-            ready[name].append(time.perf_counter() - begin_s)
-            processor[name].append(time.thread_time() - used_s)
-            begin_s = time.perf_counter()
-            for inputs in cases:
-                run(inputs)
-            replay[name].append(time.perf_counter() - begin_s)
-            for inputs in cases:
+            with make(each) as run:
+                ready[name].append(time.perf_counter() - begin_s)
+                processor[name].append(time.thread_time() - used_s)
                 begin_s = time.perf_counter()
-                run(inputs)
-                runs[name].append(time.perf_counter() - begin_s)
+                for inputs in cases:
+                    run(inputs)
+                replay[name].append(time.perf_counter() - begin_s)
+                for inputs in cases:
+                    begin_s = time.perf_counter()
+                    run(inputs)
+                    runs[name].append(time.perf_counter() - begin_s)
     found = []
     for name, make in ways.items():
-        answer = make(_moved(package, 1.05))(cases[0])
-        first = answer[next(iter(reference))] if isinstance(answer, dict) else answer[0]
+        with make(_moved(package, 1.05)) as run:
+            answer = run(cases[0])
+            answered = answer[next(iter(reference))] if isinstance(answer, dict) else answer[0]
+            first = np.array(answered)
         wanted = next(iter(reference.values()))
         found.append(
             Way(
@@ -110,11 +118,16 @@ def measure(folder: Path, swaps: int = 30) -> Found:
     )
 
 
-def _ways(package: Package) -> dict[str, Make]:
+def _ways(package: Package, opened: ExitStack) -> dict[str, Make]:
+    """Every way here; the engines that it starts from go into `opened`."""
     ort = require_onnxruntime()
     level = ort.GraphOptimizationLevel
-    feed = open_engine(package, GRAPH, EngineOptions(swap="auto"))
-    new = open_engine(package, GRAPH, EngineOptions(swap="session"))
+
+    def engine_of(options: EngineOptions) -> Engine:
+        return opened.enter_context(closing(open_engine(package, GRAPH, options)))
+
+    feed = engine_of(EngineOptions(swap="auto"))
+    new = engine_of(EngineOptions(swap="session"))
     ways: dict[str, Make] = {
         "Engine.standby (swap auto)": lambda w: _standby(feed, w),
         "Engine.standby, swap session": lambda w: _standby(new, w),
@@ -129,20 +142,23 @@ def _ways(package: Package) -> dict[str, Make]:
         survey.require(options)
     except Exception:  # absent: the table says nothing about it
         return ways
-    refitted = open_engine(package, GRAPH, options)
+    refitted = engine_of(options)
     ways["Engine.standby of tensorrt (refit)"] = lambda w: _standby(refitted, w)
     return ways
 
 
-def _standby(engine: Engine, weights: Mapping[str, np.ndarray]) -> Run:
-    return engine.standby(weights).run
+@contextmanager
+def _standby(engine: Engine, weights: Mapping[str, np.ndarray]) -> Iterator[Run]:
+    with closing(engine.standby(weights)) as standby:
+        yield standby.run
 
 
 def _session(package: Package, level: Any, *, packed: bool = True) -> Make:
     """A new session of the package's own graph at another optimisation level."""
     ort = require_onnxruntime()
 
-    def make(weights: Mapping[str, np.ndarray]) -> Run:
+    @contextmanager
+    def make(weights: Mapping[str, np.ndarray]) -> Iterator[Run]:
         tensors = refined(package, GRAPH, weights)
         options = session_options(EngineOptions())
         options.graph_optimization_level = level
@@ -153,7 +169,8 @@ def _session(package: Package, level: Any, *, packed: bool = True) -> Make:
         session = ort.InferenceSession(
             package.graphs[GRAPH], options, providers=["CPUExecutionProvider"]
         )
-        return lambda inputs, kept=values: session.run(None, dict(inputs))  # type: ignore[misc]
+        yield lambda inputs: session.run(None, dict(inputs))
+        del values  # the session reads them until here
 
     return make
 
@@ -172,11 +189,12 @@ def _optimised(package: Package) -> Make:
         ort.InferenceSession(package.graphs[GRAPH], options, providers=["CPUExecutionProvider"])
         model = path.read_bytes()
 
-    def make(_weights: Mapping[str, np.ndarray]) -> Run:
+    @contextmanager
+    def make(_weights: Mapping[str, np.ndarray]) -> Iterator[Run]:
         options = session_options(EngineOptions())
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-        return lambda inputs: session.run(None, dict(inputs))
+        yield lambda inputs: session.run(None, dict(inputs))
 
     return make
 
@@ -196,7 +214,11 @@ def _outputs(
     weights: Mapping[str, np.ndarray],
     inputs: Mapping[str, np.ndarray],
 ) -> dict[str, np.ndarray]:
-    return open_engine(package, GRAPH, options).standby(weights).run(inputs)
+    with (
+        closing(open_engine(package, GRAPH, options)) as engine,
+        closing(engine.standby(weights)) as standby,
+    ):
+        return {name: array.copy() for name, array in standby.run(inputs).items()}
 
 
 def table(found: Found) -> str:

@@ -1,4 +1,5 @@
-"""Picture codecs of the wire and of episodes on disk: JPEG for colour, a lossless one for depth.
+"""Picture codecs of the wire and of episodes on disk (JPEG for colour, a lossless one for depth), and the one
+way in which a picture is shrunk for a policy.
 
 Pure: bytes in, arrays out. Every decoder learns the size from the data and compares it with what
 the caller declared and with the caps before it allocates a picture.
@@ -73,6 +74,14 @@ def decode_jpeg(data: Data, shape: tuple[int, ...] | None = None) -> Rgb:
     if bgr is None or bgr.shape != (height, width, 3):
         raise ImageCodecError("corrupt JPEG", expected=(height, width, 3))
     return np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), np.uint8)
+
+
+def shrink_to(picture: Rgb, width: int, height: int) -> Rgb:
+    """uint8[height, width, 3] of uint8[H, W, 3] by the mean of what each pixel covers (OpenCV's INTER_AREA),
+    as policies and reward heads are trained and run; the picture itself where it has that size."""
+    if picture.shape[:2] == (height, width):
+        return picture
+    return np.asarray(cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
 
 
 def jpeg_size(data: Data) -> tuple[int, int]:

@@ -13,6 +13,8 @@ from typing import Literal
 import msgspec
 import numpy as np
 
+from contracts.errors import EntracteError
+
 Filter = Literal["bicubic", "lanczos", "bilinear"]
 _BITS = 22
 """Fraction bits of Pillow's integer weights for 8-bit pictures."""
@@ -29,7 +31,11 @@ class PictureRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def prepare(image: np.ndarray, rule: PictureRule) -> np.ndarray:
-    """uint8[rule.height, rule.width, 3] of uint8[H, W, 3]."""
+    """uint8[rule.height, rule.width, 3] of uint8[H, W, 3]. Raises `EntracteError` for anything else."""
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
+        raise EntracteError(
+            "a picture", expected="uint8[H, W, 3]", found=f"{image.dtype}{list(image.shape)}"
+        )
     if not rule.crop:
         return scaled(image, (rule.width, rule.height), rule.filter)
     high, wide = image.shape[:2]

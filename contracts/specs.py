@@ -22,6 +22,12 @@ SO101_JOINTS: tuple[str, ...] = (
 """LeRobot's feature names for the SO-101, in LeRobot's order."""
 
 
+def is_gripper(joint: str) -> bool:
+    """Whether a joint of this name opens and closes ("gripper.pos", "left_gripper.pos"): percent of its
+    travel, never degrees."""
+    return "gripper" in joint
+
+
 class CameraSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One RGB-D camera. Intrinsics are pixels at `width` x `height`; depth is aligned uint16.
 

@@ -7,13 +7,22 @@ embeddings that the prompts need; the vectors of what was seen follow behind the
 
 from __future__ import annotations
 
-from typing import Literal
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
 from contracts.errors import PackageError
 from contracts.frames import FrameContract
 from contracts.pictures import PictureRule
+
+if TYPE_CHECKING:
+    from contracts.package import GraphSpec, TensorSpec
+
+MAX_PICTURE_PIXELS = 1 << 21
+MAX_HELD_BYTES = 1 << 30
+"""Of all inputs and outputs of both graphs, which a robot holds for good: a large model's are a tenth."""
 
 VISION, PREFILL = "vision", "prefill"
 """The two graphs. vision: `frames` uint8[temporal, H, W, 3] -> `features` float32[patch_tokens, D] (and
@@ -106,6 +115,14 @@ class VlmSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def check(self) -> None:
         """Raise `PackageError` for prompts that its graphs could not hold, or that differ in instructions."""
+        if not self.questions or not self.instructions:
+            raise PackageError("a vision-language package asks no question")
+        times = self.times
+        dated = (*times.digits, times.point, *times.behind) if times else ()
+        if any(not 0 <= token < self.first_seen for token in (*self.between, *dated)):
+            raise PackageError("tokens between the pictures of a video do not fit the package")
+        if times and len(times.digits) != 10:
+            raise PackageError("tokens of digits", expected=10, found=len(times.digits))
         for asked in self.questions:
             if set(asked.prompts) != set(self.instructions):
                 raise PackageError(
@@ -119,6 +136,121 @@ class VlmSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 good = ids and min(ids) >= 0 and max(ids) < self.first_seen
                 if not good or len(prompt.texts) != len(asked.clips) or not prompt.branches:
                     raise PackageError(f"tokens of question '{asked.name}' do not fit the package")
+
+    def check_graphs(self, vision: GraphSpec, prefill: GraphSpec) -> None:
+        """`check`, and that both graphs take and give just what this says, in bounds: to be called before
+        anything of these sizes is allocated. Raises `PackageError`."""
+        self.check()
+        picture = self.picture
+        sizes = {
+            "picture width": picture.width, "picture height": picture.height, "temporal": self.temporal,
+            "rows": self.rows, "columns": self.columns, "most_patches": self.most_patches,
+            "length": self.length, "tokens_per_second": self.tokens_per_second,
+        }  # fmt: skip
+        low = {name: size for name, size in sizes.items() if size < 1}
+        if low or picture.width * picture.height > MAX_PICTURE_PIXELS:
+            raise PackageError(
+                "sizes of a vision-language package",
+                expected=f"all above 0, pictures of at most {MAX_PICTURE_PIXELS} pixels",
+                found=low or f"{picture.width}x{picture.height}",
+            )
+        specs = (*vision.inputs, *vision.outputs, *prefill.inputs, *prefill.outputs)
+        if any(side < 1 for spec in specs for side in spec.shape):
+            raise PackageError("graphs of a vision-language package", expected="fixed shapes")
+        held = sum(math.prod(spec.shape) * _itemsize(spec) for spec in specs)
+        if held > MAX_HELD_BYTES:
+            raise PackageError(
+                "inputs and outputs of a vision-language package",
+                expected=f"<= {MAX_HELD_BYTES} bytes",
+                found=held,
+            )
+        for graph, side, wanted, found in (
+            (VISION, "inputs", self._vision_inputs(), vision.inputs),
+            (VISION, "outputs", self._vision_outputs(vision), vision.outputs),
+            (PREFILL, "inputs", self._prefill_inputs(vision), prefill.inputs),
+            (PREFILL, "outputs", self._prefill_outputs(prefill), prefill.outputs),
+        ):
+            _require_tensors(f"{side} of graph '{graph}'", wanted, found)
+        scores = next(spec.shape[0] for spec in prefill.outputs if spec.name == "logits")
+        for asked in self.questions:
+            self._check_question(asked, scores)
+
+    def _vision_inputs(self) -> _Wanted:
+        return {"frames": ("uint8", (self.temporal, self.picture.height, self.picture.width, 3))}
+
+    def _vision_outputs(self, vision: GraphSpec) -> _Wanted:
+        """`features` and perhaps `deep`, as wide as the graph says."""
+        shapes = {spec.name: spec.shape for spec in vision.outputs}
+        wide = shapes.get("features", (1,))[-1:]
+        wanted: _Wanted = {"features": ("float32", (self.patch_tokens, *wide))}
+        if "deep" in shapes:
+            wanted["deep"] = ("float32", (*shapes["deep"][:1], self.patch_tokens, *wide))
+        return wanted
+
+    def _prefill_inputs(self, vision: GraphSpec) -> _Wanted:
+        seen = self.most_patches * self.patch_tokens
+        return {
+            "tokens": ("int64", (self.length,)),
+            "positions": ("int64", (3, self.length)),
+            "last": ("int64", (1,)),
+            **{
+                name: (dtype, (*shape[:-2], seen, *shape[-1:]))
+                for name, (dtype, shape) in self._vision_outputs(vision).items()
+            },
+        }
+
+    def _prefill_outputs(self, prefill: GraphSpec) -> _Wanted:
+        shapes = {spec.name: spec.shape for spec in prefill.outputs}
+        wanted: _Wanted = {"logits": ("float32", shapes.get("logits", ())[:1] or (1,))}
+        return wanted | ({"normaliser": ("float32", (1,))} if self.normaliser else {})
+
+    def _check_question(self, asked: Asked, scores: int) -> None:
+        """That its answers can be read off `scores` logits and its prompts fit the graphs."""
+        count = len(asked.choices)
+        good = all(len(worth) == count for worth in asked.values.values()) and count > 1
+        good &= bool(asked.values) or ("earlier" in asked.clips and count == 2)
+        for prompt in asked.prompts.values():
+            for branch in prompt.branches:
+                good &= len(branch.columns) == count and max(branch.columns, default=-1) >= 0
+                good &= all(-1 <= column < scores for column in branch.columns)
+        if not good or not asked.frames.cameras:
+            raise PackageError(
+                f"choices of question '{asked.name}'",
+                expected=f"a camera, and of each of {count} choices a worth and a place in {scores} logits",
+            )
+        shown = {"ends": 2, "last": 1}.get(asked.frames.layout, asked.frames.most)
+        frames = (shown if clip == "video" else 1 for clip in asked.clips)
+        patches = sum(-(-number // self.temporal) for number in frames)
+        # At least: the times of dated patches and what stands between them come on top.
+        used = patches * self.patch_tokens + max(
+            sum(map(len, prompt.texts)) + max(len(branch.ids) for branch in prompt.branches)
+            for prompt in asked.prompts.values()
+        )
+        if patches > self.most_patches or used > self.length:
+            raise PackageError(
+                f"prompts of question '{asked.name}' are longer than the graphs",
+                expected=f"<= {self.length} tokens and {self.most_patches} temporal patches",
+                found=f"{used} and {patches}",
+            )
+
+
+_Wanted = dict[str, tuple[str, tuple[int, ...]]]
+"""dtype and shape of each tensor by name."""
+
+
+def _itemsize(spec: TensorSpec) -> int:
+    """Of a tensor of these graphs; what has another dtype is refused by name later."""
+    return {"uint8": 1, "float32": 4}.get(spec.dtype, 8)
+
+
+def _require_tensors(
+    what: str, wanted: Mapping[str, object], specs: tuple[TensorSpec, ...]
+) -> None:
+    found = {spec.name: (spec.dtype, spec.shape) for spec in specs}
+    if found != wanted:
+        raise PackageError(
+            f"{what} are not what the package's prompts need", expected=wanted, found=found
+        )
 
 
 class EncoderSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

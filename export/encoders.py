@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,20 +12,19 @@ import numpy as np
 from contracts.errors import ConfigError, PackageError
 from contracts.files.packages import Package
 from contracts.package import Provenance
-from contracts.pictures import Filter, PictureRule, prepare
+from contracts.pictures import prepare
 from contracts.specs import ObservationSpec
 from contracts.vlm import EncoderSpec
 from export.exporters import AUTO
 from export.onnx import GraphSource
 from export.package import draft_manifest, export_package
 from export.pictures import recorded
+from export.preprocessors import picture_rule, read_json, three
 from export.provenance import versions
 from export.towers.encoders import ImageEncoder, TextEncoder
 
 KINDS = ("clip", "siglip")
 _GOLDEN_PICTURES = 4
-FILTERS: dict[int, Filter] = {1: "lanczos", 2: "bilinear", 3: "bicubic"}
-"""Pillow's numbers, as preprocessor files have them."""
 
 
 def export_encoder(
@@ -38,7 +36,7 @@ def export_encoder(
     return package_encoder(
         model,
         tokenizer,
-        _json(source / "preprocessor_config.json"),
+        read_json(source / "preprocessor_config.json"),
         pictures,
         folder,
         texts,
@@ -67,9 +65,7 @@ def package_encoder(
     rule = picture_rule(settings, int(model.config.vision_config.image_size))
     model = model.eval()
     model.set_attn_implementation("eager")
-    image = ImageEncoder(
-        model, _three(settings, "image_mean"), _three(settings, "image_std")
-    ).eval()
+    image = ImageEncoder(model, three(settings, "image_mean"), three(settings, "image_std")).eval()
     text = TextEncoder(model).eval()
     tokens = _tokens(tokenizer, texts, text)
     shown = np.stack([prepare(frame, rule) for frame in recorded(pictures, _GOLDEN_PICTURES)])
@@ -124,35 +120,6 @@ def package_encoder(
     return export_package(folder, draft, graphs, golden, (), exporter)
 
 
-def picture_rule(settings: Mapping[str, Any], side: int) -> PictureRule:
-    """What the checkpoint's own processor does to a picture, for a tower of `side` x `side`. Raises
-    `PackageError` for a processor that does something else."""
-    size = settings.get("size", side)
-    size = size if isinstance(size, dict) else {"shortest_edge": size}
-    crop = bool(settings.get("do_center_crop", False))
-    cut = settings.get("crop_size", side)
-    cut = cut if isinstance(cut, dict) else {"height": cut, "width": cut}
-    whole = (int(size.get("height", 0)), int(size.get("width", 0)))
-    good = (
-        int(size.get("shortest_edge", 0)) == side and (cut["height"], cut["width"]) == (side, side)
-        if crop
-        else whole == (side, side)
-    )
-    number = int(settings.get("resample", 3))
-    if (
-        not good
-        or number not in FILTERS
-        or abs(settings.get("rescale_factor", 1 / 255) * 255 - 1) > 1e-6
-    ):
-        raise PackageError(
-            "what the checkpoint's processor does to a picture",
-            expected=f"scaled to {side}x{side}, or its shorter side to {side} and the middle cut out, "
-            "and divided by 255",
-            found={name: settings.get(name) for name in ("size", "crop_size", "resample")},
-        )
-    return PictureRule(side, side, FILTERS[number], crop)
-
-
 def _tokens(tokenizer: Any, texts: Sequence[str], encoder: TextEncoder) -> np.ndarray:
     """int64[N, L], padded as the model was trained. Raises `ConfigError` for a text that is too long."""
     found = tokenizer(list(texts), padding="max_length", max_length=encoder.length)["input_ids"]
@@ -164,13 +131,6 @@ def _tokens(tokenizer: Any, texts: Sequence[str], encoder: TextEncoder) -> np.nd
         if encoder.causal and encoder.end not in ids:
             raise PackageError(f"the tokenizer does not end a text with token {encoder.end}")
     return np.array(found, np.int64)
-
-
-def _three(settings: Mapping[str, Any], name: str) -> tuple[float, ...]:
-    found = settings.get(name)
-    if not isinstance(found, list) or len(found) != 3:
-        raise PackageError(f"{name} of the preprocessor", expected="three numbers", found=found)
-    return tuple(map(float, found))
 
 
 def _load(source: Path) -> tuple[Any, Any]:
@@ -196,10 +156,3 @@ def _load(source: Path) -> tuple[Any, Any]:
             f"weights of {source}", expected="all of them", found=f"without {odd[:3]}"
         )
     return model, tokenizer
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError) as error:
-        raise PackageError(f"{path} can't be read", found=str(error)) from error

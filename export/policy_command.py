@@ -10,6 +10,10 @@ import typer
 from contracts.errors import ConfigError, PackageError
 
 _PANEL = "LeRobot checkpoints (ACT, Diffusion)"
+_DRAWN = (
+    "golden observations are drawn at random, not recorded: parity is not shown on what the robot sees; "
+    "give --dataset"
+)
 
 
 def command(
@@ -78,10 +82,6 @@ def command(
     from export.summary import show
     from trainer.policies.flow import CONFIG_FILE
 
-    if noise_actor:
-        made = export_steered(source, package, noise_actor, exporter)
-        show(made, replay(made), json)
-        return
     robot = RobotOptions(
         robot_type=robot_type,
         joints=tuple(name.strip() for name in joints.split(",") if name.strip()),
@@ -91,6 +91,16 @@ def command(
         calibration=calibration,
         dataset=dataset,
     )
+    told = robot != RobotOptions() or bool(scheduler or steps)
+    if noise_actor:
+        if told:
+            raise ConfigError(
+                "a noise actor steers a policy of our own, which knows its robot",
+                remedy=f"leave out the options of {_PANEL}",
+            )
+        made = export_steered(source, package, noise_actor, exporter)
+        show(made, replay(made), json)
+        return
     ours, lerobot = (source / CONFIG_FILE).is_file(), find_checkpoint(source) is not None
     if not ours and not lerobot:
         raise PackageError(
@@ -102,19 +112,20 @@ def command(
             else "no folder",
         )
     if ours:
-        if robot != RobotOptions() or scheduler or steps:
+        if told:
             raise ConfigError(
                 f"{source} is a policy of our own, which knows its robot",
                 remedy=f"leave out the options of {_PANEL}",
             )
-        made = export_policy(source, package, exporter)
+        made, remarks = export_policy(source, package, exporter), []
     else:
         from export.lerobot.package import export_checkpoint
 
         made = export_checkpoint(
             source, package, robot, scheduler=scheduler, steps=steps, exporter=exporter
         )
-    show(made, replay(made), json)
+        remarks = [] if dataset else [_DRAWN]
+    show(made, replay(made), json, remarks)
 
 
 def _pairs(words: list[str]) -> dict[str, str]:

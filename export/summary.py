@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 import typer
 
@@ -9,8 +11,8 @@ from contracts.files.packages import Package
 from export.parity.measure import Parity
 
 
-def show(package: Package, found: list[Parity], as_json: bool) -> None:
-    """Print what a package is and how near its engine is to torch; as JSON on request."""
+def show(package: Package, found: list[Parity], as_json: bool, remarks: Sequence[str] = ()) -> None:
+    """Print what a package is and how near its engine is to torch, and `remarks`; as JSON on request."""
     manifest = package.manifest
     sizes = {path.name: path.stat().st_size for path in sorted(package.folder.iterdir())}
     pushed = sum(package.weights[spec.name].nbytes for spec in manifest.refinable)
@@ -34,6 +36,7 @@ def show(package: Package, found: list[Parity], as_json: bool) -> None:
                 }
                 for one in found
             ],
+            "remarks": list(remarks),
         }
         typer.echo(msgspec.json.encode(report).decode())
         return
@@ -50,3 +53,5 @@ def show(package: Package, found: list[Parity], as_json: bool) -> None:
             f"  {one.graph}.{one.output}: largest difference from torch {one.largest_error:.1e} "
             f"over {one.cases} cases (largest value {one.scale:.3g})"
         )
+    for remark in remarks:
+        typer.echo(f"  {remark}")

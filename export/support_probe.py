@@ -6,6 +6,7 @@ else may live in it. Each finding is written as it is made: what was found befor
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 import time
 from collections import Counter
@@ -14,9 +15,9 @@ from typing import Any
 
 import msgspec
 
-from contracts.errors import EntracteError
-from contracts.files.packages import read_manifest
-from contracts.package import GraphSpec
+from contracts.errors import EntracteError, PackageError
+from contracts.files.packages import Package, load_package
+from runtime.engines import building, cuda, refinable_names
 
 
 class Refused(msgspec.Struct, frozen=True):
@@ -77,107 +78,60 @@ def probe(folder: Path, graph: str, result: Path) -> None:
 
 
 def _probe(trt: Any, folder: Path, graph: str, found: GraphSupport, at: Any) -> None:
-    manifest = read_manifest(folder)
-    spec = manifest.graph(graph)
-    prefix = f"{graph}/"
-    names = [
-        tensor.name.removeprefix(prefix)
-        for tensor in manifest.refinable
-        if tensor.name.startswith(prefix)
-    ]
+    package = load_package(folder)
+    names = refinable_names(package, graph)
     logger = _quiet_logger(trt)
     at("parsing")
-    network = _parsed(trt, logger, folder / spec.file, found)
-    if network is None:
+    builder = trt.Builder(logger)
+    network, parser, found.parsed = building.try_parse(trt, logger, builder, package, graph)
+    found.unsupported = tuple(_refused(parser.get_error(i)) for i in range(parser.num_errors))
+    kinds = Counter(network.get_layer(i).type.name for i in range(network.num_layers))
+    found.layers = dict(kinds.most_common())
+    if not found.parsed:
         return
-    builder, network, parser = network
     at("marking weights")
-    taken = {name for name in names if network.mark_weights_refittable(name)}
-    found.refinable, found.refittable = len(names), len(taken)
-    found.not_refittable = tuple(name for name in names if name not in taken)
-    del builder, network, parser
+    found.not_refittable = tuple(n for n in names if not network.mark_weights_refittable(n))
+    found.refinable, found.refittable = len(names), len(names) - len(found.not_refittable)
+    del network, parser, builder
     at("the plain build")
-    started = time.monotonic()
-    plan = _plan(trt, logger, folder / spec.file, spec, ())
-    found.build_s = round(time.monotonic() - started, 2)
-    if plan is None:
-        found.failed = "; ".join(logger.said[-3:]) or "the plain build gave no plan"
+    manifest = msgspec.structs.replace(package.manifest, refinable=())
+    plain = dataclasses.replace(package, manifest=manifest)
+    built = _built(trt, logger, plain, graph, found)
+    if built is None:
         return
-    found.built, found.plan_bytes = True, plan
-    _refit_build(trt, logger, folder / spec.file, spec, tuple(taken), found, at)
+    found.built, (found.plan_bytes, found.build_s) = True, built
+    _refit_build(trt, logger, package, graph, found, at)
 
 
 def _refit_build(
-    trt: Any,
-    logger: Any,
-    path: Path,
-    spec: GraphSpec,
-    names: tuple[str, ...],
-    found: GraphSupport,
-    at: Any,
+    trt: Any, logger: Any, package: Package, graph: str, found: GraphSupport, at: Any
 ) -> None:
-    from runtime.engines import cuda
-
     device = cuda.look()
     if isinstance(device, str):
         found.not_run = f"refit build and inference: {device}"
         return
-    if not names:
+    if not found.refinable:
         found.not_run = "refit build: nothing is refinable"
         return
     at("the refit build")
     device.use_here()
+    built = _built(trt, logger, package, graph, found)
+    if built is not None:
+        found.refit_built, found.refit_build_s = True, built[1]
+
+
+def _built(
+    trt: Any, logger: Any, package: Package, graph: str, found: GraphSupport
+) -> tuple[int, float] | None:
+    """Bytes of the plan that `robot-export build` would make, and the seconds it took; None, with the reason
+    in `found`, where TensorRT gives none."""
     started = time.monotonic()
-    found.refit_built = _plan(trt, logger, path, spec, names) is not None
-    found.refit_build_s = round(time.monotonic() - started, 2)
-    if not found.refit_built:
-        found.failed = "; ".join(logger.said[-3:]) or "the refit build gave no plan"
-
-
-def _parsed(trt: Any, logger: Any, path: Path, found: GraphSupport | None) -> Any:
-    """(builder, network, parser), which must live as long as any of them is used; None, with the reasons in
-    `found`, where the parser refuses."""
-    flags = 0
-    strongly_typed = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
-    if strongly_typed is not None:  # 11 knows no other kind
-        flags = 1 << int(strongly_typed)
-    builder = trt.Builder(logger)
-    network = builder.create_network(flags)
-    parser = trt.OnnxParser(network, logger)
-    parsed = parser.parse_from_file(str(path))
-    if found is not None:
-        found.parsed = bool(parsed)
-        found.unsupported = tuple(
-            _refused(parser.get_error(index)) for index in range(parser.num_errors)
-        )
-        kinds = Counter(network.get_layer(i).type.name for i in range(network.num_layers))
-        found.layers = dict(kinds.most_common())
-    return (builder, network, parser) if parsed else None
-
-
-def _plan(
-    trt: Any, logger: Any, path: Path, spec: GraphSpec, refittable: tuple[str, ...]
-) -> int | None:
-    """Bytes of the plan, None where TensorRT gives none."""
-    from runtime.engines.building import profile_shapes
-
-    parsed = _parsed(trt, logger, path, None)
-    if parsed is None:
+    try:
+        plan = building.build_plan(trt, logger, package, graph)
+    except PackageError as error:
+        found.failed = "; ".join(logger.said[-3:]) or str(error)
         return None
-    builder, network, _parser = parsed
-    config = builder.create_builder_config()
-    for name in refittable:
-        network.mark_weights_refittable(name)
-    if refittable:
-        config.set_flag(trt.BuilderFlag.REFIT_INDIVIDUAL)
-    dynamic = [tensor for tensor in spec.inputs if -1 in tensor.shape]
-    if dynamic:
-        profile = builder.create_optimization_profile()
-        for tensor in dynamic:
-            profile.set_shape(tensor.name, *profile_shapes(tensor, 1))
-        config.add_optimization_profile(profile)
-    plan = builder.build_serialized_network(network, config)
-    return None if plan is None else int(plan.nbytes)
+    return len(plan), round(time.monotonic() - started, 2)
 
 
 def _refused(error: Any) -> Refused:

@@ -4,8 +4,7 @@ prompts in tokens, golden vectors. The reference is the trainer's reward model `
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,10 +21,10 @@ from contracts.pictures import PictureRule, prepare
 from contracts.specs import CameraSpec, ObservationSpec
 from contracts.vlm import PREFILL, VISION, VlmSpec
 from contracts.vlm_prompts import clips_of, lay_out
-from export.encoders import FILTERS
 from export.onnx import GraphSource
 from export.package import draft_manifest, export_package, torch_outputs
 from export.pictures import recorded
+from export.preprocessors import FILTERS, read_json, require_usual, three
 from export.provenance import versions
 from export.towers.prefill import Prefill
 from export.towers.sequencers import SmolVlm, qwen
@@ -249,7 +248,8 @@ def _smolvlm(loaded: Loaded, options: VlmOptions) -> _Family:
     from transformers import AutoTokenizer
 
     net, folder = loaded.model, loaded.folder
-    settings = _json(folder / "preprocessor_config.json")
+    settings = read_json(folder / "preprocessor_config.json")
+    require_usual(settings)
     side = int(net.config.vision_config.image_size)
     tokenizers: Any = AutoTokenizer
     tokenizer = tokenizers.from_pretrained(folder)
@@ -259,7 +259,7 @@ def _smolvlm(loaded: Loaded, options: VlmOptions) -> _Family:
     vectors = int(net.model.image_seq_len)
     picture = tokenizer.convert_ids_to_tokens(net.config.image_token_id)
     sequencer = SmolVlm(tokenizer, template, picture, vectors)
-    mean, std = (tuple(map(float, settings[name])) for name in ("image_mean", "image_std"))
+    mean, std = three(settings, "image_mean"), three(settings, "image_std")
     rule = PictureRule(side, side, FILTERS[int(settings.get("resample", 1))])
     return _Family(
         vision=SmolVision(net.model, mean, std).eval(),
@@ -279,13 +279,8 @@ def _template(folder: Path) -> str:
     if written.is_file():
         return written.read_text(encoding="utf-8")
     found = (
-        _json(folder / "chat_template.json") if (folder / "chat_template.json").is_file() else {}
+        read_json(folder / "chat_template.json")
+        if (folder / "chat_template.json").is_file()
+        else {}
     )
     return str(found.get("chat_template", ""))
-
-
-def _json(path: Path) -> Mapping[str, Any]:
-    try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError) as error:
-        raise PackageError(f"{path} can't be read", found=str(error)) from error

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
-import numpy as np
 
 from contracts import __version__
 from contracts.errors import DeviceError, EntracteError
@@ -306,8 +305,6 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="runtime.control", description=__doc__)
     parser.add_argument("--run-dir", type=Path, required=True)
     run = Run.load(parser.parse_args().run_dir)
-    # Numpy looks at subnormals once; engines switch them off (they are 100 times slower), and it would warn.
-    np.finfo(np.float32), np.finfo(np.float64)
     sys.setswitchinterval(0.0005)  # a worker thread may keep the loop waiting no longer than this
     with Board.open(run.board_path) as board:
 

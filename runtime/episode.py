@@ -126,7 +126,8 @@ class Episode:
         complete = len(seen.frames) == len(robot.senses.cameras)
         pictures, state = seen.pictures(), seen.joints.positions
         if complete:
-            self._history.add(pictures, state)
+            # Periods, not ticks: what a camera or the loop missed is time all the same.
+            self._history.add(robot.pace.tick + robot.pace.missed, pictures, state)
         if policy and self._scheduler.is_due(step) and not robot.policy_lane.busy:
             if complete:
                 number = self._scheduler.asked(step)

@@ -15,18 +15,21 @@ Seen = tuple[Mapping[str, np.ndarray], np.ndarray]
 
 
 class History:
-    """`observations` of them are wanted, `apart` ticks from one to the next: as the policy was trained."""
+    """`observations` of them are wanted, `apart` periods of the loop from one to the next: as the policy was
+    trained."""
 
     def __init__(self, observations: int, apart: int) -> None:
         self._wanted, self._apart = observations, apart
-        self._seen: deque[Seen] = deque(maxlen=(observations - 1) * apart + 1)
+        self._seen: deque[tuple[int, Seen]] = deque(maxlen=(observations - 1) * apart + 1)
 
-    def add(self, pictures: Mapping[str, np.ndarray], state: np.ndarray) -> None:
-        """The observation of this tick; call once in every tick that has one. Nobody may write to it."""
-        self._seen.append((pictures, state))
+    def add(self, period: int, pictures: Mapping[str, np.ndarray], state: np.ndarray) -> None:
+        """The observation of this `period` of the loop, which only grows: those without a tick, or whose tick
+        had no observation, count too. Nobody may write to it."""
+        self._seen.append((period, (pictures, state)))
 
     def earlier(self) -> list[Seen]:
-        """Those that go before the newest, oldest first; before the episode's first there is the first."""
-        newest = len(self._seen) - 1
-        steps = range(self._wanted - 1, 0, -1)
-        return [self._seen[max(0, newest - step * self._apart)] for step in steps]
+        """Those that go before the newest, oldest first: of each period that is wanted the nearest there is
+        (of two the older). Before the episode's first there is the first."""
+        newest = self._seen[-1][0]
+        wanted = (newest - back * self._apart for back in range(self._wanted - 1, 0, -1))
+        return [min(self._seen, key=lambda one, w=period: abs(one[0] - w))[1] for period in wanted]  # type: ignore[misc]

@@ -7,15 +7,18 @@ own when to infer (scheduler) nor which head is active (swapper).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from contracts.errors import ConfigError, EntracteError, PackageError
+from contracts.files import atomic
 from contracts.files.packages import Package, load_package, read_safetensors
 from contracts.language import encode, unknown_words
 from contracts.package import OBSERVATION_STEPS, ChunkSpec
+from contracts.release import MAX_WEIGHTS_BYTES
 from runtime.config import PolicySection, Run
 from runtime.engines import Engine, EngineOptions, open_engine, options_of
 from runtime.history import Seen
@@ -199,11 +202,16 @@ def open_policy(run: Run) -> PolicyRunner:
         )
     package = open_package(section.package, "policy")
     options = options_of(section)
-    trunk = open_engine(package, "trunk", options)
-    head = open_head(package, options, section.weights)
-    slots = SlotStore(run.slots_dir / "policy", package.package_id)
-    swapper = Swapper("policy", slots, package, head, robot_id=run.config.robot.id)
-    return PolicyRunner(package, trunk, swapper, section)
+    with ExitStack() as opened:
+        trunk = open_engine(package, "trunk", options)
+        opened.callback(trunk.close)
+        head = open_head(package, options, section.weights)
+        opened.callback(head.close)
+        slots = SlotStore(run.slots_dir / "policy", package.package_id)
+        swapper = Swapper("policy", slots, package, head, robot_id=run.config.robot.id)
+        runner = PolicyRunner(package, trunk, swapper, section)
+        opened.pop_all()
+    return runner
 
 
 def open_package(folder: str, *models: str) -> Package:
@@ -219,17 +227,19 @@ def open_package(folder: str, *models: str) -> Package:
 
 
 def open_head(package: Package, options: EngineOptions, weights: str) -> Engine:
-    """The head with the package's own weights, or those of a safetensors file."""
-    head = open_engine(package, "head", options)
+    """The head with the package's own weights, or those of a safetensors file. Raises `EntracteError`."""
     if not weights:
-        return head
+        return open_engine(package, "head", options)
     try:
-        data = Path(weights).read_bytes()
-    except OSError as error:
-        raise ConfigError(f"can't read weights {weights}", found=error.strerror) from error
-    refined = head.standby(read_safetensors(data, weights))
-    head.close()
-    return refined
+        data = atomic.read_bytes(Path(weights), MAX_WEIGHTS_BYTES)
+    except (atomic.FileError, OSError) as error:
+        raise ConfigError(f"can't read weights {weights}", found=error) from error
+    tensors = read_safetensors(data, weights)
+    head = open_engine(package, "head", options)
+    try:
+        return head.standby(tensors)
+    finally:
+        head.close()
 
 
 def blank_pictures(run: Run, cameras: tuple[str, ...]) -> dict[str, np.ndarray]:
@@ -250,8 +260,9 @@ def images_for(
     for name in cameras:
         picture = pictures[name]
         if (picture.shape[1], picture.shape[0]) != size:
-            import cv2  # not where the sizes agree: the watchdog and small robots do without
+            # OpenCV: not where the sizes agree, small robots do without.
+            from contracts.images import shrink_to
 
-            picture = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
+            picture = shrink_to(picture, *size)
         inputs[f"images.{name}"] = np.ascontiguousarray(picture)[None]
     return inputs

@@ -7,6 +7,7 @@ threshold so many times in a row. Whatever goes wrong abstains; nothing becomes 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import ExitStack
 
 import numpy as np
 
@@ -138,8 +139,13 @@ def open_reward(run: Run) -> Reward | None:
     options = options_of(section)
     if package.manifest.model == "vlm":
         return open_vlm(run, package, options)
-    trunk = open_engine(package, "trunk", options)
-    head = open_head(package, options, "")
-    slots = SlotStore(run.slots_dir / "reward", package.package_id)
-    swapper = Swapper("reward", slots, package, head, robot_id=run.config.robot.id)
-    return RewardRunner(package, trunk, swapper, section, run.config.loop.rate_hz)
+    with ExitStack() as opened:
+        trunk = open_engine(package, "trunk", options)
+        opened.callback(trunk.close)
+        head = open_head(package, options, "")
+        opened.callback(head.close)
+        slots = SlotStore(run.slots_dir / "reward", package.package_id)
+        swapper = Swapper("reward", slots, package, head, robot_id=run.config.robot.id)
+        runner = RewardRunner(package, trunk, swapper, section, run.config.loop.rate_hz)
+        opened.pop_all()
+    return runner

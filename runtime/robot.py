@@ -9,7 +9,6 @@ import sys
 import time
 from dataclasses import dataclass, field
 
-from contracts.errors import EntracteError
 from contracts.reward import RewardSignal
 from contracts.specs import ActionSpec, ObservationSpec, require_compatible
 from runtime import pacing
@@ -94,17 +93,19 @@ class Robot:
         return kept and not self.board.stop_requested
 
     def close(self) -> None:
-        """The arm in hold and every device closed; never raises."""
+        """The arm in hold, every device and engine closed; never raises."""
         for close in (
             self.policy_lane.close,
             self.reward_lane.close,
             self.gate.close,
             self.senses.close,
             self.scene.close,
+            # After the lanes, which nothing is in flight in then, and after what moves.
+            *(runner.close for runner in (self.policy, self.reward) if runner),
         ):
             try:
                 close()
-            except (EntracteError, OSError) as error:
+            except Exception as error:  # the rest must be closed whatever one of them does
                 print(f"control: {error}", file=sys.stderr)
 
 

@@ -25,9 +25,18 @@ from contracts.release import MAX_WEIGHTS_BYTES, verify_weights
 from contracts.weights import read_tensors
 from runtime.engines import Engine
 from runtime.slots import Slot, SlotStore, boot_id
-from runtime.swap_checks import Arrays, SwapLimits, check_latency, check_outputs, norm_change
+from runtime.swap_checks import (
+    Arrays,
+    SwapLimits,
+    check_latency,
+    check_outputs,
+    norm_change,
+    with_candidates,
+)
 
 WARM_UP_RUNS = 2
+CANDIDATE_RUNS = 10
+"""Timed runs with the release's own number of candidates: enough that one pause is no verdict."""
 
 
 @dataclass
@@ -231,15 +240,16 @@ class Swapper:
             )
         standby = self.active.engine.standby(tensors)
         try:
-            self._replay(standby)
+            self._replay(standby, manifest.samples)
         except BaseException:
             standby.close()
             raise
         settings = {**self.package.manifest.settings, **manifest.settings}
         return ActiveHead(standby, manifest.publish_seq, manifest.samples, settings, name)
 
-    def _replay(self, standby: Engine) -> None:
-        """Golden and recorded observations through the active engine and the standby."""
+    def _replay(self, standby: Engine, samples: int) -> None:
+        """Golden and recorded observations through the active engine and the standby, and one of them with
+        the number of candidates that the release draws."""
         cases: list[Arrays] = [case.inputs for case in self.package.golden.get("head", ())]
         cases += list(self._recent)
         if not cases:
@@ -258,8 +268,15 @@ class Swapper:
             # The next run writes over both.
             before.append({name: array.copy() for name, array in old.items()})
             after.append({name: array.copy() for name, array in new.items()})
-        problems = check_outputs(self.package.manifest, before, after, self.limits)
         late = check_latency(before_s, after_s, self.limits)
+        drawn = with_candidates(self.package.manifest.chunk, standby.inputs, cases[-1], samples)
+        if drawn is not None:
+            # Last, so that its buffers are the last that the standby would let go.
+            new, new_s = _run_candidates(standby, drawn, samples)
+            after.append(new)
+            before.append({name: a.copy() for name, a in self.active.engine.run(drawn).items()})
+            late = late or check_latency(before_s, new_s, self.limits)
+        problems = check_outputs(self.package.manifest, before, after, self.limits)
         if problems or late:
             reason = "replay" if problems else "latency"
             raise ReleaseRejected(
@@ -281,3 +298,25 @@ class Swapper:
             staged_s=slot.staged_s if slot.staged_s >= 0 else math.nan,
             swapped_s=now if outcome == "swapped" else math.nan,
         )
+
+
+def _run_candidates(
+    standby: Engine, inputs: Arrays, samples: int
+) -> tuple[dict[str, np.ndarray], list[float]]:
+    """Outputs (the caller's) and seconds of each run, after what the first runs bind and capture. Raises
+    `ReleaseRejected` for a number of candidates that the engine does not take."""
+    try:
+        for _ in range(WARM_UP_RUNS):
+            standby.run(inputs)
+    except Exception as error:  # whatever an engine raises, it would raise in the episode
+        raise ReleaseRejected(
+            "samples",
+            f"the engine does not take the release's {samples} candidates",
+            found=str(error),
+        ) from error
+    taken_s = []
+    for _ in range(CANDIDATE_RUNS):
+        start = time.perf_counter()
+        answer = standby.run(inputs)
+        taken_s.append(time.perf_counter() - start)
+    return {name: array.copy() for name, array in answer.items()}, taken_s

@@ -11,9 +11,12 @@ from collections.abc import Mapping, Sequence
 import msgspec
 import numpy as np
 
-from contracts.package import PackageManifest
+from contracts.errors import ReleaseRejected
+from contracts.package import ChunkSpec, PackageManifest, TensorSpec
 
 Arrays = Mapping[str, np.ndarray]
+MOST_CANDIDATES = 1024
+"""Of a release, whatever its engine takes: noise for them is drawn before the engine can refuse it."""
 
 
 class SwapLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -37,6 +40,29 @@ def norm_change(base: Arrays, new: Arrays) -> float:
     change = sum(float(np.sum((new[name].astype(np.float64) - base[name]) ** 2)) for name in base)
     size = sum(float(np.sum(base[name].astype(np.float64) ** 2)) for name in base)
     return float(np.sqrt(change / max(size, 1e-12)))
+
+
+def with_candidates(
+    chunk: ChunkSpec | None, inputs: Sequence[TensorSpec], seen: Arrays, samples: int
+) -> Arrays | None:
+    """The head inputs `seen` with fresh noise for `samples` candidates; None where the release leaves their
+    number open (0) or the head draws always as many. Raises `ReleaseRejected` for a number that it never
+    draws."""
+    shape = next((spec.shape for spec in inputs if spec.name == "noise"), None)
+    if chunk is None:
+        return None
+    drawn = shape[0] if shape else 1
+    if not 0 <= samples <= MOST_CANDIDATES or (drawn > 0 and samples not in (0, 1, drawn)):
+        raise ReleaseRejected(
+            "samples",
+            "the release asks for candidates that this policy does not draw",
+            expected=f"{drawn} or 0" if drawn > 0 else f"0 to {MOST_CANDIDATES}",
+            found=samples,
+        )
+    if shape is None or drawn > 0 or samples == 0:
+        return None
+    noise = np.random.default_rng(0).standard_normal((samples, *shape[1:])) * chunk.noise_scale
+    return {**seen, "noise": noise.astype(np.float32)}
 
 
 def check_outputs(

@@ -10,6 +10,7 @@ import hashlib
 import math
 from collections import OrderedDict
 from collections.abc import Mapping
+from contextlib import ExitStack
 
 import numpy as np
 
@@ -151,7 +152,7 @@ def spec_of(package: Package) -> VlmSpec:
             expected="a vision-language model (robot-export vlm)",
             found=manifest.model,
         )
-    manifest.vlm.check()
+    manifest.vlm.check_graphs(manifest.graph(VISION), manifest.graph(PREFILL))
     return manifest.vlm
 
 
@@ -168,12 +169,15 @@ def require_size(spec: VlmSpec, asked: Asked, width: int, height: int) -> None:
 
 def open_scorer(package: Package, options: EngineOptions) -> VlmScorer:
     """A scorer on engines of one kind. Raises `PackageError`."""
-    vision = open_engine(package, VISION, options)
-    try:
-        return VlmScorer(package, vision, open_engine(package, PREFILL, options))
-    except BaseException:
-        vision.close()
-        raise
+    spec_of(package)  # before anything takes memory
+    with ExitStack() as opened:
+        vision = open_engine(package, VISION, options)
+        opened.callback(vision.close)
+        prefill = open_engine(package, PREFILL, options)
+        opened.callback(prefill.close)
+        scorer = VlmScorer(package, vision, prefill)
+        opened.pop_all()
+    return scorer
 
 
 def _only_view(asked: Asked, video: Video) -> np.ndarray:

@@ -23,6 +23,8 @@ from runtime.vlm import VlmScorer, open_scorer, require_size
 
 _MOST_KEPT = 1024
 """Frames of an episode; of a longer one every other is dropped, again and again."""
+_MOST_BYTES = 1 << 30
+"""Of those frames: of large pictures fewer are kept."""
 
 
 class VlmRunner:
@@ -41,7 +43,9 @@ class VlmRunner:
         """Ticks between two scores. What is looked at are the frames of these moments."""
         self._more = round(section.end_after_s * loop_rate_hz / self.every)
         picture = self._spec.picture
-        self._frames = np.zeros((_MOST_KEPT, picture.height, picture.width, 3), np.uint8)
+        size = picture.height * picture.width * 3
+        self._most = min(_MOST_KEPT, _MOST_BYTES // size) // 2 * 2
+        self._frames = np.zeros((self._most, picture.height, picture.width, 3), np.uint8)
         self._steps: list[int] = []
         self._instruction = ""
         self._sure = 0
@@ -66,15 +70,11 @@ class VlmRunner:
         """The signals of one moment of the episode; moments come in order. Never raises."""
         if self._camera not in pictures:
             return abstain(step, f"no picture of camera '{self._camera}'", self.model_id)
-        if len(self._steps) == _MOST_KEPT:
-            self._frames[: _MOST_KEPT // 2] = self._frames[::2].copy()
-            self._steps = self._steps[::2]
-        kept = len(self._steps)
-        self._frames[kept] = prepare(pictures[self._camera], self._spec.picture)
-        self._steps.append(step)
-        steps = np.array(self._steps, np.int64)
-        seen = {self._camera: self._frames[: kept + 1]}
-        video = Video(seen, (steps - steps[0]) / self._loop_rate_hz, steps)
+        try:
+            video = self._seen_until(pictures[self._camera], step)
+        except Exception as error:  # whatever is wrong with a picture, it is no score
+            why = f"no moment of the video: {type(error).__name__}: {error}"
+            return abstain(step, why, self.model_id)
         return self._scorer.score(video, self._instruction)
 
     def is_complete(self, signal: RewardSignal) -> bool:
@@ -98,9 +98,25 @@ class VlmRunner:
     def close(self) -> None:
         self._scorer.close()
 
+    def _seen_until(self, picture: np.ndarray, step: int) -> Video:
+        """The episode's frames with this one; keeps it."""
+        if len(self._steps) == self._most:
+            self._frames[: self._most // 2] = self._frames[::2].copy()
+            self._steps = self._steps[::2]
+        kept = len(self._steps)
+        self._frames[kept] = prepare(picture, self._spec.picture)
+        steps = np.array([*self._steps, step], np.int64)
+        seen = {self._camera: self._frames[: kept + 1]}
+        video = Video(seen, (steps - steps[0]) / self._loop_rate_hz, steps)
+        self._steps.append(step)  # only now: one that does not fit must not spoil those after it
+        return video
+
 
 def open_vlm(run: Run, package: Package, options: EngineOptions) -> VlmRunner:
     """Raises `EntracteError`."""
-    return VlmRunner(
-        package, open_scorer(package, options), run.config.reward, run.config.loop.rate_hz
-    )
+    scorer = open_scorer(package, options)
+    try:
+        return VlmRunner(package, scorer, run.config.reward, run.config.loop.rate_hz)
+    except BaseException:
+        scorer.close()
+        raise

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from trainer.rewards.frames import Video
+from contracts.frames import Video
 from trainer.rewards.prompts import load_prompt
 
 SPECIAL = (

@@ -17,7 +17,7 @@ from contracts.errors import ConfigError
 from contracts.files.dataset_reader import DatasetReader
 from contracts.messages import SessionStart
 from contracts.package import Provenance
-from contracts.specs import require_compatible
+from contracts.specs import is_gripper, require_compatible
 from trainer.demonstrations import Samples
 from trainer.policies.flow import FlowConfig
 
@@ -50,7 +50,7 @@ def first_config(
         image_height=height,
         image_width=width,
         vocabulary=language.build_vocabulary(instructions),
-        relative=tuple(not name.startswith("gripper") for name in first.action.names),
+        relative=tuple(not is_gripper(name) for name in first.action.names),
     )
 
 

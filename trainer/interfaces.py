@@ -14,9 +14,9 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
+from contracts.frames import FrameContract, Video
 from contracts.messages import EpisodeEnd, EpisodeStart, SessionStart
 from contracts.reward import RewardSignal
-from trainer.rewards.frames import FrameContract, Video
 
 
 class EpisodeKey(NamedTuple):

@@ -33,6 +33,8 @@ TOO_FEW = 16
 FLAT_PICTURE = 2.0
 """Standard deviation of grey levels within a picture below which there is nothing on it."""
 
+_BEFORE = "before."
+
 Fitness = Literal["good", "thin", "bad"]
 
 
@@ -44,9 +46,15 @@ class Row:
     stratum: Stratum
 
 
+def before(name: str, back: int) -> str:
+    """Name of a trunk's input `back` periods earlier: "before.1/state"; of none, the name itself."""
+    return f"{_BEFORE}{back}/{name}" if back else name
+
+
 @dataclass(frozen=True)
 class Part:
-    """Samples: `inputs` by the trunk's names, stacked; `rows` one per sample."""
+    """Samples: `inputs` by the trunk's names, stacked; `rows` one per sample. Of a policy that looks at
+    several observations `inputs` also has the earlier ones, under the names that `before` gives."""
 
     inputs: dict[str, np.ndarray]
     rows: tuple[Row, ...]
@@ -54,9 +62,20 @@ class Part:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def sample(self, index: int) -> dict[str, np.ndarray]:
-        """One sample as a batch of one."""
-        return {name: array[index : index + 1] for name, array in self.inputs.items()}
+    def sample(self, index: int, back: int = 0) -> dict[str, np.ndarray]:
+        """One sample as a batch of one, or the observation `back` periods before it."""
+        prefix = before("", back)
+        return {
+            name.removeprefix(prefix): array[index : index + 1]
+            for name, array in self.inputs.items()
+            if (name.startswith(prefix) if back else not name.startswith(_BEFORE))
+        }
+
+    @property
+    def observations(self) -> int:
+        """How many observations there are of each sample."""
+        held = {name.partition("/")[0] for name in self.inputs if name.startswith(_BEFORE)}
+        return 1 + len(held)
 
     @property
     def episodes(self) -> set[tuple[int, int]]:

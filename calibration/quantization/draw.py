@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from calibration.quantization import strata
@@ -20,14 +19,17 @@ from calibration.quantization.card import (
     Part,
     Row,
     Source,
+    before,
     describe,
 )
 from calibration.quantization.strata import Step, Stratum
 from contracts.errors import ConfigError, SpecMismatch
 from contracts.files.dataset_reader import DatasetReader
 from contracts.files.packages import Package
+from contracts.images import shrink_to
 from contracts.language import encode
-from contracts.package import PackageManifest
+from contracts.package import OBSERVATION_STEPS, PackageManifest
+from contracts.specs import is_gripper
 
 STATE = "observation.state"
 PICTURE = "observation.images."
@@ -102,7 +104,7 @@ def _open(root: Path, manifest: PackageManifest) -> _Recorded:
             found=names,
             remedy="record on the robot that the package is for",
         )
-    grippers = [i for i, name in enumerate(wanted) if "gripper" in name]
+    grippers = [i for i, name in enumerate(wanted) if is_gripper(name)]
     return _Recorded(
         reader, [names.index(name) for name in wanted], grippers[0] if grippers else None
     )
@@ -159,34 +161,57 @@ def _candidates(
     ]
 
 
+def rows_seen(manifest: PackageManifest, fps: float, row: int) -> list[int]:
+    """Rows of the recorded observations that a policy looks at when the newest is `row`, oldest first: one
+    period of its chunk apart, the episode's first where it looks back beyond that."""
+    count = int(manifest.settings.get(OBSERVATION_STEPS, 1))
+    rate_hz = manifest.action.rate_hz if manifest.action is not None else fps
+    stride = max(1, round(fps / rate_hz))
+    return [max(0, row - stride * back) for back in reversed(range(count))]
+
+
 def _take(
     manifest: PackageManifest, recorded: Sequence[_Recorded], chosen: list[tuple[Step, Stratum]]
 ) -> Part:
-    """The inputs of the chosen steps, stacked, under the trunk's names; "tokens" always (heads ask too)."""
-    size = (manifest.image_width, manifest.image_height)
+    """The inputs of the chosen steps, stacked, under the trunk's names; "tokens" always (heads ask too).
+    Of a policy that looks at several observations, those before each step too."""
+    seen = [rows_seen(manifest, recorded[s.source].reader.fps, s.row)[::-1] for s, _ in chosen]
+    inputs: dict[str, np.ndarray] = {}
+    for back in range(int(manifest.settings.get(OBSERVATION_STEPS, 1))):
+        steps = [
+            Step(step.source, step.episode, rows[back])
+            for (step, _), rows in zip(chosen, seen, strict=True)
+        ]
+        observed = _observed(manifest, recorded, steps)
+        inputs |= {before(name, back): array for name, array in observed.items()}
     length = manifest.instruction_length
+    tokens = [encode(stratum.task, manifest.vocabulary, length) for _, stratum in chosen]
+    inputs["tokens"] = np.array(tokens, np.int64).reshape(len(chosen), length)
+    _check_names(manifest, inputs)
+    return Part(inputs, tuple(Row(step, stratum) for step, stratum in chosen))
+
+
+def _observed(
+    manifest: PackageManifest, recorded: Sequence[_Recorded], steps: Sequence[Step]
+) -> dict[str, np.ndarray]:
+    """Pictures and joints at `steps`, which are in order of their episodes."""
+    size = (manifest.image_width, manifest.image_height)
     shape = {name: (0, size[1], size[0], 3) for name in manifest.cameras}
     pictures: dict[str, list[np.ndarray]] = {name: [] for name in manifest.cameras}
     states: list[np.ndarray] = []
-    tokens: list[np.ndarray] = []
-    episodes = sorted({(step.source, step.episode) for step, _ in chosen})
-    for source, episode in episodes:
-        mine = [pair for pair in chosen if (pair[0].source, pair[0].episode) == (source, episode)]
-        rows = [step.row for step, _ in mine]
+    for source, episode in sorted({(step.source, step.episode) for step in steps}):
+        rows = [step.row for step in steps if (step.source, step.episode) == (source, episode)]
         states += list(recorded[source].states(episode)[rows])
-        tokens += [encode(stratum.task, manifest.vocabulary, length) for _, stratum in mine]
         for name in manifest.cameras:
             frames = recorded[source].reader.frames(episode, f"{PICTURE}{name}", rows)
-            pictures[name] += [_shrunk(frame, size) for frame in frames]
+            pictures[name] += [shrink_to(frame, *size) for frame in frames]
     inputs = {
         f"images.{name}": np.stack(shots) if shots else np.zeros(shape[name], np.uint8)
         for name, shots in pictures.items()
     }
     joints = len(manifest.observation.state_names)
-    inputs["state"] = np.array(states, np.float32).reshape(-1, joints)
-    inputs["tokens"] = np.array(tokens, np.int64).reshape(-1, length)
-    _check_names(manifest, inputs)
-    return Part(inputs, tuple(Row(step, stratum) for step, stratum in chosen))
+    inputs["state"] = np.array(states, np.float32).reshape(len(steps), joints)
+    return inputs
 
 
 def _check_names(manifest: PackageManifest, inputs: dict[str, np.ndarray]) -> None:
@@ -202,12 +227,6 @@ def _check_names(manifest: PackageManifest, inputs: dict[str, np.ndarray]) -> No
                 expected=f"{spec.dtype}{list(spec.shape)}",
                 found=sorted(inputs) if array is None else f"{array.dtype}{list(array.shape)}",
             )
-
-
-def _shrunk(frame: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    if (frame.shape[1], frame.shape[0]) == size:
-        return frame
-    return np.asarray(cv2.resize(frame, size, interpolation=cv2.INTER_AREA), np.uint8)
 
 
 def _source(root: Path, one: _Recorded) -> Source:

@@ -35,14 +35,12 @@ def map_safetensors(path: Path, sha256: str) -> dict[str, np.ndarray]:
     header that is not of numpy's types or does not fit the file."""
     with path.open("rb") as file:
         data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    digest = hashlib.sha256()
-    for begin in range(0, len(data), _BLOCK):
-        digest.update(data[begin : begin + _BLOCK])
-    if digest.hexdigest() != sha256:
+    found = _sha256(data)
+    if found != sha256:
         raise PackageError(
             f"{path} is truncated or corrupt",
             expected=f"sha256 {sha256[:16]}…",
-            found=f"{digest.hexdigest()[:16]}… over {len(data)} bytes",
+            found=f"{found[:16]}… over {len(data)} bytes",
             remedy="copy or export the package again",
         )
     length = int.from_bytes(data[:8], "little")
@@ -55,6 +53,29 @@ def map_safetensors(path: Path, sha256: str) -> dict[str, np.ndarray]:
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise _wrong(path, str(error)) from error
     return {name: _view(path, data, 8 + length, name, entry) for name, entry in entries.items()}
+
+
+def require_unchanged(path: Path, sha256: str) -> None:
+    """Raise `PackageError` unless the file still has this hash: for who had another library read it."""
+    try:
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            found = _sha256(data)
+    except (OSError, ValueError) as error:  # gone, or empty
+        found = str(error)
+    if found != sha256:
+        raise PackageError(
+            f"{path} changed while it was read",
+            expected=f"sha256 {sha256[:16]}…",
+            found=found[:16],
+            remedy="let nothing write to a package in use, and try again",
+        )
+
+
+def _sha256(data: mmap.mmap) -> str:
+    digest = hashlib.sha256()
+    for begin in range(0, len(data), _BLOCK):
+        digest.update(data[begin : begin + _BLOCK])
+    return digest.hexdigest()
 
 
 def _view(path: Path, data: mmap.mmap, start: int, name: str, entry: _Entry) -> np.ndarray:

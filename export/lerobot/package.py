@@ -1,8 +1,9 @@
 """A LeRobot ACT or Diffusion checkpoint -> model package.
 
 The trunk is what looks (backbone, its projection or keypoints, normalised joints), the head all that
-decides (transformer, or UNet with its denoising steps) and the only part that a release replaces: it is what
-depends on actions, it is small beside what a picture costs, and a trunk that stays lets old features be used.
+decides (transformer, or UNet with its denoising steps). A release replaces the head's network alone: it is
+what depends on actions, it is small beside what a picture costs, and a trunk that stays lets old features be
+used.
 """
 
 from __future__ import annotations
@@ -36,6 +37,9 @@ from export.onnx import GraphSource
 from export.package import draft_manifest, export_package, torch_outputs
 
 ARCHITECTURES = {"act": "lerobot-act", "diffusion": "lerobot-diffusion"}
+REFINABLE = {"act": "head/model.", "diffusion": "head/diffusion."}
+"""The network alone. The head's `action` turns its answer into the arm's units: a release that changed that
+would pass for a small change of the weights and move the arm by any amount."""
 _FOR_TRAINING = ("model.vae_encoder",)
 _GOLDEN_SEED = 0
 
@@ -74,7 +78,7 @@ def export_checkpoint(
     observed = [[trunk_inputs(checkpoint, described, one) for one in case] for case in cases]
     graphs, golden = graph_sources(networks, described.cameras, observed)
     draft = _draft(checkpoint, described, networks, denoising, robot.dataset)
-    return export_package(folder, draft, graphs, golden, exporter=exporter)
+    return export_package(folder, draft, graphs, golden, (REFINABLE[checkpoint.kind],), exporter)
 
 
 def build(checkpoint: Checkpoint, robot: Robot, denoising: Denoising | None) -> Networks:

@@ -15,7 +15,7 @@ import numpy as np
 
 from contracts.errors import ConfigError, PackageError
 from contracts.files import atomic
-from contracts.specs import SO101_JOINTS, ActionSpec, CameraSpec, ObservationSpec
+from contracts.specs import SO101_JOINTS, ActionSpec, CameraSpec, ObservationSpec, is_gripper
 from export.lerobot.checkpoint import Checkpoint
 from export.lerobot.config import ACTION, IMAGES, STATE
 
@@ -66,7 +66,7 @@ def describe(checkpoint: Checkpoint, options: RobotOptions) -> Robot:
         )
     low, high = _reach(checkpoint)
     _check_units(checkpoint, options, joints, low, high)
-    gripper = np.array([joint.startswith("gripper") for joint in joints])
+    gripper = np.array([is_gripper(joint) for joint in joints])
     degrees = np.ones(len(joints))
     if options.calibration is not None:
         degrees = np.where(gripper, 1.0, _degrees(options.calibration, joints))

@@ -63,14 +63,17 @@ def measure(
     manifest: PackageManifest | None = None,
     tolerance: float = TOLERANCE,
 ) -> list[Parity]:
-    """One `Parity` per output that both have. With a `manifest` whose action has as many joints as the last
-    axis of a "chunks" output, per joint too."""
+    """One `Parity` per output. With a `manifest` whose action has as many joints as the last axis of a
+    "chunks" output, per joint too. Raises `PackageError` for outputs that one side alone has."""
+    for right_case, given_case in zip(expected, actual, strict=True):
+        if right_case.keys() != given_case.keys():
+            raise PackageError(
+                f"outputs of graph '{graph}'", expected=sorted(right_case), found=sorted(given_case)
+            )
     names = manifest.action.names if manifest is not None and manifest.action is not None else ()
     actual = [_same_choice(e, a, tolerance) for e, a in zip(expected, actual, strict=True)]
     found = []
     for output in expected[0]:
-        if any(output not in case for case in actual):
-            continue
         right = np.stack([case[output] for case in expected]).astype(np.float64)
         given = np.stack([case[output] for case in actual]).astype(np.float64)
         joints: tuple[JointError, ...] = ()
@@ -141,7 +144,7 @@ def require_parity(found: Sequence[Parity], what: str) -> None:
 
 def _same_choice(expected: Arrays, actual: Arrays, tolerance: float) -> Arrays:
     """A tie may fall either way: another choice counts as the same when the reference values both alike."""
-    if not {"choice", "values"} <= expected.keys() or "choice" not in actual:
+    if not {"choice", "values"} <= expected.keys():
         return actual
     values = expected["values"].reshape(-1)
     mine, other = int(expected["choice"].flat[0]), int(actual["choice"].flat[0])

@@ -11,11 +11,13 @@ from pathlib import Path
 
 import numpy as np
 
+from calibration.quantization.draw import rows_seen
 from contracts import language
 from contracts.errors import ConfigError
 from contracts.files.dataset_format import CAMERA_PREFIX
 from contracts.files.dataset_reader import DatasetReader
-from contracts.package import OBSERVATION_STEPS, PackageManifest
+from contracts.images import shrink_to
+from contracts.package import PackageManifest
 from export.parity.sides import Side
 
 Arrays = dict[str, np.ndarray]
@@ -92,10 +94,7 @@ class _Reading:
             at = {"first": 0, "earlier": earlier, "current": step}
             seen = {name: [self._trunk_inputs(episode, when)] for name, when in at.items()}
             return Moment(seen, {"tokens": self._tokens(episode)})
-        count = int(manifest.settings.get(OBSERVATION_STEPS, 1))
-        rate_hz = manifest.action.rate_hz if manifest.action is not None else self._reader.fps
-        stride = max(1, round(self._reader.fps / rate_hz))
-        when = [max(0, step - stride * back) for back in reversed(range(count))]
+        when = rows_seen(manifest, self._reader.fps, step)
         seen = {"features": [self._trunk_inputs(episode, one) for one in when]}
         return Moment(seen, self._noise(number))
 
@@ -122,12 +121,8 @@ class _Reading:
         return found
 
     def _picture(self, episode: int, step: int, camera: str, size: tuple[int, int]) -> np.ndarray:
-        import cv2
-
         picture = self._reader.frames(episode, CAMERA_PREFIX + camera, [step])[0]
-        if (picture.shape[1], picture.shape[0]) != size:
-            picture = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
-        return np.ascontiguousarray(picture)[None]
+        return np.ascontiguousarray(shrink_to(picture, *size))[None]
 
     def _tokens(self, episode: int) -> np.ndarray:
         manifest = self._manifest

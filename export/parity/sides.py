@@ -17,11 +17,6 @@ from runtime.engines import Engine, EngineOptions, open_engine
 if TYPE_CHECKING:
     from export.onnx import GraphSource
 
-# ONNX Runtime makes its callers' threads flush denormals (as our engines ask it to); numpy looks at denormals
-# once, when it first describes a type, and would warn of that.
-for _type in (np.float16, np.float32, np.float64):
-    np.finfo(_type)
-
 ENGINES = ("onnxruntime", "onnxruntime:cuda", "tensorrt")
 """What is tried when nobody says which engines to check; a provider may follow the kind."""
 

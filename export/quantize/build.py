@@ -20,7 +20,7 @@ import onnx
 from calibration.quantization.card import CalibrationSet, Part
 from contracts.errors import PackageError
 from contracts.files.packages import Package, write_package
-from contracts.package import PackageManifest, weights_id
+from contracts.package import OBSERVATION_STEPS, PackageManifest, weights_id
 from export.parity.bench import Contender, closed_loop
 from export.parity.measure import TOLERANCE, replay, require_parity
 from export.quantize import fp16, gate, int8
@@ -61,9 +61,6 @@ def quantize(
     """Write the quantised package to `folder` and fill in `report`, which holds whatever was measured even
     when this raises: `QuantizationRefused` (a gate), `PackageError` (what can't be quantised)."""
     _require_fit(package, drawn)
-    # Sessions flush denormals in this thread, which numpy remarks on where it looks for the first time.
-    for kind in (np.float16, np.float32, np.float64):
-        np.finfo(kind).smallest_subnormal  # noqa: B018
     model = whole(package, TRUNK)
     with Chain(package) as chain:
         trunk = _chosen(chain, model, drawn, options, report)
@@ -107,6 +104,14 @@ def _require_fit(package: Package, drawn: CalibrationSet) -> None:
             "the calibration set was drawn for another package",
             expected=package.package_id,
             found=drawn.card.package_id,
+            remedy="draw it again with robot-calibrate quantization",
+        )
+    observations = int(package.manifest.settings.get(OBSERVATION_STEPS, 1))
+    if drawn.calibration.observations < observations:
+        raise PackageError(
+            "observations of each sample in the calibration set",
+            expected=observations,
+            found=drawn.calibration.observations,
             remedy="draw it again with robot-calibrate quantization",
         )
     if not len(drawn.calibration) or not len(drawn.held_out):

@@ -5,6 +5,7 @@ The head sees the same noise for every trunk, so that a difference is the trunk'
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -13,9 +14,10 @@ import numpy as np
 from calibration.quantization.card import Part
 from contracts.errors import PackageError
 from contracts.files.packages import Package
+from contracts.package import OBSERVATION_STEPS
 from export.parity.measure import measure
 from export.quantize.graphs import TRUNK, Transformed, open_trunk, with_trunk
-from runtime.engines import EngineOptions, open_engine
+from runtime.engines import Engine, EngineOptions, open_engine
 
 HEAD = "head"
 CHUNKS = "chunks"
@@ -48,6 +50,7 @@ class Chain:
         self._head = open_engine(package, HEAD, EngineOptions())
         manifest = package.manifest
         self._features = [spec.name for spec in manifest.graph(TRUNK).outputs]
+        self._observations = int(manifest.settings.get(OBSERVATION_STEPS, 1))
         self._compares = any(spec.name in COMPARED for spec in self._head.inputs)
 
     def __enter__(self) -> Chain:
@@ -65,9 +68,7 @@ class Chain:
         try:
             features = []
             for index in range(len(part)):
-                sample = part.sample(index)
-                out = engine.run({name: sample[name] for name in names})
-                features.append({name: out[name].copy() for name in self._features})
+                features.append(self._seen(engine, names, part, index))
         finally:
             engine.close()
         rows = [
@@ -75,6 +76,15 @@ class Chain:
             for inputs in (self._inputs(part, features, index, draw) for index in range(len(part)))
         ]
         return {name: np.stack([row[name] for row in rows]) for name in rows[0]} if rows else {}
+
+    def _seen(self, engine: Engine, names: Sequence[str], part: Part, index: int) -> Answers:
+        """The trunk's features of every observation that the policy looks at, oldest first."""
+        sample, made = part.sample(index), []
+        for back in reversed(range(self._observations)):
+            observed = {**sample, **part.sample(index, back)}
+            out = engine.run({name: observed[name] for name in names})
+            made.append({name: out[name].copy() for name in self._features})
+        return {name: np.concatenate([one[name] for one in made]) for name in self._features}
 
     def _inputs(
         self, part: Part, features: Sequence[Answers], index: int, draw: int
@@ -121,8 +131,8 @@ class Chain:
 
 
 def worst(errors: Sequence[RangeError]) -> RangeError:
-    """The one with the largest p99."""
-    return max(errors, key=lambda one: one.p99)
+    """The one with the largest p99; no figure at all is worse than any."""
+    return max(errors, key=lambda one: math.inf if math.isnan(one.p99) else one.p99)
 
 
 def _cases(answers: Answers) -> list[Answers]:

@@ -27,9 +27,10 @@ class QuantizationRefused(EntracteError):
 
 
 def require_actions(errors: Sequence[RangeError], limit: float, what: str) -> None:
-    """Raise `QuantizationRefused` naming the worst joint unless every p99 is within `limit` percent."""
+    """Raise `QuantizationRefused` naming the worst joint unless every p99 is finite and within `limit`
+    percent."""
     one = worst(errors)
-    if not one.p99 <= limit:
+    if not all(math.isfinite(error.p99) and error.p99 <= limit for error in errors):
         raise QuantizationRefused(
             f"{what} moves {one.name} too far on held-out observations",
             expected=f"p99 <= {limit:g} % of its range",

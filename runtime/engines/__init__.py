@@ -125,6 +125,13 @@ def open_engine(package: Package, graph: str, options: EngineOptions) -> Engine:
     return cast(Engine, make(package, graph, options))
 
 
+def measure_floats() -> None:
+    """Let numpy look at its float types. Call it before what makes a thread flush denormals, as our ONNX
+    Runtime sessions do: numpy looks once, and would warn then, and remember that there are none."""
+    for dtype in (np.float16, np.float32, np.float64):
+        np.finfo(dtype)
+
+
 def refinable_names(package: Package, graph: str) -> tuple[str, ...]:
     """The graph's refinable tensors by its own names."""
     prefix = f"{graph}/"

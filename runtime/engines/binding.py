@@ -71,6 +71,7 @@ class Bound:
             if len(self._kept) > KEPT_SHAPES:
                 self._kept.popitem(last=False)
             return buffers.outputs
+        self._kept.move_to_end(shapes)
         for target, array in zip(buffers.inputs, given, strict=True):
             np.copyto(target, array, casting="no")
         if buffers.staged:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from contracts.errors import PackageError
-from contracts.files import atomic
+from contracts.files import atomic, mapped
 from contracts.files.packages import Package
 from contracts.package import GraphSpec, TensorSpec
 from runtime.engines import refinable_names
@@ -40,7 +40,7 @@ def build_plan(
     trt: Any, logger: Any, package: Package, graph: str, options: BuildOptions | None = None
 ) -> bytes:
     """A serialised engine of one graph; takes minutes on a Jetson. Raises `PackageError` with the parser's
-    own words."""
+    own words, and where the weights on disk are no longer the package's."""
     options = options or BuildOptions()
     spec = package.manifest.graph(graph)
     builder = trt.Builder(logger)
@@ -69,6 +69,9 @@ def build_plan(
     plan = builder.build_serialized_network(network, config)
     # The weights live in the parser until the build is over.
     del parser
+    # It read them from the disk itself, long after they were checked: a plan of others must not be kept.
+    manifest = package.manifest
+    mapped.require_unchanged(package.folder / manifest.weights_file, manifest.weights_sha256)
     if plan is None:
         raise PackageError(
             f"TensorRT {trt.__version__} can't build graph '{graph}' of {package.folder}",
@@ -81,6 +84,18 @@ def build_plan(
 def parse(trt: Any, logger: Any, builder: Any, package: Package, graph: str) -> tuple[Any, Any]:
     """(network, parser) of a graph as the package holds it in memory; the weights are read from the file
     beside it. Raises `PackageError`."""
+    network, parser, taken = try_parse(trt, logger, builder, package, graph)
+    if not taken:
+        path = package.folder / package.manifest.graph(graph).file
+        errors = "; ".join(str(parser.get_error(i).desc()) for i in range(parser.num_errors))
+        raise PackageError(f"TensorRT {trt.__version__} can't parse {path}", found=errors)
+    return network, parser
+
+
+def try_parse(
+    trt: Any, logger: Any, builder: Any, package: Package, graph: str
+) -> tuple[Any, Any, bool]:
+    """`parse` that says whether the parser took the graph; its errors are for the caller to ask for."""
     path = package.folder / package.manifest.graph(graph).file
     flags = 0
     strongly_typed = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
@@ -88,10 +103,7 @@ def parse(trt: Any, logger: Any, builder: Any, package: Package, graph: str) -> 
         flags = 1 << int(strongly_typed)
     network = builder.create_network(flags)
     parser = trt.OnnxParser(network, logger)
-    if not parser.parse(package.graphs[graph], str(path)):
-        errors = "; ".join(str(parser.get_error(i).desc()) for i in range(parser.num_errors))
-        raise PackageError(f"TensorRT {trt.__version__} can't parse {path}", found=errors)
-    return network, parser
+    return network, parser, bool(parser.parse(package.graphs[graph], str(path)))
 
 
 def mark_refittable(network: Any, package: Package, graph: str) -> None:

@@ -72,6 +72,7 @@ class DeviceBound:
         buffers = self._kept.get(shapes)
         if buffers is None:
             return self._first(given, shapes).outputs
+        self._kept.move_to_end(shapes)
         for target, array in zip(buffers.inputs, given, strict=True):
             np.copyto(target, array, casting="no")
         if buffers.captured:
@@ -86,6 +87,11 @@ class DeviceBound:
         self._cuda.use_here()
         self._execute(self._kept[shapes])
         self._cuda.wait(self._stream)
+
+    def __del__(self) -> None:
+        # For who forgot `close`. At the interpreter's end the driver may be gone before us.
+        with suppress(Exception):
+            self.close()
 
     def close(self) -> None:
         """Free device memory; pinned outputs live as long as somebody holds them."""

@@ -7,7 +7,9 @@ weights with every run: sooner ready and slower to run (docs/results/engines/swa
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -15,7 +17,14 @@ import numpy as np
 from contracts.errors import MissingDependency, PackageError
 from contracts.files.packages import Package
 from contracts.package import TensorSpec
-from runtime.engines import EngineOptions, cuda, refinable_names, refined, run_bound
+from runtime.engines import (
+    EngineOptions,
+    cuda,
+    measure_floats,
+    refinable_names,
+    refined,
+    run_bound,
+)
 from runtime.engines.binding import Bound, Session, ort_value, require_onnxruntime
 from runtime.engines.overridable import with_overridable
 
@@ -138,10 +147,8 @@ def session_options(options: EngineOptions) -> Any:
     spinning = "1" if options.spinning else "0"
     chosen.add_session_config_entry("session.intra_op.allow_spinning", spinning)
     chosen.add_session_config_entry("session.inter_op.allow_spinning", spinning)
-    # Flush denormals: a CPU takes 100 times longer over them, and a control loop would notice. That holds for
-    # the calling thread from then on, so numpy measures its floats before: it would warn, and remember 0.
-    for dtype in (np.float16, np.float32, np.float64):
-        np.finfo(dtype)
+    # Flush denormals: a CPU takes 100 times longer over them, and a control loop would notice.
+    measure_floats()
     chosen.add_session_config_entry("session.set_denormal_as_zero", "1")
     return chosen
 
@@ -183,7 +190,19 @@ def open_session(
             found=f"{found} instead",
             remedy="install the CUDA and cuDNN that this onnxruntime-gpu names, or choose provider cpu",
         )
+    if found != provider:
+        _say_fallback(found)
     return Session(session, values, "cuda" if found == _CUDA else "cpu")
+
+
+@cache
+def _say_fallback(found: str) -> None:
+    """Once, for every graph alike: "auto" may take the CPU, and nobody should have to guess that it did."""
+    print(
+        f"engine onnxruntime: the CUDA provider did not load and {found} runs instead (provider auto); "
+        "install the CUDA and cuDNN that this onnxruntime-gpu names",
+        file=sys.stderr,
+    )
 
 
 def _feeds(package: Package, graph: str, options: EngineOptions) -> bool:

@@ -59,7 +59,7 @@ def use(options: EngineOptions) -> str:
     why = {
         "cpu": "provider cpu is configured",
         "cuda": "provider cuda is configured",
-        "auto": "provider auto found CUDA"
+        "auto": "provider auto found CUDA; if its libraries do not load, the start says so and takes the CPU"
         if provider.startswith("CUDA")
         else f"provider auto found no CUDA ({why_no_cuda()})",
     }[options.provider]

@@ -39,6 +39,15 @@ def test_jpeg_quality_trades_size():
     assert len(images.encode_jpeg(noise, 50)) < len(images.encode_jpeg(noise, 95))
 
 
+def test_shrinking_takes_the_mean_of_what_a_pixel_covers():
+    rgb = scene(48, 64)
+    small = images.shrink_to(rgb, 16, 12)
+    mean = rgb.reshape(12, 4, 16, 4, 3).mean(axis=(1, 3))
+    assert small.shape == (12, 16, 3) and small.dtype == np.uint8
+    assert np.abs(small - mean).max() <= 0.5
+    assert images.shrink_to(rgb, 64, 48) is rgb
+
+
 @pytest.mark.parametrize("quality", [0, 101])
 def test_jpeg_refuses_bad_quality(quality):
     with pytest.raises(ImageCodecError, match="1 to 100"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,14 @@ import pytest
 import torch
 import transformers
 from PIL import Image, __version__
-from tiny_encoders import TEXTS, build_encoder
+from tiny_encoders import SIDE, TEXTS, build_encoder
 
+from contracts.errors import PackageError
 from contracts.files.packages import load_package
 from contracts.pictures import scaled
 from export.encoders import export_encoder
 from export.pictures import recorded
+from export.preprocessors import picture_rule
 from runtime.encoder import Encoder
 from runtime.engines import EngineOptions
 
@@ -42,6 +45,21 @@ def test_pictures_and_texts_match_as_in_transformers(
     wanted = _transformers(kind, checkpoint, picture)
     assert encoder.match(picture, TEXTS) == pytest.approx(wanted, abs=1e-4)
     assert np.ptp(wanted) > 1e-3, "the reference tells texts apart"
+
+
+@pytest.mark.parametrize("step", ["do_resize", "do_rescale", "do_normalize"])
+@pytest.mark.parametrize("kind", ["clip", "siglip"])
+def test_a_processor_that_leaves_a_step_out_is_refused(
+    kind: str, step: str, recorded_pictures: Path, tmp_path: Path
+) -> None:
+    checkpoint = build_encoder(tmp_path / "checkpoint", kind)
+    path = checkpoint / "preprocessor_config.json"
+    settings = json.loads(path.read_text())
+    assert picture_rule({**settings, step: True}, SIDE) == picture_rule(settings, SIDE)
+    path.write_text(json.dumps({**settings, step: False}))
+    with pytest.raises(PackageError, match=f"leaves out.*found {step} off"):
+        export_encoder(checkpoint, recorded_pictures, tmp_path / "package", TEXTS)
+    assert not (tmp_path / "package").exists()
 
 
 def _transformers(kind: str, checkpoint: Path, picture: np.ndarray) -> np.ndarray:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from contracts.errors import PackageError
+from contracts.errors import ConfigError, PackageError
 from contracts.files.packages import Package, load_package
 from export.app import app
 from export.check import check_package
@@ -86,3 +86,14 @@ def test_a_pushed_actor_decides_the_noise_and_never_leaves_its_bound(package: Pa
 def test_a_bound_that_is_none_is_refused(tmp_path: Path) -> None:
     with pytest.raises(PackageError, match="sizes"):
         export_steered(PRETRAINED, tmp_path / "package", -1.0)
+
+
+@pytest.mark.parametrize(
+    "told", ["--robot-type so101", "--rate-hz 10", "--camera a=b", "--dataset data", "--steps 5"]
+)
+def test_what_is_said_of_a_lerobot_checkpoint_is_not_ignored(told: str, tmp_path: Path) -> None:
+    words = ["policy", str(PRETRAINED), str(tmp_path / "package"), "--noise-actor", "0.5"]
+    done = CliRunner().invoke(app, [*words, *told.split()])
+    assert isinstance(done.exception, ConfigError)
+    assert "leave out the options of LeRobot" in str(done.exception)
+    assert not (tmp_path / "package").exists()

@@ -16,7 +16,7 @@ import pytest
 from typer.testing import CliRunner
 
 from contracts import registry
-from contracts.errors import ConfigError
+from contracts.errors import ConfigError, PackageError
 from contracts.files.packages import Package, load_package, write_package
 from export.app import app
 from export.check import check_package
@@ -69,6 +69,15 @@ def test_an_answer_that_is_not_finite_never_holds(wrong: float, side: str) -> No
     with np.errstate(invalid="ignore"):
         (parity,) = measure("trunk", [left], [right])
     assert not parity.holds and parity.largest_error == np.inf
+
+
+@pytest.mark.parametrize("without", ["left", "right"])
+def test_an_output_that_one_side_lacks_is_an_error(without: str) -> None:
+    whole = {"values": np.ones(3), "chunks": np.ones((3, 2))}
+    less = {"values": np.ones(3)}
+    left, right = (less if without == side else whole for side in ("left", "right"))
+    with pytest.raises(PackageError, match=r"outputs of graph 'head'.*chunks"):
+        measure("head", [whole, left], [whole, right])
 
 
 def test_a_tie_may_fall_either_way_and_a_better_chunk_may_not_be_missed() -> None:

@@ -9,7 +9,7 @@ import hashlib
 import json
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -22,16 +22,19 @@ from typer.testing import CliRunner
 from contracts.errors import ConfigError, EntracteError, PackageError
 from contracts.files.dataset import DatasetWriter
 from contracts.files.dataset_format import Feature
-from contracts.files.packages import load_package, safetensors_bytes
+from contracts.files.packages import Package, load_package, safetensors_bytes
+from contracts.messages import ReleaseOutcome
 from contracts.release import ReleaseManifest
 from contracts.specs import SO101_JOINTS
 from export.app import app
 from export.check import check_package
 from export.lerobot.checkpoint import load_checkpoint
 from export.lerobot.observations import recorded
-from export.lerobot.package import build, trunk_inputs
+from export.lerobot.package import build, reference, trunk_inputs
 from export.lerobot.processors import Processors
 from export.lerobot.robot import RobotOptions, describe
+from export.onnx import GraphSource
+from export.package import torch_outputs
 from runtime.config import PolicySection
 from runtime.engines import EngineOptions, open_engine
 from runtime.history import History
@@ -132,6 +135,26 @@ def test_degrees_are_not_taken_for_normalised_units(checkpoint_folder: Made) -> 
     with pytest.raises(ConfigError, match=r"-100 to 100, found .*--units deg"):
         describe(changed, options)
     assert describe(checkpoint, options).action.units == ("percent",) * 6
+
+
+def test_the_gripper_of_a_left_arm_is_no_angle(checkpoint_folder: Made) -> None:
+    joints = tuple(f"left_{joint}" for joint in SO101_JOINTS)
+    robot = describe(
+        load_checkpoint(checkpoint_folder("act")),
+        RobotOptions(joints=joints, units="deg", rate_hz=10.0),
+    )
+    assert robot.action.units == ("deg",) * 5 + ("percent",)
+    assert robot.action.low[5] >= 0.0 and robot.action.high[5] <= 100.0
+
+
+def test_the_command_says_that_golden_observations_were_not_recorded(
+    checkpoint_folder: Made, tmp_path: Path
+) -> None:
+    words = ["policy", str(checkpoint_folder("act")), str(tmp_path / "package")]
+    words += ["--robot-type", "so101", "--units", "deg", "--rate-hz", "10"]
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == 0, done.output
+    assert "drawn at random, not recorded" in done.output and "--dataset" in done.output
 
 
 def _answer(networks, robot, checkpoint, state: np.ndarray) -> np.ndarray:
@@ -271,7 +294,7 @@ def test_the_runner_shows_a_policy_the_observations_it_was_trained_on(
     history = History(runner.observations, apart=2)
     assert runner.observations == 2 and runner.begin_episode("what you like", 7) == []
     for tick, before in ((0, 0), (1, 0), (2, 0), (3, 1), (4, 2), (5, 3)):
-        history.add(pictures[tick], states[tick])
+        history.add(tick, pictures[tick], states[tick])
         answer = runner.infer(pictures[tick], states[tick], tick, history.earlier())
         features = [trunk.run(seen[step])["features"].copy() for step in (before, tick)]
         noise = np.random.default_rng([3, 7, tick]).standard_normal((1, 16, 6)).astype(np.float32)
@@ -280,29 +303,66 @@ def test_the_runner_shows_a_policy_the_observations_it_was_trained_on(
         assert (answer.choice, answer.values) == (0, ())
 
 
-@pytest.mark.parametrize("name", ["act", "diffusion-ddim"])
+@pytest.mark.parametrize(
+    ("name", "bias"),
+    [
+        ("act", "head/model.action_head.bias"),
+        ("diffusion-ddim", "head/diffusion.unet.final_conv.1.bias"),
+    ],
+)
 def test_a_release_of_the_head_is_replayed_and_swapped_in(
-    name: str, on_robot: Callable[[str], OnRobot], package_folder: Made
+    name: str, bias: str, on_robot: Callable[[str], OnRobot], package_folder: Made
 ) -> None:
     package = load_package(package_folder(name))
     robot = on_robot(name)
-    before = robot.runner.swapper.engine.run(package.golden["head"][0].inputs)["chunks"].copy()
-    for seq, by, outcome in ((1, 2.0, "swapped"), (2, 1e4, "rejected")):
-        tensors = {key: value.copy() for key, value in package.refinable_weights().items()}
-        tensors["head/action.shift"] += np.float32(by)
-        data = safetensors_bytes(tensors)
-        manifest = ReleaseManifest(
-            "policy", package.package_id, seq, 0, 1, "", hashlib.sha256(data).hexdigest(),
-            len(data), package.manifest.refinable, 1, (), "", 0.0, 1e12, "t",
-        )  # fmt: skip
-        slot, _ = robot.slots.begin_fetch(manifest, 0.0)
-        robot.slots.partial_path(slot).write_bytes(data)
-        robot.slots.mark_verified(slot, 0.0, len(data))
-        robot.slots.mark_staged(slot, 0.0)
-        outcomes = robot.runner.swapper.swap(episode_seq=seq)
-        assert [one.outcome for one in outcomes] == [outcome], outcomes
-    after = robot.runner.swapper.engine.run(package.golden["head"][0].inputs)["chunks"]
-    np.testing.assert_allclose(after, before + 2.0, atol=1e-3)
+    moved = dict.fromkeys(package.refinable_weights(), np.float32(1.01)) | {bias: np.float32(3.0)}
+    tensors = {key: value * moved[key] for key, value in package.refinable_weights().items()}
+    (outcome,) = _swap(robot, package, 1, tensors)
+    assert outcome.outcome == "swapped", outcome
+    far = {**tensors, bias: tensors[bias] + np.float32(1e4)}
+    (outcome,) = _swap(robot, package, 2, far)
+    assert outcome.outcome == "rejected" and "moved too far" in outcome.reason
+    released = dataclasses.replace(package, weights={**package.weights, **tensors})
+    inputs = package.golden["head"][0].inputs
+    wanted = torch_outputs(*_head(released), inputs)["chunks"]
+    assert np.abs(wanted - package.golden["head"][0].outputs["chunks"]).max() > 1.0
+    after = robot.runner.swapper.engine.run(inputs)["chunks"]
+    np.testing.assert_allclose(after, wanted, atol=1e-2)
+
+
+def _head(package: Package) -> tuple[GraphSource, torch.nn.Module]:
+    source = next(one for one in reference(package) if one.name == "head")
+    return source, source.module
+
+
+@pytest.mark.parametrize("name", ["act", "diffusion-ddim"])
+def test_no_release_reaches_what_turns_actions_into_degrees(
+    name: str, on_robot: Callable[[str], OnRobot], package_folder: Made
+) -> None:
+    """Beside a network's weights 40 degrees are a small number: no norm of all tensors would see them."""
+    package = load_package(package_folder(name))
+    units = {f"head/action.{part}" for part in ("offset", "gain", "shift")}
+    assert units <= package.weights.keys() and not units & package.refinable_weights().keys()
+    turned = package.weights["head/action.shift"] + np.float32(40.0)
+    tensors = {**package.refinable_weights(), "head/action.shift": turned}
+    (outcome,) = _swap(on_robot(name), package, 1, tensors)
+    assert outcome.outcome == "rejected"
+    assert "'head/action.shift' is not refinable" in outcome.reason
+
+
+def _swap(
+    robot: OnRobot, package: Package, seq: int, tensors: Mapping[str, np.ndarray]
+) -> list[ReleaseOutcome]:
+    data = safetensors_bytes(tensors)
+    manifest = ReleaseManifest(
+        "policy", package.package_id, seq, 0, 1, "", hashlib.sha256(data).hexdigest(),
+        len(data), package.manifest.refinable, 1, (), "", 0.0, 1e12, "t",
+    )  # fmt: skip
+    slot, _ = robot.slots.begin_fetch(manifest, 0.0)
+    robot.slots.partial_path(slot).write_bytes(data)
+    robot.slots.mark_verified(slot, 0.0, len(data))
+    robot.slots.mark_staged(slot, 0.0)
+    return robot.runner.swapper.swap(episode_seq=seq)
 
 
 @pytest.mark.parametrize("name", ["act", "diffusion-ddpm"])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from tiny_package import head_inputs, make_package
 
 from contracts import wire
+from contracts.errors import ReleaseRejected
 from contracts.files.packages import Package, safetensors_bytes
 from contracts.messages import (
     ReleaseChunk,
@@ -21,13 +24,14 @@ from contracts.messages import (
     ReleaseQuery,
     ReleaseWant,
 )
+from contracts.package import TensorSpec
 from contracts.release import ReleaseManifest, sign
-from runtime.engines import EngineOptions
+from runtime.engines import Engine, EngineOptions
 from runtime.engines.onnxruntime import OnnxRuntimeEngine
 from runtime.link_releases import ReleaseFetcher
 from runtime.slots import SlotStore
 from runtime.swap import Swapper
-from runtime.swap_checks import SwapLimits, check_outputs
+from runtime.swap_checks import MOST_CANDIDATES, SwapLimits, check_outputs, with_candidates
 from trainer.interfaces import Update
 from trainer.publisher import KEY_FILE, PUBLIC_KEY_FILE, Publisher
 
@@ -315,6 +319,76 @@ def test_a_slow_engine_is_refused(robot: Robot, trainer: Publisher) -> None:
     robot.fetch(*release(trainer, nudged(robot.package)))
     robot.swapper.limits = SwapLimits(latency_s=0.0, latency_ratio=0.0)
     quarantined(robot, "ms (p90)")
+
+
+def drawing(robot: Robot, folder: Path, samples: int) -> None:
+    data = safetensors_bytes(nudged(robot.package))
+    robot.fetch(forged(folder / "trainer", robot.package, data, samples=samples), data)
+
+
+@pytest.mark.parametrize("samples", [-1, MOST_CANDIDATES + 1])
+def test_a_number_of_candidates_out_of_bounds_is_refused(
+    robot: Robot, trainer: Publisher, tmp_path: Path, samples: int
+) -> None:
+    drawing(robot, tmp_path, samples)
+    quarantined(robot, f"expected 0 to {MOST_CANDIDATES}, found {samples}")
+
+
+def test_candidates_that_a_head_never_draws_are_refused(package: Package) -> None:
+    chunk, seen = package.manifest.chunk, package.golden["head"][0].inputs
+    one = (TensorSpec("noise", "float32", (1, 4, 6)),)
+    for inputs in (one, ()):
+        assert with_candidates(chunk, inputs, seen, 0) is None
+        assert with_candidates(chunk, inputs, seen, 1) is None
+        with pytest.raises(ReleaseRejected, match="expected 1 or 0, found 4"):
+            with_candidates(chunk, inputs, seen, 4)
+    drawn = with_candidates(chunk, package.manifest.graph("head").inputs, seen, 5)
+    assert drawn is not None and drawn["noise"].shape == (5, 4, 6)
+    assert drawn["noise"].dtype == np.float32 and drawn["features"] is seen["features"]
+
+
+@dataclass
+class SlowForMany:
+    """An engine that takes long over more than three candidates, and none over 20."""
+
+    engine: Engine
+    seen: list[int] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.inputs, self.outputs, self.close = (
+            self.engine.inputs,
+            self.engine.outputs,
+            self.engine.close,
+        )
+
+    def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        self.seen.append(len(inputs["noise"]))
+        if self.seen[-1] > 20:
+            raise RuntimeError("outside the built profile")
+        if self.seen[-1] > 3:
+            time.sleep(0.1)
+        return self.engine.run(inputs)
+
+    def standby(self, weights: Mapping[str, np.ndarray]) -> SlowForMany:
+        return SlowForMany(self.engine.standby(weights))
+
+
+@pytest.mark.parametrize(
+    ("samples", "why"), [(2, ""), (4, "ms (p90)"), (21, "21 candidates: found outside the built")]
+)
+def test_a_releases_own_number_of_candidates_is_tried_before_it_acts(
+    robot: Robot, trainer: Publisher, tmp_path: Path, samples: int, why: str
+) -> None:
+    engine = SlowForMany(robot.swapper.engine)
+    robot.swapper.active.engine = engine
+    robot.swapper.limits = SwapLimits(latency_s=0.05)
+    drawing(robot, tmp_path, samples)
+    if why:
+        quarantined(robot, why)
+    else:
+        assert [o.outcome for o in robot.swapper.swap(1)] == ["swapped"]
+        assert isinstance(robot.swapper.engine, SlowForMany)
+        assert robot.swapper.engine.seen[-1] == 2, "the last to be let go of what is bound"
 
 
 def test_a_slot_that_rotted_on_disk_is_refused(robot: Robot, trainer: Publisher) -> None:

@@ -84,6 +84,40 @@ def test_what_cannot_be_scored_abstains_and_a_foreign_camera_is_known_at_the_sta
     runner.close()
 
 
+@pytest.mark.parametrize(
+    "spoilt",
+    [np.zeros((0, 4, 3), np.uint8), np.zeros((60, 80), np.uint8), np.zeros((60, 80, 3)), None],
+)
+def test_a_moment_that_cannot_be_shown_abstains_and_those_after_it_are_scored(
+    package: Any, spoilt: Any
+) -> None:
+    runner = runner_of(package)
+    runner.begin_episode(TASK)
+    images = moments(2)
+    runner.score({"front": images[0]}, 0)
+    # Without a spoilt picture: a step that was there before.
+    signal = (
+        runner.score({"front": images[0]}, 0)
+        if spoilt is None
+        else runner.score({"front": spoilt}, 15)
+    )
+    assert signal.abstained.startswith("no moment of the video") and np.isnan(signal.process)
+    assert not runner.score({"front": images[1]}, 30).abstained
+    runner.close()
+
+
+def test_large_pictures_are_kept_in_bounds(package: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    picture = package.manifest.vlm.picture
+    size = 3 * picture.width * picture.height
+    monkeypatch.setattr(vlm_reward, "_MOST_BYTES", 7 * size)
+    runner = runner_of(package)
+    assert runner._frames.nbytes == 6 * size
+    runner.begin_episode(TASK)
+    for row, image in enumerate(moments(9)):
+        assert not runner.score({"front": image}, 15 * row).abstained
+    runner.close()
+
+
 def test_an_episode_ends_when_completion_was_sure_for_long_enough(package: Any) -> None:
     runner = runner_of(package, end_after_s=1.0)
     runner.begin_episode(TASK)

@@ -17,6 +17,7 @@ import msgspec
 import numpy as np
 
 from contracts.errors import ConfigError
+from contracts.frames import Video
 from trainer.interfaces import VideoRewardModel
 from trainer.reward_data.counterfactual import (
     Proposal,
@@ -29,7 +30,6 @@ from trainer.reward_data.counterfactual import (
 )
 from trainer.reward_data.recipe import Counterfactual, Role
 from trainer.rewards.episodes import OnEpisodes
-from trainer.rewards.frames import Video
 from trainer.rewards.roboreward_rows import HIGHEST, LOWEST
 
 # (prompt, pictures uint8[H, W, 3] RGB, perhaps none) -> the model's text.

@@ -15,11 +15,11 @@ from functools import partial
 import msgspec
 import numpy as np
 
+from contracts.frames import Video
 from contracts.reward import RewardSignal, abstain
 from trainer.interfaces import BatchedRewardModel, VideoRewardModel
 from trainer.reward_service.calls import Growths, Said, score_all
 from trainer.reward_service.selftest import selftest
-from trainer.rewards.frames import Video
 
 MOST_FORGOTTEN = 1024
 DUE_S = 1e-3

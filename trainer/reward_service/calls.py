@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from contracts.frames import Video
 from contracts.reward import RewardSignal, abstain
 from trainer.interfaces import (
     BatchedRewardModel,
@@ -17,7 +18,6 @@ from trainer.interfaces import (
     GrowingRewardModel,
     VideoRewardModel,
 )
-from trainer.rewards.frames import Video
 
 MAX_GROWING = 64
 """Growing episodes of one model that are kept; the longest unused is computed anew when asked about."""

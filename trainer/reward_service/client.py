@@ -14,11 +14,11 @@ import msgspec
 
 from contracts import reward_service as wire
 from contracts.errors import ConfigError, EntracteError, WireError
+from contracts.frames import FrameContract, Video
 from contracts.reward import RewardSignal, abstain
 from contracts.reward_service import Health
 from trainer.reward_service.connection import Connection, Question, frame_ids
 from trainer.rewards.episodes import OnEpisodes
-from trainer.rewards.frames import FrameContract, Video
 
 STANDING = "standing"
 """Session of questions that stand alone."""

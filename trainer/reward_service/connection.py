@@ -21,10 +21,10 @@ import zmq
 
 from contracts import reward_service as wire
 from contracts.errors import ConfigError, WireError
+from contracts.frames import Video
 from contracts.reward import RewardSignal
 from contracts.reward_service import Answer, Ask, Frames, Health, HealthQuery, Missing, Refused
 from contracts.sockets import open_socket
-from trainer.rewards.frames import Video
 
 GRACE_S = 0.25
 """How much longer than its deadline an answer is waited for: the server's own "late" says more."""

@@ -6,10 +6,10 @@ import math
 
 import numpy as np
 
+from contracts.frames import Video
 from contracts.reward import RewardSignal
 from trainer.interfaces import BatchedRewardModel, VideoRewardModel
 from trainer.reward_service.calls import checked
-from trainer.rewards.frames import Video
 
 TOLERANCE = 1e-2
 """Most that a score may change in a batch: half-precision kernels differ with the batch's shape."""

@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from contracts.errors import WireError
+from contracts.frames import Video
 from contracts.reward_service import Ask
-from trainer.rewards.frames import Video
 
 Views = Mapping[str, np.ndarray]
 Key = tuple[bytes, str]

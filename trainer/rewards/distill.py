@@ -14,11 +14,11 @@ import msgspec
 import numpy as np
 
 from contracts.errors import EntracteError
+from contracts.frames import Video
 from contracts.reward import RewardSignal
 from trainer.interfaces import VideoRewardModel
 from trainer.rewards.data import CAMERAS, Clip, GoalRecord
 from trainer.rewards.episodes import moments, score_moments
-from trainer.rewards.frames import Video
 
 
 @dataclass

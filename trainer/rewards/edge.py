@@ -16,11 +16,11 @@ import numpy as np
 
 from contracts.errors import EntracteError, MissingDependency, PackageError
 from contracts.files.packages import Package, load_package
+from contracts.frames import FrameContract, Video
 from contracts.language import encode, unknown_words
 from contracts.package import weights_id
 from contracts.reward import RewardSignal, abstain
 from trainer.interfaces import StoredEpisode
-from trainer.rewards.frames import FrameContract, Video
 
 MODEL = "reward"
 LONGEST = 100_000

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from contracts.errors import EntracteError
+from contracts.frames import Video
 from contracts.reward import RewardSignal, abstain
 from trainer.interfaces import (
     BatchedRewardModel,
@@ -18,7 +19,6 @@ from trainer.interfaces import (
     StoredEpisode,
     VideoRewardModel,
 )
-from trainer.rewards.frames import Video
 
 
 def moments(steps: int, rate_hz: float, scores_per_s: float) -> list[int]:

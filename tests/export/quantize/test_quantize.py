@@ -23,7 +23,8 @@ from export.app import app
 from export.package import replay
 from export.parity.bench import paired
 from export.quantize.build import Options, quantize
-from export.quantize.gate import QuantizationRefused, power, require_success
+from export.quantize.chain import RangeError
+from export.quantize.gate import QuantizationRefused, power, require_actions, require_success
 from export.quantize.int8 import candidates
 from export.quantize.report import Report
 from runtime.engines import EngineOptions, open_engine
@@ -260,6 +261,19 @@ def test_success_that_may_have_fallen_too_far_is_refused() -> None:
     with pytest.raises(QuantizationRefused, match="over 4 pairs"):
         require_success(few, 10.0, "int8")
     assert power(0.2, 400, 10.0) > 0.95 and power(0.2, 100, 10.0) < 0.7
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+@pytest.mark.parametrize("wrong", [np.nan, np.inf])
+def test_a_joint_without_a_finite_error_never_passes_wherever_it_stands(
+    place: int, wrong: float
+) -> None:
+    errors = [RangeError(name, 100.0, 0.1, 0.1, 0.1) for name in "abc"]
+    require_actions(errors, 2.0, "int8")
+    errors[place] = RangeError("odd", 100.0, wrong, wrong, wrong)
+    for limit in (2.0, np.inf):
+        with pytest.raises(QuantizationRefused, match="moves odd too far"):
+            require_actions(errors, limit, "int8")
 
 
 def test_what_can_not_be_quantised_is_one_sentence(

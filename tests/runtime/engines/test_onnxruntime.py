@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import threading
+import warnings
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper
-from tiny_package import FEATURES, head_inputs, make_package
+from tiny_package import FEATURES, LENGTH, head_inputs, make_package
 
 from contracts.errors import ConfigError, PackageError
 from contracts.files.packages import Package
-from runtime.engines import EngineOptions, open_engine
+from runtime.engines import EngineOptions, onnxruntime, open_engine
+from runtime.engines.binding import KEPT_SHAPES
 from runtime.engines.onnxruntime import OnnxRuntimeEngine
 
 
@@ -187,3 +189,30 @@ def test_a_closed_engine_says_so(package: Package) -> None:
 def test_an_unknown_engine_is_named_with_those_there_are(package: Package) -> None:
     with pytest.raises(ConfigError, match="onnxruntime"):
         open_engine(package, "head", EngineOptions(kind="abacus"))
+
+
+def test_shapes_in_use_are_not_let_go(package: Package) -> None:
+    engine = open_engine(package, "head", EngineOptions())
+    rng = np.random.default_rng(0)
+    given = {
+        k: {**head_inputs(rng), "noise": np.zeros((k, LENGTH, 6), np.float32)} for k in range(1, 7)
+    }
+    first = engine.run(given[1])["chunks"]
+    for samples in (*range(2, KEPT_SHAPES + 1), 1, KEPT_SHAPES + 1, 1, KEPT_SHAPES + 2):
+        engine.run(given[samples])
+    assert engine.run(given[1])["chunks"] is first
+
+
+def test_auto_that_ends_on_the_cpu_says_so_once(
+    package: Package, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As where CUDA is there and its libraries are of another version: ONNX Runtime says nothing."""
+    monkeypatch.setattr(onnxruntime, "provider_for", lambda options: "CUDAExecutionProvider")
+    onnxruntime._say_fallback.cache_clear()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # this CPU build does
+        for _ in range(2):
+            engine = open_engine(package, "head", EngineOptions(provider="auto"))
+            engine.run(head_inputs(np.random.default_rng(0)))
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "CUDA provider did not load and CPUExecutionProvider runs instead" in line

@@ -231,3 +231,18 @@ def test_options_are_plain_data() -> None:
         *("auto", "feed"),
         *(1, False),
     )
+
+
+def test_numpy_knows_its_floats_before_a_session_flushes_the_smallest() -> None:
+    """In a process of its own: numpy looks once, and would warn and remember 0 if a session came first."""
+    code = (
+        "from pathlib import Path; import numpy as np, sys;"
+        "from contracts.files.packages import load_package;"
+        "from runtime.engines import EngineOptions, open_engine;"
+        "engine = open_engine(load_package(Path(sys.argv[1])), 'head', EngineOptions());"
+        "assert np.finfo(np.float32).tiny > 0"
+    )
+    root = Path(__file__).resolve().parents[3]
+    command = [sys.executable, "-W", "error", "-c", code, str(POLICY)]
+    found = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+    assert found.returncode == 0, found.stderr

@@ -11,6 +11,7 @@ import msgspec
 import pytest
 from tiny_package import make_package
 
+from contracts.errors import PackageError
 from contracts.files.packages import load_package
 from runtime.engines import building, plans
 from runtime.engines.building import BuildOptions, Progress, build_plan
@@ -166,6 +167,28 @@ def test_a_real_builders_plan_is_cached_with_its_progress(tmp_path: Path) -> Non
     assert shares == sorted(shares) and shares[-1] == 1.0 and len(set(shares)) > 20
     again = plans.obtain(tmp_path, identity, lambda: pytest.fail("it was built again"))
     assert again.plan == found.plan and again.card.build_s > 0
+
+
+def test_weights_that_changed_on_disk_since_their_check_are_never_cached(tmp_path: Path) -> None:
+    """The parser reads the file again, so what it built is what lies there now."""
+    trt = pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx is not installed")
+    package = make_package(tmp_path / "package")
+    path = package.folder / package.manifest.weights_file
+    data = path.read_bytes()
+    identity = plans.identity_of(package, "trunk", **DEVICE)
+    logger = trt.Logger(trt.Logger.ERROR)
+
+    def obtain() -> plans.Obtained:
+        return plans.obtain(
+            tmp_path / "cache", identity, lambda: build_plan(trt, logger, package, "trunk")
+        )
+
+    path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    with pytest.raises(PackageError, match=r"weights\.safetensors changed while it was read"):
+        obtain()
+    assert plans.load(tmp_path / "cache", identity) == "none was built yet"
+    path.write_bytes(data)
+    assert obtain().rebuilt == "none was built yet" and not obtain().rebuilt
 
 
 def test_a_real_parser_takes_every_graph_and_refits_every_refinable_tensor() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import hashlib
 import json
 import os
 import subprocess
@@ -21,11 +22,15 @@ from tiny_package import FEATURES, LENGTH, make_package
 from typer.testing import CliRunner
 
 from contracts.errors import DeviceError, PackageError
-from contracts.files.packages import Package, load_package
+from contracts.files.packages import Package, load_package, safetensors_bytes
+from contracts.release import ReleaseManifest
 from export.build_command import command
 from runtime.engines import EngineOptions, cuda, plans, tensorrt
 from runtime.engines.device import KEPT_SHAPES
 from runtime.engines.tensorrt import TensorRTEngine
+from runtime.slots import SlotStore
+from runtime.swap import Swapper
+from runtime.swap_checks import SwapLimits
 
 PLAN = b"a plan"
 POLICY = Path(__file__).resolve().parents[3] / "pretrained" / "policy-open_drawer"
@@ -60,6 +65,10 @@ def _inputs(samples: int, seed: int = 0) -> dict[str, np.ndarray]:
         "features": rng.normal(size=(1, FEATURES)).astype(np.float32),
         "noise": rng.normal(size=(samples, LENGTH, 6)).astype(np.float32),
     }
+
+
+def _shapes(samples: int) -> tuple[tuple[int, ...], ...]:
+    return ((1, FEATURES), (samples, LENGTH, 6))
 
 
 def _expected(inputs: dict[str, np.ndarray], weights: dict[str, np.ndarray]) -> np.ndarray:
@@ -128,6 +137,57 @@ def test_nothing_is_left_on_the_device(package: Package, trt: HostTensorRT) -> N
     del engine
     gc.collect()
     assert [trt.library.host_blocks(host) for host in (0, 1)] == before
+
+
+def test_who_forgets_to_close_leaves_nothing_on_the_device(
+    package: Package, trt: HostTensorRT
+) -> None:
+    gc.collect()
+    before = [trt.library.host_blocks(host) for host in (0, 1)]
+    engine = _engine(package)
+    engine.run(_inputs(2))
+    assert trt.library.host_blocks(0) > before[0]
+    del engine
+    gc.collect()
+    assert [trt.library.host_blocks(host) for host in (0, 1)] == before
+
+
+def test_shapes_in_use_are_not_let_go(package: Package) -> None:
+    engine = _engine(package)
+    for samples in (*range(1, KEPT_SHAPES + 1), 1, KEPT_SHAPES + 1):
+        engine.run(_inputs(samples))
+    assert engine.bound is not None
+    kept = [s for s in range(1, KEPT_SHAPES + 2) if engine.bound.knows(_shapes(s))]
+    assert kept == [1, *range(3, KEPT_SHAPES + 2)]
+    engine.close()
+
+
+@pytest.mark.parametrize(("samples", "outcome"), [(5, "swapped"), (MOST + 1, "rejected")])
+def test_a_releases_candidates_are_captured_or_refused_before_it_acts(
+    package: Package, tmp_path: Path, samples: int, outcome: str
+) -> None:
+    slots = SlotStore(tmp_path / "slots", package.package_id)
+    limits = SwapLimits(latency_s=1.0)
+    swapper = Swapper("policy", slots, package, _engine(package), robot_id="r", limits=limits)
+    data = safetensors_bytes(package.refinable_weights())
+    manifest = ReleaseManifest(
+        "policy", package.package_id, 1, 0, 1, "", hashlib.sha256(data).hexdigest(), len(data),
+        package.manifest.refinable, samples, (), "", 0.0, 1e12, "t",
+    )  # fmt: skip
+    slot, _ = slots.begin_fetch(manifest, 0.0)
+    slots.partial_path(slot).write_bytes(data)
+    slots.mark_verified(slot, 0.0, len(data))
+    slots.mark_staged(slot, 0.0)
+    (found,) = swapper.swap(episode_seq=1)
+    assert found.outcome == outcome
+    if outcome == "rejected":
+        assert f"does not take the release's {samples} candidates" in found.reason
+        assert "outside the built profile" in found.reason and swapper.version == 0
+    else:
+        engine = swapper.engine
+        assert isinstance(engine, TensorRTEngine) and engine.bound is not None
+        assert engine.bound.is_captured(_shapes(samples))
+    swapper.close()
 
 
 def test_shapes_outside_the_profile_are_refused_and_cost_nothing(

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from contracts.frames import FrameContract, Video
 from contracts.reward import RewardSignal, abstain
 from trainer.reward_data import edits
 from trainer.reward_data.commands import Command, paraphrases, parse
@@ -26,7 +27,6 @@ from trainer.reward_data.readers import Mp4Pictures
 from trainer.reward_data.recipe import recipe_from
 from trainer.reward_data.record import Goal, SourceVideo, score_of
 from trainer.reward_data.samples import Maker, Sample
-from trainer.rewards.frames import FrameContract, Video
 
 GRAYS = [np.full((8, 8, 3), 20 * k, np.uint8) for k in range(6)]
 RED_CUP = Scene(

@@ -10,9 +10,9 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 
+from contracts.frames import FrameContract, Video
 from contracts.reward import RewardSignal
 from trainer.reward_service.service import Limits, RewardService
-from trainer.rewards.frames import FrameContract, Video
 
 
 class ConvReward:

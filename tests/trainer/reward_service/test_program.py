@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 
 from contracts.errors import ConfigError
+from contracts.frames import Video
 from trainer.reward_service.client import connect, health, remote
 from trainer.reward_service.program import load_config, load_model
 from trainer.rewards.edge import EdgeReward
-from trainer.rewards.frames import Video
 
 ROOT = Path(__file__).resolve().parents[3]
 PACKAGE = ROOT / "pretrained" / "reward-zero-shot"

@@ -289,10 +289,10 @@ def test_staleness_is_the_age_when_the_answer_is_here() -> None:
 def test_a_silent_or_changed_server_abstains_and_never_raises() -> None:
     with serving(ConvReward()) as service:
         address = service.address
-        asker = connect(address, deadline_s=1.0, window=4)
+        asker = connect(address, deadline_s=2.0, window=4)
     started = time.monotonic()
     found = asker.score_batch([(video(i), "lift") for i in range(40)])
-    assert time.monotonic() - started < 6.0, "not a deadline for each of ten windows"
+    assert time.monotonic() - started < 16.0, "not a deadline for each of ten windows"
     assert len(found) == 40 and all(s.abstained.startswith("timeout:") for s in found)
     other = ConvReward()
     with serving(other, address=address):

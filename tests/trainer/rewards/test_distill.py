@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from contracts.errors import ConfigError, EntracteError
+from contracts.frames import FrameContract, Video
 from contracts.reward import RewardSignal, abstain
 from trainer.rewards import recipe
 from trainer.rewards.data import Clip
 from trainer.rewards.distill import relabel
-from trainer.rewards.frames import FrameContract, Video
 from trainer.rewards.opening import open_video_model, options_of
 from trainer.rewards.train_edge import TrainSettings
 

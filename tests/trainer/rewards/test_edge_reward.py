@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from contracts.errors import PackageError
+from contracts.frames import Video
 from trainer.judgement import check_signals, judge
 from trainer.rewards.data import Clip
 from trainer.rewards.edge import EdgeReward
 from trainer.rewards.evaluate import clock_scorer, constant_scorer, evaluate
 from trainer.rewards.evaluation.metrics import roc_auc
-from trainer.rewards.frames import Video
 from trainer.rewards.train_edge import Edge, embed_clip, score
 
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from contracts.errors import EntracteError
-from trainer.rewards.frames import FrameContract, Video
+from contracts.frames import FrameContract, Video
 
 
 def video(frames: int, rate_hz: float = 10.0, cameras: tuple[str, ...] = ("front",)) -> Video:

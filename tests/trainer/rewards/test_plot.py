@@ -14,12 +14,12 @@ from typer.testing import CliRunner
 from contracts.errors import ConfigError, EntracteError
 from contracts.files.dataset import DatasetWriter
 from contracts.files.dataset_format import Feature
+from contracts.frames import FrameContract, Video
 from contracts.reward import RewardSignal
 from trainer.report.pictures import write_film
 from trainer.reward_app import app
 from trainer.rewards.data import Clip, read_records
 from trainer.rewards.edge import EdgeReward
-from trainer.rewards.frames import FrameContract, Video
 from trainer.rewards.plotting import figure
 from trainer.rewards.plotting.film import HOLD_LAST_S, frames
 from trainer.rewards.plotting.footage import Footage, Wanted, open_footage

@@ -16,6 +16,7 @@ import msgspec
 
 from contracts.choices import something_else
 from contracts.errors import ConfigError
+from contracts.frames import Video
 from contracts.reward import RewardSignal, abstain
 from trainer.rewards.endpoint.caller import Caller
 from trainer.rewards.endpoint.protocol import (
@@ -24,7 +25,6 @@ from trainer.rewards.endpoint.protocol import (
     read_answer,
     request_body,
 )
-from trainer.rewards.frames import Video
 from trainer.rewards.vlm.question import Prompt, Question, Reading
 from trainer.rewards.vlm.several import QuestionModel, ask_all, merged, refuse_twice, signals_of
 from trainer.rewards.vlm.topreward import TopReward

@@ -12,10 +12,10 @@ import cv2
 import numpy as np
 
 from contracts.errors import EntracteError
+from contracts.frames import FrameContract, Video
 from contracts.language import words
 from contracts.reward import RewardSignal
 from trainer.rewards.evaluation.cases import Labelled
-from trainer.rewards.frames import FrameContract, Video
 
 LAST = FrameContract(layout="last")
 SIDE = 8

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from contracts.errors import EntracteError
+from contracts.frames import Video
 from trainer.rewards.data import CAMERAS, Clip
-from trainer.rewards.frames import Video
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from contracts.frames import Video
 from contracts.reward import RewardSignal, abstain
 from trainer.interfaces import VideoRewardModel
 from trainer.judgement import judge
@@ -19,7 +20,6 @@ from trainer.rewards.episodes import score_moments
 from trainer.rewards.evaluation import metrics
 from trainer.rewards.evaluation.bootstrap import Figure, resamples, with_interval
 from trainer.rewards.evaluation.cases import Case
-from trainer.rewards.frames import Video
 
 MOMENTS = 12
 PAIRS = 6

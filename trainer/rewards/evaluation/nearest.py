@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
+from contracts.frames import FrameContract, Video
 from contracts.reward import RewardSignal
-from trainer.rewards.frames import FrameContract, Video
 
 EARLIER_S = 2.0
 

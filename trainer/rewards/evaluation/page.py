@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from contracts.errors import EntracteError
+from contracts.frames import FrameContract, Video
 from contracts.reward import RewardSignal
 from trainer.report.charts import score_histogram
 from trainer.report.pictures import jpeg_uri
@@ -21,7 +22,6 @@ from trainer.rewards.evaluation.measure import HIGHER_IS_BETTER, MEANING, Measur
 from trainer.rewards.evaluation.roboreward_bench import BenchReport, parse_answer, score_of
 from trainer.rewards.evaluation.suite import BENCH_FIGURES, BenchResult, TaskReport, check_table
 from trainer.rewards.evaluation.videos import read_video
-from trainer.rewards.frames import FrameContract, Video
 
 WORST = 6
 HERE = Path(__file__).parent

@@ -5,7 +5,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from trainer.rewards.frames import Video
+from contracts.frames import Video
 
 CROP_SHARE = 0.9
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from contracts.frames import Video
 from contracts.language import words
 from trainer.interfaces import VideoRewardModel
 from trainer.judgement import judge
@@ -25,7 +26,6 @@ from trainer.rewards.evaluation.measure import (
     pairs_of,
     signals_of,
 )
-from trainer.rewards.frames import Video
 
 SWAP_LIMIT = 1e-6
 CROSSING_LIMIT = 0.05

@@ -9,7 +9,7 @@ import av
 import numpy as np
 
 from contracts.errors import EntracteError
-from trainer.rewards.frames import FrameContract, Video
+from contracts.frames import FrameContract, Video
 
 MOST_BYTES = 4 << 30
 """Of pictures in memory at once: ten minutes of 640x480 at 8 Hz."""

@@ -14,10 +14,10 @@ import numpy as np
 from contracts.errors import ConfigError, EntracteError
 from contracts.files.dataset_format import CAMERA_PREFIX, VIDEO
 from contracts.files.dataset_reader import DatasetReader
+from contracts.frames import FrameContract, Video
 from trainer.reward_data.readers import ClipPictures
 from trainer.rewards.data import CAMERAS, Clip, load_clips, read_records
 from trainer.rewards.evaluation.videos import frame_times, read_video
-from trainer.rewards.frames import FrameContract, Video
 
 MOST_BYTES = 1 << 30
 """Of decoded pictures: a minute of VGA at 10 Hz takes half of it."""

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from contracts.frames import Video
 from contracts.reward import RewardSignal, abstain
 from trainer.interfaces import BatchedRewardModel, GrowingRewardModel, VideoRewardModel
 from trainer.judgement import judge
-from trainer.rewards.frames import Video
 
 SIGNALS = ("process", "completion", "contrastive")
 

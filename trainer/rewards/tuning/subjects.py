@@ -13,9 +13,9 @@ import numpy as np
 
 from contracts.choices import among_choices
 from contracts.errors import EntracteError
+from contracts.frames import Video
 from trainer.reward_data.readers import decode_picture
 from trainer.rewards.evaluation.videos import read_video
-from trainer.rewards.frames import Video
 from trainer.rewards.tuning.rows import Row
 from trainer.rewards.vlm.question import Prompt, Question
 

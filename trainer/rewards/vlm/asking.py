@@ -7,7 +7,7 @@ from typing import Literal
 
 import msgspec
 
-from trainer.rewards.frames import FrameContract
+from contracts.frames import FrameContract
 from trainer.rewards.prompts import load_prompt
 from trainer.rewards.vlm.lrm import Completion, Contrastive, Progress
 from trainer.rewards.vlm.question import Question

@@ -12,7 +12,7 @@ import numpy as np
 
 from contracts.choices import among_choices, doubt
 from contracts.errors import ConfigError
-from trainer.rewards.frames import FrameContract, Video
+from contracts.frames import FrameContract, Video
 from trainer.rewards.prompts import PromptText
 from trainer.rewards.vlm.question import Prompt, Reading, clip_of, prompt_of
 

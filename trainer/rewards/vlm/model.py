@@ -15,9 +15,9 @@ import numpy as np
 
 from contracts.choices import something_else
 from contracts.errors import ConfigError, EntracteError
+from contracts.frames import Video
 from contracts.reward import RewardSignal, abstain
 from trainer.interfaces import Growing
-from trainer.rewards.frames import Video
 from trainer.rewards.vlm import roboreward
 from trainer.rewards.vlm.engine import Engine, Session
 from trainer.rewards.vlm.question import Prompt, Question, Reading

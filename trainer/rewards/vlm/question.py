@@ -9,7 +9,7 @@ from typing import Protocol
 import cv2
 import numpy as np
 
-from trainer.rewards.frames import FrameContract, Video
+from contracts.frames import FrameContract, Video
 from trainer.rewards.prompts import PromptText
 
 

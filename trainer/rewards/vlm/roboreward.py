@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from contracts.choices import among_choices, doubt
-from trainer.rewards.frames import FrameContract, Video
+from contracts.frames import FrameContract, Video
 from trainer.rewards.prompts import PromptText
 from trainer.rewards.vlm.question import Prompt, Reading, clip_of, prompt_of
 

@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
 from contracts.errors import ConfigError, EntracteError
+from contracts.frames import FrameContract, Video
 from contracts.reward import RewardSignal, abstain
-from trainer.rewards.frames import FrameContract, Video
 from trainer.rewards.vlm.question import Prompt, Question, Reading
 
 LONGEST = 100_000

@@ -13,7 +13,7 @@ import numpy as np
 
 from contracts.choices import doubt
 from contracts.errors import ConfigError
-from trainer.rewards.frames import FrameContract, Video
+from contracts.frames import FrameContract, Video
 from trainer.rewards.prompts import PromptText
 from trainer.rewards.vlm.lrm import two_choices
 from trainer.rewards.vlm.question import Prompt, Reading, clip_of, prompt_of

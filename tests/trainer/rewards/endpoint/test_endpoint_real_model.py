@@ -14,9 +14,9 @@ from chat_server import Asked, chatting
 from tiny_video import some_video
 from tiny_vlm import build_vlm
 
+from contracts.frames import Video
 from contracts.images import decode_jpeg, encode_jpeg
 from trainer.rewards.endpoint.factory import make, read_options
-from trainer.rewards.frames import Video
 from trainer.rewards.vlm.factory import make as make_vlm
 from trainer.rewards.vlm.factory import read_options as read_vlm_options
 from trainer.rewards.vlm.model import VlmReward

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from contracts.frames import Video
 from contracts.messages import EpisodeEnd, EpisodeStart, SessionStart
 from contracts.specs import SO101_JOINTS, ActionSpec, CameraSpec, ObservationSpec
 from trainer.interfaces import EpisodeKey, StoredEpisode
-from trainer.rewards.frames import Video
 
 
 def some_video(frames: int, rate_hz: float = 2.0) -> Video:

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from contracts.errors import EntracteError
+from contracts.frames import FrameContract, Video
 from contracts.reward import RewardSignal, abstain
 from trainer.rewards.evaluation import perturb
 from trainer.rewards.evaluation.blind import Clock, Constant, LastFrame, TextOnly
@@ -22,7 +23,6 @@ from trainer.rewards.evaluation.comparison import verdict
 from trainer.rewards.evaluation.measure import measure
 from trainer.rewards.evaluation.robustness import Check, robustness
 from trainer.rewards.evaluation.suite import evaluate_task
-from trainer.rewards.frames import FrameContract, Video
 
 UP = ("make it bright", "make it light", "brighten it")
 DOWN = "make it dark"

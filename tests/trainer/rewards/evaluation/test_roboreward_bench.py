@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from contracts.errors import EntracteError
+from contracts.frames import FrameContract, Video
 from contracts.reward import RewardSignal
 from trainer.rewards.evaluation.roboreward_bench import (
     TEST_HISTOGRAM,
@@ -22,7 +23,6 @@ from trainer.rewards.evaluation.roboreward_bench import (
     score_of,
 )
 from trainer.rewards.evaluation.videos import read_video
-from trainer.rewards.frames import FrameContract, Video
 
 
 def _folder(path: Path, rows: list[tuple[str, str, int]]) -> Path:

@@ -210,7 +210,7 @@ def test_swapping_the_pictures_changes_the_sign_alone(qwen3: Path, judge: Judge)
 
 def test_topreward_needs_nothing_of_the_future() -> None:
     text = load_prompt("topreward")
-    from trainer.rewards.frames import FrameContract
+    from contracts.frames import FrameContract
 
     question = TopReward(text, FrameContract("append", most=40), top=-0.5)
 
@@ -278,7 +278,7 @@ def test_the_identity_changes_with_prompt_frames_and_settings_alone(
 
 
 def test_several_cameras_stand_side_by_side(qwen3: Path, judge: Judge) -> None:
-    from trainer.rewards.frames import Video
+    from contracts.frames import Video
 
     front, wrist = some_video(4), some_video(4, width=32, height=24)
     both = Video({**front.views, "wrist": wrist.views["front"]}, front.times_s, front.steps)

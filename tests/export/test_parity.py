@@ -30,13 +30,14 @@ from runtime.engines.onnxruntime import OnnxRuntimeEngine
 
 PRETRAINED = Path(__file__).parents[2] / "pretrained"
 POLICY, REWARD = PRETRAINED / "policy-open_drawer", PRETRAINED / "reward-zero-shot"
-RECORDED = PRETRAINED / "demonstrations-open_drawer"
 NORM = "/flow/norms.0_3/LayerNormalization"
 
 
 @pytest.mark.parametrize("folder", [POLICY, REWARD])
-def test_a_shipped_model_answers_alike_everywhere_on_recorded_moments(folder: Path) -> None:
-    report = check_package(folder, ["onnxruntime"], RECORDED, samples=6)
+def test_a_shipped_model_answers_alike_everywhere_on_recorded_moments(
+    folder: Path, recorded_episodes: Path
+) -> None:
+    report = check_package(folder, ["onnxruntime"], recorded_episodes, samples=6)
     compared = {(one.left, one.right, one.on) for one in report.comparisons}
     for on in ("recorded moments", "pictures to answer"):
         assert {("torch", "onnx", on), ("torch", "onnxruntime", on)} <= compared
@@ -203,21 +204,23 @@ def test_one_engine_alone_has_nothing_to_be_compared_with() -> None:
     assert "--against" in str(result.exception)
 
 
-def test_a_data_set_without_the_packages_cameras_is_one_sentence(tmp_path: Path) -> None:
+def test_a_data_set_without_the_packages_cameras_is_one_sentence(
+    recorded_episodes: Path,
+) -> None:
     package = load_package(POLICY)
     manifest = msgspec.structs.replace(package.manifest, cameras=("front", "ceiling"))
     with pytest.raises(ConfigError, match=r"lacks what the package looks at.*ceiling"):
-        moments(RECORDED, manifest, 2)
+        moments(recorded_episodes, manifest, 2)
 
 
-def test_check_runs_where_there_is_no_torch() -> None:
+def test_check_runs_where_there_is_no_torch(recorded_episodes: Path) -> None:
     """As on a Jetson: the golden vectors, which torch computed, are the reference."""
     program = (
         "import sys\n"
         "for name in ('torch', 'onnx', 'transformers', 'optimum', 'polygraphy'):\n"
         "    sys.modules[name] = None\n"
         "from export.app import app\n"
-        f"app(['check', {str(POLICY)!r}, '--recorded', {str(RECORDED)!r}, '--samples', '2'])\n"
+        f"app(['check', {str(POLICY)!r}, '--recorded', {str(recorded_episodes)!r}, '--samples', '2'])\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=False

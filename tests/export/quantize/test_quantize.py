@@ -32,7 +32,6 @@ from trainer.policies.flow import FlowPolicy
 
 PRETRAINED = Path(__file__).parents[3] / "pretrained"
 POLICY = PRETRAINED / "policy-open_drawer"
-RECORDED = PRETRAINED / "demonstrations-open_drawer"
 AT_RUN_TIME = {
     *("DynamicQuantizeLinear", "MatMulInteger", "ConvInteger", "DynamicQuantizeMatMul"),
     *("QLinearConv", "QLinearMatMul", "QGemm"),
@@ -45,8 +44,8 @@ def parent() -> Package:
 
 
 @pytest.fixture(scope="module")
-def drawn(parent: Package) -> CalibrationSet:
-    return draw(parent, [RECORDED], samples=24, held_out=16, seed=0)
+def drawn(parent: Package, recorded_episodes: Path) -> CalibrationSet:
+    return draw(parent, [recorded_episodes], samples=24, held_out=16, seed=0)
 
 
 def made_with(

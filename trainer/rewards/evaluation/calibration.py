@@ -6,6 +6,7 @@ Fitted on validation data only: every fit is told which split its data are of an
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -124,7 +125,8 @@ def completion_threshold(scores: Scores, false_positive_rate: float) -> float:
     if allowed >= len(negative):
         return 0.0
     blocked = negative[len(negative) - 1 - allowed]
-    return float(np.nextafter(blocked, 2.0))
+    # Never subnormal: where an engine flushes those (runtime.engines), it would be 0 and let all pass.
+    return max(float(np.nextafter(blocked, 2.0)), sys.float_info.min)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from benchmarks.machine import machine
+from benchmarks.machine import in_words, machine
 from contracts.errors import ConfigError, EntracteError
 from contracts.files.packages import read_manifest
 from contracts.package import package_id
@@ -189,12 +189,11 @@ def table(found: Found) -> str:
                 f"{row.graph}, {row.engine}: copies between host and device are in; kernels alone "
                 f"{row.kernels.median:.3f} ms (median), {row.kernels.p99:.3f} (p99)."
             )
-    facts = ", ".join(f"{name} {value}" for name, value in found.machine.items() if value != "")
     lines.append(
         f"{found.rounds} calls each after {found.warm_up} to warm up, ours and the bare library's in turn; "
         f"half of them beside {found.neighbours} busy process(es), in slices that alternate. Precision: "
         + ", ".join(sorted({f"{row.graph} {row.precision}" for row in found.rows if row.precision}))
-        + f". Machine: {facts}."
+        + f". Machine: {in_words(found.machine)}."
     )
     return "\n".join(lines)
 

@@ -220,7 +220,8 @@ def _bare_as_it_comes(package: Package, graph: str) -> Call:
 
 
 def _bare_tensorrt(package: Package, graph: str, engine: TensorRTEngine) -> Call:
-    """Copies, one enqueueV3, copies, a wait: on a plan of its own, without a CUDA graph."""
+    """Copies, one enqueueV3, copies, a wait: the same plan in a context of its own, without a CUDA graph.
+    Through our own ctypes: the library's Python has no copies."""
     twin = engine.plain_twin()
     names = [spec.name for spec in package.manifest.graph(graph).inputs]
 

@@ -33,6 +33,11 @@ def machine() -> dict[str, Any]:
     return found
 
 
+def in_words(found: dict[str, Any]) -> str:
+    """`machine()` as a table's last sentence has it."""
+    return ", ".join(f"{key} {value}" for key, value in found.items() if value != "")
+
+
 def clocks_mhz(root: Path = Path("/sys")) -> dict[str, float]:
     """Present clocks: of every CPU core and of the GPU, as far as the kernel tells."""
     found = {}

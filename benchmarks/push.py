@@ -21,7 +21,7 @@ import msgspec
 import numpy as np
 import zmq
 
-from benchmarks.machine import machine
+from benchmarks.machine import in_words, machine
 from contracts import wire
 from contracts.errors import EntracteError
 from contracts.files.packages import Package, load_package
@@ -264,10 +264,10 @@ def table(found: Found) -> str:
         numbers = (row.publish, row.armed, row.swapped, row.whole, row.longest)
         cells = " | ".join(f"{number:.1f}" for number in numbers)
         lines.append(f"| {row.engine} | {cells} | {row.wire_bytes / 1e6:.2f} |")
-    facts = ", ".join(f"{key} {value}" for key, value in found.machine.items() if value != "")
     lines += [
         "",
         f"Medians of {found.pushes} pushes of {found.weights_bytes / 1e6:.2f} MB of refinable weights (the "
-        f"whole package: {found.package_bytes / 1e6:.2f} MB), over loopback. Machine: {facts}.",
+        f"whole package: {found.package_bytes / 1e6:.2f} MB), over loopback. Machine: "
+        f"{in_words(found.machine)}.",
     ]
     return "\n".join(lines)

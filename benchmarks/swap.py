@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from benchmarks.machine import machine
+from benchmarks.machine import in_words, machine
 from contracts.errors import PackageError
 from contracts.files.packages import Package, load_package
 from runtime.engines import Engine, EngineOptions, open_engine, refinable_names, refined, survey
@@ -233,10 +233,9 @@ def table(found: Found) -> str:
         numbers = (way.ready, way.longest, way.processor, way.replay)
         cells = " | ".join(f"{number:.2f}" for number in numbers)
         lines.append(f"| {name} | {cells} | {way.run:.3f} | {'yes' if way.keeps else 'NO'} |")
-    facts = ", ".join(f"{key} {value}" for key, value in found.machine.items() if value != "")
     lines += [
         "",
         f"{found.tensors} tensors, {found.refinable_bytes / 1e6:.2f} MB; {found.swaps} swaps of each way, in "
-        f"turn; the replay is of {found.golden_cases} golden cases. Machine: {facts}.",
+        f"turn; the replay is of {found.golden_cases} golden cases. Machine: {in_words(found.machine)}.",
     ]
     return "\n".join(lines)

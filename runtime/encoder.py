@@ -31,6 +31,7 @@ class Encoder:
         except BaseException:
             self._image.close()
             raise
+        self._said: dict[str, np.ndarray] = {}
 
     def image(self, picture: np.ndarray) -> np.ndarray:
         """float32[D] of length one, of uint8[H, W, 3] RGB of any size."""
@@ -45,8 +46,10 @@ class Encoder:
                 expected=sorted(self.spec.texts),
                 remedy="export it with --text",
             )
-        tokens = np.array([self.spec.texts[text]], np.int64)
-        return np.array(self._text.run({"tokens": tokens})["embedding"][0])
+        if text not in self._said:  # once: there are as many as the package has texts
+            tokens = np.array([self.spec.texts[text]], np.int64)
+            self._said[text] = np.array(self._text.run({"tokens": tokens})["embedding"][0])
+        return self._said[text].copy()
 
     def match(self, picture: np.ndarray, texts: Sequence[str]) -> np.ndarray:
         """float64[len(texts)] in [0, 1]: each on its own (SigLIP), or shares of one (CLIP)."""

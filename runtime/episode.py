@@ -38,7 +38,8 @@ class Episode:
         chunk_rate_hz = robot.policy.chunk.rate_hz if robot.policy else config.loop.rate_hz
         ratio = max(1, round(config.loop.rate_hz / chunk_rate_hz))
         self._scheduler = Scheduler(ratio, config.policy.execute_steps)
-        self._history = History(robot.policy.observations if robot.policy else 1, ratio)
+        observations = robot.policy.observations if robot.policy else 1
+        self._history: History[Observation] = History(observations, ratio)
         self._started_s = math.nan
         self._last_signal: RewardSignal | None = None
         self._sections: dict[str, list[float]] = {name: [] for name in SECTIONS}
@@ -124,15 +125,16 @@ class Episode:
         self._take_chunk()
         policy = robot.policy
         complete = len(seen.frames) == len(robot.senses.cameras)
-        pictures, state = seen.pictures(), seen.joints.positions
         if complete:
             # Periods, not ticks: what a camera or the loop missed is time all the same.
-            self._history.add(robot.pace.tick + robot.pace.missed, pictures, state)
+            self._history.add(robot.pace.tick + robot.pace.missed, seen)
         if policy and self._scheduler.is_due(step) and not robot.policy_lane.busy:
             if complete:
                 number = self._scheduler.asked(step)
                 self._started_s = robot.clock.now_s()
-                earlier = self._history.earlier()
+                *earlier, (pictures, state) = [
+                    (one.pictures(), one.joints.positions) for one in self._history.chosen()
+                ]
                 robot.policy_lane.submit(
                     lambda: policy.infer(pictures, state, number, earlier), step
                 )

@@ -6,15 +6,12 @@ Owns which observations go together; doesn't own when to infer.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from typing import Generic, TypeVar
 
-import numpy as np
-
-Seen = tuple[Mapping[str, np.ndarray], np.ndarray]
-"""Pictures uint8[H,W,3] by camera and joints float32[joints] of one tick."""
+Seen = TypeVar("Seen")
 
 
-class History:
+class History(Generic[Seen]):
     """`observations` of them are wanted, `apart` periods of the loop from one to the next: as the policy was
     trained."""
 
@@ -22,14 +19,14 @@ class History:
         self._wanted, self._apart = observations, apart
         self._seen: deque[tuple[int, Seen]] = deque(maxlen=(observations - 1) * apart + 1)
 
-    def add(self, period: int, pictures: Mapping[str, np.ndarray], state: np.ndarray) -> None:
+    def add(self, period: int, seen: Seen) -> None:
         """The observation of this `period` of the loop, which only grows: those without a tick, or whose tick
         had no observation, count too. Nobody may write to it."""
-        self._seen.append((period, (pictures, state)))
+        self._seen.append((period, seen))
 
-    def earlier(self) -> list[Seen]:
-        """Those that go before the newest, oldest first: of each period that is wanted the nearest there is
-        (of two the older). Before the episode's first there is the first."""
+    def chosen(self) -> list[Seen]:
+        """As many as are wanted, oldest first and the newest last: of each period that is wanted the nearest
+        there is (of two the older). Before the episode's first there is the first."""
         newest = self._seen[-1][0]
-        wanted = (newest - back * self._apart for back in range(self._wanted - 1, 0, -1))
+        wanted = (newest - back * self._apart for back in reversed(range(self._wanted)))
         return [min(self._seen, key=lambda one, w=period: abs(one[0] - w))[1] for period in wanted]  # type: ignore[misc]

@@ -21,11 +21,12 @@ from contracts.package import OBSERVATION_STEPS, ChunkSpec
 from contracts.release import MAX_WEIGHTS_BYTES
 from runtime.config import PolicySection, Run
 from runtime.engines import Engine, EngineOptions, open_engine, options_of
-from runtime.history import Seen
 from runtime.preflight import need_camera
 from runtime.slots import SlotStore
 from runtime.swap import Swapper
 
+Seen = tuple[Mapping[str, np.ndarray], np.ndarray]
+"""Pictures uint8[H,W,3] by camera and joints float32[joints] of one moment."""
 # Sets the draw of a chunk's offset apart from that of its noise.
 _EXPLORATION = 1
 MOST_OBSERVATIONS = 16

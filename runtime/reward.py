@@ -107,9 +107,8 @@ class RewardRunner:
         values = {name: float(np.asarray(out[name]).reshape(-1)[0]) for name in names}
         if not np.isfinite(list(values.values())).all():
             return abstain(step, "the model's output is not finite", self.model_id)
-        self.swapper.remember(
-            inputs
-        )  # only now: the replay of a sound release must not fail for it
+        # Only now: a sound release would be refused for what it is shown of a fault.
+        self.swapper.remember(inputs)
         threshold = self._setting("ground_threshold", 0.5)
         if values["ground"] < threshold:
             why = f"outside the model's ground ({values['ground']:.2f} < {threshold:.2f})"

@@ -25,10 +25,10 @@ class Cuda:
 
     def __init__(self, library: Any) -> None:
         self._library = library
-        device, context = ctypes.c_int(), ctypes.c_void_p()
+        device = ctypes.c_int()
         self._call("cuDeviceGet", ctypes.byref(device), 0)
-        self._call("cuDevicePrimaryCtxRetain", ctypes.byref(context), device)
-        self._context = context
+        self._device = device
+        self._context: ctypes.c_void_p | None = None
         name = ctypes.create_string_buffer(128)
         self._call("cuDeviceGetName", name, 128, device)
         self.device_name = name.value.decode()
@@ -41,7 +41,12 @@ class Cuda:
         """The newest CUDA that the driver serves, "12.6"."""
 
     def use_here(self) -> None:
-        """Make the context current in the calling thread; cheap when it already is."""
+        """Make the context current in the calling thread; cheap when it already is. The first call makes the
+        context, which takes memory of the device: who only looks for one should not."""
+        if self._context is None:
+            context = ctypes.c_void_p()
+            self._call("cuDevicePrimaryCtxRetain", ctypes.byref(context), self._device)
+            self._context = context
         self._call("cuCtxSetCurrent", self._context)
 
     def stream(self) -> int:

@@ -38,7 +38,7 @@ from export.package import torch_outputs
 from runtime.config import PolicySection
 from runtime.engines import EngineOptions, open_engine
 from runtime.history import History
-from runtime.policy import PolicyRunner
+from runtime.policy import PolicyRunner, Seen
 from runtime.slots import SlotStore
 from runtime.swap import Swapper
 
@@ -291,11 +291,12 @@ def test_the_runner_shows_a_policy_the_observations_it_was_trained_on(
     pictures = [{c: one[f"images.{c}"][0] for c in ("front", "wrist")} for one in seen]
     states = [one["state"][0] for one in seen]
     trunk, head = (open_engine(package, graph, EngineOptions()) for graph in ("trunk", "head"))
-    history = History(runner.observations, apart=2)
+    history: History[Seen] = History(runner.observations, apart=2)
     assert runner.observations == 2 and runner.begin_episode("what you like", 7) == []
     for tick, before in ((0, 0), (1, 0), (2, 0), (3, 1), (4, 2), (5, 3)):
-        history.add(tick, pictures[tick], states[tick])
-        answer = runner.infer(pictures[tick], states[tick], tick, history.earlier())
+        history.add(tick, (pictures[tick], states[tick]))
+        *earlier, newest = history.chosen()
+        answer = runner.infer(*newest, tick, earlier)
         features = [trunk.run(seen[step])["features"].copy() for step in (before, tick)]
         noise = np.random.default_rng([3, 7, tick]).standard_normal((1, 16, 6)).astype(np.float32)
         chunk = head.run({"features": np.concatenate(features), "noise": noise})["chunks"][0]

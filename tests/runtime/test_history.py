@@ -29,10 +29,10 @@ from runtime.pacing import Pace
     ],
 )
 def test_the_nearest_in_time_goes_before_the_newest(periods: list[int], wanted: list[int]) -> None:
-    history = History(3, apart=3)
+    history: History[int] = History(3, apart=3)
     for period in periods:
-        history.add(period, {}, np.array([period]))
-    assert [int(state[0]) for _, state in history.earlier()] == wanted
+        history.add(period, period)
+    assert history.chosen() == [*wanted, periods[-1]]
 
 
 def test_an_episode_counts_what_the_loop_and_the_cameras_missed() -> None:

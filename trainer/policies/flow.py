@@ -197,13 +197,8 @@ class FlowHead(nn.Module):
         generator: torch.Generator | None = None,
     ) -> torch.Tensor:
         """Flow-matching loss [B] of chunks [B, T, A] in arm units: imitate these."""
-        x1 = self.normalise(features, chunk)
-        x0 = torch.randn(x1.shape, generator=generator)
-        # More of the early times, where the direction is decided (Black et al. 2024).
-        time = torch.rand(len(x1), generator=generator) ** 1.5
-        x = x0 + time[:, None] * (x1 - x0)
-        condition = self.flow.condition(features, time_embedding(time))
-        error: torch.Tensor = self.flow(x, condition) - (x1 - x0)
+        x, at, direction = self._on_the_way(features, chunk, generator)
+        error: torch.Tensor = self.flow(x, self.flow.condition(features, at)) - direction
         return (error**2).mean(1)
 
     def drift(
@@ -215,15 +210,23 @@ class FlowHead(nn.Module):
     ) -> torch.Tensor:
         """How far this flow is from another's [B]: mean square of what sets their velocities apart, on the
         way from noise to chunks [B, T, A] in arm units."""
-        x1 = self.normalise(features, chunk)
-        x0 = torch.randn(x1.shape, generator=generator)
-        time = torch.rand(len(x1), generator=generator) ** 1.5
-        x, at = x0 + time[:, None] * (x1 - x0), time_embedding(time)
+        x, at, _ = self._on_the_way(features, chunk, generator)
         own = self.flow(x, self.flow.condition(features, at))
         with torch.no_grad():
             wanted = other.flow(x, other.flow.condition(features, at))
         apart: torch.Tensor = own - wanted
         return (apart**2).mean(1)
+
+    def _on_the_way(
+        self, features: torch.Tensor, chunk: torch.Tensor, generator: torch.Generator | None
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Somewhere between noise and the normalised chunk: x [B, T*A], its time's embedding, and the
+        direction that leads from the noise to the chunk."""
+        x1 = self.normalise(features, chunk)
+        x0 = torch.randn(x1.shape, generator=generator)
+        # More of the early times, where the direction is decided (Black et al. 2024).
+        time = torch.rand(len(x1), generator=generator) ** 1.5
+        return x0 + time[:, None] * (x1 - x0), time_embedding(time), x1 - x0
 
     def _origin(self, features: torch.Tensor) -> torch.Tensor:
         state = features[:, features.shape[1] - self.config.state_size :]

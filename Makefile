@@ -25,7 +25,7 @@ lint: $(VENV)/.installed
 	$(BIN)/mypy
 
 bench: $(VENV)/.installed
-	$(BIN)/robot-bench loop
+	$(BIN)/robot-bench loop --rate-hz 30 --ticks 1200
 
 gpu: $(VENV)/.installed
 	$(BIN)/python -m benchmarks.gpu $(if $(NAME),--name $(NAME))

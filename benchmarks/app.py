@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import sys
-import tempfile
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated
@@ -20,22 +18,6 @@ PRETRAINED = Path(__file__).resolve().parent.parent / "pretrained"
 @app.callback()
 def _root() -> None:
     """Measure Entracte on this machine."""
-
-
-@app.command()
-def loop(
-    package: Annotated[Path, typer.Option(help="policy package")] = PRETRAINED
-    / "policy-open_drawer",
-    rate_hz: Annotated[float, typer.Option("--rate-hz", help="control rate")] = 30.0,
-    seconds: Annotated[float, typer.Option(help="how long")] = 60.0,
-    as_json: Annotated[bool, typer.Option("--json")] = False,
-) -> None:
-    """Lateness and missed ticks at full load, beside a bare absolute-deadline loop."""
-    from benchmarks.loop import measure, table
-
-    with tempfile.TemporaryDirectory(prefix="entracte-bench-") as folder:
-        result = measure(package, rate_hz, seconds, Path(folder))
-    typer.echo(json.dumps(result) if as_json else table(result))
 
 
 @app.command()
@@ -66,9 +48,13 @@ def reward(
     import msgspec
 
     from benchmarks.reward import measure, table
-    from contracts.files import atomic
+    from contracts.files import atomic, outputs
     from trainer.rewards.opening import options_of
 
+    if output:
+        outputs.require_file(
+            output, "the figures", outputs.json_with("rows", "cores", "random_model")
+        )
     found = measure(
         package,
         model=vlm,
@@ -87,7 +73,20 @@ def reward(
     typer.echo(data.decode() if as_json else table(found))
 
 
-for _verb in ("engine", "push", "swap"):
+for _verb in (
+    "arm",
+    "cameras",
+    "engine",
+    "faults",
+    "gate",
+    "intruders",
+    "link",
+    "loop",
+    "probation",
+    "push",
+    "swap",
+    "viewers",
+):
     app.command(name=_verb)(import_module(f"benchmarks.{_verb}_command").command)
 
 

@@ -1,7 +1,7 @@
 """A loop that meets absolute deadlines and copies two pictures a tick: what this machine can do at best.
 
 Run beside the thing that is measured, in a process of its own and at the control loop's own priority, so
-that both see the same machine. `python -m benchmarks.bare RATE_HZ SECONDS` prints one JSON line.
+that both see the same machine. `python -m benchmarks.bare RATE_HZ SECONDS [raw]` prints one JSON line.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ class Ticks:
     missed: int = 0
     lateness_s: list[float] = field(default_factory=list)
     copy_s: list[float] = field(default_factory=list)
+    starts_s: list[float] = field(default_factory=list)
     late: list[tuple[float, float]] = field(default_factory=list)
     slow: list[tuple[float, float]] = field(default_factory=list)
 
@@ -50,6 +51,7 @@ def run(rate_hz: float, seconds: float) -> Ticks:
         now_s = clock.now_s()
         pace, late_s = pacing.begin_tick(pace, now_s)
         ticks.lateness_s.append(late_s)
+        ticks.starts_s.append(now_s)
         if late_s > LATE_S:
             ticks.late.append((now_s - late_s, now_s))
         target[...] = source
@@ -82,6 +84,8 @@ def main() -> None:
     found |= {"priority": priority, "late": ticks.late, "slow": ticks.slow}
     found["copy_p50_ms"] = 1e3 * pacing.percentile(sorted(ticks.copy_s), 0.5)
     found["copy_max_ms"] = 1e3 * max(ticks.copy_s)
+    if sys.argv[3:] == ["raw"]:
+        found |= {"lateness_s": ticks.lateness_s, "starts_s": ticks.starts_s}
     print(json.dumps(found))
 
 

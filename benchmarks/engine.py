@@ -191,7 +191,9 @@ def table(found: Found) -> str:
             )
     lines.append(
         f"{found.rounds} calls each after {found.warm_up} to warm up, ours and the bare library's in turn; "
-        f"half of them beside {found.neighbours} busy process(es), in slices that alternate. Precision: "
+        f"half of them beside {found.neighbours} busy process(es), in slices that alternate. Over bare: the "
+        "median of ours / bare over pairs of calls that follow each other, not the ratio of the two medians. "
+        "Precision: "
         + ", ".join(sorted({f"{row.graph} {row.precision}" for row in found.rows if row.precision}))
         + f". Machine: {in_words(found.machine)}."
     )

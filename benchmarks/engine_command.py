@@ -27,8 +27,12 @@ def command(
     import msgspec
 
     from benchmarks.engine import measure, table
-    from contracts.files import atomic
+    from contracts.files import atomic, outputs
 
+    if output:
+        outputs.require_file(
+            output, "the figures", outputs.json_with("package_id", "rounds", "rows")
+        )
     found = measure(
         package,
         engines=engine or (),

@@ -20,7 +20,8 @@ import numpy as np
 from benchmarks.engine import Job, Row, Times
 from benchmarks.machine import resident_mb
 from contracts.errors import EntracteError
-from contracts.files.packages import GoldenCase, Package, load_package
+from contracts.files.golden_vectors import GoldenCase
+from contracts.files.packages import Package, load_package
 from runtime.engines import Engine, EngineOptions, open_engine, survey
 from runtime.engines.binding import ort_value, require_onnxruntime
 from runtime.engines.onnxruntime import open_session

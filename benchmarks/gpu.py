@@ -15,10 +15,11 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from contracts.files import atomic
+from contracts.files import atomic, outputs
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "docs" / "results"
+TITLE = "# What needs a GPU"
 BIN = Path(sys.executable).parent
 POLICY, REWARD = "pretrained/policy-open_drawer", "pretrained/reward-zero-shot"
 STEP_LIMIT_S = 1800
@@ -177,7 +178,7 @@ def listing() -> str:
     """gpu.md: every step and every test that needs a GPU, and on which machines each has passed."""
     runs = {path.stem.removeprefix("gpu-"): path.read_text() for path in RESULTS.glob("gpu-*.md")}
     lines = [
-        "# What needs a GPU",
+        TITLE,
         "",
         "Every path that an NVIDIA device must show. `make gpu NAME=<machine>` runs them all and writes",
         "a page beside this one; `python -m benchmarks.gpu --list` writes this list. **NOT RUN** is meant",
@@ -232,6 +233,7 @@ def main() -> int:
     parser.add_argument("--output", type=Path, default=RESULTS, help="folder of the pages")
     parser.add_argument("--list", action="store_true", help="only write what there is to run")
     given = parser.parse_args()
+    outputs.require_file(given.output / "gpu.md", "the list", outputs.beginning(TITLE.encode()))
     if given.list:
         atomic.write_bytes(given.output / "gpu.md", listing().encode())
         return 0

@@ -1,240 +1,288 @@
-"""Lateness of the control loop in `realtime` pace, beside a bare absolute-deadline loop in the same run.
+"""Lateness of our control loop beside a bare absolute-deadline loop and LeRobot's own, block by block.
 
-Everything runs: the bench renders both cameras, the policy infers, the link encodes, streams and spools,
-a trainer receives and stores. The bare loop runs at the same time in a process of its own, at the same
-priority, and so do probes that say when the machine itself stood still. A late tick is the machine's where
-what it lost since the tick before (the probes stood still, or the bare loop's copy of two pictures took
-more than 2 ms) is at least half of the lateness, and the program's elsewhere.
+Of each rate, blocks of some 20 s take turns: our robot with everything running (inference, two 640x480 RGB-D
+cameras, recording, streaming to a trainer), a loop that only meets deadlines and copies two pictures, and
+LeRobot's `record_loop` on the same arm, cameras and policy. Blocks are kept as they are done: the same
+command goes on where it was stopped. Probes on every processor say when the machine itself stood still.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import signal
+import select
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.bare import quantiles
-from benchmarks.pauses import Probes, Span, covered_s, stolen_s
+from benchmarks import loop_rig
+from benchmarks.loop_blocks import (
+    KINDS,
+    LATE_S,
+    Blocks,
+    explain,
+    off_period,
+    on_grid,
+    picture_ages,
+)
+from benchmarks.loop_rig import Rig
+from benchmarks.pauses import Probes, stolen_s
 from contracts.errors import EntracteError
 from contracts.files.episode_log import EpisodeLogReader
-from contracts.messages import Step
-from runtime.pacing import percentile
+from contracts.messages import EpisodeEnd, Step
 
 BIN = Path(sys.executable).parent
-START_S = 30.0
-LATE_S = 0.005
-WATCHED_S = 0.12
+SOCKETS = ("frames", "episodes", "weights", "health")
+LEROBOT = "ENTRACTE_LEROBOT_PYTHON"
+EXECUTE_STEPS = 8
+_ANSWER_S = 300.0
+"""What LeRobot may need beside the block itself: to connect, and to encode what it recorded."""
+_ROOT = Path(__file__).resolve().parent.parent
+
+Report = Callable[[str], None]
 
 
-def measure(package: Path, rate_hz: float, seconds: float, folder: Path) -> dict[str, Any]:
-    """Quantiles for the control loop ("loop") and the bare one ("bare"), and what was streamed."""
-    folder.mkdir(parents=True, exist_ok=True)
-    trainer = _start(
-        [
-            str(BIN / "robot-trainer"), "serve", "--run-dir", str(folder / "trainer"),
-            "--set", "refiner.kind=''", "--set", "reward.model=constant", "--set", "reward.live=false",
-            "--set", "store.dataset=false",
-            *(f for n in ("frames", "episodes", "weights", "health")
-              for f in ("--set", f"listen.{n}=tcp://127.0.0.1:0")),
-        ],
-        folder / "trainer.log",
-    )  # fmt: skip
-    robot: subprocess.Popen[bytes] | None = None
-    probes, stolen_before_s = Probes(), stolen_s()
-    try:
-        endpoints = _endpoints(folder / "trainer" / "endpoints.json", trainer)
-        robot_dir = folder / "robot"
-        robot_dir.mkdir(exist_ok=True)
-        episode_s = 20.0
-        episodes = max(1, round(seconds / episode_s))
-        robot = _start(
-            [
-                str(BIN / "robot-run"), "start", "--config", str(_realtime_config()),
-                "--package", str(package), "--run-dir", str(robot_dir), "--json",
-                "--episodes", str(episodes), "--set", f"loop.rate_hz={rate_hz}",
-                "--set", f"episode.max_s={min(episode_s, seconds)}",
-                "--set", "iteration.wait_for_release=false",
-                *(f for n in ("frames", "episodes", "weights", "health")
-                  for f in ("--set", f"link.{n}={endpoints[n]}")),
-            ],
-            folder / "robot.log",
-        )  # fmt: skip
-        _wait_for_first_step(robot_dir, robot)
-        bare = subprocess.run(
-            [sys.executable, "-m", "benchmarks.bare", str(rate_hz), str(seconds)],
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        bare_found = json.loads(bare.stdout)
-        code = robot.wait(seconds * 2 + 120)
-        stolen = stolen_s() - stolen_before_s
-        pauses = probes.stop()
-        lost = [*pauses, *((a, b) for a, b in bare_found["slow"])]
-        if code:
-            why = _why_stopped(robot_dir, lost, bare_found["late"])
-            raise EntracteError("the robot stopped", found=_tail(folder / "robot.log") + why)
-        _wait_stored(folder / "trainer" / "store", episodes)
-    finally:
-        for process in (robot, trainer):
-            if process is not None and process.poll() is None:
-                process.send_signal(signal.SIGTERM)
-                process.wait(30)
-        probes.__exit__()
-    report = json.loads((robot_dir / "run_report.json").read_text())
-    steps = [
-        packet.message
-        for log in sorted((folder / "trainer" / "store" / "logs").glob("*"))
-        for packet in EpisodeLogReader(log).packets()
-        if isinstance(packet.message, Step)
-    ]
-    return {
-        "rate_hz": rate_hz,
-        "seconds": seconds,
-        "cores": os.cpu_count(),
-        "loop": quantiles([step.lateness_s for step in steps], int(report["missed_ticks"])),
-        "bare": bare_found,
-        "late": [
-            explain(step.tick_s, step.lateness_s, 1.0 / rate_hz, lost, bare_found["late"])
-            for step in steps
-            if step.lateness_s > LATE_S
-        ],
-        "pauses": pauses,
-        "stolen_s": round(stolen, 2),
-        "pictures": picture_ages(steps),
-        "frames_dropped": report["ring_frames_dropped"],
-        "records_dropped": report["ring_records_dropped"],
-        "held_ticks": report["held_ticks"],
-        "start_to_first_action_s": report["start_to_first_action_s"],
-        "rss_mb": report["rss_mb"],
-        "episodes": report["episodes"],
-    }
-
-
-def explain(
-    at_s: float, late_s: float, period_s: float, lost: list[Span], bare: list[Span]
+def measure(
+    package: Path, rate_hz: float, ticks: int, block_s: float, folder: Path, report: Report
 ) -> dict[str, Any]:
-    """A tick that began late at `at_s` (monotonic), and in ms how much the machine lost and the bare loop was
-    late, since the tick before was due."""
-    from_s = at_s - late_s - period_s
-    lost_s = covered_s(lost, from_s, at_s)
-    return {
-        "at_s": at_s,
-        "late_ms": 1e3 * late_s,
-        "lost_ms": 1e3 * lost_s,
-        "bare_late_ms": 1e3 * covered_s(bare, from_s, at_s),
-        "whose": "machine" if lost_s >= 0.5 * late_s else "program",
-    }
-
-
-def picture_ages(steps: list[Step]) -> dict[str, dict[str, float]]:
-    """By camera: ticks that saw a new picture, in percent, and how old pictures were, median and p99."""
-    found = {}
-    for name in sorted({name for step in steps for name in step.captured_s}):
-        ages_s = sorted(s.tick_s - s.captured_s[name] for s in steps if name in s.captured_s)
-        fresh = len({s.captured_s[name] for s in steps if name in s.captured_s})
-        found[name] = {
-            "fresh_percent": 100.0 * fresh / len(steps),
-            "age_p50_ms": 1e3 * percentile(ages_s, 0.5),
-            "age_p99_ms": 1e3 * percentile(ages_s, 0.99),
+    """Blocks in turn until each kind has `ticks` of this rate; what `folder` holds already is kept."""
+    done = Blocks(folder / f"blocks-{rate_hz:g}.jsonl")
+    lerobot = os.environ.get(LEROBOT, "")
+    kinds = [kind for kind in KINDS if kind != "lerobot" or lerobot]
+    if not lerobot:
+        report(f"LeRobot's loop is left out: {LEROBOT} names no Python with lerobot 0.4.4")
+    if all(done.ticks(kind) >= ticks for kind in kinds):
+        return done.summary(rate_hz)
+    with Rig(folder / "rig") as rig, Trainer(folder / "trainer") as trainer:
+        loops: dict[str, Any] = {
+            "loop": OurLoop(rig, trainer, package, rate_hz, folder),
+            "bare": BareLoop(rate_hz),
         }
-    return found
+        if lerobot:
+            loops["lerobot"] = LeRobotLoop(lerobot, rig, package, rate_hz, folder)
+        try:
+            while waiting := [kind for kind in kinds if done.ticks(kind) < ticks]:
+                for kind in waiting:
+                    done.add(kind, _block(loops[kind], block_s))
+                    report(f"{rate_hz:g} Hz, {kind}: {done.ticks(kind)} of {ticks} ticks")
+        finally:
+            for one in loops.values():
+                one.close()
+    return done.summary(rate_hz)
 
 
-def _why_stopped(robot_dir: Path, lost: list[Span], bare: list[Span]) -> str:
-    """The processes' last words, and whether the machine stood still before the watchdog tripped."""
-    words = [f"{log.stem}: {_tail(log, 1)}" for log in sorted((robot_dir / "logs").glob("*.log"))]
-    said = "".join(f" | {word}" for word in words if not word.endswith(": "))
-    tripped_s = json.loads((robot_dir / "run_report.json").read_text())["watchdog_tripped_at_s"]
-    if tripped_s is None:
-        return said
-    found = explain(tripped_s, WATCHED_S, 0.0, lost, bare)
-    return (
-        f"{said} | of the {1e3 * WATCHED_S:.0f} ms before, the "
-        f"machine lost {found['lost_ms']:.1f} ms, and the bare loop was late for "
-        f"{found['bare_late_ms']:.1f} ms"
-    )
+def _block(loop: Any, seconds: float) -> dict[str, Any]:
+    """One block, with what the machine lost meanwhile."""
+    before_s = stolen_s()
+    with Probes() as probes:
+        found: dict[str, Any] = loop.run(seconds)
+        pauses = probes.stop()
+    late = [explain(at_s, by_s, loop.period_s, pauses) for at_s, by_s in found.get("late", ())]
+    stolen = round(stolen_s() - before_s, 3)
+    return {**found, "late": late, "pauses": pauses, "stolen_s": stolen}
 
 
-def table(result: dict[str, Any]) -> str:
-    """Plain text for a terminal and for docs/results."""
-    columns = ("p50_ms", "p99_ms", "p99.9_ms", "max_ms", "ticks", "missed", "missed_percent")
-    lines = [f"{'':6}" + "".join(f"{name:>15}" for name in columns)]
-    for row in ("loop", "bare"):
-        lines.append(f"{row:6}" + "".join(f"{result[row][name]:>15.3f}" for name in columns))
-    more = result["loop"]["p99_ms"] - result["bare"]["p99_ms"]
-    missed = result["loop"]["missed_percent"]
-    lines.append(
-        f"p99 above the bare loop: {more:+.2f} ms (target <= 2: {'met' if more <= 2 else 'MISSED'}); "
-        f"missed ticks {missed:.3f} % (target <= 0.1: {'met' if missed <= 0.1 else 'MISSED'})"
-    )
-    lines += [
-        f"late by {late['late_ms']:.1f} ms at {late['at_s']:.3f} s: the {late['whose']}'s (the machine "
-        f"lost {late['lost_ms']:.1f} ms, the bare loop was {late['bare_late_ms']:.1f} ms late)"
-        for late in result["late"]
-    ]
-    longest_ms = 1e3 * max((b - a for a, b in result["pauses"]), default=0.0)
-    bare = result["bare"]
-    lines.append(
-        f"the machine: longest pause {longest_ms:.1f} ms, copies of two pictures took "
-        f"{bare['copy_p50_ms']:.1f} ms (p50) to {bare['copy_max_ms']:.1f} ms, {result['stolen_s']} s of "
-        f"processor time taken by its host; both loops ran with priority '{bare['priority'] or 'normal'}'"
-    )
-    lines += [
-        f"camera {name}: a new picture in {seen['fresh_percent']:.1f} % of the ticks, "
-        f"age p50 {seen['age_p50_ms']:.0f} ms, p99 {seen['age_p99_ms']:.0f} ms"
-        for name, seen in result["pictures"].items()
-    ]
-    memory = ", ".join(f"{name} {mb:.0f}" for name, mb in result["rss_mb"].items())
-    lines.append(
-        f"frames dropped before the link {result['frames_dropped']}, records dropped "
-        f"{result['records_dropped']}; start to first action {result['start_to_first_action_s']} s; "
-        f"resident memory (MB): {memory}"
-    )
-    return "\n".join(lines)
+class Trainer:
+    """A trainer that receives and stores, as the robot's other end."""
+
+    def __init__(self, folder: Path, settings: Sequence[str] = ()) -> None:
+        """`settings`: further ones of its configuration, as --set takes them."""
+        self.folder, self._settings = folder, settings
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Trainer:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        (self.folder / "endpoints.json").unlink(missing_ok=True)
+        sockets = [f"listen.{n}=tcp://127.0.0.1:0" for n in SOCKETS]
+        settings = ["refiner.kind=''", "reward.model=constant", "reward.live=false", *sockets]
+        settings.append("store.dataset=false")
+        words = [w for one in (*settings, *self._settings) for w in ("--set", one)]
+        command = [str(BIN / "robot-trainer"), "serve", "--run-dir", str(self.folder), *words]
+        log = self.folder / "trainer.log"
+        self._process = loop_rig.start(command, log)
+        loop_rig.wait_for((self.folder / "endpoints.json").exists, self._process, log, "trainer")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._process is not None:
+            loop_rig.end(self._process)
+
+    @property
+    def endpoints(self) -> dict[str, str]:
+        return dict(json.loads((self.folder / "endpoints.json").read_text()))
+
+    def logs(self) -> set[Path]:
+        return set((self.folder / "store" / "logs").glob("*"))
+
+    def wait_for_log(self, before: set[Path]) -> Path:
+        """The one episode that came since. Raises `EntracteError`."""
+        give_up_s = time.monotonic() + 60.0
+        while not (new := self.logs() - before):
+            if time.monotonic() > give_up_s:
+                raise EntracteError("the trainer did not store the block's episode")
+            time.sleep(0.1)
+        return new.pop()
 
 
-def _realtime_config() -> Path:
-    return Path(__file__).resolve().parent.parent / "hw_configs" / "sim_realtime.yaml"
+class OurLoop:
+    """`robot-run start` for one episode a block."""
+
+    def __init__(
+        self, rig: Rig, trainer: Trainer, package: Path, rate_hz: float, folder: Path
+    ) -> None:
+        self._rig, self._trainer, self._rate_hz = rig, trainer, rate_hz
+        self.period_s = 1.0 / rate_hz
+        self._package, self._folder = package, folder / "robot"
+
+    def run(self, seconds: float) -> dict[str, Any]:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        before, endpoints = self._trainer.logs(), self._trainer.endpoints
+        settings = [
+            *self._rig.overrides(self._rate_hz, self._package),
+            *(f"episode.max_s={seconds}", "iteration.wait_for_release=false"),
+            *(f"robot.id=rig-{self._rate_hz:g}", f"policy.execute_steps={EXECUTE_STEPS}"),
+            *(f"link.{name}={endpoints[name]}" for name in SOCKETS),
+        ]
+        words = [word for one in settings for word in ("--set", one)]
+        command = [str(BIN / "robot-run"), "start", "--run-dir", str(self._folder), "--json"]
+        log = self._folder / "robot.log"
+        robot = loop_rig.start([*command, "--episodes", "1", *words], log)
+        try:
+            code = robot.wait(seconds * 2 + 120)
+        finally:
+            loop_rig.end(robot)
+        if code:
+            raise EntracteError("the robot stopped", found=self._last_words())
+        messages = [
+            packet.message
+            for packet in EpisodeLogReader(self._trainer.wait_for_log(before)).packets()
+        ]
+        steps = [message for message in messages if isinstance(message, Step)]
+        end = next(message for message in messages if isinstance(message, EpisodeEnd))
+        report = json.loads((self._folder / "run_report.json").read_text())
+        return {
+            "lateness_s": [round(step.lateness_s, 7) for step in steps],
+            "off_s": off_period([step.tick_s for step in steps], self.period_s),
+            "missed": int(end.timings["missed"]),
+            "sections": {k: v for k, v in end.timings.items() if k.endswith(("p50_s", "p99_s"))},
+            "late": [(s.tick_s, s.lateness_s) for s in steps if s.lateness_s > LATE_S],
+            "pictures": picture_ages(steps),
+            "frames_dropped": report["ring_frames_dropped"],
+            "records_dropped": report["ring_records_dropped"],
+            "held_ticks": report["held_ticks"],
+            "loop": report["loop"],
+        }
+
+    def _last_words(self) -> str:
+        logs = [self._folder / "robot.log", *sorted((self._folder / "logs").glob("*.log"))]
+        said = [(log.stem, loop_rig.tail(log, 1)) for log in logs]
+        return " | ".join(f"{name}: {words}" for name, words in said if words)
+
+    def close(self) -> None:
+        pass
 
 
-def _start(command: list[str], log: Path) -> subprocess.Popen[bytes]:
-    with log.open("wb") as out:
-        return subprocess.Popen(command, stdout=out, stderr=out)
+class BareLoop:
+    """`benchmarks.bare` in a process of its own, at our loop's priority, on an otherwise idle machine."""
+
+    def __init__(self, rate_hz: float) -> None:
+        self._rate_hz, self.period_s = rate_hz, 1.0 / rate_hz
+
+    def run(self, seconds: float) -> dict[str, Any]:
+        command = [sys.executable, "-m", "benchmarks.bare", str(self._rate_hz), str(seconds), "raw"]
+        done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=_ROOT)
+        found = json.loads(done.stdout)
+        return {
+            "lateness_s": found["lateness_s"],
+            "off_s": off_period(found["starts_s"], self.period_s),
+            "missed": found["missed"],
+        }
+
+    def close(self) -> None:
+        pass
 
 
-def _endpoints(path: Path, process: subprocess.Popen[bytes]) -> dict[str, str]:
-    deadline_s = time.monotonic() + START_S
-    while not path.exists():
-        if process.poll() is not None or time.monotonic() > deadline_s:
+def answer(process: subprocess.Popen[str], within_s: float, log: Path) -> str:
+    """The next line that `process` says; empty if it ended. Raises `EntracteError` if it says none."""
+    assert process.stdout is not None
+    file, data, give_up_s = process.stdout.fileno(), b"", time.monotonic() + within_s
+    while not data.endswith(b"\n"):
+        left_s = max(0.0, give_up_s - time.monotonic())
+        if not select.select([file], [], [], left_s)[0]:
+            process.kill()
             raise EntracteError(
-                "the trainer did not start", found=_tail(path.parents[1] / "trainer.log")
+                "LeRobot's loop does not answer",
+                expected=f"a line within {within_s:g} s",
+                found=loop_rig.tail(log, 6),
             )
-        time.sleep(0.05)
-    return dict(json.loads(path.read_text()))
+        piece = os.read(file, 1 << 16)
+        if not piece:
+            return ""
+        data += piece
+    return data.decode()
 
 
-def _wait_for_first_step(robot_dir: Path, robot: subprocess.Popen[bytes]) -> None:
-    """Until the first episode is being spooled: the bare loop should not measure the start-up."""
-    deadline_s = time.monotonic() + START_S
-    while not any((robot_dir / "spool").glob("*")):
-        if robot.poll() is not None or time.monotonic() > deadline_s:
+class LeRobotLoop:
+    """`benchmarks/lerobot_loop.py` under LeRobot's Python, which is kept between blocks."""
+
+    def __init__(self, python: str, rig: Rig, package: Path, rate_hz: float, folder: Path) -> None:
+        self._rig, self._package, self._rate_hz = rig, package, rate_hz
+        self.period_s = 1.0 / rate_hz
+        self._folder = folder / "lerobot"
+        self._folder.mkdir(parents=True, exist_ok=True)
+        settings = {
+            # What LeRobot's environment lacks (ONNX Runtime, msgspec) comes from ours, behind its own.
+            "paths": [str(_ROOT), *(path for path in sys.path if path.endswith("site-packages"))],
+            "rate_hz": rate_hz,
+            "folder": str(self._folder),
+            "port": str(rig.port.resolve()),
+            "calibration": str(rig.calibration),
+            "package": str(package.resolve()),
+            "execute": EXECUTE_STEPS,
+            "instruction": loop_rig.INSTRUCTION,
+        }
+        path = self._folder / "settings.json"
+        path.write_text(json.dumps(settings))
+        with (self._folder / "lerobot.log").open("wb") as log:
+            self._process = subprocess.Popen(
+                [python, str(Path(__file__).with_name("lerobot_loop.py")), str(path)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+                env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
+            )
+
+    def run(self, seconds: float) -> dict[str, Any]:
+        assert self._process.stdin is not None and self._process.stdout is not None
+        cameras = self._folder / "cameras"
+        with self._rig.cameras(self._rate_hz, self._package, cameras) as run:
+            frames = {name: str(run.frames_path(name)) for name in loop_rig.CAMERAS}
+            self._process.stdin.write(json.dumps({"seconds": seconds, "frames": frames}) + "\n")
+            self._process.stdin.flush()
+            log = self._folder / "lerobot.log"
+            line = answer(self._process, 2 * seconds + _ANSWER_S, log)
+        if not line:
             raise EntracteError(
-                "the robot did not start", found=_tail(robot_dir.parent / "robot.log")
+                "LeRobot's loop ended", found=loop_rig.tail(self._folder / "lerobot.log", 6)
             )
-        time.sleep(0.05)
+        told = json.loads(line)
+        starts_s = told["starts_s"]
+        lateness_s, missed = on_grid(starts_s, self._rate_hz)
+        return {
+            "lateness_s": lateness_s,
+            "off_s": off_period(starts_s, self.period_s),
+            "missed": missed,
+            "stopped": told["stopped"],
+        }
 
-
-def _wait_stored(store: Path, episodes: int) -> None:
-    deadline_s = time.monotonic() + 60.0
-    while len(list((store / "logs").glob("*"))) < episodes and time.monotonic() < deadline_s:
-        time.sleep(0.2)
-
-
-def _tail(log: Path, lines: int = 3) -> str:
-    return " | ".join(log.read_text(errors="replace").splitlines()[-lines:])
+    def close(self) -> None:
+        if self._process.stdin is not None:
+            self._process.stdin.close()
+        try:
+            self._process.wait(30)
+        except subprocess.TimeoutExpired:
+            self._process.kill()

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from contracts.files import atomic
+from contracts.files import atomic, outputs
 from runtime import demonstrations
 
 BIN = Path(sys.executable).parent
@@ -29,6 +29,7 @@ DEMONSTRATIONS = {
 }
 IMITATION_STEPS = 1500
 CLIPS, CLIPS_SEED = 5600, 1
+WORK_NAMES = ("runs", "glances", "trunk*", "base-*", "clips", "validation", "reward*")
 # Played episodes only: thresholds are set on what a hand does, not on arranged scenes.
 VALIDATION = (
     *("--tasks", "put_on", "put_on", "open_drawer", "put_in"),
@@ -154,6 +155,8 @@ def main() -> None:
     parser.add_argument("--list", action="store_true", help="print the commands only")
     given = parser.parse_args()
     work, out = given.work, given.out
+    outputs.require_folder(work, "what lies between", outputs.only(*WORK_NAMES))
+    outputs.require_folder(out, "packages", outputs.holding(demonstrations.LIST_FILE))
     if given.fresh:
         shutil.rmtree(work, ignore_errors=True)
         shutil.rmtree(out, ignore_errors=True)

@@ -1,273 +1,334 @@
-"""From publishing refined weights to the acting head: the trainer's publisher, the real link, slots, swapper.
+"""From publishing refined weights to the acting head: bytes, seconds, and how long the robot stands idle.
 
-The link is a process of its own over loopback sockets; this process is the trainer's end (a thread that
-answers as `robot-trainer serve` does) and control (the swapper, between two episodes), on one clock.
+Beside it in the same run: new sessions from whole ONNX files, and LeRobot's learner pushing the same
+tensors to its actor. One machine, loopback, one clock.
 """
 
 from __future__ import annotations
 
 import statistics
-import subprocess
-import sys
 import tempfile
-import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import msgspec
 import numpy as np
-import zmq
 
+from benchmarks.big_package import full_onnx, make_big_package
 from benchmarks.machine import in_words, machine
-from contracts import wire
+from benchmarks.push_ends import RobotEnd, TrainerEnd
+from benchmarks.push_peer import PeerPush, measure_peer
+from benchmarks.relay import Relay
 from contracts.errors import EntracteError
-from contracts.files.packages import Package, load_package
-from contracts.messages import ReleaseOffer, ReleaseQuery, ReleaseWant
-from contracts.sockets import open_socket
-from runtime.board import Board
-from runtime.config import LinkSection, PolicySection, RobotConfig, Run, RunPlan, new_shm_dir
-from runtime.engines import EngineOptions, open_engine, survey
-from runtime.ring import Ring
-from runtime.slots import SlotStore
-from runtime.swap import Swapper
-from runtime.swap_checks import SwapLimits
+from contracts.files.packages import Package, load_package, read_safetensors
+from contracts.package import check_tensors
+from runtime.engines import EngineOptions, survey
+from runtime.engines.binding import require_onnxruntime
+from trainer.encoder import EncodingOptions
 from trainer.interfaces import Update
 from trainer.publisher import PUBLIC_KEY_FILE, Publisher
 
-PATIENCE_S = 30.0
-LIMITS = SwapLimits(latency_s=10.0)  # the machine's load is not what is measured here
+Arrays = dict[str, np.ndarray]
+STEP = 1e-3
+"""Where no real releases are given: each weight is multiplied by 1 + STEP times a standard normal number."""
 
 
 class Row(msgspec.Struct, frozen=True):
-    """Milliseconds, medians. `publish`: number, sign and write the release; `armed`: from the offer to staged
-    on the robot's disk; `swapped`: from armed to the head acting, all checks and the replay included;
-    `whole`: from the refiner's arrays to acting (median), `longest` of all pushes."""
+    """Milliseconds, medians. `publish`: number, sign, encode and write the release; `armed`: from the offer
+    to verified and staged on the robot's disk; `ready`: a standby engine made and all checks, the replay
+    included, where they are made beside an episode; `idle`: the robot can't act, from the boundary to the new
+    weights acting; `longest`: of all pushes, from the refiner's arrays to acting. Bytes of one push:
+    `payload` of weights, `wire` of all that crossed TCP both ways."""
 
-    engine: str
+    way: str
     absent: str = ""
     publish: float = 0.0
     armed: float = 0.0
-    swapped: float = 0.0
+    ready: float = 0.0
+    idle: float = 0.0
     whole: float = 0.0
     longest: float = 0.0
-    wire_bytes: int = 0
+    payload: float = 0.0
+    wire: float = 0.0
 
 
 class Found(msgspec.Struct, frozen=True):
-    """`package_bytes`: what a push would be without a head of its own."""
+    """Of one package. `rebuild_ms`: sessions from the whole policy as ONNX files, and their first runs;
+    `rebuild_bytes`: those files. `changes`: where the pushed weights come from. `peer`: None: left out."""
 
-    package_id: str
-    package_bytes: int
+    package: str
     weights_bytes: int
+    tensors: int
     pushes: int
-    machine: dict[str, Any]
+    changes: str
+    rebuild_ms: float
+    rebuild_bytes: int
     rows: tuple[Row, ...]
+    peer: PeerPush | None
+    machine: dict[str, Any]
 
 
 def measure(
-    folder: Path, pushes: int = 20, report: Callable[[str], None] = lambda line: None
+    folder: Path | None,
+    pushes: int = 10,
+    *,
+    nbytes: int = 140_000_000,
+    releases: Path | None = None,
+    peer: str | None = None,
+    report: Callable[[str], None] = lambda line: None,
 ) -> Found:
-    """`pushes` releases to each engine that is present."""
-    package = load_package(folder.resolve())
-    rows = []
-    for name, options in (
-        ("onnxruntime (weights fed)", EngineOptions(swap="feed")),
-        ("onnxruntime (new session)", EngineOptions(swap="session")),
-        ("tensorrt (refit)", EngineOptions(kind="tensorrt")),
+    """`pushes` releases each way. `folder`: the package, None: a generated one of `nbytes`. `releases`:
+    folder with those of a real refinement of it. `peer`: the Python for LeRobot's end, None: leave it out."""
+    with tempfile.TemporaryDirectory(prefix="entracte-push-") as scratch:
+        root = Path(scratch)
+        if folder is None:
+            report(f"making a package of {nbytes / 1e6:.0f} MB")
+            make_big_package(root / "package", nbytes)
+        package = load_package((folder or root / "package").resolve())
+        series, changes = _series(package, pushes + 2, releases)
+        rows = list(_rows(package, series, root, report))
+        report("building sessions from whole ONNX files")
+        rebuild_ms, rebuild_bytes = _rebuild(package, root / "whole", pushes)
+        found = None
+        if peer is not None:
+            report("pushing as LeRobot's learner does")
+            found = measure_peer(peer, series, root / "peer")
+        return Found(
+            package=package.package_id if folder else f"random weights, {nbytes / 1e6:.0f} MB",
+            weights_bytes=sum(t.nbytes for t in series[0].values()),
+            tensors=len(series[0]),
+            pushes=len(series) - 2,
+            changes=changes,
+            rebuild_ms=rebuild_ms,
+            rebuild_bytes=rebuild_bytes,
+            rows=tuple(rows),
+            peer=found,
+            machine=machine(),
+        )
+
+
+def _series(package: Package, count: int, releases: Path | None) -> tuple[Sequence[Arrays], str]:
+    """The package's own weights and those of `count` - 1 consecutive releases, and what they are."""
+    own = package.refinable_weights()
+    if releases is None:
+        return _Steps(own, count), f"steps of {STEP:g} of each weight"
+    series = [own]
+    for path in sorted(releases.glob("*/weights.safetensors"))[: count - 1]:
+        tensors = read_safetensors(path.read_bytes(), str(path))
+        problems = check_tensors(package.manifest.refinable, tensors)
+        if problems:
+            raise EntracteError(f"{path} is of another package", found=problems[0])
+        series.append(tensors)
+    if len(series) < 3:
+        raise EntracteError("too few releases", expected="2", found=len(series) - 1)
+    return series, f"{len(series) - 1} consecutive releases of a real refinement"
+
+
+class _Steps(Sequence[Arrays]):
+    """Weights that wander, made when they are asked for: large ones don't fit into memory all at once."""
+
+    def __init__(self, own: Arrays, count: int) -> None:
+        self._own, self._count = own, count
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, at: Any) -> Any:
+        if not 0 <= at < self._count:
+            raise IndexError(at)
+        tensors = {name: tensor.copy() for name, tensor in self._own.items()}
+        for step in range(at):
+            numbers = np.random.default_rng(step)
+            for tensor in tensors.values():
+                steps = numbers.standard_normal(tensor.shape, np.float32)
+                np.multiply(tensor, 1 + np.float32(STEP) * steps, out=tensor)
+        return tensors
+
+
+def _rows(
+    package: Package, series: Sequence[Arrays], root: Path, report: Callable[[str], None]
+) -> Iterator[Row]:
+    plain, smaller = EncodingOptions(enabled=False), EncodingOptions()
+    refit = EngineOptions(kind="tensorrt")
+    for name, options, encodings, ahead in (
+        ("as it is, made ready ahead", EngineOptions(), plain, True),
+        ("delta, made ready ahead", EngineOptions(), smaller, True),
+        ("delta, all at the boundary", EngineOptions(), smaller, False),
+        ("tensorrt (refit), delta, all at the boundary", refit, smaller, False),
     ):
         report(f"pushing to {name}")
         try:
             survey.require(options)
-            with tempfile.TemporaryDirectory(prefix="entracte-bench-") as scratch:
-                rows.append(_push(name, package, options, pushes, Path(scratch)))
         except EntracteError as error:
-            rows.append(Row(name, absent=str(error)))
-    return Found(
-        package_id=package.package_id,
-        package_bytes=sum(path.stat().st_size for path in folder.iterdir()),
-        weights_bytes=sum(t.nbytes for t in package.refinable_weights().values()),
-        pushes=pushes,
-        machine=machine(),
-        rows=tuple(rows),
+            yield Row(name, absent=str(error))
+            continue
+        folder = root / name.replace(" ", "-")
+        row = _push(name, package, options, encodings, series, folder, ahead)
+        if not ahead:  # the bytes are those of the row before
+            yield row
+            continue
+        report("counting its bytes")
+        around = _around(package, options, encodings, series, folder / "counted")
+        yield msgspec.structs.replace(row, wire=row.payload + around)
+
+
+def _push(
+    name: str,
+    package: Package,
+    options: EngineOptions,
+    encodings: EncodingOptions,
+    series: Sequence[Arrays],
+    root: Path,
+    ahead: bool,
+) -> Row:
+    publisher = Publisher(
+        root / "trainer" / "releases", package.manifest, own=package.folder, encodings=encodings
     )
-
-
-def _push(name: str, package: Package, options: EngineOptions, pushes: int, root: Path) -> Row:
-    publisher = Publisher(root / "trainer" / "releases", package.manifest)
-    spent: list[tuple[float, float, float]] = []
+    spent: list[tuple[float, float, float, float]] = []
+    payload: list[int] = []
     with (
         TrainerEnd(publisher) as trainer,
         RobotEnd(root / "robot", package, trainer.address, options) as robot,
     ):
         robot.take_key(root / "trainer" / PUBLIC_KEY_FILE)
-        for number in range(pushes + 1):
-            update = Update(_moved(package, 1.0 + 1e-4 * (number + 1)), 0, {})
+        for number in range(1, len(series)):
+            update = Update(series[number], 1, {})
+            sent = publisher.bytes_sent
             begin_s = time.monotonic()
             seq = publisher.prepare(update, number).publish_seq
             trainer.offer(publisher.commit(seq))
             offered_s = time.monotonic()
             robot.wait_until_armed(seq)
             armed_s = time.monotonic()
-            robot.swap(number)
-            spent.append((offered_s - begin_s, armed_s - offered_s, time.monotonic() - armed_s))
-        wire_bytes = publisher.bytes_sent // (pushes + 1)
-    spent = spent[1:]  # the first waits for sockets to connect
-    publish, armed, swapped = ([1e3 * each[i] for each in spent] for i in range(3))
-    whole = [sum(each) for each in zip(publish, armed, swapped, strict=True)]
+            ready_s = robot.make_ready() if ahead else 0.0
+            idle_s = robot.swap(number)
+            spent.append((offered_s - begin_s, armed_s - offered_s, ready_s, idle_s))
+            payload.append(publisher.bytes_sent - sent)
+    publish, armed, ready, idle = (
+        [1e3 * each[i] for each in spent[1:]]
+        for i in range(4)  # the first waits for sockets to connect
+    )
+    whole = [sum(each) for each in zip(publish, armed, ready, idle, strict=True)]
     return Row(
-        engine=name,
+        way=name,
         publish=statistics.median(publish),
         armed=statistics.median(armed),
-        swapped=statistics.median(swapped),
+        ready=statistics.median(ready),
+        idle=statistics.median(idle),
         whole=statistics.median(whole),
         longest=max(whole),
-        wire_bytes=wire_bytes,
+        payload=statistics.median(payload[1:]),
     )
 
 
-class TrainerEnd:
-    """The trainer's socket for releases, in a thread."""
-
-    def __init__(self, publisher: Publisher) -> None:
-        self._publisher = publisher
-        self._context = zmq.Context(io_threads=1)
-        self._socket = open_socket(self._context, zmq.ROUTER, bind="tcp://127.0.0.1:0")
-        self.address = self._socket.getsockopt_string(zmq.LAST_ENDPOINT)
-        self._offers: list[ReleaseOffer] = []
-        self._peers: set[bytes] = set()
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._serve, daemon=True)
-
-    def __enter__(self) -> TrainerEnd:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        at: TracebackType | None,
-    ) -> None:
-        self._stop.set()
-        self._thread.join()
-        self._socket.close()
-        self._context.term()
-
-    def offer(self, offer: ReleaseOffer) -> None:
-        self._offers.append(offer)
-
-    def _serve(self) -> None:
-        while not self._stop.is_set():
-            while self._offers:
-                offer = self._offers.pop()
-                for peer in self._peers:
-                    self._socket.send_multipart([peer, *wire.pack(offer)])
-            if not self._socket.poll(2):
-                continue
-            peer, *parts = self._socket.recv_multipart()
-            self._peers.add(peer)
-            message = wire.unpack(parts).message
-            if isinstance(message, ReleaseQuery):
-                answer = self._publisher.answer_query(message, 0)
-                self._socket.send_multipart([peer, *wire.pack(answer)])
-            elif isinstance(message, ReleaseWant):
-                self._socket.send_multipart([peer, *self._publisher.answer_want(message)])
+def _around(
+    package: Package,
+    options: EngineOptions,
+    encodings: EncodingOptions,
+    series: Sequence[Arrays],
+    root: Path,
+) -> float:
+    """Bytes over TCP of one push besides the weights, both ways, from the offer to armed; not of the first
+    one, in which the ends greet each other."""
+    publisher = Publisher(
+        root / "trainer" / "releases", package.manifest, own=package.folder, encodings=encodings
+    )
+    found: list[int] = []
+    with TrainerEnd(publisher) as trainer:
+        port = int(trainer.address.rpartition(":")[2])
+        with (
+            Relay(("127.0.0.1", port)) as relay,
+            RobotEnd(root / "robot", package, f"tcp://127.0.0.1:{relay.port}", options) as robot,
+        ):
+            robot.take_key(root / "trainer" / PUBLIC_KEY_FILE)
+            for number in range(1, min(len(series), 4)):
+                seq = publisher.prepare(Update(series[number], 1, {}), number).publish_seq
+                before = relay.passed - publisher.bytes_sent
+                trainer.offer(publisher.commit(seq))
+                robot.wait_until_armed(seq)
+                found.append(relay.passed - publisher.bytes_sent - before)
+                robot.swap(number)
+    return float(statistics.median(found[1:]))
 
 
-class RobotEnd:
-    """A run folder, a link process, and this process as its control."""
-
-    def __init__(
-        self, folder: Path, package: Package, address: str, options: EngineOptions
-    ) -> None:
-        folder.mkdir(parents=True)
-        nobody = "tcp://127.0.0.1:9"  # nothing is streamed or spooled
-        self._run = Run(
-            config=RobotConfig(
-                policy=PolicySection(package=str(package.folder)),
-                link=LinkSection(weights=address, frames=nobody, episodes=nobody, health=nobody),
-            ),
-            plan=RunPlan(),
-            run_dir=str(folder),
-            shm_dir=str(new_shm_dir(f"push-{time.monotonic_ns() % 10**9}")),
-            session_id="push",
-        )
-        self._run.save()
-        self._board = Board.create(self._run.board_path)
-        self._ring = Ring.create(self._run.ring_path, 1 << 20)
-        slots = SlotStore(self._run.slots_dir / "policy", package.package_id)
-        engine = open_engine(package, "head", options)
-        robot_id = self._run.config.robot.id
-        self._swapper = Swapper("policy", slots, package, engine, robot_id=robot_id, limits=LIMITS)
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def __enter__(self) -> RobotEnd:
-        command = [sys.executable, "-m", "runtime.link", "--run-dir", self._run.run_dir]
-        self._process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-        self._wait("the link", lambda: bool(self._board.link_ready))
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        at: TracebackType | None,
-    ) -> None:
-        assert self._process is not None
-        self._process.kill()  # it would go on trying to upload what nobody takes
-        self._process.wait()
-        self._swapper.close()
-        for path in sorted(Path(self._run.shm_dir).iterdir()):
-            path.unlink()
-        Path(self._run.shm_dir).rmdir()
-
-    def take_key(self, key: Path) -> None:
-        (Path(self._run.run_dir) / "trainer.pub").write_bytes(key.read_bytes())
-
-    def wait_until_armed(self, seq: int) -> None:
-        self._wait(f"release {seq}", lambda: self._board.staged_policy_seq >= seq)
-
-    def swap(self, episode_seq: int) -> None:
-        """As control does between two episodes; the next one commits it."""
-        outcomes = self._swapper.swap(episode_seq)
-        if [outcome.outcome for outcome in outcomes] != ["swapped"]:
-            raise EntracteError("the release was not taken", found=outcomes)
-        self._swapper.settle()
-
-    def _wait(self, what: str, condition: Callable[[], bool]) -> None:
-        give_up_s = time.monotonic() + PATIENCE_S
-        while not condition():
-            assert self._process is not None
-            if time.monotonic() > give_up_s or self._process.poll() is not None:
-                raise EntracteError(f"waited in vain for {what}")
-            time.sleep(0.0005)
-
-
-def _moved(package: Package, by: float) -> dict[str, np.ndarray]:
-    return {n: t * np.asarray(by, t.dtype) for n, t in package.refinable_weights().items()}
+def _rebuild(package: Package, folder: Path, times: int) -> tuple[float, int]:
+    """Milliseconds from the whole policy as ONNX files on disk to the sessions' first answers, median; and
+    the files' bytes. What a robot does that gets its policy as a whole."""
+    ort = require_onnxruntime()
+    folder.mkdir()
+    files = {name: folder / f"{name}.onnx" for name in package.graphs}
+    nbytes = sum(full_onnx(package, name, path) for name, path in files.items())
+    spent = []
+    for _ in range(max(times, 3)):
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = 1
+        begin_s = time.monotonic()
+        for name, path in files.items():
+            session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+            session.run(None, dict(package.golden[name][0].inputs))
+        spent.append(1e3 * (time.monotonic() - begin_s))
+    return statistics.median(spent), nbytes
 
 
 def table(found: Found) -> str:
     """Markdown, for a terminal and for docs/results."""
     lines = [
-        "| engine | publish (ms) | offer to armed | armed to swapped | whole, median | longest | "
-        "MB on the wire |",
-        "|---|---|---|---|---|---|---|",
+        "| way | publish (ms) | offer to armed | made ready | robot idle | whole | longest | weights (MB) "
+        "| on the wire (MB) |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for row in found.rows:
         if row.absent:
-            lines.append(f"| {row.engine} | absent: {row.absent} | | | | | |")
+            lines.append(f"| {row.way} | absent: {row.absent} | | | | | | | |")
             continue
-        numbers = (row.publish, row.armed, row.swapped, row.whole, row.longest)
+        numbers = (row.publish, row.armed, row.ready, row.idle, row.whole, row.longest)
         cells = " | ".join(f"{number:.1f}" for number in numbers)
-        lines.append(f"| {row.engine} | {cells} | {row.wire_bytes / 1e6:.2f} |")
-    lines += [
-        "",
-        f"Medians of {found.pushes} pushes of {found.weights_bytes / 1e6:.2f} MB of refinable weights (the "
-        f"whole package: {found.package_bytes / 1e6:.2f} MB), over loopback. Machine: "
-        f"{in_words(found.machine)}.",
-    ]
+        lines.append(f"| {row.way} | {cells} | {row.payload / 1e6:.3f} | {_wire(row)} |")
+    rebuilt = f"{found.rebuild_bytes / 1e6:.3f}"
+    lines.append(
+        f"| sessions from the whole policy as ONNX | | | | {found.rebuild_ms:.1f} | | | {rebuilt} | |"
+    )
+    peer = found.peer
+    if peer is not None:
+        cells = " | ".join(
+            f"{number:.1f}"
+            for number in (
+                peer.publish,
+                peer.arrived,
+                0.0,
+                peer.idle,
+                peer.whole,
+                peer.longest,
+            )
+        )
+        lines.append(
+            f"| torch.save over gRPC ({peer.kind}) | {cells} | {peer.payload / 1e6:.3f} | "
+            f"{peer.wire / 1e6:.3f} |"
+        )
+    lines += ["", _in_words(found)]
     return "\n".join(lines)
+
+
+def _in_words(found: Found) -> str:
+    here = [row for row in found.rows if not row.absent]
+    said = [
+        f"{found.package}: {found.tensors} tensors, {found.weights_bytes / 1e6:.3f} MB; medians of "
+        f"{found.pushes} pushes over loopback; weights: {found.changes}.",
+    ]
+    for row in here:
+        share = row.payload / found.weights_bytes
+        sentence = (
+            f"{row.way}: idle {found.rebuild_ms / max(row.idle, 1e-9):.1f} times shorter than building the "
+            f"sessions takes, {share:.3f} of the weights' bytes"
+        )
+        if found.peer and row.wire:
+            sentence += f", {row.wire / found.peer.wire:.4f} of the peer's on the wire"
+        said.append(f"{sentence}.")
+    said.append(f"Machine: {in_words(found.machine)}.")
+    return " ".join(said)
+
+
+def _wire(row: Row) -> str:
+    return f"{row.wire / 1e6:.3f}" if row.wire else ""

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import refinement_table
-from contracts.files import atomic
+from contracts.files import atomic, outputs
 from runtime.demonstrations import ensure
 
 BIN = Path(sys.executable).parent
@@ -340,6 +340,9 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=max(1, (os.cpu_count() or 2)))
     parser.add_argument("--keep", action="store_true", help="keep the run folders")
     given = parser.parse_args()
+    outputs.require_folder(given.work, "the runs", outputs.only(*TASKS))
+    results = outputs.holding("table.md", *TASKS)
+    outputs.require_folder(given.out, "the results", results)
     if given.verb == "table":
         found = refinement_table.load_cells(given.out)
         text = refinement_table.markdown(refinement_table.rows(found), TARGETS)

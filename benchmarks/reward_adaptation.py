@@ -20,7 +20,7 @@ import numpy as np
 import torch
 import typer
 
-from contracts.files import atomic
+from contracts.files import atomic, outputs
 from contracts.files.packages import Package, load_package
 from contracts.language import encode
 from trainer.rewards.adaptation import (
@@ -160,6 +160,8 @@ def main(
 ) -> None:
     """One row a seed, task and number of labelled episodes; JSON with the command and versions."""
     torch.set_num_threads(threads)
+    if output:
+        outputs.require_file(output, "the rows", outputs.json_with("command", "versions", "rows"))
     options = AdaptationOptions(steps=steps, anchor=anchor, learning_rate=rate)
     played = [clip for clip in load_clips(clips) if clip.record.rate_hz]
     seen = Seen(package, load_package(package), played)

@@ -110,8 +110,9 @@ class BareGraphs:
 
 def robot(job: Job, kind: str) -> dict[str, Any]:
     """`runtime.reward.RewardRunner`, opened as the robot opens it."""
-    from runtime.config import Run, RunPlan, load_config
+    from runtime.config import load_config
     from runtime.reward import RewardRunner, open_reward
+    from runtime.run import Run, RunPlan
 
     words = [f"reward.package={Path(job.package).resolve()}", f"reward.engine={kind}"]
     config = load_config(None, ["link.enabled=false", *words, f"reward.threads={job.threads}"])

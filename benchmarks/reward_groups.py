@@ -20,7 +20,7 @@ import numpy as np
 
 from benchmarks.pretrained import BIN, Stage, run_stages
 from benchmarks.refinement_table import T975
-from contracts.files import atomic
+from contracts.files import atomic, outputs
 
 GROUPS = {
     "unseen combination": ("open_drawer", "put_on"),
@@ -170,6 +170,11 @@ def main() -> None:
     parser.add_argument("--table", action="store_true", help="only make the table")
     parser.add_argument("--list", action="store_true", help="print the commands only")
     given = parser.parse_args()
+    result = outputs.json_with("commands", "rows")
+    outputs.require_file(given.out / "groups.json", "the figures", result)
+    outputs.require_file(
+        given.out / "groups.md", "the table", outputs.beginning(HEADER[:40].encode())
+    )
     if not given.table:
         if given.clips is None or given.validation is None:
             parser.error("--clips and --validation are needed")

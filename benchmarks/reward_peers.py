@@ -18,7 +18,7 @@ import numpy as np
 import typer
 
 from contracts.errors import EntracteError
-from contracts.files import atomic
+from contracts.files import atomic, outputs
 from contracts.frames import FrameContract, Video
 from contracts.reward import RewardSignal
 from trainer.interfaces import VideoRewardModel
@@ -227,6 +227,9 @@ def main(
     data: Annotated[Path, typer.Option(help="The handed-over data.")] = DATA,
     output: Annotated[Path, typer.Option()] = RESULTS,
 ) -> None:
+    result = outputs.json_with("sole_r1_lift", "robometer_clips")
+    outputs.require_file(output / "peers.json", "the figures", result)
+    outputs.require_file(output / "peers.md", "the page", outputs.beginning(HEAD[:40].encode()))
     models, baselines = measure_lift(package, data / "sole_r1_lift")
     for one in (*models, *baselines):
         # One instruction only, and no model here tells how unsure it is: nothing to show.

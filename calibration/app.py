@@ -10,9 +10,10 @@ from importlib import import_module
 
 import typer
 
-from contracts.errors import EntracteError
+from contracts.errors import CheckFailed, EntracteError
 
-VERBS = ("quantization",)
+VERBS = ("board", "handeye", "intrinsics", "quantization")
+EXIT_WRONG_INPUT = 2
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
@@ -27,12 +28,13 @@ for _verb in VERBS:
 
 
 def main() -> None:
-    """Entry point: one clear sentence and exit code 1 on an error that a user can mend."""
+    """Entry point: one clear sentence on an error. Exit code 2 for what a user must mend, 1 for a check that
+    was made and failed."""
     try:
         app()
     except EntracteError as error:
         print(f"robot-calibrate: {error}", file=sys.stderr)
-        sys.exit(1)
+        sys.exit(1 if isinstance(error, CheckFailed) else EXIT_WRONG_INPUT)
 
 
 if __name__ == "__main__":

@@ -20,20 +20,22 @@ def command(
     seed: Annotated[int, typer.Option(help="Seed of the draw.")] = 0,
     json: Annotated[bool, typer.Option("--json", help="Print the card as JSON.")] = False,
 ) -> None:
-    """Draw recorded steps evenly over task, phase, light and gripper. Exit code 1 if the set is unfit."""
+    """Draw recorded steps evenly over task, phase, light and gripper. Exit code 1 if the set is unfit.
+
+    An earlier set in OUTPUT is replaced, and it is said which."""
     import msgspec
 
-    from calibration.quantization.card import text_of, write_set
+    from calibration.quantization.card import replaced, require_folder, text_of, write_set
     from calibration.quantization.draw import draw
     from contracts.files.packages import load_package
+    from contracts.files.typed import typed
 
-    asked = " ".join(
+    require_folder(output)
+    asked = typed(
         [
-            "robot-calibrate quantization",
-            *(root.resolve().name for root in data),
-            f"--package {package.resolve().name} --output {output.resolve().name}",
-            f"--samples {samples} --held-out {held_out} --held-out-share {held_out_share:g}",
-            f"--seed {seed}",
+            *("robot-calibrate", "quantization", *data, "--package", package, "--output", output),
+            *("--samples", samples, "--held-out", held_out),
+            *("--held-out-share", f"{held_out_share:g}", "--seed", seed),
         ]
     )
     made = draw(
@@ -45,6 +47,8 @@ def command(
         seed=seed,
         command=asked,
     )
+    if earlier := replaced(output, made):
+        typer.echo(f"{output}: {earlier}", err=True)
     write_set(output, made)
     card = made.card
     typer.echo(msgspec.json.encode(card).decode() if json else text_of(card))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import Any, TypeVar
 
 import msgspec
@@ -12,6 +12,9 @@ import yaml
 from contracts.errors import ConfigError
 
 T = TypeVar("T", bound=msgspec.Struct)
+
+MAX_VALUES = 100_000
+"""Of one file, aliases followed: a few lines of YAML can stand for more than memory holds, or for no end."""
 
 
 def apply_overrides(tree: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
@@ -28,7 +31,7 @@ def apply_overrides(tree: dict[str, Any], overrides: Sequence[str]) -> dict[str,
             if not isinstance(child, dict):
                 raise ConfigError(f"override {override}: '{parent}' is not a section")
             node = child
-        node[leaf] = yaml.safe_load(value)
+        node[leaf] = _load(value, f"override {override}")
     return tree
 
 
@@ -45,13 +48,52 @@ def convert(tree: dict[str, Any], kind: type[T], source: str) -> T:
 
 def parse(text: str, source: str) -> dict[str, Any]:
     """A YAML mapping; anything else is a `ConfigError`."""
-    try:
-        tree = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{source} is not YAML", found=str(error).replace("\n", " ")) from error
+    tree = _load(text, source)
     if not isinstance(tree, dict):
         raise ConfigError(f"{source}", expected="a mapping", found=type(tree).__name__)
     return tree
+
+
+def _load(text: str, source: str) -> Any:
+    """Whatever YAML holds. Raises `ConfigError`."""
+    try:
+        tree = yaml.load(text, _Loader)
+    except ConfigError as error:
+        raise ConfigError(f"{source}: {error}") from error
+    except (yaml.YAMLError, ValueError, TypeError, OverflowError, RecursionError) as error:
+        # Not only YAMLError: a date like 2026-99-99 or a number of 5000 digits fails in Python's own types.
+        raise ConfigError(f"{source} is not YAML", found=str(error).replace("\n", " ")) from error
+    left, count = [tree], 0
+    while left:
+        value = left.pop()
+        count += 1
+        if count + len(left) > MAX_VALUES:
+            raise ConfigError(f"{source} is too large", expected=f"<= {MAX_VALUES} values")
+        if isinstance(value, dict):
+            left += value.values()
+        elif isinstance(value, list | tuple | set):
+            left += value
+    return tree
+
+
+class _Loader(yaml.SafeLoader):
+    """Plain values only, and each key of a mapping once: of two YAML would silently take the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        lines: dict[Any, int] = {}
+        for key_node, _ in node.value:
+            if key_node.tag == "tag:yaml.org,2002:merge":
+                continue
+            key, line = self.construct_object(key_node, deep=True), key_node.start_mark.line + 1
+            if isinstance(key, Hashable) and key in lines:
+                raise ConfigError(
+                    f"key '{key}' is there twice",
+                    found=f"in line {lines[key]} and in line {line}",
+                    remedy="keep one of them",
+                )
+            if isinstance(key, Hashable):
+                lines[key] = line
+        return super().construct_mapping(node, deep=deep)
 
 
 def _copy(tree: dict[str, Any]) -> dict[str, Any]:

@@ -44,8 +44,16 @@ class WireError(EntracteError):
     """A message from a socket or an episode log is malformed, oversized or of another version."""
 
 
+class VersionMismatch(WireError):
+    """The other end speaks another version of the wire; both are named."""
+
+
 class PackageError(EntracteError):
     """A model package on disk is incomplete, corrupt or of another format."""
+
+
+class CheckFailed(EntracteError):
+    """A check that was made and failed: parity, a gate. An answer, and no wrong input: exit code 1, not 2."""
 
 
 class ReleaseRejected(EntracteError):

@@ -8,6 +8,7 @@ the caller declared and with the caps before it allocates a picture.
 from __future__ import annotations
 
 import struct
+import threading
 from collections.abc import Callable
 from typing import TypeAlias
 
@@ -19,8 +20,8 @@ import zstandard
 from contracts.errors import EntracteError
 
 JPEG = "jpeg"
-# v: difference to the row above; z: zigzag; s: low and high bytes split. On the one D435 frame tried,
-# "above" took the least time of left, above and gradient, and 4 % more bytes than gradient.
+# v: difference to the row above; z: zigzag; s: low and high bytes split. Chosen by `robot-bench codecs` on a
+# frame of a D435's: docs/results/link.md has it beside PNG, RVL, JPEG XL and Blosc.
 DEPTH_VZS_ZSTD = "depth16-vzs-zstd"
 
 MAX_SIDE_PX = 8192
@@ -74,6 +75,11 @@ def decode_jpeg(data: Data, shape: tuple[int, ...] | None = None) -> Rgb:
     if bgr is None or bgr.shape != (height, width, 3):
         raise ImageCodecError("corrupt JPEG", expected=(height, width, 3))
     return np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), np.uint8)
+
+
+def use_one_thread() -> None:
+    """Of this process: a picture of our sizes is done sooner than other threads are woken for it."""
+    cv2.setNumThreads(1)
 
 
 def shrink_to(picture: Rgb, width: int, height: int) -> Rgb:
@@ -130,12 +136,28 @@ def _frame_header(header: bytes) -> tuple[int, int]:
 def encode_depth(depth: Depth) -> bytes:
     """Lossless compression of uint16[H, W] depth (any unit). Raises `ImageCodecError`."""
     _check_array("depth picture", depth, np.dtype(np.uint16), rank=2)
-    step = np.array(depth, np.uint16, order="C")
-    step[1:] -= depth[:-1]
-    signed = step.view(np.int16)
-    zigzag = (step << 1) ^ (signed >> 15).view(np.uint16)
-    planes = zigzag.astype("<u2", copy=False).reshape(-1).view(np.uint8).reshape(-1, 2)
-    return zstandard.ZstdCompressor(level=1).compress(planes.T.tobytes())
+    step = np.empty(depth.shape, np.uint16)
+    step[0] = depth[0]
+    np.subtract(depth[1:], depth[:-1], out=step[1:])
+    sign = (step.view(np.int16) >> 15).view(np.uint16)
+    step <<= 1
+    step ^= sign
+    # Filled plane by plane: a transpose of the bytes takes longer than all the rest together.
+    planes = np.empty((2, *depth.shape), np.uint8)
+    np.copyto(planes[0], step, casting="unsafe")
+    step >>= 8
+    np.copyto(planes[1], step, casting="unsafe")
+    return _compressor().compress(planes.data)
+
+
+_threads = threading.local()
+
+
+def _compressor() -> zstandard.ZstdCompressor:
+    """One a thread: making one costs as much as using it, and none may be used by two at once."""
+    if not hasattr(_threads, "compressor"):
+        _threads.compressor = zstandard.ZstdCompressor(level=1)
+    return _threads.compressor  # type: ignore[no-any-return]
 
 
 def decode_depth(data: Data, shape: tuple[int, ...]) -> Depth:
@@ -164,10 +186,17 @@ def decode_depth(data: Data, shape: tuple[int, ...]) -> Depth:
         raise ImageCodecError("corrupt depth data", found=str(error)) from error
     if len(raw) != size:
         raise ImageCodecError("corrupt depth data", expected=f"{size} bytes", found=len(raw))
-    planes = np.frombuffer(raw, np.uint8).reshape(2, -1)
-    zigzag = np.ascontiguousarray(planes.T).view("<u2").reshape(height, width)
-    step = (zigzag >> 1) ^ (np.uint16(0) - (zigzag & 1))
-    return np.cumsum(step, axis=0, dtype=np.uint16)
+    low, high = np.frombuffer(raw, np.uint8).reshape(2, height, width)
+    depth = high.astype(np.uint16)
+    depth <<= 8
+    depth |= low
+    sign = depth & 1
+    np.negative(sign, out=sign)
+    depth >>= 1
+    depth ^= sign
+    for row in range(1, height):  # a cumulative sum down the columns jumps a row for every number
+        depth[row] += depth[row - 1]
+    return depth
 
 
 _DECODERS: dict[

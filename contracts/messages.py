@@ -6,6 +6,8 @@ A message is a msgspec struct with a tag; pictures and weights travel beside it 
 
 from __future__ import annotations
 
+import math
+
 import msgspec
 
 from contracts.reward import RewardSignal
@@ -16,11 +18,22 @@ class Message(msgspec.Struct, frozen=True, tag_field="kind"):
     """Base of all messages."""
 
 
+class CameraPose(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where a camera is: carrier_T_camera, 4x4 row by row, metres. `mount`: "world" (carried by the arm's
+    base) or "hand". The camera looks along +z, +x to the right of its picture, +y down."""
+
+    mount: str
+    pose: tuple[float, ...]
+
+
 class SessionStart(Message, frozen=True, tag="session_start"):
     """First record of every episode log and of a live stream: who speaks, and about what.
 
     `session_id` is new at every start of `robot-run`; `config_hash` is the hash of the resolved config.
     `loop_rate_hz`: ticks (and so steps) a second; 0: unknown, take it from the steps' times.
+    `frames_every`: pictures travel with every n-th step. Intrinsics, depth scales and the calibration's id
+    are in `observation`, `extrinsics` are the cameras' poses as far as they are known; the two hashes are
+    those of the specs (`contracts.specs.spec_hash`).
     """
 
     robot_id: str
@@ -33,6 +46,10 @@ class SessionStart(Message, frozen=True, tag="session_start"):
     software_version: str
     pace: str
     loop_rate_hz: float = 0.0
+    frames_every: int = 1
+    extrinsics: dict[str, CameraPose] = {}
+    observation_hash: str = ""
+    action_hash: str = ""
 
 
 class EpisodeStart(Message, frozen=True, tag="episode_start"):
@@ -57,7 +74,10 @@ class Step(Message, frozen=True, tag="step"):
     """One tick of the control loop.
 
     `state`, `action` (what the gate let through) and `requested` (what the policy asked for) are in the
-    specs' units. `gate` is a bit set (`contracts.messages.GateBit`), `chunk` the number of the inference
+    specs' units. `state_s`: the moment of `state`: when it was read, or with latencies configured the one
+    that pictures and joints were put together for. `inference_started_s`: of the inference that this action
+    came from, NaN without one. `actuated_s`: when the gate had given the arm its command (in hold: the pose
+    to keep). `gate` is a bit set (`contracts.messages.GateBit`), `chunk` the number of the inference
     that the action came from and `chunk_index` its place in it (-1: held). Camera buffers beside this
     message are named "<camera>.colour" and "<camera>.depth".
     """
@@ -83,7 +103,8 @@ class Step(Message, frozen=True, tag="step"):
 
 
 class EpisodeEnd(Message, frozen=True, tag="episode_end"):
-    """`reason`: "completed" (reward engine was sure), "time_limit", "operator", "fault", "aborted".
+    """`reason`: "completed" (reward engine was sure), "time_limit", "operator", "fault", "aborted",
+    "rerecord" (the operator wants it again: no data set takes it).
 
     `operator_success` is a person's label or, where the config says `label: truth`, the simulator's;
     None where nobody labelled. `timings` holds the loop's percentiles in seconds.
@@ -98,7 +119,11 @@ class EpisodeEnd(Message, frozen=True, tag="episode_end"):
 
 
 class Heartbeat(Message, frozen=True, tag="heartbeat"):
-    """Published at 10 Hz by the robot's link while the control loop's tick counter advances."""
+    """Sent at 10 Hz by the robot's link while the control loop's tick counter advances.
+
+    `sent_s`: by the robot's clock. Add `clock_offset_s` to a time of the robot's to have the trainer's, right
+    to `clock_error_s` (infinite while unknown).
+    """
 
     robot_id: str
     session_id: str
@@ -111,6 +136,9 @@ class Heartbeat(Message, frozen=True, tag="heartbeat"):
     frames_sent: int
     frames_dropped: int
     spooled: int
+    sent_s: float = 0.0
+    clock_offset_s: float = 0.0
+    clock_error_s: float = math.inf
 
 
 class EpisodeOffer(Message, frozen=True, tag="episode_offer"):
@@ -142,22 +170,34 @@ class EpisodeChunk(Message, frozen=True, tag="episode_chunk"):
 
 
 class EpisodeStored(Message, frozen=True, tag="episode_stored"):
-    """Trainer -> robot: that log is on the trainer's disk, synced; the spool may drop it."""
+    """Trainer -> robot: the log with that SHA-256 (hex) is on the trainer's disk, synced; the spool may drop
+    it if that is the one it has."""
 
     session_id: str
     episode_seq: int
+    sha256: str = ""
+
+
+class EpisodeWait(Message, frozen=True, tag="episode_wait"):
+    """Trainer -> robot: that episode can't be taken in now; offer it again later. `reason` is for people."""
+
+    session_id: str
+    episode_seq: int
+    reason: str
 
 
 class ReleaseQuery(Message, frozen=True, tag="release_query"):
     """Robot -> trainer: is there a release of `target` newer than `have_seq` for this package?
 
-    `target`: "policy" or "reward". Answered by `ReleaseOffer` or `ReleaseNone`.
+    `target`: "policy" or "reward". Answered by `ReleaseOffer` or `ReleaseNone`. `have`: SHA-256 (hex) of the
+    safetensors files that the robot holds: what a delta may be made against; empty: as it said before.
     """
 
     robot_id: str
     target: str
     package_id: str
     have_seq: int
+    have: tuple[str, ...] = ()
 
 
 class ReleaseNone(Message, frozen=True, tag="release_none"):
@@ -168,37 +208,52 @@ class ReleaseNone(Message, frozen=True, tag="release_none"):
     note: str = ""
 
 
+class ReleaseEncoding(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One way in which the signed safetensors bytes can travel. `base`: SHA-256 (hex) of the file that a
+    delta is against, empty for none; `nbytes` and `sha256` are those of the encoded bytes."""
+
+    id: str
+    base: str
+    nbytes: int
+    sha256: str
+
+
 class ReleaseOffer(Message, frozen=True, tag="release_offer"):
-    """Trainer -> robot: canonical JSON of a `ReleaseManifest` and its Ed25519 signature."""
+    """Trainer -> robot: canonical JSON of a `ReleaseManifest` and its Ed25519 signature. `encodings`: ways to
+    have its weights besides as they are; not signed, since what is decoded must have the signed hash."""
 
     target: str
     manifest: bytes
     signature: bytes
+    encodings: tuple[ReleaseEncoding, ...] = ()
 
 
 class ReleaseWant(Message, frozen=True, tag="release_want"):
-    """Robot -> trainer: send bytes [offset, offset + length) of the weights of that release."""
+    """Robot -> trainer: send bytes [offset, offset + length) of the weights of that release, encoded as
+    `encoding` of its offer says (empty: the safetensors bytes as they are)."""
 
     robot_id: str
     target: str
     publish_seq: int
     offset: int
     length: int
+    encoding: str = ""
 
 
 class ReleaseChunk(Message, frozen=True, tag="release_chunk"):
-    """Trainer -> robot: one buffer "data" at `offset` of release `publish_seq`."""
+    """Trainer -> robot: one buffer "data" at `offset` of release `publish_seq` in that encoding."""
 
     target: str
     publish_seq: int
     offset: int
+    encoding: str = ""
 
 
 class ReleaseOutcome(Message, frozen=True, tag="release_outcome"):
     """Robot -> trainer: what became of a release, and when it took effect.
 
     `outcome`: "swapped" (in effect from `episode_seq` on, on probation), "committed", "rejected",
-    "rolled_back" or "superseded" (a newer one came before it took effect). Times are seconds since the
+    "rolled_back" or "superseded" (a newer one took its place on probation). Times are seconds since the
     offer was received, NaN where that was not reached. `report_id` names this report: told again after
     a restart it has the same one. It is told until `OutcomeStored` answers it; empty: told once.
     """
@@ -222,6 +277,87 @@ class OutcomeStored(Message, frozen=True, tag="outcome_stored"):
     report_id: str
 
 
+class EpisodeRerecord(Message, frozen=True, tag="episode_rerecord"):
+    """Control -> recorder: that episode is to be recorded again: forget it, whether it is still being
+    recorded or was the last one stored. One that was stored earlier stays."""
+
+    episode_seq: int
+
+
+class Hello(Message, frozen=True, tag="hello"):
+    """Robot -> trainer, first on `episodes` and `weights` and again after silence: who speaks and how.
+
+    `versions`: the lowest and the highest wire version it can use. `features`: what it can do beyond the
+    version's own (`contracts.wire`); unknown ones are passed over. Answered by `Welcome` or `Goodbye`; until
+    the first nothing else is sent.
+    """
+
+    robot_id: str
+    session_id: str
+    versions: tuple[int, int]
+    features: tuple[str, ...] = ()
+    software_version: str = ""
+
+
+class Welcome(Message, frozen=True, tag="welcome"):
+    """Trainer -> robot: speak `version`; `features` are those that both ends have."""
+
+    trainer_id: str
+    version: int
+    features: tuple[str, ...] = ()
+    software_version: str = ""
+
+
+class Goodbye(Message, frozen=True, tag="goodbye"):
+    """Trainer -> robot: refused. `reason`: "version", "unknown" (say hello first), "revoked", "identity"
+    (another robot than the key's) or "full"; `detail` is a sentence for people. `versions`: what this end
+    can use."""
+
+    reason: str
+    detail: str = ""
+    versions: tuple[int, int] = (0, 0)
+
+
+class HeartbeatEcho(Message, frozen=True, tag="heartbeat_echo"):
+    """Trainer -> robot: answers the `Heartbeat` with that `sent_s` (the robot's clock). It was received at
+    `received_s` and answered at `answered_s` by the trainer's monotonic clock."""
+
+    robot_id: str
+    sent_s: float
+    received_s: float
+    answered_s: float
+
+
+class KeyStatement(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A new signing key of the trainer's: JSON of a `contracts.key_rotation.NewKey`, and its Ed25519
+    signatures by the key before it and by the new one."""
+
+    statement: bytes
+    by_old: bytes
+    by_new: bytes
+
+
+class TrainerKeys(Message, frozen=True, tag="trainer_keys"):
+    """Trainer -> robot, after `Welcome` on `weights` where its signing key was ever changed: the whole chain,
+    oldest first. The robot follows it from the key that it has."""
+
+    statements: tuple[KeyStatement, ...]
+
+
+class RobotKey(Message, frozen=True, tag="robot_key"):
+    """Robot -> trainer, on a connection made with its old key: from now on let `key` (a CURVE public key,
+    Z85) in for this robot, too. The old one ends when the new one is first used."""
+
+    robot_id: str
+    key: str
+
+
+class RobotKeyStored(Message, frozen=True, tag="robot_key_stored"):
+    """Trainer -> robot: that key is on the allow-list, on disk."""
+
+    key: str
+
+
 AnyMessage = (
     SessionStart
     | EpisodeStart
@@ -232,6 +368,7 @@ AnyMessage = (
     | EpisodeWant
     | EpisodeChunk
     | EpisodeStored
+    | EpisodeWait
     | ReleaseQuery
     | ReleaseNone
     | ReleaseOffer
@@ -239,6 +376,14 @@ AnyMessage = (
     | ReleaseChunk
     | ReleaseOutcome
     | OutcomeStored
+    | EpisodeRerecord
+    | Hello
+    | Welcome
+    | Goodbye
+    | HeartbeatEcho
+    | TrainerKeys
+    | RobotKey
+    | RobotKeyStored
 )
 
 
@@ -253,3 +398,8 @@ class GateBit:
     NON_FINITE = 32
     ARITY = 64
     HELD = 128
+    FOREIGN = 256
+    """An action of another episode, of weights that are no longer active, out of order, or too old."""
+    JERK = 512
+    MARGIN = 1024
+    """Slowed near an end of a joint's range."""

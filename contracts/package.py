@@ -8,7 +8,7 @@ along a leading axis under "<graph>/in/<name>" and "<graph>/out/<name>").
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import msgspec
 import numpy as np
@@ -22,6 +22,10 @@ OBSERVATION_STEPS = "observation_steps"
 """Name of a policy's setting: how many observations, one period of its chunks apart, its head takes as
 rows of "features", oldest first. Without it one."""
 
+PREFIX, PREFIX_WEIGHT = "prefix", "prefix_weight"
+"""Inputs of a head that can go on from a chunk under way (real-time chunking): float32[1, length, action_dim]
+in the arm's units and float32[1, length] in [0, 1]. With weights of 0 it answers as if there were none."""
+
 
 class TensorSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Name, dtype (numpy's name) and shape; -1 in a shape is a dynamic axis (graph inputs only)."""
@@ -29,6 +33,15 @@ class TensorSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     name: str
     dtype: str
     shape: tuple[int, ...]
+
+
+def no_prefix(inputs: Sequence[TensorSpec]) -> dict[str, np.ndarray]:
+    """For a head with these inputs that starts afresh: zeros, or nothing where it takes no prefix."""
+    return {
+        spec.name: np.zeros(spec.shape, np.float32)
+        for spec in inputs
+        if spec.name in (PREFIX, PREFIX_WEIGHT)
+    }
 
 
 class GraphSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -1,4 +1,4 @@
-"""Plug points by entry point: cameras, arms, engines, policies, reward models, refiners, tasks.
+"""Plug points by entry point: cameras, arms, teleoperators, engines, policies, reward models and so on.
 
 A package of the user's own declares `[project.entry-points."entracte.arms"] my_arm = "pkg.module:make"`
 and names `my_arm` in YAML. Ours are declared the same way in pyproject.toml.
@@ -11,7 +11,16 @@ from typing import Any
 
 from contracts.errors import ConfigError
 
-GROUPS = ("cameras", "arms", "engines", "policies", "reward_models", "refiners", "tasks")
+GROUPS = (
+    "cameras",
+    "arms",
+    "engines",
+    "policies",
+    "reward_models",
+    "refiners",
+    "tasks",
+    "teleoperators",
+)
 
 
 def names(group: str) -> list[str]:

@@ -7,22 +7,28 @@ bytes in, verdict out.
 from __future__ import annotations
 
 import hashlib
+from dataclasses import dataclass
 
 import msgspec
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
+from contracts.encodings import is_sha256
 from contracts.errors import ReleaseRejected
 from contracts.package import TensorSpec
 
 MAX_WEIGHTS_BYTES = 1024 * 1024 * 1024
+MAX_MANIFEST_BYTES = 256 * 1024
+MAX_PUBLISH_SEQ = 1 << 53
 
 
 class ReleaseManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`publish_seq` strictly increases per target; `weights_id` is the content hash of the tensors
     (`contracts.package.weights_id`), `sha256` that of the safetensors file of `nbytes`. `parent` is the
     publish_seq it was refined from (0: the package's own weights). `samples` is how many candidate
-    chunks the robot should draw. `robot_ids` empty means any robot that holds the package."""
+    chunks the robot should draw. `robot_ids` empty means any robot that holds the package. `calibration_id`:
+    of the cameras that it was refined with, `observation` and `action` the hashes of its package's specs
+    (`contracts.specs.spec_hash`); empty where the trainer knew none."""
 
     target: str
     package_id: str
@@ -40,6 +46,22 @@ class ReleaseManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     expires_unix_s: float
     trainer: str
     settings: dict[str, float] = {}
+    observation: str = ""
+    action: str = ""
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What this robot takes releases for, and from where on. The specs' hashes and the calibration are those
+    of its own package and cameras; empty ones match only releases that name none."""
+
+    target: str
+    package_id: str
+    robot_id: str
+    newest_seq: int
+    calibration_id: str = ""
+    observation: str = ""
+    action: str = ""
 
 
 def sign(manifest: ReleaseManifest, key: Ed25519PrivateKey) -> tuple[bytes, bytes]:
@@ -52,17 +74,18 @@ def verify(
     data: bytes,
     signature: bytes,
     public_key: Ed25519PublicKey,
+    expected: Expected,
     *,
-    target: str,
-    package_id: str,
-    robot_id: str,
-    newest_seq: int,
     now_unix_s: float,
 ) -> ReleaseManifest:
     """The manifest, if it is signed, fresh, for this robot and package; else `ReleaseRejected`.
 
     Nothing of the manifest is believed before the signature is checked.
     """
+    if len(data) > MAX_MANIFEST_BYTES:
+        raise ReleaseRejected(
+            "manifest", "manifest too large", expected=f"<= {MAX_MANIFEST_BYTES}", found=len(data)
+        )
     try:
         public_key.verify(signature, data)
     except InvalidSignature:
@@ -71,27 +94,20 @@ def verify(
         ) from None
     try:
         manifest = msgspec.json.decode(data, type=ReleaseManifest)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise ReleaseRejected("manifest", "manifest is malformed", found=str(error)) from error
-    if manifest.target != target or manifest.package_id != package_id:
-        raise ReleaseRejected(
-            "package",
-            "release is for another package",
-            expected=f"{target} {package_id}",
-            found=f"{manifest.target} {manifest.package_id}",
-        )
-    if manifest.robot_ids and robot_id not in manifest.robot_ids:
-        raise ReleaseRejected(
-            "robot", "release is for other robots", expected=robot_id, found=manifest.robot_ids
-        )
-    if manifest.publish_seq <= newest_seq:
+    _check_for_whom(manifest, expected)
+    if manifest.publish_seq <= expected.newest_seq:
         raise ReleaseRejected(
             "replay",
             "publish_seq does not increase",
-            expected=f"> {newest_seq}",
+            expected=f"> {expected.newest_seq}",
             found=manifest.publish_seq,
         )
-    if manifest.expires_unix_s < now_unix_s:
+    if manifest.publish_seq > MAX_PUBLISH_SEQ:
+        # Taken, it would be the last one that this robot ever takes.
+        raise ReleaseRejected("sequence", "publish_seq out of bounds", found=manifest.publish_seq)
+    if not manifest.expires_unix_s >= now_unix_s:
         raise ReleaseRejected(
             "expired",
             "release has expired",
@@ -100,7 +116,36 @@ def verify(
         )
     if not 0 < manifest.nbytes <= MAX_WEIGHTS_BYTES:
         raise ReleaseRejected("size", "size out of bounds", found=manifest.nbytes)
+    if not is_sha256(manifest.sha256):
+        raise ReleaseRejected("manifest", "sha256 is none", found=repr(manifest.sha256[:80]))
     return manifest
+
+
+def _check_for_whom(manifest: ReleaseManifest, expected: Expected) -> None:
+    """Raises `ReleaseRejected` unless it is for this robot, its package, its specs and its cameras."""
+    for reason, what, wanted, found in (
+        ("target", "release is for another target", expected.target, manifest.target),
+        ("package", "release is for another package", expected.package_id, manifest.package_id),
+        ("spec", "release is for another observation", expected.observation, manifest.observation),
+        ("spec", "release is for another action", expected.action, manifest.action),
+        (
+            "calibration",
+            "release was refined with another calibration",
+            expected.calibration_id,
+            manifest.calibration_id,
+        ),
+    ):
+        unnamed = not found and reason in ("spec", "calibration")
+        if found != wanted and not unnamed:
+            remedy = "refine with this robot's calibration" if reason == "calibration" else None
+            raise ReleaseRejected(reason, what, expected=wanted, found=found[:80], remedy=remedy)
+    if manifest.robot_ids and expected.robot_id not in manifest.robot_ids:
+        raise ReleaseRejected(
+            "robot",
+            "release is for other robots",
+            expected=expected.robot_id,
+            found=manifest.robot_ids[:8],
+        )
 
 
 def verify_weights(manifest: ReleaseManifest, data: bytes | memoryview) -> None:

@@ -151,6 +151,13 @@ def observation_differences(required: ObservationSpec, offered: ObservationSpec)
     return found
 
 
+def remedy_for(differences: list[str], otherwise: str) -> str:
+    """What to do about them: units have a remedy of their own."""
+    if any(" units: " in difference for difference in differences):
+        return "export again with --calibration, or with --units deg if the data was in degrees"
+    return otherwise
+
+
 def require_compatible(
     required_observation: ObservationSpec,
     required_action: ActionSpec,
@@ -162,7 +169,7 @@ def require_compatible(
     found = action_differences(required_action, action)
     found += observation_differences(required_observation, observation)
     if found:
-        raise SpecMismatch(
-            f"{what} was made for another robot: " + "; ".join(found),
-            remedy="use a package trained for this hardware config, or fix the config",
+        remedy = remedy_for(
+            found, "use a package trained for this hardware config, or fix the config"
         )
+        raise SpecMismatch(f"{what} was made for another robot: " + "; ".join(found), remedy=remedy)

@@ -19,6 +19,7 @@ MAX_HEADER_BYTES = 4 * 1024 * 1024
 MAX_TENSORS = 16_384
 MAX_RANK = 8
 MAX_NAME = 512
+MAX_VALUES = 1 << 40
 DTYPES = {
     "F64": "float64",
     "F32": "float32",
@@ -87,7 +88,10 @@ def _spec(name: str, entry: _Entry) -> TensorSpec:
     dtype = DTYPES.get(entry.dtype)
     if dtype is None:
         raise _bad(f"dtype of '{name[:80]}'", expected=sorted(DTYPES), found=repr(entry.dtype[:20]))
-    if len(entry.shape) > MAX_RANK or any(side < 0 for side in entry.shape):
+    sides = math.prod(
+        max(1, side) for side in entry.shape
+    )  # an empty tensor's other sides count, too
+    if len(entry.shape) > MAX_RANK or min(entry.shape, default=0) < 0 or sides > MAX_VALUES:
         raise _bad(f"shape of '{name[:80]}'", found=entry.shape[:MAX_RANK])
     if not 0 < len(name) <= MAX_NAME:
         raise _bad("tensor name", expected=f"1 to {MAX_NAME} characters", found=len(name))

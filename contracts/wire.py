@@ -13,10 +13,18 @@ from collections.abc import Sequence
 import msgspec
 import numpy as np
 
-from contracts.errors import WireError
-from contracts.messages import AnyMessage
+from contracts.errors import VersionMismatch, WireError
+from contracts.messages import AnyMessage, Goodbye, Hello, Welcome
 
-VERSION = 1
+VERSION = 2
+VERSIONS = (2, 2)
+"""The lowest and the highest version that this end can use on a socket."""
+HANDSHAKE_VERSION = 2
+"""`Hello`, `Welcome` and `Goodbye` always carry this one, so that any two ends can tell each other theirs."""
+OLDEST_ON_DISK = 1
+"""Logs of so old a version are still read: messages only ever gained fields with defaults."""
+FEATURES: tuple[str, ...] = ("delta", "zstd")
+"""What this end can do beyond its version's own, named in `Hello`: only what both ends name is used."""
 MAX_PARTS = 32
 MAX_HEADER_BYTES = 256 * 1024
 MAX_BUFFER_BYTES = 64 * 1024 * 1024
@@ -89,7 +97,8 @@ def pack(
     message: AnyMessage, buffers: Sequence[tuple[Buffer, bytes | np.ndarray]] = ()
 ) -> list[bytes | memoryview]:
     """Parts ready for `send_multipart` or for an episode log."""
-    header = _encoder.encode(Envelope(VERSION, message, tuple(b for b, _ in buffers)))
+    version = HANDSHAKE_VERSION if isinstance(message, Hello | Welcome | Goodbye) else VERSION
+    header = _encoder.encode(Envelope(version, message, tuple(b for b, _ in buffers)))
     return [header, *(_bytes_of(data) for _, data in buffers)]
 
 
@@ -99,8 +108,9 @@ def _bytes_of(data: bytes | np.ndarray) -> bytes | memoryview:
     return data.data.cast("B") if data.size else b""
 
 
-def unpack(parts: Sequence[bytes | memoryview]) -> Packet:
-    """Typed message and buffers; `WireError` on anything unexpected, before any allocation."""
+def unpack(parts: Sequence[bytes | memoryview], *, oldest: int = VERSION) -> Packet:
+    """Typed message and buffers; `WireError` on anything unexpected, before any allocation. `oldest`: the
+    lowest version taken; on a socket this end's own, from disk `OLDEST_ON_DISK`."""
     if not 1 <= len(parts) <= MAX_PARTS:
         raise WireError("wrong number of parts", expected=f"1 to {MAX_PARTS}", found=len(parts))
     header = parts[0]
@@ -112,7 +122,9 @@ def unpack(parts: Sequence[bytes | memoryview]) -> Packet:
         envelope = _decoder.decode(header)
     except (msgspec.MsgspecError, RecursionError, ValueError) as error:
         raise _explain(header, error) from error
-    if envelope.version != VERSION:
+    handshake = isinstance(envelope.message, Hello | Welcome | Goodbye)
+    taken = (HANDSHAKE_VERSION,) if handshake else range(oldest, VERSION + 1)
+    if envelope.version not in taken:
         raise _other_version(envelope.version)
     if len(envelope.buffers) != len(parts) - 1:
         raise WireError(
@@ -144,11 +156,13 @@ def check_buffer(descriptor: Buffer, size: int) -> None:
             f"buffer '{descriptor.name}' has another size", expected=descriptor.nbytes, found=size
         )
     decoded = math.prod(descriptor.shape) * np.dtype(descriptor.dtype).itemsize
-    if max(decoded, size) > MAX_BUFFER_BYTES:
+    # Counted without its zeros, too: an empty array may still have a side that numpy has no number for.
+    sides = math.prod(max(1, n) for n in descriptor.shape)
+    if max(decoded, size, sides) > MAX_BUFFER_BYTES:
         raise WireError(
             f"buffer '{descriptor.name}' too large",
             expected=f"<= {MAX_BUFFER_BYTES} bytes",
-            found=max(decoded, size),
+            found=max(decoded, size, sides),
         )
     if descriptor.codec == "raw" and decoded != size:
         raise WireError(
@@ -166,8 +180,8 @@ def _explain(header: bytes | memoryview, error: Exception) -> WireError:
     return WireError("malformed message", found=str(error))
 
 
-def _other_version(version: int) -> WireError:
-    return WireError(
+def _other_version(version: int) -> VersionMismatch:
+    return VersionMismatch(
         "wire versions differ",
         expected=f"version {VERSION} (this end)",
         found=f"version {version} (other end)",

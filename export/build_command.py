@@ -24,12 +24,16 @@ def command(
     """Build the TensorRT plans of a package on this device (minutes on a Jetson) and cache them."""
     import msgspec
 
+    from contracts.files import outputs
     from contracts.files.packages import load_package
     from runtime.engines import EngineOptions
     from runtime.engines.tensorrt import cached_plan, require_cuda, require_tensorrt
 
-    trt, device = require_tensorrt(), require_cuda()
+    # What is wrong here first: it is wrong on every machine.
     loaded = load_package(package)
+    if cache:
+        outputs.require_room(Path(cache))
+    trt, device = require_tensorrt(), require_cuda()
     options = EngineOptions(kind="tensorrt", cache=cache, workspace_mib=workspace_mib)
     if not json:
         typer.echo(

@@ -5,17 +5,17 @@ Runs where there is no torch (on a Jetson): the golden vectors are what torch an
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from contracts.errors import (
+    CheckFailed,
     ConfigError,
     DeviceError,
     EntracteError,
     MissingDependency,
-    PackageError,
 )
 from contracts.files.packages import Package, load_package
 from export.parity import recorded, torch_side
@@ -42,8 +42,9 @@ def check_package(
     for and is not here.
     """
     package = load_package(folder)
+    seen = recorded.moments(dataset, package.manifest, samples) if dataset is not None else []
     sources, why = torch_side.reference(package)
-    notes = (f"without torch: {why}",) if why else ()
+    notes = (f"torch itself is not compared: {why}",) if why else ()
     sides: list[Side] = [TorchSide(sources)] if sources else []
     sides.append(OnnxSide(package))
     absent: dict[str, str] = {}
@@ -56,10 +57,8 @@ def check_package(
                     raise
                 absent[name] = error.what
         comparisons = [*_golden(package, sides)]
-        if dataset is not None:
-            comparisons += _recorded(
-                package, sides, recorded.moments(dataset, package.manifest, samples)
-            )
+        if seen:
+            comparisons += _recorded(package, sides, seen)
         divergences, more = _where(package, sources, comparisons)
     finally:
         for side in sides:
@@ -68,7 +67,7 @@ def check_package(
 
 
 def require(report: Report) -> None:
-    """Raise `PackageError` naming the first layer that diverges, unless parity holds."""
+    """Raise `CheckFailed` naming the first layer that diverges, unless parity holds."""
     if report.holds:
         return
     folder = report.package.folder
@@ -77,13 +76,13 @@ def require(report: Report) -> None:
     ]
     if not broken:
         loop = next(one for one in report.bench if not one.holds)
-        raise PackageError(
+        raise CheckFailed(
             f"package {folder}: closed-loop success of {loop.right} is not that of {loop.left}",
             expected="an interval of the difference that holds 0",
             found=f"[{100 * loop.low:+.1f}, {100 * loop.high:+.1f}] points",
         )
     one, worst = max(broken, key=lambda pair: pair[1].largest_error / pair[1].allowed)
-    raise PackageError(
+    raise CheckFailed(
         f"package {folder}: output '{worst.output}' of graph '{worst.graph}' on {one.right} differs "
         f"from {one.left}",
         expected=f"<= {worst.allowed:.1e}",
@@ -203,7 +202,11 @@ def _place(
 
 
 def closed_loops(
-    report: Report, task: str, episodes: int, against: Path | None
+    report: Report,
+    task: str,
+    episodes: int,
+    against: Path | None,
+    tell: Callable[[str], None] = lambda line: None,
 ) -> tuple[ClosedLoop, ...]:
     """Success of the package on each engine that was compared, against `against` (or the package itself) on
     ONNX Runtime. Raises `ConfigError` when there is nothing to compare with."""
@@ -218,4 +221,4 @@ def closed_loops(
             "one engine alone has nothing to be compared with on the bench",
             remedy="give --against another package (this one before it was quantised, say)",
         )
-    return tuple(closed_loop(left, right, task, episodes) for right in rights)
+    return tuple(closed_loop(left, right, task, episodes, tell) for right in rights)

@@ -17,7 +17,8 @@ def command(
         ),
     ] = None,
     recorded: Annotated[
-        Path | None, typer.Option(help="LeRobotDataset whose moments are compared too.")
+        Path | None,
+        typer.Option(help="LeRobotDataset whose moments are compared too (policy, reward)."),
     ] = None,
     samples: Annotated[int, typer.Option(min=1, help="How many of its moments.")] = 32,
     bench: Annotated[
@@ -30,17 +31,31 @@ def command(
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Verify a package: every hash and shape; torch, ONNX and engines on golden and recorded inputs, from
-    pictures to actions, and on the bench. Exit code 1 names the first layer that diverges."""
+    pictures to actions, and on the bench. If they differ, the exit code is 1 and the first layer that
+    does is named; 2 is for a wrong path or option."""
     import dataclasses
 
+    from contracts.errors import ConfigError
+    from contracts.files.packages import read_manifest
     from export.check import check_package, closed_loops, require
+    from export.parity.bench import require_enough, require_task
     from export.parity.report import as_json, as_text
     from export.parity.torch_side import use_one_thread
 
+    if against is not None and not bench:
+        raise ConfigError("--against", expected="--bench TASK beside it", found="none")
+    read_manifest(package)
+    if bench:
+        if against is not None:
+            read_manifest(against)
+        require_task(bench)
+        require_enough(episodes)
     use_one_thread()
     report = check_package(package, engine or (), recorded, samples)
     if bench:
-        loops = closed_loops(report, bench, episodes, against)
+        loops = closed_loops(
+            report, bench, episodes, against, lambda line: typer.echo(line, err=True)
+        )
         report = dataclasses.replace(report, bench=loops)
     if json:
         typer.echo(as_json(report))

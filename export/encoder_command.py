@@ -23,9 +23,14 @@ def command(
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Package a CLIP or SigLIP checkpoint: its image and text encoders."""
+    from export.libraries import require
+
+    require("encoder", "torch", "onnx", "transformers")
+    from contracts.files.packages import require_place
     from export.encoders import export_encoder
     from export.parity.measure import replay
     from export.summary import show
 
+    require_place(package, source)
     made = export_encoder(source, pictures, package, text, exporter)
     show(made, replay(made), json)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,6 @@ import numpy as np
 
 from contracts.errors import ConfigError, PackageError
 from contracts.files.packages import Package
-from contracts.package import Provenance
 from contracts.pictures import prepare
 from contracts.specs import ObservationSpec
 from contracts.vlm import EncoderSpec
@@ -19,9 +18,10 @@ from export.exporters import AUTO
 from export.onnx import GraphSource
 from export.package import draft_manifest, export_package
 from export.pictures import recorded
-from export.preprocessors import picture_rule, read_json, three
-from export.provenance import versions
+from export.preprocessors import picture_rule, read_json, require_kind, three
+from export.provenance import of_checkpoint, versions
 from export.towers.encoders import ImageEncoder, TextEncoder
+from trainer.rewards.vlm.loading import weights_identity
 
 KINDS = ("clip", "siglip")
 _GOLDEN_PICTURES = 4
@@ -32,32 +32,10 @@ def export_encoder(
 ) -> Package:
     """Package of the checkpoint in folder `source`; `pictures`: recorded ones for the golden vectors;
     `texts`: what pictures will be compared with. Raises `PackageError`, `ConfigError`."""
+    # Before transformers is asked, which answers a foreign kind with a page.
+    kind = require_kind(source, KINDS, "robot-export vlm takes vision-language models")
     model, tokenizer = _load(source)
-    return package_encoder(
-        model,
-        tokenizer,
-        read_json(source / "preprocessor_config.json"),
-        pictures,
-        folder,
-        texts,
-        exporter,
-    )
-
-
-def package_encoder(
-    model: Any,
-    tokenizer: Any,
-    settings: Mapping[str, Any],
-    pictures: Path,
-    folder: Path,
-    texts: Sequence[str],
-    exporter: str = AUTO,
-) -> Package:
-    """`model`: transformers' `CLIPModel` or `SiglipModel`, `tokenizer` its own; `settings`: what its
-    preprocessor_config.json says."""
-    kind = model.config.model_type
-    if kind not in KINDS:
-        raise PackageError("encoder checkpoint", expected=f"one of {KINDS}", found=kind)
+    settings = read_json(source / "preprocessor_config.json")
     if not texts or len(set(texts)) < len(texts):
         raise ConfigError(
             "texts of the package", expected="one or more, all different", found=texts
@@ -103,13 +81,11 @@ def package_encoder(
         cameras=(),
         vocabulary=(),
         instruction_length=text.length,
-        provenance=Provenance(
-            command="robot-export encoder",
-            seed=0,
-            data="recorded pictures for the golden vectors only",
-            licence="as the checkpoint's",
-            created_unix_s=0.0,
-            versions=versions("torch", "transformers", "optimum", "optimum-onnx", "onnx"),
+        provenance=of_checkpoint(
+            "encoder",
+            source,
+            versions("torch", "transformers", "optimum", "optimum-onnx", "onnx"),
+            f"checkpoint {weights_identity(source, {}, 'float32')[:16]}",
         ),
         encoder=spec,
     )

@@ -15,13 +15,8 @@ import numpy as np
 import torch
 
 from contracts.errors import PackageError
-from contracts.files.packages import (
-    WEIGHTS_FILE,
-    GoldenCase,
-    Package,
-    safetensors_bytes,
-    write_package,
-)
+from contracts.files.golden_vectors import GoldenCase
+from contracts.files.packages import WEIGHTS_FILE, Package, safetensors_bytes, write_package
 from contracts.package import PackageManifest, TensorSpec
 from export.exporters import AUTO
 from export.onnx import ExportedGraph, GraphSource, export_graph, point_into, state_tensors

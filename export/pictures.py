@@ -15,6 +15,10 @@ _IMAGES = (".png", ".jpg", ".jpeg")
 def recorded(source: Path, most: int) -> np.ndarray:
     """uint8[N, H, W, 3] RGB, N up to `most`, evenly over what there is, all of the first one's size. Raises
     `PackageError` where there is no picture."""
+    if not source.exists():
+        raise PackageError(
+            f"there is no folder or video {source}", expected="recorded pictures at that path"
+        )
     found = _of_folder(source, most) if source.is_dir() else _of_video(source, most)
     if not found:
         raise PackageError(

@@ -10,14 +10,24 @@ import torch
 from contracts.errors import PackageError
 from contracts.files import atomic
 from contracts.files.packages import MANIFEST_FILE, Package, load_package, read_safetensors
-from contracts.package import ChunkSpec, Provenance
+from contracts.package import PREFIX, PREFIX_WEIGHT, ChunkSpec, Provenance, no_prefix
 from export.exporters import AUTO
 from export.onnx import GraphSource
 from export.package import draft_manifest, export_package, torch_outputs
 from trainer.policies import noise_actor
-from trainer.policies.flow import ARCHITECTURE, EXAMPLES_FILE, FlowConfig, FlowPolicy, settings_of
+from trainer.policies.flow import (
+    ARCHITECTURE,
+    EXAMPLES_FILE,
+    REMEDY,
+    FlowConfig,
+    FlowPolicy,
+    settings_of,
+)
 
 GOLDEN_SAMPLES = 4
+REFINABLE: tuple[str, ...] = ("head/flow.", "head/critics.")
+"""Not the head's units and limits."""
+Inputs = dict[str, np.ndarray]
 
 
 def export_policy(source: Path, folder: Path, exporter: str = AUTO) -> Package:
@@ -36,14 +46,16 @@ def _trained(source: Path) -> tuple[FlowPolicy, dict[str, np.ndarray]]:
             expected=EXAMPLES_FILE,
             remedy="train it again with robot-trainer imitate",
         ) from error
-    return policy, read_safetensors(data, EXAMPLES_FILE)
+    return policy, read_safetensors(data, str(source / EXAMPLES_FILE), REMEDY)
 
 
 def export_steered(source: Path, folder: Path, bound: float, exporter: str = AUTO) -> Package:
     """Package of a flow policy (a trained folder, or a package) with an untrained noise actor within
     +-`bound` before its flow; a release then carries the actor alone. Raises `PackageError`."""
+    prefixed = True
     if (source / MANIFEST_FILE).is_file():
         package = load_package(source)
+        prefixed = takes_prefix(package)
         policy = FlowPolicy.from_package(package)
         cases = [case.inputs for case in package.golden["trunk"]]
         examples = {name: np.concatenate([case[name] for case in cases]) for name in cases[0]}
@@ -51,15 +63,26 @@ def export_steered(source: Path, folder: Path, bound: float, exporter: str = AUT
         policy, examples = _trained(source)
     torch.manual_seed(0)
     steered = noise_actor.steer(policy, noise_actor.NoiseConfig(bound=bound))
-    return package_policy(steered, examples, folder, exporter)
+    return package_policy(steered, examples, folder, exporter, prefixed=prefixed)
+
+
+def takes_prefix(package: Package) -> bool:
+    """Whether its head can go on from a chunk under way."""
+    return bool(no_prefix(package.manifest.graph("head").inputs))
 
 
 def package_policy(
-    policy: FlowPolicy, examples: dict[str, np.ndarray], folder: Path, exporter: str = AUTO
+    policy: FlowPolicy,
+    examples: dict[str, np.ndarray],
+    folder: Path,
+    exporter: str = AUTO,
+    *,
+    prefixed: bool = True,
 ) -> Package:
-    """`examples`: recorded trunk inputs by name, stacked along the first axis."""
+    """`examples`: recorded trunk inputs by name, stacked along the first axis; `prefixed` as in
+    `graph_sources`."""
     config = policy.config
-    trunk, head = graph_sources(policy, examples)
+    trunk, head = graph_sources(policy, examples, prefixed=prefixed)
     count = len(examples["state"])
     observed = [{name: array[i : i + 1] for name, array in examples.items()} for i in range(count)]
     rng = np.random.default_rng(0)
@@ -68,12 +91,13 @@ def package_policy(
         {
             "features": torch_outputs(trunk, policy.trunk, case)["features"],
             "noise": rng.normal(size=shape).astype(np.float32),
+            **(_underway(config, case["state"], number) if prefixed else {}),
         }
-        for case in observed
+        for number, case in enumerate(observed)
     ]
-    architecture, settings, refinable = ARCHITECTURE, settings_of(config), "head"
+    architecture, settings, refinable = ARCHITECTURE, settings_of(config), REFINABLE
     if isinstance(policy.head, noise_actor.SteeredHead):
-        architecture, refinable = noise_actor.ARCHITECTURE, noise_actor.PREFIX
+        architecture, refinable = noise_actor.ARCHITECTURE, (noise_actor.PREFIX,)
         settings |= noise_actor.settings_of(policy.head)
     draft = draft_manifest(
         model="policy",
@@ -90,13 +114,27 @@ def package_policy(
         settings=settings,
     )
     golden = {"trunk": observed, "head": acted}
-    return export_package(folder, draft, (trunk, head), golden, (refinable,), exporter)
+    return export_package(folder, draft, (trunk, head), golden, refinable, exporter)
+
+
+def _underway(config: FlowConfig, state: np.ndarray, number: int) -> Inputs:
+    """A chunk under way in golden vectors: of the first case nothing is settled, of the others `number`
+    entries near the pose in which the arm stands, and half of the next."""
+    weight = np.zeros((1, config.chunk_length), np.float32)
+    weight[0, :number] = 1.0
+    if 0 < number < config.chunk_length:
+        weight[0, number] = 0.5
+    offset = np.random.default_rng([1, number]).normal(scale=2.0, size=(config.chunk_length, 1))
+    prefix = (state[:, : config.action_size] + offset).astype(np.float32)[None]
+    low, high = (np.array(x, np.float32) for x in (config.action.low, config.action.high))
+    return {PREFIX: np.clip(prefix, low, high), PREFIX_WEIGHT: weight}
 
 
 def graph_sources(
-    policy: FlowPolicy, examples: dict[str, np.ndarray]
+    policy: FlowPolicy, examples: dict[str, np.ndarray], *, prefixed: bool = True
 ) -> tuple[GraphSource, GraphSource]:
-    """(trunk, head) of a policy, as `export.package` takes them."""
+    """(trunk, head) of a policy, as `export.package` takes them. `prefixed` False: a head without real-time
+    chunking, as packages had it before."""
     config = policy.config
     names = trunk_inputs(config)
     missing = sorted(set(names) - set(examples))
@@ -116,6 +154,7 @@ def graph_sources(
         {
             "features": np.zeros((1, config.features), np.float32),
             "noise": np.random.default_rng(0).normal(size=shape).astype(np.float32),
+            **(_underway(config, examples["state"][:1], 2) if prefixed else {}),
         },
         ("chunks", "values", "choice"),
         {"noise": samples, "chunks": samples, "values": samples},

@@ -75,6 +75,10 @@ def command(
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Package a policy that `robot-trainer imitate` trained, or LeRobot."""
+    from export.libraries import require
+
+    require("policy", "torch", "onnx")
+    from contracts.files.packages import require_place
     from export.lerobot.checkpoint import find_checkpoint
     from export.lerobot.robot import RobotOptions
     from export.parity.measure import replay
@@ -82,6 +86,7 @@ def command(
     from export.summary import show
     from trainer.policies.flow import CONFIG_FILE
 
+    require_place(package, source)
     robot = RobotOptions(
         robot_type=robot_type,
         joints=tuple(name.strip() for name in joints.split(",") if name.strip()),

@@ -6,11 +6,12 @@ What is switched off there, or done otherwise, is refused: a package would show 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from contracts.errors import PackageError
+from contracts.files import outputs
 from contracts.pictures import Filter, PictureRule
 
 FILTERS: dict[int, Filter] = {1: "lanczos", 2: "bilinear", 3: "bicubic"}
@@ -68,9 +69,30 @@ def three(settings: Mapping[str, Any], name: str) -> tuple[float, ...]:
     return tuple(map(float, found))
 
 
+def require_kind(folder: Path, kinds: Sequence[str], remedy: str) -> str:
+    """The checkpoint's "model_type". Raises `PackageError` unless it is one of `kinds`."""
+    if not (folder / "config.json").is_file():
+        raise PackageError(
+            f"{folder} is no checkpoint",
+            expected=f"a folder with config.json, of one of {', '.join(kinds)}",
+            found=outputs.described(folder),
+            remedy="name the folder that transformers saved the model to",
+        )
+    kind = str(read_json(folder / "config.json").get("model_type", ""))
+    if kind not in kinds:
+        raise PackageError(
+            f"{folder} is a checkpoint of another kind",
+            expected=f"one of {', '.join(kinds)}",
+            found=repr(kind),
+            remedy=remedy,
+        )
+    return kind
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object of a checkpoint's folder. Raises `PackageError`."""
     try:
         return dict(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError) as error:
-        raise PackageError(f"{path} can't be read", found=str(error)) from error
+        found = getattr(error, "strerror", None) or str(error)
+        raise PackageError(f"{path} can't be read", found=found) from error

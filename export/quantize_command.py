@@ -44,17 +44,28 @@ def command(
     json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
     """Quantise a package's trunk; refuse, and write nothing, when its actions or its success suffer."""
+    from export.libraries import require
+
+    require("quantize", "onnx")
     from calibration.quantization.card import read_set
     from calibration.quantization.draw import draw
     from contracts.errors import ConfigError, EntracteError
-    from contracts.files.packages import load_package
+    from contracts.files.packages import load_package, require_place
+    from export.parity.bench import require_enough, require_task
     from export.quantize.build import Options, quantize
-    from export.quantize.report import Report, write
+    from export.quantize.progress import Progress
+    from export.quantize.report import Report, require_folder, write
 
     if (calibration is None) == (not recorded):
         raise ConfigError(
             "what to calibrate with", expected="either --calibration SET or --recorded DATASET"
         )
+    beside = report or output.with_name(f"{output.name}-quantization")
+    require_place(output, package)
+    require_folder(beside)
+    if bench:
+        require_task(bench)
+        require_enough(episodes, success_limit)
     loaded = load_package(package)
     asked = _asked(locals())
     drawn = (
@@ -82,39 +93,39 @@ def command(
     )
     if drawn.card.fitness != "good":
         typer.echo(f"the set is {drawn.card.fitness}: {'; '.join(drawn.card.findings)}", err=True)
+    tell = Progress()
     try:
-        quantize(loaded, drawn, output, options, found)
+        quantize(loaded, drawn, output, options, found, tell)
     except EntracteError as error:
         found.refused = str(error)
         if report is not None:
             write(report, found)
         raise
-    write(report or output.with_name(f"{output.name}-quantization"), found)
+    finally:
+        tell.end()
+    write(beside, found)
     typer.echo(found.json().decode() if json else found.text())
+    typer.echo(f"{found.verdict(output)}. Report in {beside}", err=json)
 
 
 def _asked(given: dict[str, object]) -> str:
-    """The command with names for paths: reports and provenance hold no machine's folders."""
+    """The command, to be typed again."""
+    from contracts.files.typed import typed
 
-    def name(value: object) -> str:
-        return value.resolve().name if isinstance(value, Path) else str(value)
-
-    words = ["robot-export quantize", name(given["package"]), name(given["output"])]
-    words.append(f"--precision {given['precision'].value}")  # type: ignore[attr-defined]
+    words: list[object] = ["robot-export", "quantize", given["package"], given["output"]]
+    words += ["--precision", given["precision"].value]  # type: ignore[attr-defined]
     if given["calibration"] is not None:
-        words.append(f"--calibration {name(given['calibration'])}")
+        words += ["--calibration", given["calibration"]]
     for one in given["recorded"] or ():  # type: ignore[attr-defined]
-        words.append(f"--recorded {name(one)}")
+        words += ["--recorded", one]
     if given["recorded"]:
-        words.append(f"--seed {given['seed']}")
+        words += ["--seed", given["seed"]]
     if given["method"] != "auto":
-        words.append(f"--method {given['method']}")
+        words += ["--method", given["method"]]
     if given["keep_float"] is not None:
-        words.append(f"--keep-float {given['keep_float']}")
-    words.append(f"--action-limit {given['action_limit']:g}")
+        words += ["--keep-float", given["keep_float"]]
+    words += ["--action-limit", f"{given['action_limit']:g}"]
     if given["bench"]:
-        words.append(
-            f"--bench {given['bench']} --episodes {given['episodes']} "
-            f"--success-limit {given['success_limit']:g}"
-        )
-    return " ".join(words)
+        words += ["--bench", given["bench"], "--episodes", given["episodes"]]
+        words += ["--success-limit", f"{given['success_limit']:g}"]
+    return typed(words)

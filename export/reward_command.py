@@ -17,9 +17,14 @@ def command(
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Package a reward model that `robot-reward train` trained."""
+    from export.libraries import require
+
+    require("reward", "torch", "onnx")
+    from contracts.files.packages import require_place
     from export.parity.measure import replay
     from export.reward import export_reward
     from export.summary import show
 
+    require_place(package, source)
     made = export_reward(source, package, exporter)
     show(made, replay(made), json)

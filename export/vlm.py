@@ -16,7 +16,6 @@ from torch import nn
 from contracts.errors import ConfigError, PackageError
 from contracts.files.packages import Package
 from contracts.frames import Video
-from contracts.package import Provenance
 from contracts.pictures import PictureRule, prepare
 from contracts.specs import CameraSpec, ObservationSpec
 from contracts.vlm import PREFILL, VISION, VlmSpec
@@ -24,14 +23,14 @@ from contracts.vlm_prompts import clips_of, lay_out
 from export.onnx import GraphSource
 from export.package import draft_manifest, export_package, torch_outputs
 from export.pictures import recorded
-from export.preprocessors import FILTERS, read_json, require_usual, three
-from export.provenance import versions
+from export.preprocessors import FILTERS, read_json, require_kind, require_usual, three
+from export.provenance import of_checkpoint, versions
 from export.towers.prefill import Prefill
 from export.towers.sequencers import SmolVlm, qwen
 from export.towers.vision import QwenVision, SmolVision
 from export.vlm_prompts import Sequencer, prepare_prompts, renumbered
 from trainer.rewards.vlm.asking import Asking, question_of
-from trainer.rewards.vlm.loading import OUR_LAYOUT, Loaded, load, weights_identity
+from trainer.rewards.vlm.loading import OUR_LAYOUT, Loaded, find, load, weights_identity
 from trainer.rewards.vlm.question import Question
 from trainer.rewards.vlm.roboreward import RoboReward
 
@@ -80,9 +79,10 @@ def export_vlm(source: str, pictures: Path, folder: Path, options: VlmOptions) -
             found=options.instructions,
         )
     frames = recorded(pictures, _GOLDEN_FRAMES)
-    loaded = load(source, dtype="float32", device="cpu")
-    if loaded.kind not in KINDS:
-        raise PackageError(f"{source} is a {loaded.kind}", expected=f"one of {KINDS}")
+    checkpoint = find(source)
+    # Before transformers is asked, which answers a foreign kind with a page.
+    require_kind(checkpoint, KINDS, "robot-export encoder takes CLIP and SigLIP")
+    loaded = load(str(checkpoint), dtype="float32", device="cpu")
     # Whole matrices and a softmax: what every engine has.
     loaded.model.set_attn_implementation("eager")
     family = _smolvlm(loaded, options) if loaded.kind == "smolvlm" else _qwen(loaded, options)
@@ -132,14 +132,11 @@ def _package(
         cameras=(options.camera,),
         vocabulary=(),
         instruction_length=0,
-        provenance=Provenance(
-            command="robot-export vlm",
-            seed=0,
-            data="recorded pictures for the golden vectors only",
-            licence="as the checkpoint's",
-            created_unix_s=0.0,
-            versions=versions("torch", "transformers", "onnx"),
-            notes=f"checkpoint {weights_identity(loaded.folder, {}, 'float32')[:16]}",
+        provenance=of_checkpoint(
+            "vlm",
+            loaded.folder,
+            versions("torch", "transformers", "onnx"),
+            f"checkpoint {weights_identity(loaded.folder, {}, 'float32')[:16]}",
         ),
         vlm=spec,
     )

@@ -39,11 +39,16 @@ def command(
     import msgspec
 
     from contracts.errors import ConfigError
+    from export.libraries import require
+
+    require("vlm", "torch", "onnx", "transformers")
+    from contracts.files.packages import require_place
     from export.parity.measure import replay
     from export.summary import show
     from export.vlm import VlmOptions, export_vlm
     from trainer.rewards.vlm.asking import Asking
 
+    require_place(package, Path(source))
     wide, _, high = camera_size.partition("x")
     if not (wide.isdigit() and high.isdigit() and int(wide) and int(high)):
         raise ConfigError("--camera-size", expected="WIDTHxHEIGHT", found=camera_size)

@@ -17,19 +17,26 @@ import msgspec
 import typer
 
 from contracts.errors import ConfigError, EntracteError
+from contracts.files import dataset_info, outputs
 from contracts.release import ReleaseManifest
+from runtime import blackbox_command, doctor_command, enroll_command, keys_command, slots_command
 from runtime.board import Board
-from runtime.config import RobotConfig, RunPlan, load_config
-from runtime.keys import Keys
+from runtime.config import RobotConfig, load_config
+from runtime.link_keys import LinkKeys
 from runtime.preflight import check
+from runtime.run import RunPlan
 from runtime.slots import TargetState
 from runtime.supervisor import Outcome, supervise
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, help="Run a robot: control, link and watchdog."
 )
+doctor_command.register(app)
+blackbox_command.register(app)
+enroll_command.register(app)
+keys_command.register(app)
+slots_command.register(app)
 EXIT_WRONG_INPUT = 2
-ACTIVE_STATES = ("probation", "committed")
 WEIGHTS = "weights.safetensors"
 
 ConfigOption = Annotated[
@@ -44,6 +51,8 @@ RewardOption = Annotated[str, typer.Option("--reward-package", help="reward pack
 WeightsOption = Annotated[str, typer.Option("--weights", help="refined head (safetensors file)")]
 TaskOption = Annotated[str, typer.Option("--task", help="task of the bench")]
 JsonOption = Annotated[bool, typer.Option("--json", help="print the report as JSON")]
+WebOption = Annotated[bool, typer.Option("--web", help="serve the operator's page")]
+ViewOption = Annotated[bool, typer.Option("--view", help="show the run in Rerun")]
 SlotsOption = Annotated[
     Path | None, typer.Option("--slots", help="run folder whose active release is used")
 ]
@@ -57,19 +66,31 @@ def _resolve(config: Path | None, overrides: list[str] | None, **values: object)
 
 def _run_dir(given: Path | None, verb: str) -> Path:
     stamp = time.strftime("%Y%m%d-%H%M%S")
-    return given or Path("run") / f"{verb}-{stamp}-{secrets.token_hex(2)}"
+    folder = given or Path("run") / f"{verb}-{stamp}-{secrets.token_hex(2)}"
+    outputs.require_room(folder)
+    return folder
 
 
 def _finish(outcome: Outcome, as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps({"exit_code": outcome.code, "what": outcome.what, **outcome.report}))
-    else:
+    elif not outcome.code or outcome.report.get(
+        "ticks"
+    ):  # of a run that never began there is nothing
         report = outcome.report
+        abstained = report.get("rewards_abstained", 0)
+        silent = f"{abstained} rewards abstained, " if abstained else ""
         rss = ", ".join(f"{name} {mb:.0f}" for name, mb in report.get("rss_mb", {}).items())
         typer.echo(
             f"{report.get('episodes', 0)} episodes, {report.get('ticks', 0)} ticks, "
             f"missed {report.get('missed_ticks', 0)}, held {report.get('held_ticks', 0)}, "
-            f"lateness p99 {1e3 * report.get('lateness_p99_s', 0.0):.2f} ms, memory (MB): {rss}"
+            f"{silent}lateness p99 {1e3 * report.get('lateness_p99_s', 0.0):.2f} ms, memory (MB): {rss}"
+        )
+    if (loop := outcome.report.get("loop", {})) and loop["health"] != "ok":
+        typer.echo(
+            f"robot-run: the loop was irregular ({loop['health']}): of 100 periods "
+            f"{100 * loop['worst_success_rate']:.0f} had their tick at worst; docs/loop.md says what helps",
+            err=True,
         )
     if outcome.what and outcome.code:
         typer.echo(f"robot-run: {outcome.what}", err=True)
@@ -103,16 +124,14 @@ class _Progress:
         sys.stderr.flush()
 
 
-def _ignore(_board: Board) -> None:
-    pass
-
-
 def _nothing(_board: Board) -> str:
     return ""
 
 
 def _iteration(board: Board) -> str:
     waiting = ", waiting for a release" if board.waiting_for_release else ""
+    if board.waiting_for_room:
+        waiting = f", no room: {board.spooled} episodes wait for the trainer"
     return f", policy {board.policy_version}, {board.loop_rate_hz:.1f} Hz{waiting}"
 
 
@@ -127,6 +146,8 @@ def start(
     run_dir: RunDirOption = None,
     episodes: Annotated[int, typer.Option(help="stop after so many (0: iteration.count)")] = 0,
     weights: WeightsOption = "",
+    web: WebOption = False,
+    view: ViewOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Run episodes for refinement: stream them to the trainer, swap its releases in between."""
@@ -137,21 +158,17 @@ def start(
         **_refined(weights, None),
         reward__package=_absolute(reward_package),
         episode__task=task,
+        **_for_people(web, view),
     )
     plan = RunPlan(
         purpose="refine", episodes=episodes, sink="link" if resolved.link.enabled else "none"
     )
     check(resolved, plan)
     total = episodes or resolved.iteration.count * resolved.iteration.episodes
-    progress = _Progress(total, _iteration, as_json)
-    keys = Keys() if resolved.episode.label == "keys" else _ignore
-
-    def watch(board: Board) -> None:
-        progress(board)
-        keys(board)
-
     folder = _run_dir(run_dir, "start")
-    outcome = supervise(resolved, plan, folder, watch)
+    if plan.sink == "link":
+        LinkKeys(resolved.link, folder).client()  # without keys that it needs nothing moves
+    outcome = supervise(resolved, plan, folder, _Progress(total, _iteration, as_json))
     waiting = outcome.report.get("spooled", 0)
     if waiting:
         typer.echo(
@@ -199,13 +216,20 @@ def evaluate(
         output=_absolute(str(record)) if record else "",
     )
     check(resolved, plan)
+    if record:
+        dataset_info.require_place(record)
+    if output:
+        earlier = outputs.json_with("session_id", "seed", "success")
+        outputs.require_file(output, "the truth of episodes", earlier)
     folder = _run_dir(run_dir, "eval")
     outcome = supervise(resolved, plan, folder, _Progress(episodes, _nothing, as_json))
+    if record:
+        _recorded(outcome, folder, record, as_json)
     truth = folder.resolve() / resolved.bench.truth_file
     if resolved.bench.enabled and truth.exists():
         session = outcome.report.get("session_id")
         rows = [json.loads(line) for line in truth.read_text().splitlines()]
-        mine = [row for row in rows if row["session_id"] == session]
+        mine = [row for row in rows if row["session_id"] == session and row["reason"] != "rerecord"]
         successes = sum(row["success"] for row in mine)
         outcome.report |= {"successes": successes, "of": len(mine)}
         if mine and not as_json:
@@ -228,25 +252,35 @@ def record(
     seed_base: Annotated[int, typer.Option("--seed-base", help="first scene seed")] = 0,
     keep: Annotated[str, typer.Option(help="all or success")] = "all",
     labels: Annotated[bool, typer.Option(help="the bench's progress with every step")] = False,
+    teleoperate: Annotated[
+        bool, typer.Option("--teleoperate", help="a person moves the arm (operator.teleoperator)")
+    ] = False,
+    web: WebOption = False,
+    view: ViewOption = False,
     config: ConfigOption = None,
     set_: SetOption = None,
     run_dir: RunDirOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Record a teleoperator's episodes as a data set (demonstrations, clips for reward models)."""
-    if not expert:
-        _wrong("recording needs a teleoperator; on the bench give --expert")
+    if expert == teleoperate:
+        _wrong(
+            "recording needs one who moves the arm: give --teleoperate, or --expert on the bench"
+        )
     resolved = _resolve(
         config,
         set_,
         episode__task=task,
         episode__seed_base=seed_base,
         bench__split=split,
+        **_for_people(web, view),
     )
+    if teleoperate and not resolved.operator.teleoperator:
+        _wrong("set operator.teleoperator: who should move the arm?")
     plan = msgspec.convert(
         {
             "purpose": "record",
-            "driver": "expert",
+            "driver": "expert" if expert else "person",
             "style": style,
             "episodes": episodes,
             "sink": "dataset",
@@ -257,59 +291,75 @@ def record(
         RunPlan,
     )
     check(resolved, plan)
+    dataset_info.require_place(output)
     folder = _run_dir(run_dir, "record")
     outcome = supervise(resolved, plan, folder, _Progress(episodes, _nothing, as_json))
-    counts = folder / "recorder.json"
-    if counts.exists():
-        outcome.report |= json.loads(counts.read_text())
-        if not as_json:
-            kept, dropped = outcome.report["kept"], outcome.report["dropped"]
-            typer.echo(f"recorded {kept} episodes to {output} ({dropped} left out)")
+    _recorded(outcome, folder, output, as_json)
     _finish(outcome, as_json)
 
 
-@app.command()
-def doctor(
-    config: ConfigOption = None, set_: SetOption = None, as_json: JsonOption = False
-) -> None:
-    """Look at everything that a start needs, and say what is missing."""
-    from runtime.preflight import examine
-
-    lines = examine(_resolve(config, set_))
+def _recorded(outcome: Outcome, folder: Path, output: Path, as_json: bool) -> None:
+    """What the recorder reports, and every sentence that it said."""
+    path = folder / "recorder.json"
+    if not path.exists():
+        return
+    found = json.loads(path.read_text())
+    outcome.report |= found
     if as_json:
-        typer.echo(json.dumps([msgspec.to_builtins(line) for line in lines]))
-    else:
-        for line in lines:
-            typer.echo(f"{'ok  ' if line.ok else 'FAIL'} {line.what}: {line.found}")
-    raise typer.Exit(0 if all(line.ok for line in lines) else 1)
+        return
+    missing = {
+        "left out": "dropped",
+        "without room": "unrecorded",
+        "pictures lost": "pictures_lost",
+        "steps lost": "steps_lost",
+    }
+    said = ", ".join(f"{found[key]} {words}" for words, key in missing.items() if found[key])
+    typer.echo(
+        f"recorded {found['kept']} episodes to {output}{f' ({said})' if said else ''}"
+        f"{_with_those_before(output, found['kept'])}"
+    )
+    for note in found["notes"]:
+        typer.echo(f"robot-run: {note}", err=True)
+
+
+def _with_those_before(output: Path, kept: int) -> str:
+    """What a data set that grew holds by now, as its head says; nothing of a new one."""
+    try:
+        total = int(json.loads((output / "meta" / "info.json").read_text())["total_episodes"])
+    except (OSError, ValueError, KeyError):
+        return ""
+    return f", {total} in all ({total - kept} were there)" if total > kept else ""
 
 
 @app.command()
 def selftest(
-    config: ConfigOption = None, set_: SetOption = None, as_json: JsonOption = False
+    config: ConfigOption = None,
+    set_: SetOption = None,
+    trip_watchdog: Annotated[
+        bool, typer.Option("--trip-watchdog", help="trip every stop there is")
+    ] = False,
+    as_json: JsonOption = False,
 ) -> None:
-    """Trip the gate and the watchdog on the bench, and measure how soon the arm is in hold."""
+    """Trip the gate and the watchdog on the bench: how soon is the arm in hold, how soon does it stand?"""
     from runtime.selftest import run_selftest
 
-    results = run_selftest(_resolve(config, set_))
+    results = run_selftest(_resolve(config, set_), trip_watchdog=trip_watchdog)
     if as_json:
         typer.echo(json.dumps([msgspec.to_builtins(result) for result in results]))
     else:
         for result in results:
-            typer.echo(f"{'ok  ' if result.ok else 'FAIL'} {result.what}: {result.found}")
+            typer.echo(str(result))
     raise typer.Exit(0 if all(result.ok for result in results) else 1)
 
 
 def _refined(weights: str, slots: Path | None) -> dict[str, object]:
     """Overrides for refined weights: the file, and how many chunks its release lets the critic choose
-    from. `slots` is the run folder whose newest active release is meant."""
+    from. `slots` is the run folder whose release in force is meant."""
     if slots is not None:
-        state = _slots_state(slots / "slots" / "policy")
-        active = [n for n, slot in state.slots.items() if slot.state in ACTIVE_STATES]
-        if not active:
-            raise ConfigError(f"no release was active in {slots}", remedy="leave --slots out")
-        newest = max(active, key=lambda name: state.slots[name].publish_seq)
-        path, release = slots / "slots" / "policy" / newest / WEIGHTS, state.slots[newest].manifest
+        force = _slots_state(slots / "slots" / "policy").in_force
+        if force is None:
+            return {}  # the package's own weights, as on the robot
+        path, release = slots / "slots" / "policy" / force[0] / WEIGHTS, force[1].manifest
     elif weights:
         path, release = Path(weights), None
         manifest = path.with_name("manifest.json")
@@ -322,6 +372,14 @@ def _refined(weights: str, slots: Path | None) -> dict[str, object]:
     if release is not None:
         chosen["policy__samples"] = release.samples
     return chosen
+
+
+def _for_people(web: bool, view: bool) -> dict[str, object]:
+    """Overrides for --web and --view; without them the file decides."""
+    return {
+        **({"operator__web": True} if web else {}),
+        **({"operator__view": True} if view else {}),
+    }
 
 
 def _slots_state(folder: Path) -> TargetState:

@@ -17,6 +17,7 @@ from contracts.errors import EntracteError
 
 _MAGIC = 0x454E_5452_4252_4431  # "ENTRBRD1": another layout gets another number
 _WORDS = 128
+_MAX_WORD = (1 << 63) - 1
 
 
 class LoopState(IntEnum):
@@ -28,6 +29,7 @@ class LoopState(IntEnum):
     HOLD = 3
     FAULT = 4
     DONE = 5
+    ESTOP = 6
 
 
 class Owner(IntEnum):
@@ -86,9 +88,6 @@ class Board:
 
     control_pid = _Int(2)
     """Process id of control, 0 before it was started: its death is seen at once."""
-    watchdog_pid = _Int(3)
-    operator_label = _Int(4)
-    """Answer to `label_wanted`: 0 none yet, 1 success, 2 failure (`runtime.keys`)."""
 
     # Written by control.
     tick = _Int(8)
@@ -131,6 +130,38 @@ class Board:
     """Signs of life within a tick: after each of its sections, and every `runtime.pacing.BEAT_S` while the
     loop waits for the next one."""
 
+    loop_success_rate = _Float(43)
+    """Share of the last 100 periods that had their tick; < 0.95 warn, < 0.90 unsuitable."""
+    execution_p99_s = _Float(44)
+    """Work of a tick, from its wake to its last word here, p99 of the last 300."""
+    execution_max_s = _Float(45)
+    """The same, the longest of the run."""
+    period_std_s = _Float(46)
+    loop_health = _Int(47)
+    """A `runtime.periodicity.Health`."""
+
+    # The gate and its black box.
+    estop_requested = _Int(37)
+    """1: emergency stop. Written by whoever sees a person ask for it, cleared by nobody: only a new start of
+    `robot-run` moves the arm again."""
+    stopped_at_s = _Float(38)
+    """When the gate latched a fault or an emergency stop; 0: it has not."""
+    held_at_s = _Float(39)
+    """When the arm acknowledged hold, after what braking there was; 0: it has not."""
+    braking_at_s = _Float(120)
+    """When the arm acknowledged the newest command before hold; 0: none, or hold failed."""
+    gate_refusals = _Int(121)
+    """Actions of another origin than the one in force, since the start."""
+    still_at_s = _Float(40)
+    """From when on the arm was seen to stand; 0: it was not."""
+    stop_check = _Int(41)
+    """A `StopCheck`: what reading back from the arm said after that stop."""
+    blackbox_dumps = _Int(42)
+    """Dumps written so far, by the watchdog or the supervisor."""
+
+    waiting_for_room = _Int(122)
+    """1 while control waits in hold for room in the spool."""
+
     # Written by the link.
     link_ready = _Int(48)
     link_beat_s = _Float(49)
@@ -150,6 +181,24 @@ class Board:
     refused_policy_seq = _Int(61)
     """publish_seq of the newest policy release of the trainer's whose content was not sound; 0: none."""
 
+    link_state = _Int(62)
+    """A `LinkState`."""
+    clock_offset_s = _Float(63)
+    """What to add to a time of this machine's to have the trainer's (monotonic clocks both)."""
+    clock_error_s = _Float(64)
+    """Largest possible error of that; 0: not known yet."""
+    spooled_age_p50_s = _Float(65)
+    """From capture until a step is in its episode's file here, of the last minute or so; 0: nothing yet."""
+    spooled_age_p99_s = _Float(66)
+    spool_full = _Int(67)
+    """1: another episode might not fit on this disk; see `link.on_full`."""
+    trainer_full = _Int(68)
+    """1: the trainer takes nothing in for want of room; episodes wait here."""
+    episodes_unkept = _Int(69)
+    """Episodes that were not recorded, or not to their end, for want of room."""
+    episodes_aside = _Int(70)
+    """Episodes that the trainer has others in place of: they stay in the spool, not offered again."""
+
     # Written by the watchdog.
     watchdog_ready = _Int(72)
     watchdog_beat_s = _Float(73)
@@ -166,6 +215,43 @@ class Board:
     """Increases with every change of owner. Travels with each command to the arm, so that a late
     command of a process that lost the lease can be refused (fencing)."""
     lease_expiry_s = _Float(98)
+
+    # Written by the arm's process (`runtime.arms.server`).
+    arm_state = _Int(108)
+    """An `ArmPhase`."""
+    arm_readings = _Int(109)
+    """Readings of every joint since start."""
+    arm_retries = _Int(110)
+    """Replies asked for again and commands sent again: bit errors, lost replies, lost commands."""
+    arm_refused = _Int(111)
+    """Commands that were refused: an older lease, or after a hold of the arm's own."""
+    arm_timeouts = _Int(112)
+    """Holds because no command came for `arm.command_timeout_s`."""
+    arm_read_p99_s = _Float(113)
+    """Time on the bus of a reading, p99 of the last 1000 or so."""
+    arm_read_max_s = _Float(114)
+    arm_warmest_c = _Float(115)
+    """Temperature of the warmest motor, degrees Celsius; 0: unknown."""
+
+    # Written by the recorder.
+    recorder_queue = _Int(116)
+    """Pictures taken from the ring that still wait for an encoder."""
+    recorder_dropped = _Int(117)
+    """Steps of kept episodes whose picture was lost on the way (they show the one before)."""
+    recorder_error = _Int(118)
+    """0, or a `RecorderError`: since then nothing is recorded."""
+    recorder_kept = _Int(119)
+    """Episodes that this run added to the data set."""
+
+    # Words 99 to 104: people's commands and control's answers (`runtime.operator.commands`).
+
+    # Written by control: what people are told.
+    operator_phase = _Int(105)
+    """A `runtime.operator.floor.Phase` in the low byte, flags above it, then who has the helm."""
+    reset_progress = _Float(106)
+    """0 to 1 while the arm is brought back between two episodes."""
+    outcomes = _Int(107)
+    """Episodes whose outcome is known in the low half, successes among them in the high half."""
 
     def __init__(self, file: int, path: Path) -> None:
         self.path = path
@@ -211,12 +297,14 @@ class Board:
     def take_lease(self, owner: Owner, now_s: float, lease_s: float) -> int:
         """Become the one writer; returns the new epoch. Control may take a free lease, the watchdog
         also an expired one; anything else raises `EntracteError`."""
-        current = Owner(self.lease_owner)
+        current = (
+            self.lease_owner
+        )  # not an Owner: the watchdog takes the arm from whatever stands there
         free = current in (Owner.NOBODY, owner)
-        expired = self.lease_expiry_s < now_s
+        expired = not self.lease_expiry_s >= now_s  # NaN is no lease for ever
         if not (free or (owner is Owner.WATCHDOG and expired)):
-            raise EntracteError("the arm has a writer already", found=current.name.lower())
-        self.lease_epoch = self.lease_epoch + 1
+            raise EntracteError("the arm has a writer already", found=_owner_name(current))
+        self.lease_epoch = (self.lease_epoch + 1) & _MAX_WORD
         self.lease_expiry_s = now_s + lease_s
         self.lease_owner = int(owner)
         return self.lease_epoch
@@ -236,6 +324,13 @@ class Board:
         if self.lease_owner == owner:
             self.lease_owner = int(Owner.NOBODY)
 
+    def word(self, word: int) -> int:
+        """A word by number, for fields that come in rows."""
+        return self._ints[word]
+
+    def set_word(self, word: int, value: int) -> None:
+        self._ints[word] = value
+
     def close(self) -> None:
         self._ints.release()
         self._floats.release()
@@ -254,11 +349,54 @@ class Board:
         self.close()
 
 
+class LinkState(IntEnum):
+    """How the link stands with the trainer; value of `Board.link_state`."""
+
+    ALONE = 0
+    """Nobody has answered, or not for a while."""
+    WELCOME = 1
+    REFUSED = 2
+
+
 class TripReason(IntEnum):
     """Why the watchdog took the arm; value of `Board.watchdog_tripped`."""
 
     NONE = 0
     TICK_STALLED = 1
-    LEASE_EXPIRED = 2
     CONTROL_DIED = 3
-    SELFTEST = 4
+    ESTOP_UNSERVED = 5
+    """An emergency stop was asked for and control did not answer."""
+    STOP_FAILED = 6
+    """Control latched a fault, and the arm did not acknowledge its stop."""
+
+
+class StopCheck(IntEnum):
+    """What reading back said after a stop; value of `Board.stop_check`."""
+
+    PENDING = 0
+    VERIFIED = 1
+    FAILED = 2
+    """It moves still, or its targets are not the pose it was stopped in."""
+    UNREADABLE = 3
+    """The arm could not be read: nobody knows."""
+
+
+class ArmPhase(IntEnum):
+    """What the arm's process has reached; value of `Board.arm_state`."""
+
+    CLOSED = 0
+    OPEN = 1
+    POWERED = 2
+    FAILED = 3
+
+
+class RecorderError(IntEnum):
+    """Why nothing is recorded; value of `Board.recorder_error`."""
+
+    NONE = 0
+    DISK_FULL = 1
+    FAILED = 2
+
+
+def _owner_name(word: int) -> str:
+    return Owner(word).name.lower() if word in list(Owner) else str(word)

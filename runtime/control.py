@@ -1,43 +1,57 @@
 """The control process: runs the plan's episodes on the robot, swaps between them.
 
 `python -m runtime.control --run-dir <dir>`. Exit codes: 0 done, 2 could not start (nothing moved),
-3 a latched fault. The reason is one sentence on stderr and in <run>/control.exit.json.
+3 a latched fault, 5 an emergency stop. The reason is one sentence on stderr and in <run>/control.exit.json.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import gc
 import json
+import os
 import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+import traceback
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
 
 from contracts import __version__
-from contracts.errors import DeviceError, EntracteError
-from contracts.messages import EpisodeEnd, EpisodeStart, ReleaseOutcome, SessionStart
-from runtime import pacing
+from contracts.errors import DeviceError, EntracteError, GateFault
+from contracts.files import atomic
+from contracts.messages import (
+    CameraPose,
+    EpisodeEnd,
+    EpisodeRerecord,
+    EpisodeStart,
+    SessionStart,
+)
+from contracts.specs import spec_hash
+from runtime import pacing, realtime
 from runtime.board import Board, LoopState
-from runtime.config import Run
+from runtime.config import LoopSection
 from runtime.diary import Diary
+from runtime.ending import EXIT_CANNOT_START, leave_reason, say_stopped, stop_after
 from runtime.episode import Episode
-from runtime.keys import FAILURE, SUCCESS
-from runtime.priority import run_first
+from runtime.gate import OPERATOR_STOP
+from runtime.operator.floor import Phase
+from runtime.releases import Releases
+from runtime.reset import bring_back, poses_of
+from runtime.resting import PAUSE_S, Resting
 from runtime.robot import build
+from runtime.room import Room
+from runtime.run import LOOP_FILE, Run
 from runtime.scene import EpisodePlan
-from runtime.swap import Swapper
 
-T = TypeVar("T")
-EXIT_CANNOT_START, EXIT_FAULT = 2, 3
 FRESH_PICTURES_S = 5.0
 LABEL_PATIENCE_S = 120.0
-_RESTING_PAUSE_S = 0.002
+WATCHDOG_START_S = 20.0
 
 
 class Control:
@@ -46,8 +60,13 @@ class Control:
     def __init__(self, run: Run, board: Board) -> None:
         self.run, self.board = run, board
         self._diary = Diary(run)
-        self._reports = self._refused_seq = 0
+        self._granted: dict[str, str] = {}
+        self._advance = 1
         self.robot = build(run, board)
+        self._resting = Resting(self.robot)
+        self._releases = Releases(run, board, self.robot, self._resting)
+        self._room = Room(run, board, self.robot.floor, self._resting)
+        self._resets = poses_of(run.config.episode, self.robot.action, self.robot.gate.limits)
 
     # -- running
 
@@ -55,30 +74,66 @@ class Control:
         """All episodes of the plan; returns the exit code."""
         robot, board = self.robot, self.board
         robot.stream.boundary(self._session_start())
-        self._post_versions()
-        # A full collection over everything imported would stop the loop for tens of milliseconds.
-        gc.collect()
-        gc.freeze()
-        gc.disable()
-        if not robot.clock.lockstep:
-            run_first()
-        robot.gate.prepare(robot.senses.observe(robot.clock.now_s()).joints)
-        robot.pace = pacing.start(self.run.config.loop.rate_hz, robot.clock.now_s())
-        robot.post(0.0)
-        robot.gate.take_arm()  # from here on the watchdog watches
+        self._releases.post_versions()
+        wanted = self.run.config.loop
+        if robot.clock.lockstep:  # no deadline: only what makes runs alike
+            wanted = LoopSection(fifo=False, freeze_gc=wanted.freeze_gc)
+        self._granted = realtime.ask(wanted)
+        if not self._take_arm():
+            return self._leave()
         board.control_ready = 1
         for plan in self._plans():
             if not self._episode(plan):
                 break
+            self._resting(self._say_how_regular)
             self._resting(lambda: gc.collect(0))
         else:
-            self._take_last_release()
-        faulted = robot.gate.faulted
+            self._releases.take_last(self._diary.next_seq)
+        return self._leave()
+
+    def _take_arm(self) -> bool:
+        """The arm looked at, taken and powered; False: a stop was asked for first. Raises `EntracteError`."""
+        robot, board, gate = self.robot, self.board, self.run.config.gate
+        give_up_s = time.monotonic() + WATCHDOG_START_S
+        while not board.watchdog_ready:
+            if board.estop_requested or board.stop_requested:
+                return False
+            if time.monotonic() > give_up_s:
+                raise GateFault(
+                    "the arm is not taken: no watchdog watches this run",
+                    found=f"none in {WATCHDOG_START_S:g} s",
+                    remedy="see logs/watchdog.log",
+                )
+            time.sleep(PAUSE_S)
+        if not robot.clock.lockstep:  # where time stands, nobody moves an arm
+            robot.gate.require_quiet(gate.quiet_s, gate.quiet_units)
+        self._prepare()
+        robot.pace = pacing.start(self.run.config.loop.rate_hz, robot.clock.now_s())
+        robot.post(0.0)
+        if board.estop_requested or board.stop_requested:
+            return False
+        robot.gate.take_arm()  # from here on the watchdog watches
+        return self._resting(robot.gate.power, "powering the motors")
+
+    def _prepare(self) -> None:
+        seen = self.robot.senses.observe(self.robot.clock.now_s())
+        self.robot.gate.prepare(seen.joints, seen.state_age_s)
+
+    def _leave(self) -> int:
+        """The arm in hold; returns the exit code."""
+        robot, board = self.robot, self.board
+        if board.estop_requested:
+            robot.gate.estop(OPERATOR_STOP)
+        robot.floor.enter(Phase.ENDED)
         robot.gate.hold("the run is over")
-        board.loop_state = LoopState.FAULT if faulted else LoopState.DONE
-        if faulted:
-            leave_reason(self.run, EXIT_FAULT, robot.gate.state.reason)
-        return EXIT_FAULT if faulted else 0
+        faulted = robot.gate.faulted
+        self._say_how_regular()
+        if not faulted:
+            board.loop_state = LoopState.DONE
+            with contextlib.suppress(OSError):  # a full disk: its trial counts as interrupted
+                self._releases.leave()
+            return 0
+        return say_stopped(robot, robot.gate.state.reason)
 
     def _plans(self) -> Iterator[EpisodePlan]:
         plan, episode = self.run.plan, self.run.config.episode
@@ -93,47 +148,83 @@ class Control:
             offset = seq if plan.purpose == "refine" else done
             seed = episode.seed_base + offset
             yield EpisodePlan(seq, episode.task, seed, plan.purpose, styles[done % len(styles)])
-            done += 1
+            done += self._advance  # 0: the same scene once more, under a number of its own
 
     def _episode(self, plan: EpisodePlan) -> bool:
         """One episode with what comes before and after it; False: go no further."""
         robot, board = self.robot, self.board
-        if plan.purpose == "refine" and not self._boundary(plan):
+        self._advance = 1
+        refines = plan.purpose == "refine"
+        if not self._room.wait() or (refines and not self._releases.before(plan.episode_seq)):
             return False
-        instruction, shown_from_s = self._resting(lambda: robot.scene.set_up(plan))
-        if not self._see_scene(shown_from_s):
+        if not bring_back(robot, self._resets, self._resting.until):
             return False
-        robot.gate.prepare(robot.senses.observe(robot.clock.now_s()).joints)
+        if robot.floor.ends == "rerecord":
+            self._forget_last()
+            return True
+        robot.floor.enter(Phase.SETTING_UP)
+        set_up = self._resting(lambda: robot.scene.set_up(plan), "setting the scene")
+        instruction, shown_from_s = set_up
+        if not self._see_scene(shown_from_s) or robot.gate.faulted:
+            return False
+        self._prepare()
         self._resting(lambda: self._diary.begin(plan.episode_seq))
         board.episode_seq = plan.episode_seq
         started_s = time.monotonic()
         start = self._episode_start(plan, instruction)
         robot.stream.boundary(start)
-        end = Episode(robot, plan, instruction).run()
+        robot.floor.enter(Phase.RUNNING)
+        episode = Episode(robot, plan, instruction)
+        end = episode.run()
         end = self._resting(lambda: self._finish(plan, end))
-        if self.run.config.episode.label == "keys" and end.reason not in ("fault", "aborted"):
+        asks = self.run.config.episode.label == "keys" and robot.floor.label is None
+        if asks and end.reason not in ("fault", "aborted", "rerecord"):
             end = self._ask_label(end)
+        robot.floor.enter(Phase.SETTING_UP)
         robot.stream.boundary(end)
         self._resting(lambda: self._diary.end(plan, start, end, time.monotonic() - started_s))
-        self._settle(end)
+        robot.floor.may_rerecord = False
+        if end.reason == "rerecord":
+            self._advance = 0
+            return True
+        # What went to a trainer is there; a data set's last episode can be taken out again.
+        robot.floor.may_rerecord = self.run.plan.sink == "dataset"
+        robot.floor.count({0: False, 1: True}.get(board.last_success))
+        self._releases.after(end, episode.judgement.of(end.reason))
         board.episodes_done += 1
-        return not robot.gate.faulted and end.reason != "aborted"
+        return not robot.gate.faulted and end.reason not in ("aborted", "fault")
 
     def _finish(self, plan: EpisodePlan, end: EpisodeEnd) -> EpisodeEnd:
         label = self.robot.scene.finish(plan, end.reason, end.steps, self.robot.policy_version)
+        floor = self.robot.floor
+        if floor.label is not None and self.run.config.episode.label != "truth":
+            label = floor.label
+        if floor.ends == "rerecord" and end.reason not in ("fault", "aborted"):
+            end = msgspec.structs.replace(end, reason="rerecord")
         known = label if label is not None else (end.reason == "completed" or None)
         self.board.last_success = -1 if known is None else int(known)
         return msgspec.structs.replace(end, operator_success=label)
 
     def _ask_label(self, end: EpisodeEnd) -> EpisodeEnd:
         """Rest until a person has labelled the episode, or leave it without a label."""
-        board = self.board
-        board.operator_label, board.label_wanted = 0, end.episode_seq + 1
-        self._rest_until(lambda: board.operator_label != 0, LABEL_PATIENCE_S)
+        board, floor = self.board, self.robot.floor
+        floor.ends = ""
+        floor.enter(Phase.LABEL)
+        board.label_wanted = end.episode_seq + 1
+        self._resting.until(lambda: bool(floor.ends), LABEL_PATIENCE_S)
         board.label_wanted = 0
-        label = {SUCCESS: True, FAILURE: False}.get(board.operator_label)
-        board.last_success = -1 if label is None else int(label)
-        return msgspec.structs.replace(end, operator_success=label)
+        if floor.ends == "rerecord":
+            return msgspec.structs.replace(end, reason="rerecord")
+        board.last_success = -1 if floor.label is None else int(floor.label)
+        return msgspec.structs.replace(end, operator_success=floor.label)
+
+    def _forget_last(self) -> None:
+        """The episode before this one is to be recorded again."""
+        self.robot.floor.may_rerecord = False
+        self.robot.stream.boundary(EpisodeRerecord(self.board.episode_seq))
+        self.board.episodes_done -= 1
+        self.robot.floor.count_back()
+        self._advance = -1
 
     def _see_scene(self, shown_from_s: float) -> bool:
         """Rest until every camera shows the new scene. Raises `DeviceError` if one doesn't."""
@@ -153,113 +244,15 @@ class Control:
             if not robot.rest():
                 return False
             if robot.clock.lockstep:
-                time.sleep(_RESTING_PAUSE_S)
-
-    # -- between episodes
-
-    def _boundary(self, plan: EpisodePlan) -> bool:
-        """In hold: wait for the iteration's release where the config says so, then swap. False: stop."""
-        iteration = self.run.config.iteration
-        done = self.board.episodes_done
-        self.board.iteration_episode = done % iteration.episodes
-        if iteration.wait_for_release and done and done % iteration.episodes == 0:
-            # Not the active version: a release that was refused is still the newest that was staged.
-            tried = self.robot.policy.swapper.tried if self.robot.policy else 0
-            tried = max(tried, self._refused_seq)
-            board = self.board
-            if not self._wait_for(
-                lambda: max(board.staged_policy_seq, board.refused_policy_seq) > tried
-            ):
-                return False
-            self._refused_seq = board.refused_policy_seq
-        for runner, staged in (
-            (self.robot.policy, self.board.staged_policy_seq),
-            (self.robot.reward, self.board.staged_reward_seq),
-        ):
-            if runner is not None and runner.swapper and staged > runner.swapper.tried:
-                self._swap(runner.swapper, plan.episode_seq)
-        return not self.board.stop_requested
-
-    def _take_last_release(self) -> None:
-        """After the last iteration: its release goes through the same checks into its slot, so that an
-        evaluation with `--slots` finds it."""
-        plan, iteration = self.run.plan, self.run.config.iteration
-        whole = self.board.episodes_done % iteration.episodes == 0
-        if plan.purpose == "refine" and whole and iteration.wait_for_release:
-            episode = self.run.config.episode
-            self._boundary(EpisodePlan(self._diary.next_seq, episode.task, -1, plan.purpose))
-
-    def _wait_for(self, ready: Callable[[], bool]) -> bool:
-        """Rest until a release is ready or its time is out; False: go no further."""
-        self.board.waiting_for_release = 1
-        try:
-            return self._rest_until(ready, self.run.config.iteration.release_timeout_s)
-        finally:
-            self.board.waiting_for_release = 0
-
-    def _rest_until(self, ready: Callable[[], bool], patience_s: float) -> bool:
-        """Tick in hold until ready or out of patience (wall time); False: stop was asked for, or the
-        arm was lost."""
-        give_up_s = time.monotonic() + patience_s
-        while not ready() and time.monotonic() < give_up_s:
-            if not self.robot.rest():
-                return False
-            if self.robot.clock.lockstep:
-                time.sleep(_RESTING_PAUSE_S)
-        return True
-
-    def _swap(self, swapper: Swapper, episode_seq: int) -> None:
-        for outcome in self._resting(lambda: swapper.swap(episode_seq)):
-            self._tell(outcome)
-        self._post_versions()
-
-    def _settle(self, end: EpisodeEnd) -> None:
-        if self.run.plan.purpose != "refine":
-            return
-        fault = end.detail if end.reason == "fault" else ""
-        for runner in (self.robot.policy, self.robot.reward):
-            if runner is not None and runner.swapper:
-                outcome = self._resting(lambda s=runner.swapper: s.settle(fault))  # type: ignore[misc]
-                if outcome is not None:
-                    self._tell(outcome)
-        self._post_versions()
-
-    def _tell(self, outcome: ReleaseOutcome) -> None:
-        self.board.swaps_done += outcome.outcome == "swapped"
-        self.board.swaps_rejected += outcome.outcome == "rejected"
-        # Named here: a link that is killed while it takes the report over takes it again.
-        self._reports += 1
-        report_id = f"{self.run.session_id}.{self._reports}"
-        self.robot.stream.boundary(msgspec.structs.replace(outcome, report_id=report_id))
-
-    def _post_versions(self) -> None:
-        self.board.policy_version = self.robot.policy_version
-        self.board.reward_version = self.robot.reward_version
-
-    def _resting(self, job: Callable[[], T]) -> T:
-        """Do something slow while the loop goes on ticking in hold (in lockstep no time passes)."""
-        if self.robot.clock.lockstep:
-            result = job()
-            self.robot.rest()
-            return result
-        results: list[T] = []
-        errors: list[Exception] = []
-
-        def work() -> None:
-            try:
-                results.append(job())
-            except Exception as error:  # raised again below, in the loop's own thread
-                errors.append(error)
-
-        thread = threading.Thread(target=work, name="boundary", daemon=True)
-        thread.start()
-        while thread.is_alive():
-            self.robot.rest()
-        if errors:
-            raise errors[0]
-        return results[0]
+                time.sleep(PAUSE_S)
 
     # -- messages and files
+
+    def _say_how_regular(self) -> None:
+        found = {"granted": self._granted, **self.robot.periodicity.report()}
+        path = Path(self.run.run_dir) / LOOP_FILE
+        with contextlib.suppress(OSError):  # a full disk: the report goes without
+            atomic.write_bytes(path, json.dumps(found, indent=1).encode())
 
     def _session_start(self) -> SessionStart:
         config = self.run.config
@@ -274,6 +267,14 @@ class Control:
             software_version=__version__,
             pace=config.pace,
             loop_rate_hz=config.loop.rate_hz,
+            frames_every=config.recording.frames_every,
+            extrinsics={
+                name: CameraPose(camera.mount, camera.pose)
+                for name, camera in config.cameras.items()
+                if camera.pose
+            },
+            observation_hash=spec_hash(self.robot.observation),
+            action_hash=spec_hash(self.robot.action),
         )
 
     def _episode_start(self, plan: EpisodePlan, instruction: str) -> EpisodeStart:
@@ -292,13 +293,6 @@ class Control:
             scene_seed=plan.seed,
             started_at_unix_s=time.time(),
         )
-
-
-def leave_reason(run: Run, code: int, what: str) -> None:
-    """Leave the reason where the supervisor finds it."""
-    path = Path(run.run_dir) / "control.exit.json"
-    path.write_text(json.dumps({"code": code, "what": what}))
-    print(f"control: {what}", file=sys.stderr)
 
 
 def main() -> int:
@@ -321,14 +315,17 @@ def main() -> int:
             return EXIT_CANNOT_START
         try:
             return control.execute()
-        except EntracteError as error:
-            control.robot.gate.fault(str(error))
-            board.loop_state = LoopState.FAULT
-            leave_reason(run, EXIT_FAULT, str(error))
-            return EXIT_FAULT
+        except Exception as error:  # a mistake of ours too must end in hold
+            if not isinstance(error, EntracteError):
+                traceback.print_exc()
+            return stop_after(control.robot, error)
         finally:
             control.robot.close()
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    code = main()
+    sys.stderr.flush()
+    if threading.active_count() > 1:  # what hangs must not keep a process whose arm is in hold
+        os._exit(code)
+    sys.exit(code)

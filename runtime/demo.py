@@ -232,7 +232,7 @@ class Demo:
         options = self.options
         with contextlib.suppress(OSError):
             atomic.write_json(
-                options.run_dir / "demo.json",
+                options.run_dir / demo_plan.MARK,
                 {
                     "task": options.task,
                     "reward": options.reward,
@@ -287,17 +287,12 @@ def _versions() -> dict[str, str]:
     return found
 
 
-def _fresh(run_dir: Path) -> None:
-    """An empty folder; what an earlier demo left there is kept once, as <name>.previous."""
-    if run_dir.exists() and any(run_dir.iterdir()):
-        if not (run_dir / "demo.json").exists():
-            raise EntracteError(
-                f"{run_dir} holds something else than a demo", remedy="give another --run-dir"
-            )
-        previous = run_dir.with_name(f"{run_dir.name}.previous")
-        shutil.rmtree(previous, ignore_errors=True)
-        run_dir.rename(previous)
-    run_dir.mkdir(parents=True, exist_ok=True)
+def _fresh(options: Options) -> None:
+    """An empty run folder; what an earlier demo left there is kept once. Both were checked to be demos'."""
+    if options.run_dir.exists() and any(options.run_dir.iterdir()):
+        shutil.rmtree(options.previous, ignore_errors=True)
+        options.run_dir.rename(options.previous)
+    options.run_dir.mkdir(parents=True, exist_ok=True)
 
 
 def demo(
@@ -339,7 +334,7 @@ def demo(
         tuple(robot_set or ()),
     )
     demo_plan.check(options)
-    _fresh(options.run_dir)
+    _fresh(options)
 
     live = sys.stdout.isatty()
     screen: Screen = LiveScreen() if live else PlainScreen(lambda line: print(line, flush=True))

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from contracts.errors import ConfigError, MissingDependency
+from contracts.files import dataset_info, outputs
 from runtime import demonstrations
 
 REWARDS = ("demo", "zero-shot", "truth", "constant", "clock")
@@ -18,6 +19,8 @@ SOCKETS = ("frames", "episodes", "weights", "health")
 EVALUATION_SEED_BASE = 1_000_000
 LAST_SEED = 48
 """The next one's training scenes would be those of the demonstrations."""
+MARK = "demo.json"
+"""In every demo's run folder: what runs, and how it ended."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,11 @@ class Options:
     @property
     def policy_package(self) -> Path:
         return self.pretrained / f"policy-{self.task}"
+
+    @property
+    def previous(self) -> Path:
+        """Where what an earlier demo left in `run_dir` is kept, once."""
+        return self.run_dir.with_name(f"{self.run_dir.name}.previous")
 
     @property
     def demonstrations(self) -> Path:
@@ -74,6 +82,12 @@ def check(options: Options) -> None:
     ):
         if value < 1:
             raise ConfigError(name, expected=">= 1", found=value)
+    demo = outputs.holding(MARK)
+    for folder in (options.run_dir, options.previous):
+        outputs.require_folder(folder, "a demo", demo)
+    outputs.require_folder(options.output, "the report", outputs.only(*outputs.REPORT_FILES))
+    if options.must_record:
+        dataset_info.require_place(options.demonstrations)
     wanted = [options.policy_package / "manifest.json"]
     if options.must_record:
         recording_command(options)

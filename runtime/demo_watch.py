@@ -12,8 +12,8 @@ from typing import Any, Protocol
 from contracts.errors import EntracteError
 from runtime import demo_view
 from runtime.board import Board
-from runtime.config import Run
 from runtime.demo_view import State
+from runtime.run import Run
 
 
 class Eye:

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import msgspec
 
+from contracts.errors import EntracteError
 from contracts.files import atomic
 from contracts.messages import EpisodeEnd, EpisodeStart
-from runtime.config import Run
+from runtime.run import Run
 from runtime.scene import EpisodePlan
 
 
@@ -28,8 +29,12 @@ class Diary:
             self.next_seq = int(atomic.read_json(self._state)["next_episode_seq"])
 
     def begin(self, episode_seq: int) -> None:
+        """Raises `EntracteError` where that can't be written: the number would be used twice."""
         self.next_seq = episode_seq + 1
-        atomic.write_json(self._state, {"next_episode_seq": self.next_seq})
+        try:
+            atomic.write_json(self._state, {"next_episode_seq": self.next_seq})
+        except OSError as error:
+            raise self._unwritable(error) from error
 
     def end(self, plan: EpisodePlan, start: EpisodeStart, end: EpisodeEnd, wall_s: float) -> None:
         row = {
@@ -44,5 +49,15 @@ class Diary:
             **msgspec.to_builtins(plan),
             **msgspec.to_builtins(end),
         }
-        with self._rows.open("a") as file:
-            file.write(json.dumps(row) + "\n")
+        try:
+            with self._rows.open("a") as file:
+                file.write(json.dumps(row) + "\n")
+        except OSError as error:
+            raise self._unwritable(error) from error
+
+    def _unwritable(self, error: OSError) -> EntracteError:
+        return EntracteError(
+            f"the run folder {self._run.run_dir} can't be written",
+            found=error.strerror,
+            remedy="free some space on its disk",
+        )

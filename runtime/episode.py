@@ -13,15 +13,18 @@ from contracts.errors import DeviceError
 from contracts.messages import EpisodeEnd, GateBit, Step
 from contracts.reward import RewardSignal
 from runtime import pacing
-from runtime.gate import Verdict
+from runtime.blackbox import SECTIONS
+from runtime.ensemble import Ensemble
+from runtime.gate import Origin, Verdict
 from runtime.history import History
+from runtime.judgement import Judgement
 from runtime.reward import Reward
 from runtime.robot import Robot
 from runtime.scene import EpisodePlan
 from runtime.scheduler import NOTHING, Choice, Chunk, Scheduler
 from runtime.senses import Observation
 
-SECTIONS = ("wait", "observe", "infer", "gate", "reward", "record", "board")
+_PAUSE_S = 0.002
 
 
 class Episode:
@@ -37,14 +40,16 @@ class Episode:
         self._from_policy = robot.run.plan.driver == "policy"
         chunk_rate_hz = robot.policy.chunk.rate_hz if robot.policy else config.loop.rate_hz
         ratio = max(1, round(config.loop.rate_hz / chunk_rate_hz))
-        self._scheduler = Scheduler(ratio, config.policy.execute_steps)
+        self._scheduler = Scheduler(ratio, config.policy.execute_steps, _ensemble(robot, ratio))
         observations = robot.policy.observations if robot.policy else 1
         self._history: History[Observation] = History(observations, ratio)
-        self._started_s = math.nan
+        self._started_s, self._lag, self._acted_s = math.nan, 0.0, math.nan
+        self._rate_hz, self._action_latency_s = config.loop.rate_hz, config.arm.action_latency_s
         self._last_signal: RewardSignal | None = None
+        self.judgement = Judgement()
         self._sections: dict[str, list[float]] = {name: [] for name in SECTIONS}
         self._lateness_s: list[float] = []
-        self._missed_before = robot.pace.missed
+        self._missed_before, self._missed_paused = robot.pace.missed, 0
         self._bits: dict[int, int] = {}
         self._mark_s = time.perf_counter()
         self._ends_on_completion = (
@@ -63,15 +68,22 @@ class Episode:
             robot.policy.begin_episode(self.instruction, abs(self.plan.seed), explore=explore)
         if robot.reward:
             robot.reward.begin_episode(self.instruction)
+        robot.gate.begin_episode(self.plan.episode_seq, robot.policy_version)
         robot.stream.begin_episode()
         self._scheduler.begin_episode()
+        robot.helm.begin_episode()
         board.step = 0
         self._mark_s = time.perf_counter()
         while not self._end:
-            self.tick()
-        robot.gate.hold(self._end)
-        robot.policy_lane.drain()
-        robot.reward_lane.drain()
+            if robot.floor.paused:
+                self._pause()
+            else:
+                self.tick()
+        robot.come_to_rest(self._end)
+        if hangs := robot.await_lanes():
+            self._stop("fault", hangs)
+        elif robot.gate.faulted:  # while it waited
+            self._stop("fault", robot.gate.state.reason)
         return self._report()
 
     def tick(self) -> None:
@@ -79,12 +91,42 @@ class Episode:
         lateness_s = self._wake()
         seen = self._observe()
         if seen is None:
+            self.robot.gate.brake()
             return
         wanted = self._infer(seen)
         verdict = self._act(wanted, seen)
         signal = self._score(seen)
         self._record(seen, wanted, verdict, signal, lateness_s)
         self._conclude(lateness_s)
+
+    def _pause(self) -> None:
+        """A tick in hold with the episode's clock standing: nothing is inferred, scored or recorded, and only
+        a person ends it. In lockstep no time passes at all."""
+        robot = self.robot
+        lateness_s, missed = 0.0, robot.pace.missed
+        if robot.clock.lockstep:
+            robot.gate.rest()
+            time.sleep(_PAUSE_S)
+        else:
+            lateness_s = robot.wake()
+            try:
+                age_s = robot.clock.now_s() - robot.senses.joints().at_s
+            except DeviceError as error:
+                robot.gate.fault(str(error))
+                age_s = 0.0
+            robot.gate.command(None, age_s, 0.0)
+        self._missed_paused += robot.pace.missed - missed
+        robot.floor.listen()
+        self._end_if_told()
+        if not robot.floor.paused:
+            self._start_afresh()
+        robot.post(lateness_s)
+
+    def _start_afresh(self) -> None:
+        """What was inferred from what was seen before now is not carried out any more."""
+        self._scheduler.forget(self._step)
+        self._history.clear()
+        self.robot.helm.start_afresh()
 
     # -- the sections of a tick
 
@@ -98,15 +140,26 @@ class Episode:
         try:
             seen = self.robot.senses.observe(self.robot.clock.now_s())
         except DeviceError as error:
-            self.robot.gate.fault(str(error))
             self._stop("fault", str(error))
             return None
         self._mark("observe")
         return seen
 
     def _infer(self, seen: Observation) -> Choice:
+        choice = self._choose(seen)
+        self._mark("infer")
+        return choice
+
+    def _choose(self, seen: Observation) -> Choice:
         """The action of this step, and an inference under way when one is due."""
         robot, step = self.robot, self._step
+        if (by_hand := robot.helm.steer(robot.gate.state.position)) is not None:
+            return by_hand
+        if robot.helm.returned:
+            robot.helm.returned = False
+            self._start_afresh()
+        if robot.run.plan.driver == "person":
+            return NOTHING  # nobody has the arm in hand yet
         if not self._from_policy:
             try:
                 move = robot.scene.teleoperate()
@@ -120,7 +173,6 @@ class Episode:
                 self._last_signal = RewardSignal(
                     step, progress, float(move.success), model_id="truth"
                 )
-            self._mark("infer")
             return Choice(move.targets)
         self._take_chunk()
         policy = robot.policy
@@ -132,16 +184,16 @@ class Episode:
             if complete:
                 number = self._scheduler.asked(step)
                 self._started_s = robot.clock.now_s()
+                self._lag = (seen.at_s - seen.true_s + self._action_latency_s) * self._rate_hz
                 *earlier, (pictures, state) = [
-                    (one.pictures(), one.joints.positions) for one in self._history.chosen()
+                    (one.pictures(), one.posture.positions) for one in self._history.chosen()
                 ]
+                underway = self._scheduler.underway(step, self._lag)
                 robot.policy_lane.submit(
-                    lambda: policy.infer(pictures, state, number, earlier), step
+                    lambda: policy.infer(pictures, state, number, earlier, underway), step
                 )
             self._take_chunk()  # latency 0 delivers within the tick
-        choice = self._scheduler.choose(step)
-        self._mark("infer")
-        return choice
+        return robot.helm.ease(self._scheduler.choose(step))
 
     def _take_chunk(self) -> None:
         done = self.robot.policy_lane.poll(self._step)
@@ -151,11 +203,19 @@ class Episode:
             self.robot.gate.fault(f"policy: {done.error}")
             return
         number = self._scheduler.requests - 1
-        self._scheduler.accept(Chunk(number, done.step, done.value.actions, self._started_s))
+        origin = Origin(self.plan.episode_seq, done.value.version, number, self._started_s)
+        chunk = Chunk(number, done.step, done.value.actions, self._started_s, self._lag, origin)
+        self._scheduler.accept(chunk, self._step)
 
     def _act(self, wanted: Choice, seen: Observation) -> Verdict:
         gate, board = self.robot.gate, self.robot.board
-        verdict = gate.command(wanted.action, seen.state_age_s, seen.frame_age_s)
+        verdict = gate.command(
+            wanted.action, seen.state_age_s, seen.frame_age_s, wanted.origin, seen.at_s
+        )
+        self._acted_s = self.robot.clock.now_s()
+        self._note(wanted, seen, verdict)
+        if verdict.bits & GateBit.HELD:
+            self.robot.helm.start_afresh()
         if verdict.bits:
             self._bits[verdict.bits] = self._bits.get(verdict.bits, 0) + 1
             if verdict.bits & ~GateBit.HELD:
@@ -166,6 +226,26 @@ class Episode:
             board.first_action_at_s = time.monotonic()
         self._mark("gate")
         return verdict
+
+    def _note(self, wanted: Choice, seen: Observation, verdict: Verdict) -> None:
+        """For the black box, as soon as the arm has its command."""
+        box, frames = self.robot.box, seen.frames
+        box.saw(
+            seen.joints,
+            seen.state_age_s,
+            seen.frame_age_s,
+            [f.captured_s if (f := frames.get(n)) else math.nan for n in self.robot.senses.cameras],
+        )
+        box.judged(self.robot.gate.state.mode, verdict.bits, wanted.action, verdict.command)
+        if (origin := wanted.origin) is not None:
+            box.put(
+                chunk=wanted.chunk,
+                chunk_index=wanted.index,
+                action_episode=origin.episode,
+                action_version=origin.policy_version,
+                observed_s=origin.observed_s,
+            )
+        box.commit()
 
     def _score(self, seen: Observation) -> RewardSignal | None:
         """A signal that arrived in this tick, and the next one under way when it is due."""
@@ -193,7 +273,9 @@ class Episode:
         board.reward_process, board.reward_completion = signal.process, signal.completion
         board.reward_contrastive = signal.contrastive
         board.rewards_abstained += bool(signal.abstained)
-        if reward.is_complete(signal) and self._ends_on_completion:
+        complete = reward.is_complete(signal)
+        self.judgement.scored(signal, complete)
+        if complete and self._ends_on_completion:
             self._stop("completed", f"completion {signal.completion:.2f} at step {signal.step}")
         return signal
 
@@ -206,53 +288,85 @@ class Episode:
         lateness_s: float,
     ) -> None:
         robot = self.robot
+        self.judgement.helped(robot.helm.intervening)
         message = Step(
             index=self._step,
             tick_s=seen.at_s,
             captured_s={name: frame.captured_s for name, frame in seen.frames.items()},
             received_s={name: frame.received_s for name, frame in seen.frames.items()},
-            state_s=seen.joints.at_s,
-            inference_started_s=self._started_s,
-            actuated_s=robot.clock.now_s(),
+            state_s=seen.posture.at_s,
+            inference_started_s=wanted.origin.observed_s if wanted.origin else math.nan,
+            actuated_s=self._acted_s,
             lateness_s=lateness_s,
-            state=tuple(seen.joints.positions.tolist()),
+            state=tuple(seen.posture.positions.tolist()),
             action=verdict.command,
-            requested=wanted.action if wanted.action is not None else verdict.command,
+            requested=_requested(wanted, verdict),
             gate=verdict.bits,
             chunk=wanted.chunk,
             chunk_index=wanted.index,
             policy_version=robot.policy_version,
             reward_version=robot.reward_version,
-            intervention=not self._from_policy,
+            intervention=robot.helm.intervening or not self._from_policy,
             reward=signal,
         )
         robot.stream.step(message, dict(seen.frames))
+        robot.show.show(self._row(message), message.state, message.action, message.requested)
         self._mark("record")
+
+    def _row(self, step: Step) -> tuple[float, ...]:
+        """What a viewer is shown of a tick (`runtime.operator.window.Row`)."""
+        signal = step.reward
+        scores = (
+            (math.nan,) * 3
+            if signal is None
+            else (signal.process, signal.completion, signal.contrastive)
+        )
+        mode = float(self.robot.gate.state.mode)
+        known = (step.tick_s, float(self.plan.episode_seq), float(step.index), mode)
+        return (*known, float(step.gate), step.lateness_s, *scores, float(step.intervention))
 
     def _conclude(self, lateness_s: float) -> None:
         robot = self.robot
         self._step += 1
-        if robot.gate.faulted:
-            self._stop("fault", robot.gate.state.reason)
-        elif robot.board.stop_requested:
-            self._stop("aborted", "stop was asked for")
+        robot.floor.listen()
+        if self._end_if_told():
+            pass
         elif self._ends_when_told and robot.scene.finished():
             self._stop("completed", "success lasted")
-        elif self._step >= self._limit:
+        elif self._elapsed_periods() >= self._limit:
             self._stop("time_limit", "")
         robot.board.step = self._step
         robot.post(lateness_s)
         self._mark("board")
 
+    def _elapsed_periods(self) -> int:
+        """Of the episode's own time: steps, and what the loop missed outside pauses."""
+        return self._step + self.robot.pace.missed - self._missed_before - self._missed_paused
+
     # -- the end
 
+    def _end_if_told(self) -> bool:
+        """By a fault or by a person."""
+        robot = self.robot
+        if robot.gate.faulted:
+            self._stop("fault", robot.gate.state.reason)
+        elif robot.board.stop_requested:
+            self._stop("aborted", "stop was asked for")
+        elif robot.floor.ends:
+            self._stop(robot.floor.ends, "")
+        return bool(self._end)
+
     def _stop(self, reason: str, detail: str) -> None:
+        """A fault is latched as well, and braked for by the gate's next command."""
+        if reason == "fault":
+            self.robot.gate.fault(detail)
         if not self._end or reason == "fault":
             self._end, self._detail = reason, detail
 
     def _mark(self, section: str) -> None:
         now_s = time.perf_counter()
         self._sections[section].append(now_s - self._mark_s)
+        self.robot.box.took(section, now_s - self._mark_s)
         self._mark_s = now_s
         self.robot.board.beats += 1
 
@@ -274,3 +388,21 @@ class Episode:
             detail=self._detail,
             timings=timings,
         )
+
+
+def _requested(wanted: Choice, verdict: Verdict) -> tuple[float, ...]:
+    """What was asked for, as it is recorded and shown: of another arity there is nothing to compare."""
+    action = wanted.action
+    fits = action is not None and len(action) == len(verdict.command)
+    return tuple(action) if action is not None and fits else verdict.command
+
+
+def _ensemble(robot: Robot, ratio: int) -> Ensemble | None:
+    """Room for as many chunks as can reach one step, where the configuration averages over them."""
+    section = robot.run.config.policy
+    if robot.policy is None or section.chunks != "ensemble":
+        return None
+    length, joints = robot.policy.chunk.length, len(robot.action.names)
+    return Ensemble(
+        length // section.execute_steps + 1, length, joints, ratio, section.ensemble_decay
+    )

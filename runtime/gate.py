@@ -1,256 +1,54 @@
-"""The gate: the only code that may command the arm. A pure core that judges, and the holder that writes.
+"""The gate: the only code that may command the arm. Holds the arm and the lease; `gate_judge` judges.
 
-What leaves `judge` is finite, of the arm's arity and inside position, velocity, acceleration and
-workspace limits, all at once: each tick it also proves that braking from there stays inside, so the next
-tick always has a lawful answer. Non-finite or misshapen requests are latched faults, not clamped: a NaN
-passes `max(min(x, cap), -cap)`. This is not a certified safety function; keep the emergency stop at hand.
+Owns the latched fault and what the board says of it. Each tick it also proves that braking from there stays
+inside every limit, so the next tick always has a lawful answer. This is not a certified safety function; keep
+the emergency stop at hand. docs/safety.md has the states, the causes and what each leads to.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from contracts.errors import DeviceError, EntracteError, GateFault
 from contracts.messages import GateBit
-from contracts.specs import ActionSpec
+from contracts.specs import is_gripper
 from runtime.arms import Arm, ArmState
-from runtime.board import Board, LoopState, Owner
-from runtime.config import GateSection
-from runtime.kinematics import Points, points_for
+from runtime.board import Board, LoopState, Owner, StopCheck
+from runtime.gate_judge import judge, latched
+from runtime.gate_limits import (
+    LATCHED,
+    GateLimits,
+    GateState,
+    InForce,
+    Numbers,
+    Origin,
+    Verdict,
+    arm_at,
+    limits_of,
+    wrong_origin,
+)
 
-Numbers = tuple[float, ...]
-TOLERANCE = 1e-6
-START_TOLERANCE = 3.0
-"""How far outside its range (deg or percent) an arm may stand and still be armed: servos sag a little."""
-_SCALES = (1.0, 0.5, 0.25, 0.1)
-"""Shares of the wanted motion that are tried at the workspace's boundary before braking."""
-
-
-@dataclass(frozen=True, slots=True)
-class GateLimits:
-    """Per joint, in the arm's units (and per second, per second squared). `box`: (low, high) metres for
-    x, y and z of every point that `points` gives. `period_s`: time between two commands."""
-
-    low: Numbers
-    high: Numbers
-    velocity: Numbers
-    acceleration: Numbers
-    period_s: float
-    box: tuple[tuple[float, float], ...] = ()
-    points: Points | None = None
-    max_state_age_s: float = math.inf
-    max_frame_age_s: float = math.inf
-    stale_fault_s: float = math.inf
-
-
-def limits_of(spec: ActionSpec, section: GateSection, rate_hz: float) -> GateLimits:
-    """The arm's own limits, tightened by the configuration."""
-    return GateLimits(
-        low=spec.low,
-        high=spec.high,
-        velocity=tuple(v * section.velocity_scale for v in spec.max_velocity),
-        acceleration=tuple(a * section.acceleration_scale for a in spec.max_acceleration),
-        period_s=1.0 / rate_hz,
-        box=(section.workspace_x_m, section.workspace_y_m, section.workspace_z_m),
-        points=points_for(spec.names),
-        max_state_age_s=section.max_state_age_s,
-        max_frame_age_s=section.max_frame_age_s,
-        stale_fault_s=section.stale_fault_s,
-    )
-
-
-@dataclass(frozen=True, slots=True)
-class GateState:
-    """`position`/`velocity`: of the last command. `stale_s`: how long readings have been old. `reason`:
-    why HOLD or FAULT."""
-
-    mode: LoopState = LoopState.INIT
-    position: Numbers = ()
-    velocity: Numbers = ()
-    stale_s: float = 0.0
-    reason: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """`command`: what may be written (the last one, on a fault). `bits`: see `GateBit`. `fault`: why the
-    gate is latched from now on, or empty."""
-
-    command: Numbers
-    bits: int = 0
-    fault: str = ""
-
-
-def arm_at(limits: GateLimits, measured: Sequence[float]) -> GateState:
-    """ARMED at the measured pose. Raises `GateFault` if the arm stands outside what it may do."""
-    position = tuple(float(value) for value in measured)
-    if len(position) != len(limits.low) or not all(map(math.isfinite, position)):
-        raise GateFault(
-            "joint readings are unusable", expected=f"{len(limits.low)} numbers", found=position
-        )
-    clamped = tuple(map(_clamp, position, limits.low, limits.high))
-    off = max(abs(a - b) for a, b in zip(position, clamped, strict=True))
-    if off > START_TOLERANCE:
-        raise GateFault(
-            "a joint stands outside its range",
-            found=f"{off:.1f} beyond it",
-            remedy="move the arm by hand and start again",
-        )
-    if not _inside_box(limits, clamped):
-        raise GateFault(
-            "the arm stands outside its workspace",
-            expected=f"x, y, z in {limits.box} m",
-            found=limits.points(clamped) if limits.points else None,
-            remedy="move the arm by hand, or correct gate.workspace_*",
-        )
-    return GateState(LoopState.ARMED, clamped, (0.0,) * len(clamped))
-
-
-def judge(
-    limits: GateLimits,
-    state: GateState,
-    request: Sequence[float] | None,
-    state_age_s: float = 0.0,
-    frame_age_s: float = 0.0,
-) -> tuple[GateState, Verdict]:
-    """What becomes of a request for position targets; None asks for nothing, that is to hold."""
-    if state.mode is LoopState.FAULT:
-        return state, Verdict(state.position, GateBit.HELD, state.reason)
-    if state.mode is LoopState.INIT:
-        return _fault(state, "the gate was not armed", 0)
-    if request is not None:
-        if len(request) != len(limits.low):
-            what = f"action has {len(request)} entries, the arm {len(limits.low)}"
-            return _fault(state, what, GateBit.ARITY)
-        if not all(map(math.isfinite, request)):
-            return _fault(state, "action holds NaN or infinity", GateBit.NON_FINITE)
-    fresh = state_age_s <= limits.max_state_age_s and frame_age_s <= limits.max_frame_age_s
-    stale_s = 0.0 if fresh else state.stale_s + limits.period_s
-    if stale_s > limits.stale_fault_s:
-        what = f"readings were old for {stale_s:.1f} s"
-        return _fault(state, what, GateBit.STALE)
-    bits = 0 if fresh else GateBit.STALE | GateBit.HELD
-    if request is None:
-        bits |= GateBit.HELD
-    wanted = request if request is not None and fresh else None
-    position, velocity, shaped = _shape(limits, state, wanted)
-    mode = LoopState.RUNNING if wanted is not None else LoopState.HOLD
-    reason = "" if fresh else "old readings"
-    after = GateState(mode, position, velocity, stale_s, reason)
-    return after, Verdict(position, bits | shaped)
-
-
-def _fault(state: GateState, why: str, bit: int) -> tuple[GateState, Verdict]:
-    after = replace(state, mode=LoopState.FAULT, velocity=(0.0,) * len(state.velocity), reason=why)
-    return after, Verdict(state.position, bit | GateBit.HELD, why)
-
-
-def _shape(
-    limits: GateLimits, state: GateState, wanted: Sequence[float] | None
-) -> tuple[Numbers, Numbers, int]:
-    """The nearest lawful command to `wanted` (None: to standing still), its velocity, what was done."""
-    bits = 0
-    dt = limits.period_s
-    spans = [_span(limits, state, joint) for joint in range(len(limits.low))]
-    position: list[float] = []
-    for joint, (lowest, highest) in enumerate(spans):
-        last = state.position[joint]
-        if wanted is None:
-            position.append(last + _clamp(0.0, lowest, highest) * dt)
-            continue
-        target = _clamp(float(wanted[joint]), limits.low[joint], limits.high[joint])
-        if target != wanted[joint]:
-            bits |= GateBit.POSITION
-        speed = (target - last) / dt
-        cap = limits.velocity[joint]
-        if abs(speed) > cap + TOLERANCE:
-            bits |= GateBit.VELOCITY
-            speed = math.copysign(cap, speed)
-        if lowest - TOLERANCE <= speed <= highest + TOLERANCE and abs(speed) < cap:
-            position.append(target)
-            continue
-        lawful = _clamp(speed, lowest, highest)
-        if abs(lawful - speed) > TOLERANCE:
-            bits |= GateBit.ACCELERATION
-        position.append(last + lawful * dt)
-    if not limits.box or limits.points is None:
-        return _moved(state, position, dt, bits)
-    for scale in _SCALES:
-        trial = [
-            last + _clamp(scale * (p - last) / dt, *span) * dt if scale < 1.0 else p
-            for last, p, span in zip(state.position, position, spans, strict=True)
-        ]
-        speeds = [(p - last) / dt for p, last in zip(trial, state.position, strict=True)]
-        if all(_inside_box(limits, pose) for pose in _braking(limits, trial, speeds)):
-            return _moved(state, trial, dt, bits)
-        bits |= GateBit.WORKSPACE
-    # Braking as hard as allowed was proved to stay inside when the last command was given.
-    braked = [
-        last + _clamp(0.0, *span) * dt for last, span in zip(state.position, spans, strict=True)
-    ]
-    return _moved(state, braked, dt, bits)
-
-
-def _moved(
-    state: GateState, position: Sequence[float], dt: float, bits: int
-) -> tuple[Numbers, Numbers, int]:
-    velocity = tuple((p - last) / dt for p, last in zip(position, state.position, strict=True))
-    return tuple(position), velocity, bits
-
-
-def _span(limits: GateLimits, state: GateState, joint: int) -> tuple[float, float]:
-    """Velocities that a joint may have next: within its caps, and able to stop before its range ends."""
-    step = limits.acceleration[joint] * limits.period_s
-    speed, cap = state.velocity[joint], limits.velocity[joint]
-    room_up = limits.high[joint] - state.position[joint]
-    room_down = state.position[joint] - limits.low[joint]
-    highest = min(cap, speed + step, _stoppable(room_up, step, limits.period_s))
-    lowest = max(-cap, speed - step, -_stoppable(room_down, step, limits.period_s))
-    # Rounding may put one a hair beyond the other when a limit is all but reached.
-    return min(lowest, highest), max(lowest, highest)
-
-
-def _stoppable(room: float, step: float, dt: float) -> float:
-    """The largest velocity v such that v, v - step, v - 2 step, ... > 0 add up to at most `room`/dt."""
-    quota = room / (step * dt)
-    if quota <= 0.0:
-        return 0.0
-    whole = int((math.sqrt(1.0 + 8.0 * quota) - 1.0) / 2.0)
-    part = (quota - whole * (whole + 1) / 2.0) / (whole + 1)
-    return (whole + part) * step
-
-
-def _braking(
-    limits: GateLimits, position: Sequence[float], velocity: Sequence[float]
-) -> Iterator[Sequence[float]]:
-    """The pose itself and every further one of braking from it as hard as allowed."""
-    yield position
-    dt = limits.period_s
-    pose, speed = list(position), list(velocity)
-    steps = [a * dt for a in limits.acceleration]
-    while any(abs(v) > step for v, step in zip(speed, steps, strict=True)):
-        speed = [v - _clamp(v, -step, step) for v, step in zip(speed, steps, strict=True)]
-        pose = [p + v * dt for p, v in zip(pose, speed, strict=True)]
-        yield pose
-
-
-def _inside_box(limits: GateLimits, position: Sequence[float]) -> bool:
-    if limits.points is None or not limits.box:
-        return True
-    return all(
-        low <= value <= high
-        for point in limits.points(position)
-        for value, (low, high) in zip(point, limits.box, strict=True)
-    )
-
-
-def _clamp(value: float, low: float, high: float) -> float:
-    return low if value < low else high if value > high else value
+__all__ = [
+    "Gate",
+    "GateLimits",
+    "GateState",
+    "InForce",
+    "Numbers",
+    "Origin",
+    "Verdict",
+    "arm_at",
+    "judge",
+    "limits_of",
+]
+_QUIET_LOOK_S = 0.02
+_SECOND_LOOK_S = 0.2
+"""A machine that stood still as a whole: its watchdog gets so long to be heard again."""
+OPERATOR_STOP = "emergency stop: asked for by a person"
 
 
 class Gate:
@@ -261,91 +59,337 @@ class Gate:
     """
 
     def __init__(
-        self, arm: Arm, limits: GateLimits, board: Board, owner: Owner, lease_s: float
+        self,
+        arm: Arm,
+        limits: GateLimits,
+        board: Board,
+        owner: Owner,
+        lease_s: float,
+        *,
+        now: Callable[[], float] | None = None,
+        watchdog_silent_s: float = math.inf,
     ) -> None:
+        """`now`: the loop's clock, for how long readings have been old (None: a period a command).
+        `watchdog_silent_s`: a watchdog without a sign of life for longer is a fault."""
         self.arm, self.limits = arm, limits
         self._board, self._owner, self._lease_s = board, owner, lease_s
+        self._now, self._commanded_s, self._written_s = now, math.nan, 0.0
+        self._watchdog_silent_s, self._alone_from_s = watchdog_silent_s, math.nan
         self._epoch = 0
+        self._force: InForce | None = None
+        self._held = self._powering = False
         self.state = GateState()
+        self.refusals = 0
+        """Actions of another origin than the one in force, since the start."""
 
     @property
     def faulted(self) -> bool:
-        return self.state.mode is LoopState.FAULT
+        """Latched, in FAULT or ESTOP."""
+        return self.state.mode in LATCHED
+
+    @property
+    def moving(self) -> bool:
+        """Whether braking within limits has something left to do, and can."""
+        return (
+            not self._held
+            and any(self.state.velocity)
+            and self._board.holds_lease(self._owner, self._epoch)
+        )
+
+    # -- before moving
+
+    def require_quiet(
+        self,
+        for_s: float,
+        units: float,
+        now: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        """Watch an arm that nobody here commands yet. Raises `GateFault` naming the joint that moves."""
+        names = self.arm.spec().names
+        first = self.arm.read().positions
+        until_s = now() + for_s
+        while now() < until_s:
+            sleep(_QUIET_LOOK_S)
+            moved = np.abs(self.arm.read().positions - first)
+            joint = int(np.argmax(moved))
+            if not moved[joint] <= units:
+                raise GateFault(
+                    f"the arm moves though nothing here commands it: {names[joint]}",
+                    expected=f"at most {units:g} in {for_s:g} s",
+                    found=f"{float(moved[joint]):.1f}",
+                    remedy="stop the other controller (or let the arm come to rest) and start again",
+                )
 
     def take_arm(self) -> None:
         """Become the one writer. Raises `EntracteError` if somebody else is."""
         self._epoch = self._board.take_lease(self._owner, time.monotonic(), self._lease_s)
         self.arm.take(self._epoch)
 
-    def prepare(self, reading: ArmState) -> None:
-        """ARMED at this reading: before the first episode, and after somebody else moved the arm.
-        A latched fault stays. Raises `GateFault`."""
+    def power(self) -> bool:
+        """Power the motors of the arm that was taken. May take longer than the watchdog waits, so the caller
+        goes on with `rest` in another thread, which leaves the arm's connection alone until this is over.
+        False: a stop was asked for, before or meanwhile, and is the caller's to carry out. Raises
+        `DeviceError`."""
+        self._powering = (
+            True  # first: whoever asks for a stop from here on is seen below, or by `rest`
+        )
+        try:
+            if self._stop_asked():
+                return False
+            self.arm.enable()
+        except DeviceError:
+            if self._stop_asked():
+                return False
+            raise
+        finally:
+            self._powering = False
+        return not self._stop_asked()
+
+    def prepare(self, reading: ArmState, age_s: float = 0.0) -> None:
+        """ARMED at this reading, `age_s` old: before the first episode, and after somebody else moved the
+        arm. Starts from the targets that the arm has, where it stands at them: the first command then moves
+        nothing, and a closed gripper keeps its grip. A latched fault stays. Raises `GateFault`."""
         if self.faulted:
             raise GateFault("the gate is latched", found=self.state.reason, remedy="start again")
-        self.state = arm_at(self.limits, reading.positions.tolist())
+        if not age_s <= self.limits.max_state_age_s:
+            raise GateFault(
+                "the arm's pose is not known",
+                expected=f"a reading at most {self.limits.max_state_age_s:g} s old",
+                found=f"{age_s:.2f} s",
+                remedy="see that the arm answers, and start again",
+            )
+        aims = reading.targets if reading.torque else None
+        grippers = tuple(map(is_gripper, self.arm.spec().names))
+        self.state = arm_at(
+            self.limits, reading.positions.tolist(), () if aims is None else aims.tolist(), grippers
+        )
+        self._force, self._held, self._commanded_s = None, False, math.nan
+
+    def begin_episode(self, episode: int, policy_version: int) -> None:
+        """From here on only actions computed in this episode, with these weights, are followed."""
+        self._force = InForce(episode, policy_version)
+
+    # -- a tick
 
     def command(
-        self, request: Sequence[float] | None, state_age_s: float, frame_age_s: float
+        self,
+        request: Sequence[float] | None,
+        state_age_s: float,
+        frame_age_s: float,
+        origin: Origin | None = None,
+        at_s: float = 0.0,
     ) -> Verdict:
-        """Judge and write. Never raises: what goes wrong is a latched fault and the arm in hold."""
-        self.state, verdict = judge(self.limits, self.state, request, state_age_s, frame_age_s)
+        """Judge and write. Never raises: what goes wrong is a latched fault and the arm in hold. `origin` of
+        a policy's action (None: a person's or the bench's), `at_s`: now, on its clock."""
+        if self._board.estop_requested and self.state.mode is not LoopState.ESTOP:
+            self.estop(OPERATOR_STOP)
+        self._require_watchdog()
+        if self.faulted:
+            return self._go_on_stopping()
+        refused = self._refusal(request, origin, at_s)
+        self.state, verdict = judge(
+            self.limits, self.state, request, state_age_s, frame_age_s, refused, self._elapsed_s()
+        )
         if verdict.fault:
-            self._stop()
+            self._note_stop()
+            self._finish_stop(verdict)
             return verdict
-        now_s = time.monotonic()
-        if not self._board.renew_lease(self._owner, self._epoch, now_s, self._lease_s):
-            return self._latch(verdict, "the watchdog has taken the arm")
-        try:
-            accepted = self.arm.write(np.array(verdict.command, np.float64))
-        except DeviceError as error:
-            return self._latch(verdict, str(error))
-        return verdict if accepted else self._latch(verdict, "the arm refused: the lease is old")
+        self._write(verdict)
+        if self.faulted:
+            return Verdict(self.state.position, verdict.bits | GateBit.HELD, self.state.reason)
+        if origin is not None and request is not None and not refused and self._force is not None:
+            self._force = replace(self._force, chunk=origin.chunk)
+        return verdict
+
+    def brake(self) -> Verdict:
+        """A tick of coming to rest within limits; call it while `moving`."""
+        return self.command(None, 0.0, 0.0)
 
     def rest(self) -> bool:
-        """A tick without a command (between episodes, the arm in hold): keeps the lease. False: lost."""
+        """A tick without a command (between episodes, the arm in hold): keeps the lease. False: lost, or an
+        emergency stop was asked for."""
+        if self._powering:  # a stop is carried out right after, and meanwhile by the watchdog
+            return self._board.renew_lease(
+                self._owner, self._epoch, time.monotonic(), self._lease_s
+            )
+        if self._board.estop_requested and self.state.mode is not LoopState.ESTOP:
+            self.estop(OPERATOR_STOP)
+        self._require_watchdog()
         renewed = self._board.renew_lease(self._owner, self._epoch, time.monotonic(), self._lease_s)
         if not renewed and not self.faulted:
-            self._latch(Verdict(self.state.position), "the watchdog has taken the arm")
-        return renewed
+            self._lose("the watchdog has taken the arm")
+        return renewed and self.state.mode is not LoopState.ESTOP
+
+    # -- stops
 
     def hold(self, reason: str) -> None:
         """Stop where the arm stands; not a fault. The next episode needs `prepare`."""
         self._stop()
         if not self.faulted:
             still = (0.0,) * len(self.state.velocity)
-            self.state = replace(self.state, mode=LoopState.HOLD, velocity=still, reason=reason)
+            self.state = replace(
+                self.state,
+                mode=LoopState.HOLD,
+                velocity=still,
+                acceleration=still,
+                reason=reason,
+                resumable=False,
+            )
 
     def fault(self, reason: str) -> None:
-        """Latch a fault that was found elsewhere (a policy that returns NaN, a lost camera)."""
-        self._latch(Verdict(self.state.position), reason)
+        """Latch a fault that was found elsewhere (a policy that failed, a lost camera). An arm that moves
+        brakes within limits from the next `command` or `brake` on, which must follow, or stops at `hold`."""
+        if self.faulted:
+            return
+        self.state = replace(
+            self.state, mode=LoopState.FAULT, request=(), reason=reason, resumable=False
+        )
+        self._note_stop()
+        if any(self.state.velocity):
+            # The watchdog waits for the next one from here.
+            self._board.braking_at_s = self._written_s
+        else:
+            self._stop()
+
+    def estop(self, reason: str) -> None:
+        """Latch an emergency stop: the arm stops where it stands, at once and not along braking's path."""
+        if self.state.mode is LoopState.ESTOP:
+            return
+        if self.faulted:
+            reason = f"{reason}, after a fault: {self.state.reason}"
+        self.state, _ = latched(self.limits, self.state, LoopState.ESTOP, reason, 0)
+        self._note_stop()
+        self._stop()
 
     def seize(self, now_s: float) -> bool:
         """Watchdog: take the lease, whoever had it, and put the arm in hold. False: no hold from the arm.
 
         The new epoch fences off whatever the old owner still sends.
         """
-        self._board.lease_expiry_s = min(self._board.lease_expiry_s, now_s - 1e-9)
+        self._board.lease_expiry_s = -math.inf
         self._epoch = self._board.take_lease(Owner.WATCHDOG, now_s, math.inf)
-        self.arm.take(self._epoch)
         try:
+            self.arm.take(self._epoch)
             self.arm.hold()
         except EntracteError:
             return False
         return True
 
     def close(self) -> None:
+        """The lease is given back only with the arm in hold: nobody watches it from then on."""
+        if self._board.holds_lease(self._owner, self._epoch) and not self._held:
+            self._stop()
         self._board.release_lease(self._owner)
         self.arm.close()
 
-    def _latch(self, verdict: Verdict, why: str) -> Verdict:
-        self.state, verdict = _fault(self.state, why, verdict.bits)
-        self._stop()
+    # -- inside
+
+    def _refusal(self, request: Sequence[float] | None, origin: Origin | None, at_s: float) -> str:
+        if request is None or origin is None or self._force is None:
+            return ""
+        refused = wrong_origin(self._force, origin, at_s, self.limits.max_action_age_s)
+        if refused:
+            self.refusals += 1
+            self._board.gate_refusals += 1
+        return refused
+
+    def _stop_asked(self) -> bool:
+        return bool(self._board.estop_requested or self._board.stop_requested)
+
+    def _elapsed_s(self) -> float:
+        """Since the last command, by the loop's clock: a tick that came late counts as long as it took."""
+        if self._now is None:
+            return self.limits.period_s
+        now_s, before_s = self._now(), self._commanded_s
+        self._commanded_s = now_s
+        return self.limits.period_s if math.isnan(before_s) else max(0.0, now_s - before_s)
+
+    def _require_watchdog(self) -> None:
+        """A fault where nobody would stop the arm if this loop hung."""
+        if self._watchdog_silent_s == math.inf or self.faulted:
+            return
+        now_s = time.monotonic()
+        if now_s - self._board.watchdog_beat_s <= self._watchdog_silent_s:
+            self._alone_from_s = math.nan
+        elif math.isnan(self._alone_from_s):
+            self._alone_from_s = now_s
+        elif now_s - self._alone_from_s > _SECOND_LOOK_S:
+            self.fault(f"the watchdog gave no sign of life for {self._watchdog_silent_s:g} s")
+
+    def _go_on_stopping(self) -> Verdict:
+        """Another tick after a latched fault: whatever is asked, braking goes on, then the arm holds."""
+        before = self.state
+        self.state, verdict = judge(self.limits, self.state, None)
+        if not self._held:
+            self._finish_stop(verdict if any(before.velocity) else Verdict(before.position))
         return verdict
+
+    def _finish_stop(self, verdict: Verdict) -> None:
+        """Write the next pose of braking; once nothing moves, or when it can't be written: hold."""
+        if any(self.state.velocity) and self._written(verdict.command):
+            self._board.braking_at_s = self._written_s
+            return
+        self._stop()
+
+    def _write(self, verdict: Verdict) -> None:
+        now_s = time.monotonic()
+        if not self._board.renew_lease(self._owner, self._epoch, now_s, self._lease_s):
+            self._lose("the watchdog has taken the arm")
+            return
+        try:
+            if not self._wrote(verdict.command):
+                self._lose("the arm refused the command: it was taken, or went into hold by itself")
+        except DeviceError as error:
+            self._lose(str(error))
+
+    def _written(self, command: Numbers) -> bool:
+        if not self._board.renew_lease(self._owner, self._epoch, time.monotonic(), self._lease_s):
+            return False
+        try:
+            return self._wrote(command)
+        except DeviceError:
+            return False
+
+    def _wrote(self, command: Numbers) -> bool:
+        if not self.arm.write(np.array(command, np.float64)):
+            return False
+        self._written_s = time.monotonic()
+        return True
+
+    def _lose(self, why: str) -> None:
+        """A fault in which braking along its path is not ours to do any more."""
+        still = (0.0,) * len(self.state.velocity)
+        self.state = replace(self.state, velocity=still, acceleration=still)
+        self.state, _ = latched(self.limits, self.state, LoopState.FAULT, why, 0)
+        self._note_stop()
+        self._stop()
+
+    def _note_stop(self) -> None:
+        board = self._board
+        self._held = False
+        if board.watchdog_tripped_at_s:
+            return  # the arm is the watchdog's, and so is what is said of its stop
+        # A later, graver stop counts from its own time.
+        board.stopped_at_s, board.held_at_s, board.still_at_s = time.monotonic(), 0.0, 0.0
+        board.braking_at_s = 0.0
+        board.stop_check = int(StopCheck.PENDING)
+        board.loop_state = int(self.state.mode)
 
     def _stop(self) -> None:
         # Not ours any more: the watchdog holds the arm, and a hold of ours could only disturb it.
+        still = (0.0,) * len(self.state.velocity)
+        self.state = replace(self.state, velocity=still, acceleration=still)
+        self._held = True
         if self._board.holds_lease(self._owner, self._epoch):
             try:
                 self.arm.hold()
             except DeviceError as error:
-                self.state = replace(self.state, mode=LoopState.FAULT, reason=str(error))
+                self._board.braking_at_s = 0.0  # nothing more will come of it
+                if not self.faulted:
+                    self.state, _ = latched(self.limits, self.state, LoopState.FAULT, str(error), 0)
+                    self._note_stop()
+                    self._held = True
+                return
+            if self.faulted and not self._board.held_at_s:
+                self._board.held_at_s = time.monotonic()

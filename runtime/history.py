@@ -24,6 +24,10 @@ class History(Generic[Seen]):
         had no observation, count too. Nobody may write to it."""
         self._seen.append((period, seen))
 
+    def clear(self) -> None:
+        """Begin again, as at the start of an episode."""
+        self._seen.clear()
+
     def chosen(self) -> list[Seen]:
         """As many as are wanted, oldest first and the newest last: of each period that is wanted the nearest
         there is (of two the older). Before the episode's first there is the first."""

@@ -15,6 +15,7 @@ from typing import Any, Generic, Protocol, TypeVar
 from runtime.priority import Rank, run_first
 
 T = TypeVar("T")
+_CLOSE_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +41,8 @@ class Lane(Protocol[T]):
         """The result once it is there (then the lane is free again)."""
         ...
 
-    def drain(self) -> None:
-        """Wait for a running job and forget its result."""
+    def drain(self) -> bool:
+        """Forget the result of the last job; False: it is still at work. Never waits."""
         ...
 
     def close(self) -> None: ...
@@ -77,8 +78,9 @@ class LockstepLane(Generic[T]):
         self._pending = None
         return pending
 
-    def drain(self) -> None:
+    def drain(self) -> bool:
         self._pending = None
+        return True
 
     def close(self) -> None:
         pass
@@ -111,15 +113,16 @@ class ThreadLane(Generic[T]):
         self._in_flight -= 1
         return result
 
-    def drain(self) -> None:
-        while self._in_flight:
-            self._results.get()
-            self._in_flight -= 1
+    def drain(self) -> bool:
+        while self.poll(0) is not None:
+            pass
+        return not self.busy
 
     def close(self) -> None:
-        self.drain()
+        """Waits a little for a job; one that hangs is left behind, and the lane stays busy."""
         self._jobs.put(None)
-        self._thread.join(2.0)
+        self._thread.join(_CLOSE_S)
+        self.drain()
 
     def _work(self) -> None:
         run_first(Rank.INFERENCE)

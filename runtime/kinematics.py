@@ -45,3 +45,17 @@ def so101_points(joints_deg: Sequence[float]) -> tuple[Point, ...]:
 def points_for(joint_names: Sequence[str]) -> Points | None:
     """The kinematics of an arm with these joints; None if they are not known here."""
     return so101_points if tuple(joint_names) == SO101_JOINTS else None
+
+
+def levers_for(joint_names: Sequence[str]) -> tuple[float, ...]:
+    """Metres that the farthest of `points_for` moves at most when that joint alone moves by one of its units
+    (a chord is shorter than its arc); empty if the kinematics are not known here."""
+    if tuple(joint_names) != SO101_JOINTS:
+        return ()
+    reaches_m = (
+        SHOULDER_X_M + UPPER_ARM_M + FOREARM_M + HAND_M,
+        UPPER_ARM_M + FOREARM_M + HAND_M,
+        FOREARM_M + HAND_M,
+        HAND_M,
+    )
+    return (*(math.radians(1.0) * reach for reach in reaches_m), 0.0, 0.0)

@@ -7,21 +7,28 @@ no call in it waits for the other end. Losing the trainer costs nothing but time
 from __future__ import annotations
 
 import argparse
+import contextlib
+import math
 import signal
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import zmq
+import numpy as np
 
-from contracts import wire
+from contracts import images, wire
 from contracts.errors import EntracteError, WireError
+from contracts.files.lock import FolderLock
+from contracts.files.own_weights import own_weights
 from contracts.files.packages import read_manifest
 from contracts.messages import (
     EpisodeStored,
+    EpisodeWait,
     EpisodeWant,
     Heartbeat,
+    HeartbeatEcho,
     OutcomeStored,
     ReleaseChunk,
     ReleaseNone,
@@ -29,13 +36,14 @@ from contracts.messages import (
     ReleaseOutcome,
 )
 from contracts.package import package_id
-from contracts.sockets import open_socket
 from runtime.board import Board, LoopState
-from runtime.config import Run
-from runtime.link_episodes import LiveStream, Parts, Recorder, Uploader
+from runtime.clock_offset import ClockOffset
+from runtime.link_episodes import LiveStream, Recorder, Stalled, Uploader
 from runtime.link_releases import ReleaseFetcher
+from runtime.link_sockets import LinkSockets
 from runtime.outcomes import OutcomeSpool
 from runtime.ring import Ring
+from runtime.run import Run
 from runtime.slots import SlotStore
 from runtime.spool import Spool
 
@@ -44,6 +52,8 @@ IDLE_MS = 2
 RECORDS_PER_TURN = 16
 DRAIN_S = 15.0
 """How long the link goes on uploading after it was asked to stop; what is left stays in the spool."""
+STALL_S = 0.25
+TELL_AGAIN_S = 30.0
 SILENT_S = 3.0
 """A trainer that said nothing for so long is away: it answers at least every `OFFER_AGAIN_S`."""
 
@@ -55,38 +65,25 @@ class Link:
         config = run.config
         self._run, self._board, self._ring = run, board, ring
         self._robot_id = config.robot.id
-        identity = f"{config.robot.id}:{run.session_id}".encode()
-        self._context = zmq.Context(io_threads=1)
-        self._frames = open_socket(
-            self._context,
-            zmq.DEALER,
-            connect=config.link.frames,
-            high_water_mark=4,
-            identity=identity,
+        self._sockets = LinkSockets(run)
+        self._clock_offset = ClockOffset()
+        self._spool = Spool(
+            run.spool_dir, config.link.spool_max_mib << 20, config.link.spool_min_free_mib << 20
         )
-        self._episodes = open_socket(
-            self._context, zmq.DEALER, connect=config.link.episodes, identity=identity
-        )
-        self._weights = open_socket(
-            self._context, zmq.DEALER, connect=config.link.weights, identity=identity
-        )
-        self._health = open_socket(
-            self._context, zmq.PUB, connect=config.link.health, high_water_mark=4
-        )
-        self._poller = zmq.Poller()
-        self._poller.register(self._episodes, zmq.POLLIN)
-        self._poller.register(self._weights, zmq.POLLIN)
-        self._spool = Spool(run.spool_dir, config.link.spool_max_mib << 20)
-        self._live = LiveStream(lambda parts: _send(self._frames, parts), config.link.live_queue)
+        self._lock = FolderLock(run.spool_dir, "link")
+        self._live = LiveStream(self._sockets.sender("frames"), config.link.live_queue)
         self._recorder = Recorder(
-            self._spool, self._live if config.link.live else None, config.link.jpeg_quality
+            self._spool,
+            self._live if config.link.live else None,
+            config.link.jpeg_quality,
+            waits=config.link.on_full == "hold",
         )
-        self._uploader = Uploader(
-            self._spool, self._robot_id, lambda parts: _send(self._episodes, parts)
-        )
-        self._outcomes = OutcomeSpool(
-            run.spool_dir / "outcomes", lambda parts: _send(self._weights, parts)
-        )
+        self._stalled_until_s = 0.0
+        self._stalled = ""
+        self._told_s: dict[str, float] = {}
+        self._uploader = Uploader(self._spool, self._robot_id, self._sockets.sender("episodes"))
+        self._outcomes = OutcomeSpool(run.spool_dir / "outcomes", self._sockets.sender("weights"))
+        self._background = ThreadPoolExecutor(1, "unpack")
         self._fetchers = self._open_fetchers()
         self._last_beat_s = 0.0
         self._last_tick = -1
@@ -106,6 +103,8 @@ class Link:
             if not manifest.refinable:
                 continue
 
+            slots = SlotStore(self._run.slots_dir / target, package_id(manifest))
+
             def staged(seq: int, target: str = target) -> None:
                 setattr(self._board, f"staged_{target}_seq", seq)
 
@@ -116,14 +115,17 @@ class Link:
             fetchers[target] = ReleaseFetcher(
                 target,
                 manifest,
-                SlotStore(self._run.slots_dir / target, package_id(manifest)),
+                slots,
                 robot_id=self._robot_id,
                 session_id=self._run.session_id,
                 key_path=Path(self._run.run_dir) / config.link.trainer_key,
-                send=lambda parts: _send(self._weights, parts),
+                send=self._sockets.sender("weights"),
                 report=self._outcomes.add,
                 on_staged=staged,
                 on_refused=refused,
+                own=own_weights(Path(folder), manifest, slots.folder),
+                features=lambda: self._sockets.features("weights"),
+                background=self._background.submit,
                 poll_s=config.link.release_poll_s,
             )
         return fetchers
@@ -139,14 +141,22 @@ class Link:
                 continue
             now_s = time.monotonic()
             asked_s = asked_s or now_s
-            if self._ring.waiting == 0:
-                self._recorder.close()
+            if self._ring.waiting == 0 and self._close_log():
                 heard_s = max(asked_s, self._board.trainer_seen_s)
                 if now_s - heard_s > SILENT_S or not (self._spool.waiting or len(self._outcomes)):
                     return
             if now_s - asked_s > DRAIN_S or self._stopping > 1:
-                self._recorder.close()
+                self._close_log()
                 return
+
+    def _close_log(self) -> bool:
+        """False where the disk is full: what there is is found at the next start."""
+        try:
+            self._recorder.close()
+        except (Stalled, OSError) as error:
+            self._stall(str(error))
+            return False
+        return True
 
     def stop(self) -> None:
         """Finish what is in the ring, upload, and leave; a second call leaves at once."""
@@ -155,36 +165,52 @@ class Link:
     def turn(self) -> None:
         worked = self._drain_ring()
         self._live.flush()
-        for socket, _ in self._poller.poll(0 if worked else IDLE_MS):
-            self._receive(socket)
+        for name, parts in self._sockets.poll(0 if worked else IDLE_MS):
+            self._receive(name, parts)
         now_s = time.monotonic()
-        self._uploader.tick(now_s)
-        self._outcomes.tick(now_s)
-        for fetcher in self._fetchers.values():
-            fetcher.tick(now_s)
+        self._sockets.tick(now_s)
+        if self._sockets.welcomed("episodes"):
+            self._uploader.tick(now_s)
+        if self._sockets.welcomed("weights"):
+            self._outcomes.tick(now_s)
+            for fetcher in self._fetchers.values():
+                try:
+                    fetcher.tick(now_s)
+                except OSError as error:
+                    self._note_trouble(f"the disk takes nothing: {error}")  # tried again later
         if now_s - self._last_beat_s >= HEARTBEAT_S:
             self._beat(now_s)
 
     def close(self) -> None:
         self._board.spooled = len(self._spool.waiting)
-        for socket in (self._frames, self._episodes, self._weights, self._health):
-            # What is acknowledged needs no linger; the last live frames get a moment.
-            socket.close(linger=200)
-        self._context.term()
+        self._background.shutdown()
+        self._sockets.close()
 
     def _drain_ring(self) -> int:
+        if time.monotonic() < self._stalled_until_s:
+            return 0
         for count in range(RECORDS_PER_TURN):
             parts = self._ring.pop()
             if parts is None:
+                self._stalled = ""
                 return count
             try:
                 self._take(wire.unpack(parts))
             except WireError:
                 self.malformed += 1
-            finally:
+            except (Stalled, OSError) as error:
                 del parts
-                self._ring.release()
+                self._ring.put_back()
+                self._stall(str(error))
+                return count
+            del parts
+            self._ring.release()
+            self._stalled = ""
         return RECORDS_PER_TURN
+
+    def _stall(self, why: str) -> None:
+        """The disk took nothing of a record: it stays in the ring, and is tried again in a while."""
+        self._stalled, self._stalled_until_s = why, time.monotonic() + STALL_S
 
     def _take(self, packet: wire.Packet) -> None:
         message = packet.message
@@ -195,27 +221,32 @@ class Link:
             return
         self._recorder.take(packet)
 
-    def _receive(self, socket: zmq.Socket[bytes]) -> None:
-        for _ in range(RECORDS_PER_TURN):
-            try:
-                parts = socket.recv_multipart(zmq.NOBLOCK)
-            except zmq.Again:
-                return
-            try:
-                self._handle(wire.unpack(parts))
-            except WireError:
-                self.malformed += 1
-            self._board.trainer_seen_s = time.monotonic()
-
-    def _handle(self, packet: wire.Packet) -> None:
-        message = packet.message
+    def _receive(self, name: str, parts: list[bytes]) -> None:
         now_s = time.monotonic()
+        try:
+            packet = wire.unpack(parts)
+            if not self._sockets.take(name, packet.message, now_s):
+                self._handle(packet, now_s)
+        except WireError:
+            self.malformed += 1
+        except OSError as error:
+            self._note_trouble(f"the disk takes nothing: {error}")  # asked for again later
+        self._board.trainer_seen_s = now_s
+
+    def _handle(self, packet: wire.Packet, now_s: float) -> None:
+        message = packet.message
         if isinstance(message, EpisodeWant):
             self._uploader.on_want(message, now_s)
         elif isinstance(message, EpisodeStored):
             self._uploader.on_stored(message, now_s)
+        elif isinstance(message, EpisodeWait):
+            self._uploader.on_wait(message, now_s)
         elif isinstance(message, OutcomeStored):
             self._outcomes.on_stored(message, now_s)
+        elif isinstance(message, HeartbeatEcho):
+            if message.robot_id == self._robot_id:
+                times = (message.sent_s, message.received_s, message.answered_s, now_s)
+                self._clock_offset.add(*times)
         elif isinstance(message, ReleaseOffer | ReleaseNone | ReleaseChunk):
             fetcher = self._fetchers.get(message.target)
             if fetcher is None:
@@ -229,19 +260,51 @@ class Link:
         else:
             raise WireError("message that only a robot sends", found=type(message).__name__)
 
+    def _note_room(self) -> None:
+        """Whether there is room for another episode, on the board; what changes is said once."""
+        board, uploader = self._board, self._uploader
+        full = self._stalled or self._spool.no_room()
+        board.spool_full, board.trainer_full = int(bool(full)), int(bool(uploader.waits_for))
+        board.episodes_unkept = self._recorder.unkept
+        board.episodes_aside = len(uploader.aside)
+        if full:
+            self._note_trouble(f"no room for another episode: {full}")
+        elif uploader.waits_for:
+            self._note_trouble(f"the trainer takes nothing in: {uploader.waits_for}")
+        elif uploader.aside:
+            where = uploader.aside[-1]
+            self._note_trouble(
+                f"the trainer has another episode in place of {where}: it stays here"
+            )
+
+    def _note_trouble(self, what: str) -> None:
+        """Tell people, each kind of trouble once in a while."""
+        kind, now_s = what.partition(":")[0], time.monotonic()
+        if now_s - self._told_s.get(kind, -math.inf) > TELL_AGAIN_S:
+            self._told_s[kind] = now_s
+            with contextlib.suppress(OSError):  # the log may lie on the disk that is full
+                print(f"link: {what}", file=sys.stderr, flush=True)
+
     def _beat(self, now_s: float) -> None:
         board, live = self._board, self._live
         self._last_beat_s = now_s
+        board.link_state = int(self._sockets.state())
+        clock, error_s = self._clock_offset, self._clock_offset.error_s(now_s)
+        if clock.exchanges:
+            board.clock_offset_s, board.clock_error_s = clock.offset_s, error_s
         board.link_beat_s = now_s
         board.frames_sent, board.frames_dropped = live.sent, live.dropped
         board.live_bytes_sent = live.bytes_sent
         board.spooled = len(self._spool.waiting)
+        if ages := self._recorder.ages:
+            board.spooled_age_p50_s, board.spooled_age_p99_s = np.percentile(ages, [50, 99])
         board.releases_rejected = sum(f.rejected for f in self._fetchers.values())
         board.bytes_fetched = sum(f.bytes_fetched for f in self._fetchers.values())
         board.trainer_iteration = max(
             (f.trainer_iteration for f in self._fetchers.values()), default=-1
         )
         board.link_error = int(bool(self._recorder.error))
+        self._note_room()
         if board.tick == self._last_tick:
             return  # a hung loop must look dead from outside, whatever this process does
         self._last_tick = board.tick
@@ -257,16 +320,11 @@ class Link:
             frames_sent=live.sent,
             frames_dropped=live.dropped,
             spooled=len(self._spool.waiting),
+            sent_s=time.monotonic(),
+            clock_offset_s=clock.offset_s,
+            clock_error_s=error_s,
         )
-        _send(self._health, wire.pack(beat))
-
-
-def _send(socket: zmq.Socket[bytes], parts: Parts) -> bool:
-    try:
-        socket.send_multipart(parts, zmq.NOBLOCK, copy=True)
-    except zmq.Again:
-        return False
-    return True
+        self._sockets.say("health", wire.pack(beat))
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -276,6 +334,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         run = Run.load(options.run_dir)
+        images.use_one_thread()  # the other cores are the loop's
         with Board.open(run.board_path) as board, Ring.open(run.ring_path) as ring:
             link = Link(run, board, ring)
 

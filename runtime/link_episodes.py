@@ -6,8 +6,12 @@ Three small classes without sockets: `Recorder` (ring packets → spool and live
 
 from __future__ import annotations
 
+import contextlib
+import math
+import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TypeAlias
 
 import msgspec
@@ -23,11 +27,12 @@ from contracts.messages import (
     EpisodeOffer,
     EpisodeStart,
     EpisodeStored,
+    EpisodeWait,
     EpisodeWant,
     SessionStart,
     Step,
 )
-from runtime.spool import Spool
+from runtime.spool import Spool, SpoolFull
 
 Parts: TypeAlias = list[bytes | memoryview]
 Send: TypeAlias = Callable[[Parts], bool]
@@ -35,25 +40,38 @@ Send: TypeAlias = Callable[[Parts], bool]
 
 MAX_CHUNK_BYTES = 4 * 1024 * 1024
 OFFER_AGAIN_S = 1.0
+WAIT_AGAIN_S = 3.0
+FOREIGN_TIMES = 3
+"""So often in a row the trainer must say that it has another log in an episode's place: once may be a bit."""
+REALTIME = "realtime"
 
 
 class LiveStream:
-    """Packets for whoever watches: at most `capacity` wait, the oldest goes first, and is counted."""
+    """Packets for whoever watches: at most `capacity` wait, the oldest steps go first, and are counted. What
+    says which session or episode they are of stays: without it they would say nothing."""
 
     def __init__(self, send: Send, capacity: int) -> None:
-        self._send, self._waiting = send, deque[Parts](maxlen=max(1, capacity))
+        self._send, self._capacity = send, max(1, capacity)
+        self._waiting: deque[tuple[Parts, bool]] = deque()
         self.sent = self.dropped = self.bytes_sent = 0
 
-    def push(self, parts: Parts) -> None:
-        if len(self._waiting) == self._waiting.maxlen:
+    @property
+    def waiting(self) -> int:
+        """Packets that found no room in the socket yet."""
+        return len(self._waiting)
+
+    def push(self, parts: Parts, *, step: bool = True) -> None:
+        self._waiting.append((parts, step))
+        if len(self._waiting) > self._capacity:
+            at = next((n for n, (_, step) in enumerate(self._waiting) if step), 0)
+            del self._waiting[at]
             self.dropped += 1
-        self._waiting.append(parts)
         self.flush()
 
     def flush(self) -> None:
-        while self._waiting and self._send(self._waiting[0]):
+        while self._waiting and self._send(self._waiting[0][0]):
             self.sent += 1
-            self.bytes_sent += sum(len(part) for part in self._waiting.popleft())
+            self.bytes_sent += sum(len(part) for part in self._waiting.popleft()[0])
 
 
 def encode_step(packet: wire.Packet, quality: int) -> Parts:
@@ -73,6 +91,21 @@ def encode_step(packet: wire.Packet, quality: int) -> Parts:
     return wire.pack(packet.message, buffers)
 
 
+class Stalled(EntracteError):
+    """The disk can't take a record now. It is still in the ring, and nothing of it was written."""
+
+
+@contextlib.contextmanager
+def _stalling(waits: bool) -> Iterator[None]:
+    """Where `waits`, a disk or spool without room means `Stalled`."""
+    try:
+        yield
+    except (SpoolFull, OSError) as error:
+        if not waits:
+            raise
+        raise Stalled(str(error)) from error
+
+
 class Recorder:
     """Takes control's packets in order and makes one log an episode of them.
 
@@ -80,20 +113,28 @@ class Recorder:
     that is in both (killed between writing and releasing it) is taken once.
     """
 
-    def __init__(self, spool: Spool, live: LiveStream | None, jpeg_quality: int) -> None:
+    def __init__(
+        self, spool: Spool, live: LiveStream | None, jpeg_quality: int, *, waits: bool = True
+    ) -> None:
+        """`waits`: whether a full disk is waited for (`Stalled`), or the episode goes on unrecorded."""
         self.spool, self._live, self._quality = spool, live, jpeg_quality
+        self._waits, self._ended = waits, False
         self._session: SessionStart | None = None
         self._log: EpisodeLogWriter | None = None
         self._start: EpisodeStart | None = None
         self._steps, self._last_index = 0, -1
         self.error = ""
         """Why the last episode could not be kept; "" while all is well."""
-        self.lost_records = 0
+        self.lost_records = self.unkept = 0
+        """Records, and episodes, that are not on the disk or not whole."""
+        self.ages = deque[float](maxlen=2000)
+        """Seconds from capture to the file, of the last steps; none in simulated time."""
         self._session_path = spool.folder / "session.wire"
         self._resume()
 
     def take(self, packet: wire.Packet) -> None:
-        """One packet from the ring; nothing of it is referred to afterwards."""
+        """One packet from the ring; nothing of it is referred to afterwards. Raises `Stalled` where the disk
+        can't take it: then nothing has changed, and it must be offered again."""
         message = packet.message
         if isinstance(message, SessionStart):
             self._begin_session(message)
@@ -102,79 +143,126 @@ class Recorder:
         elif isinstance(message, Step):
             if message.index <= self._last_index:
                 return
+            self._add(encode_step(packet, self._quality), step=True)
             self._steps, self._last_index = self._steps + 1, message.index
-            self._add(encode_step(packet, self._quality))
+            if message.captured_s and self._session is not None and self._session.pace == REALTIME:
+                self.ages.append(time.monotonic() - min(message.captured_s.values()))
         elif isinstance(message, EpisodeEnd):
             if self._start is not None:
-                self._add(wire.pack(message))
-                self._finish()
+                self._end(message)
         else:
             raise WireError("message that control does not send", found=type(message).__name__)
 
     def close(self) -> None:
-        """Finish an episode that control left open (it died): what there is is kept."""
+        """Finish an episode that control left open (it died): what there is is kept. Raises `Stalled`."""
         if self._start is not None:
             why = "control ended before the episode did"
-            end = EpisodeEnd(self._start.episode_seq, self._steps, "aborted", None, why)
-            self._add(wire.pack(end))
-            self._finish()
+            self._end(EpisodeEnd(self._start.episode_seq, self._steps, "aborted", None, why))
 
     def _begin_session(self, message: SessionStart) -> None:
         if self._session is not None and self._session.session_id != message.session_id:
             self.close()
-        self._session = msgspec.structs.replace(
+        session = msgspec.structs.replace(
             message, colour_codec=images.JPEG, depth_codec=images.DEPTH_VZS_ZSTD
         )
-        atomic.write_bytes(self._session_path, bytes(wire.pack(self._session)[0]))
+        with _stalling(self._waits):
+            atomic.write_bytes(self._session_path, bytes(wire.pack(session)[0]))
+        self._session = session
 
     def _begin(self, start: EpisodeStart) -> None:
         if start == self._start:
             return
         self.close()
-        self._start, self._steps, self._last_index = start, 0, -1
         session = self._session
-        try:
-            if session is None or session.session_id != start.session_id:
-                raise EntracteError("episode before its session's start", found=start.session_id)
-            self._log = self.spool.begin(start.session_id, start.episode_seq)
+        if session is None or session.session_id != start.session_id:
+            self.error = (
+                f"episode {start.episode_seq} before the start of session {start.session_id}"
+            )
+        else:
             self.error = ""
-            self._add(wire.pack(session))
-        except (EntracteError, OSError) as error:
-            self.error = str(error)
-        self._add(wire.pack(start))
+            try:
+                with _stalling(self._waits):
+                    self._log = self._open_log(session, start)
+            except (SpoolFull, OSError) as error:
+                self.error = str(error)
+        self.unkept += self._log is None
+        self._start, self._steps, self._last_index = start, 0, -1
+        if session is not None:
+            self._show(wire.pack(session), step=False)
+        self._show(wire.pack(start), step=False)
 
-    def _add(self, parts: Parts) -> None:
-        """The same packet to the log and to the live stream."""
+    def _open_log(self, session: SessionStart, start: EpisodeStart) -> EpisodeLogWriter:
+        log = self.spool.begin(start.session_id, start.episode_seq, under_way=self._waits)
+        try:
+            log.append(wire.pack(session))
+            log.append(wire.pack(start))
+        except OSError:
+            log.abandon()
+            raise
+        return log
+
+    def _show(self, parts: Parts, *, step: bool) -> None:
         if self._live is not None:
-            self._live.push(parts)
+            self._live.push(parts, step=step)
+
+    def _add(self, parts: Parts, *, step: bool = False) -> None:
+        """The same packet to the log and to the live stream."""
         if self._log is None:
             self.lost_records += 1
-            return
-        try:
-            self._log.append(parts)
-        except (EntracteError, OSError) as error:
-            # A full disk must not take the stream or the loop with it; the torn log is kept as far as
-            # it got and finished at the next start.
-            self.error = str(error)
-            self._log = None
+        else:
+            try:
+                with _stalling(self._waits):
+                    self._log.append(parts)
+            except WireError as error:
+                self.error = str(error)
+                self.lost_records += 1
+            except OSError as error:
+                # A full disk must not take the stream or the loop with it: what there is is kept.
+                self.error = str(error)
+                self.lost_records += 1
+                self._keep_torn(self._log)
+        self._show(parts, step=step)
 
-    def _finish(self) -> None:
-        log, start, self._log, self._start = self._log, self._start, None, None
-        if log is None or start is None:
-            return
-        try:
-            self.spool.finished(start.session_id, start.episode_seq, log.finish())
-        except OSError as error:
-            self.error = str(error)
+    def _keep_torn(self, log: EpisodeLogWriter) -> None:
+        """An episode that goes on without being recorded: its log ends here."""
+        self._log = None
+        self.unkept += 1
+        with contextlib.suppress(OSError):  # else the next start finds it
+            self.spool.finish_unread(log)
+
+    def _end(self, end: EpisodeEnd) -> None:
+        """Write the end once and finish; after `Stalled` it goes on where it was."""
+        if not self._ended:
+            self._add(wire.pack(end))
+            self._ended = True
+        self._finish(keep=end.reason != "rerecord")
+
+    def _finish(self, *, keep: bool = True) -> None:
+        log, start = self._log, self._start
+        if log is not None and start is not None:
+            try:
+                with _stalling(self._waits):
+                    if keep:
+                        self.spool.finished(start.session_id, start.episode_seq, log.finish())
+                    else:
+                        log.abandon()
+            except OSError as error:
+                self.error = str(error)
+        self._log, self._start, self._ended = None, None, False
 
     def _resume(self) -> None:
-        if self._session_path.exists():
-            data = atomic.read_bytes(self._session_path, wire.MAX_HEADER_BYTES)
-            message = wire.unpack([data]).message
-            self._session = message if isinstance(message, SessionStart) else None
+        self._session = self._read_session()
         for log, packets in self.spool.interrupted():
-            self.close()  # only the newest can still be running
-            messages = [wire.unpack(parts).message for parts in packets]
+            with contextlib.suppress(Stalled):  # it is found again at the next start
+                self.close()  # only the newest can still be running
+            oldest = wire.OLDEST_ON_DISK
+            try:
+                messages = [wire.unpack(parts, oldest=oldest).message for parts in packets]
+            except WireError as error:
+                # Not ours to judge, no reason not to start: the trainer keeps it and says why it's no use.
+                self.error = str(error)
+                self.spool.finish_unread(log)
+                continue
             starts = [message for message in messages if isinstance(message, EpisodeStart)]
             steps = [message for message in messages if isinstance(message, Step)]
             if not starts:
@@ -182,8 +270,22 @@ class Recorder:
                 continue
             self._log, self._start = log, starts[0]
             self._steps, self._last_index = len(steps), steps[-1].index if steps else -1
-            if isinstance(messages[-1], EpisodeEnd):
-                self._finish()
+            last = messages[-1]
+            if isinstance(last, EpisodeEnd):
+                self._ended = True
+                with contextlib.suppress(
+                    Stalled
+                ):  # the next record from the ring brings it back here
+                    self._end(last)
+
+    def _read_session(self) -> SessionStart | None:
+        """None where there is none that can be read: control tells it again at its next start."""
+        try:
+            data = atomic.read_bytes(self._session_path, wire.MAX_HEADER_BYTES)
+            message = wire.unpack([data], oldest=wire.OLDEST_ON_DISK).message
+        except (atomic.FileError, WireError):
+            return None
+        return message if isinstance(message, SessionStart) else None
 
 
 class Uploader:
@@ -192,39 +294,62 @@ class Uploader:
     def __init__(self, spool: Spool, robot_id: str, send: Send) -> None:
         self._spool, self._robot_id, self._send = spool, robot_id, send
         self._current: tuple[str, int] | None = None
-        self._active_s = 0.0
+        self._again_s = -math.inf
+        self._foreign: deque[str] = deque(maxlen=FOREIGN_TIMES)
         self.delivered = self.bytes_sent = 0
+        self.waits_for = ""
+        """Why the trainer takes nothing in now, in its words; "" while it does."""
+        self.aside: list[Path] = []
+        """Episodes in place of which the trainer has others: kept here, not offered again."""
 
     def tick(self, now_s: float) -> None:
         """Offer the next episode, or the same again when nothing was heard of it for a while."""
-        if self._current is not None and now_s - self._active_s < OFFER_AGAIN_S:
+        if self._current is not None and now_s < self._again_s:
             return
         waiting = self._spool.waiting
         if not waiting:
             self._current = None
             return
         item = waiting[0]
+        log = item.log
         offer = EpisodeOffer(
-            self._robot_id, item.session_id, item.episode_seq, item.log.nbytes, item.log.sha256
+            self._robot_id, item.session_id, item.episode_seq, log.nbytes, log.sha256
         )
-        self._current, self._active_s = (item.session_id, item.episode_seq), now_s
+        self._current, self._again_s = (item.session_id, item.episode_seq), now_s + OFFER_AGAIN_S
         self._send(wire.pack(offer))
 
     def on_want(self, want: EpisodeWant, now_s: float) -> None:
         item = self._spool.find(want.session_id, want.episode_seq)
-        if item is None or not 0 <= want.offset < item.log.nbytes or want.length <= 0:
+        if item is None or not 0 <= want.offset < item.nbytes or want.length <= 0:
             return
-        self._active_s = now_s
-        with item.log.path.open("rb") as file:
+        self._again_s, self.waits_for = now_s + OFFER_AGAIN_S, ""
+        with item.path.open("rb") as file:
             file.seek(want.offset)
             data = np.frombuffer(file.read(min(want.length, MAX_CHUNK_BYTES)), np.uint8)
         chunk = EpisodeChunk(self._robot_id, want.session_id, want.episode_seq, want.offset)
         if self._send(wire.pack(chunk, [wire.raw("data", data)])):
             self.bytes_sent += data.nbytes
 
+    def on_wait(self, wait: EpisodeWait, now_s: float) -> None:
+        """The trainer has no room: ask less often."""
+        if self._current == (wait.session_id, wait.episode_seq):
+            self.waits_for, self._again_s = wait.reason, now_s + WAIT_AGAIN_S
+
     def on_stored(self, stored: EpisodeStored, now_s: float) -> None:
-        if self._spool.drop(stored.session_id, stored.episode_seq):
-            self.delivered += 1
-        if self._current == (stored.session_id, stored.episode_seq):
+        """Drop what is stored, if it is what we have: what was acknowledged in error is kept."""
+        key = (stored.session_id, stored.episode_seq)
+        item = self._spool.find(*key)
+        if item is None:
+            return
+        if item.log.sha256 != stored.sha256:
+            self._foreign.append(f"{key} {stored.sha256}")
+            if self._foreign.count(self._foreign[-1]) == FOREIGN_TIMES:
+                aside = self._spool.set_aside(*key)
+                self.aside += [aside] if aside else []
+            return
+        self._spool.drop(*key)
+        self.delivered += 1
+        self.waits_for = ""
+        if self._current == key:
             self._current = None
             self.tick(now_s)

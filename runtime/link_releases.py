@@ -10,7 +10,9 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Collection
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +20,7 @@ import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from contracts import wire
+from contracts.encodings import KINDS, kind_of
 from contracts.errors import ReleaseRejected, WireError
 from contracts.files import atomic
 from contracts.messages import (
@@ -28,10 +31,11 @@ from contracts.messages import (
     ReleaseQuery,
     ReleaseWant,
 )
-from contracts.package import PackageManifest, check_tensors, package_id
-from contracts.release import MAX_WEIGHTS_BYTES, ReleaseManifest, verify, verify_weights
-from contracts.weights import read_tensors
+from contracts.package import PackageManifest, package_id
+from contracts.release import Expected, ReleaseManifest, verify
+from contracts.specs import spec_hash
 from runtime.link_episodes import Send
+from runtime.release_files import EncodingRefused, ReleaseFiles, Way
 from runtime.slots import SlotStore
 
 CHUNK_BYTES = 512 * 1024
@@ -39,17 +43,37 @@ CREDIT = 4
 """Chunks asked for ahead: bounds what waits in the sockets, so that heartbeats are not held up."""
 SILENCE_S = 1.0
 BACK_OFF_S = 1.0
+TELL_AGAIN_S = 2.0
+"""What is held is said again so often, for a trainer that was restarted; queries between don't repeat it."""
+
+
+Background = Callable[[Callable[[], None]], "Future[None]"]
+"""Runs something beside the caller, or at once; the future is done when it has ended."""
+
+
+def at_once(work: Callable[[], None]) -> Future[None]:
+    """A `Background` for tests and for a process with nothing else to do."""
+    future: Future[None] = Future()
+    try:
+        work()
+        future.set_result(None)
+    except Exception as error:
+        future.set_exception(error)
+    return future
 
 
 @dataclass
 class _Fetch:
+    offer: ReleaseOffer
     manifest: ReleaseManifest
     slot: str
     offered_s: float
+    way: Way
     received: int
     asked: int
     heard_s: float
     bytes_on_wire: int = 0
+    unpacking: Future[None] | None = None
 
 
 class ReleaseFetcher:
@@ -68,6 +92,10 @@ class ReleaseFetcher:
         report: Callable[[ReleaseOutcome], None],
         on_staged: Callable[[int], None],
         on_refused: Callable[[int], None] = lambda seq: None,
+        own: tuple[str, Path] | None = None,
+        calibration_id: str | None = None,
+        features: Callable[[], Collection[str]] = lambda: KINDS,
+        background: Background = at_once,
         poll_s: float = 0.05,
         clock: Callable[[], float] = time.monotonic,
         unix_clock: Callable[[], float] = time.time,
@@ -75,27 +103,41 @@ class ReleaseFetcher:
         """`key_path`: hex of the trainer's public key; read when first needed, since enrolment may come
         after the start. `report` takes what the trainer must hear of, durably. `on_staged` is called with
         the publish_seq of each newly staged release, `on_refused` with that of each signed one whose
-        content is not sound."""
+        content is not sound. `own`: the package's own refinable weights, a delta's first base.
+        `calibration_id`: of this robot's cameras; None: the package's. `features`: what both ends can do,
+        encodings among them. `background`: where what arrived is unpacked and checked, which takes long for
+        large weights."""
         self.target, self._package, self._slots = target, package, slots
         self._package_id = package_id(package)
         self._robot_id, self._session_id = robot_id, session_id
         self._key_path, self._send = key_path, send
         self._report, self._poll_s = report, poll_s
         self._on_staged, self._on_refused = on_staged, on_refused
-        self._clock, self._unix_clock = clock, unix_clock
+        self._features = features
+        self._background, self._clock, self._unix_clock = background, clock, unix_clock
+        own_calibration = package.observation.calibration_id
+        self._calibration_id = own_calibration if calibration_id is None else calibration_id
+        self._files = ReleaseFiles(slots, own)
+        self._have = tuple(self._files.held())
+        self._told: tuple[tuple[str, ...], float] = ((), -math.inf)
         self._fetch: _Fetch | None = None
         self._next_query_s = 0.0
         self._refused: set[str] = set()
+        self._refused_ways: tuple[int, set[str]] = (0, set())
         self._newest_seq = slots.state().newest_seq
         self.rejected = self.bytes_fetched = 0
+        self.reasons: Counter[str] = Counter()
+        """Refusals by their reason: of offers, of ways to have one ("encoding", "base"), of contents."""
         self.trainer_iteration = -1
-        staged = slots.find("staged")
-        if staged is not None:
-            on_staged(staged[1].publish_seq)
+        if staged := slots.finish_staging():
+            on_staged(staged)
 
     def tick(self, now_s: float) -> None:
         fetch = self._fetch
         if fetch is not None:
+            if fetch.unpacking is not None:
+                self._end_unpacking(fetch)
+                return
             if now_s - fetch.heard_s > SILENCE_S:
                 # The trainer may have restarted: ask anew; the same offer goes on where this stopped.
                 self._fetch = None
@@ -104,8 +146,13 @@ class ReleaseFetcher:
                 return
         if now_s >= self._next_query_s:
             self._next_query_s = now_s + self._poll_s
-            query = ReleaseQuery(self._robot_id, self.target, self._package_id, self._newest_seq)
-            self._send(wire.pack(query))
+            news = self._have != self._told[0] or now_s - self._told[1] > TELL_AGAIN_S
+            have = self._have if news else ()
+            query = ReleaseQuery(
+                self._robot_id, self.target, self._package_id, self._newest_seq, have
+            )
+            if self._send(wire.pack(query)) and news:
+                self._told = (self._have, now_s)
 
     def on_none(self, none: ReleaseNone) -> None:
         self.trainer_iteration = none.iteration
@@ -114,20 +161,27 @@ class ReleaseFetcher:
         now_s = self._clock()
         if self._fetch is not None:
             return  # one at a time; a newer one is offered again when this one is staged
+        action = self._package.action
+        expected = Expected(
+            target=self.target,
+            package_id=self._package_id,
+            robot_id=self._robot_id,
+            newest_seq=self._newest_seq,
+            calibration_id=self._calibration_id,
+            observation=spec_hash(self._package.observation),
+            action=spec_hash(action) if action else "",
+        )
         try:
             manifest = verify(
                 offer.manifest,
                 offer.signature,
                 self._public_key(),
-                target=self.target,
-                package_id=self._package_id,
-                robot_id=self._robot_id,
-                newest_seq=self._newest_seq,
+                expected,
                 now_unix_s=self._unix_clock(),
             )
-            if {t.name: t for t in manifest.tensors} != {
-                t.name: t for t in self._package.refinable
-            }:
+            if sorted(t.name for t in manifest.tensors) != sorted(
+                t.name for t in self._package.refinable
+            ) or set(manifest.tensors) != set(self._package.refinable):
                 raise ReleaseRejected("tensors", "tensors are not the package's refinable ones")
         except ReleaseRejected as error:
             if error.reason == "replay" and self._known(offer):
@@ -135,11 +189,34 @@ class ReleaseFetcher:
             self._refuse(offer, error)
             self._next_query_s = now_s + BACK_OFF_S
             return
-        slot, received = self._slots.begin_fetch(manifest, now_s)
-        if received > manifest.nbytes:
-            self._slots.partial_path(slot).unlink()
-            received = 0
-        self._fetch = _Fetch(manifest, slot, now_s, received, received, now_s)
+        slot, _ = self._slots.begin_fetch(manifest, now_s)
+        if self._refused_ways[0] != manifest.publish_seq:
+            self._refused_ways = (manifest.publish_seq, set())
+        self._have = tuple(self._files.held())
+        self._begin(offer, manifest, slot, now_s)
+
+    def _begin(
+        self,
+        offer: ReleaseOffer,
+        manifest: ReleaseManifest,
+        slot: str,
+        offered_s: float,
+        wasted: int = 0,
+    ) -> None:
+        features = self._features()
+        known = [each for each in offer.encodings if kind_of(each.id) in features]
+        way = self._files.choose(manifest, slot, known, self._refused_ways[1])
+        self._fetch = _Fetch(
+            offer,
+            manifest,
+            slot,
+            offered_s,
+            way,
+            received=way.received,
+            asked=way.received,
+            heard_s=self._clock(),
+            bytes_on_wire=wasted + way.received,
+        )
         self._go_on()
 
     def on_chunk(self, chunk: ReleaseChunk, packet: wire.Packet) -> None:
@@ -147,12 +224,12 @@ class ReleaseFetcher:
         fetch = self._fetch
         if fetch is None or chunk.publish_seq != fetch.manifest.publish_seq:
             return  # of a fetch that was given up
-        if chunk.offset != fetch.received:
-            return  # one before it was lost: silence brings it back
+        if chunk.offset != fetch.received or chunk.encoding != fetch.way.name:
+            return  # one before it was lost (silence brings it back), or of another way
         data = packet.array("data")
         if data.dtype != "uint8" or not 0 < data.nbytes <= fetch.asked - fetch.received:
             raise WireError("release chunk of another size than asked for", found=data.nbytes)
-        with self._slots.partial_path(fetch.slot).open("ab") as file:
+        with fetch.way.path.open("ab") as file:
             file.write(data.data)
         fetch.received += data.nbytes
         fetch.bytes_on_wire += data.nbytes
@@ -168,43 +245,68 @@ class ReleaseFetcher:
     def _go_on(self) -> None:
         fetch = self._fetch
         assert fetch is not None
-        if fetch.received == fetch.manifest.nbytes:
-            self._fetch = None
-            self._stage(fetch)
+        if fetch.received == fetch.way.nbytes:
+            fetch.unpacking = self._background(
+                lambda: self._files.unpack(fetch.manifest, fetch.slot, fetch.way, self._package)
+            )
+            self._end_unpacking(fetch)
             return
-        while fetch.asked < fetch.manifest.nbytes and (
+        while fetch.asked < fetch.way.nbytes and (
             fetch.asked - fetch.received < CREDIT * CHUNK_BYTES
         ):
-            length = min(CHUNK_BYTES, fetch.manifest.nbytes - fetch.asked)
             want = ReleaseWant(
-                self._robot_id, self.target, fetch.manifest.publish_seq, fetch.asked, length
+                self._robot_id,
+                self.target,
+                fetch.manifest.publish_seq,
+                fetch.asked,
+                min(CHUNK_BYTES, fetch.way.nbytes - fetch.asked),
+                fetch.way.name,
             )
             if not self._send(wire.pack(want)):
                 return
-            fetch.asked += length
+            fetch.asked += want.length
 
-    def _stage(self, fetch: _Fetch) -> None:
-        """Complete: check every byte before it gets a name, then let control have it."""
-        try:
-            data = atomic.read_bytes(self._slots.partial_path(fetch.slot), MAX_WEIGHTS_BYTES)
-            verify_weights(fetch.manifest, data)
-            problems = check_tensors(self._package.refinable, read_tensors(data))
-            if problems:
-                raise ReleaseRejected("tensors", f"weights do not fit: {'; '.join(problems[:3])}")
-        except ReleaseRejected as error:
+    def _end_unpacking(self, fetch: _Fetch) -> None:
+        """Complete and checked to the last byte: it gets its name, and control may have it."""
+        assert fetch.unpacking is not None
+        if not fetch.unpacking.done():
+            return
+        error = fetch.unpacking.exception()
+        if isinstance(error, EncodingRefused):
+            self._another_way(fetch, error)
+            return
+        self._fetch = None
+        self._next_query_s = self._clock()
+        if isinstance(error, ReleaseRejected):
             # Told before it is done: killed in between, the same is found and told again.
             seq = fetch.manifest.publish_seq
-            self._reject(f"{self.target}-{seq}", seq, str(error), fetch.bytes_on_wire)
+            self._reject(f"{self.target}-{seq}", seq, error, fetch.bytes_on_wire)
             self._slots.quarantine(fetch.slot, f"{error.reason}: {error}")
             self._newest_seq = self._slots.state().newest_seq
             self._on_refused(seq)
             return
-        finally:
-            self._next_query_s = self._clock()
+        if isinstance(error, OSError | atomic.FileError):
+            self.reasons["disk"] += 1  # full or failing: what arrived stays for the next try
+            self._next_query_s += BACK_OFF_S
+            return
+        if error is not None:
+            raise error
+        self._stage(fetch)
+
+    def _another_way(self, fetch: _Fetch, error: EncodingRefused) -> None:
+        """The release may be sound although this encoding of it is not: fetch it without that one."""
+        fetch.way.path.unlink(missing_ok=True)
+        self.reasons[error.reason] += 1
+        self._refused_ways[1].add(fetch.way.name)
+        self._begin(fetch.offer, fetch.manifest, fetch.slot, fetch.offered_s, fetch.bytes_on_wire)
+
+    def _stage(self, fetch: _Fetch) -> None:
         verified_s = self._clock() - fetch.offered_s
         self._slots.mark_verified(fetch.slot, verified_s, fetch.bytes_on_wire)
+        self._files.forget(fetch.slot)
         self._slots.mark_staged(fetch.slot, self._clock() - fetch.offered_s)
         self._newest_seq = fetch.manifest.publish_seq
+        self._have = tuple(self._files.held())
         self._on_staged(fetch.manifest.publish_seq)
 
     def _known(self, offer: ReleaseOffer) -> bool:
@@ -221,16 +323,19 @@ class ReleaseFetcher:
             if len(self._refused) > 1000:
                 self._refused.clear()
             self._refused.add(digest)
-            self._reject(f"offer-{digest[:16]}", 0, str(error), 0)
+            self._reject(f"offer-{digest[:16]}", 0, error, 0)
 
-    def _reject(self, what: str, publish_seq: int, reason: str, bytes_on_wire: int) -> None:
+    def _reject(
+        self, what: str, publish_seq: int, error: ReleaseRejected, bytes_on_wire: int
+    ) -> None:
+        self.reasons[error.reason] += 1
         self.report(
             ReleaseOutcome(
                 self._robot_id,
                 self.target,
                 publish_seq,
                 "rejected",
-                reason,
+                str(error),
                 -1,
                 bytes_on_wire,
                 math.nan,
@@ -249,5 +354,5 @@ class ReleaseFetcher:
                 "key",
                 "no usable public key of the trainer",
                 found=str(error),
-                remedy=f"copy the trainer's trainer.pub to {self._key_path}",
+                remedy=f"enroll, or copy the trainer's trainer.pub to {self._key_path}",
             ) from error

@@ -35,7 +35,8 @@ class OutcomeSpool:
                 path.unlink(missing_ok=True)
                 continue
             try:
-                message = wire.unpack([atomic.read_bytes(path, wire.MAX_HEADER_BYTES)]).message
+                data = atomic.read_bytes(path, wire.MAX_HEADER_BYTES)
+                message = wire.unpack([data], oldest=wire.OLDEST_ON_DISK).message
             except (atomic.FileError, WireError):
                 message = None
             if isinstance(message, ReleaseOutcome):

@@ -6,8 +6,7 @@ is counted; it is never caught up in a burst of short ticks.
 
 from __future__ import annotations
 
-from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 BEAT_S = 0.008
 """A loop that waits shows this often that it could go on. Without it the watchdog's patience would pass in
@@ -42,33 +41,6 @@ def begin_tick(pace: Pace, now_s: float) -> tuple[Pace, float]:
 def next_wake(pace: Pace, now_s: float) -> float:
     """Until when to wait before giving a sign of life: the deadline, or a beat from now."""
     return min(pace.deadline_s, now_s + BEAT_S)
-
-
-@dataclass
-class LatenessWindow:
-    """The last `size` latenesses and tick lengths, for the board: p99 and rate."""
-
-    size: int = 300
-    _lateness_s: deque[float] = field(default_factory=deque)
-    _starts_s: deque[float] = field(default_factory=deque)
-
-    def add(self, now_s: float, lateness_s: float) -> None:
-        self._lateness_s.append(lateness_s)
-        self._starts_s.append(now_s)
-        if len(self._lateness_s) > self.size:
-            self._lateness_s.popleft()
-            self._starts_s.popleft()
-
-    def p99_s(self) -> float:
-        if not self._lateness_s:
-            return 0.0
-        return percentile(sorted(self._lateness_s), 0.99)
-
-    def rate_hz(self) -> float:
-        if len(self._starts_s) < 2:
-            return 0.0
-        span_s = self._starts_s[-1] - self._starts_s[0]
-        return (len(self._starts_s) - 1) / span_s if span_s > 0 else 0.0
 
 
 def percentile(ordered: list[float], share: float) -> float:

@@ -17,16 +17,20 @@ from contracts.errors import ConfigError, EntracteError, PackageError
 from contracts.files import atomic
 from contracts.files.packages import Package, load_package, read_safetensors
 from contracts.language import encode, unknown_words
-from contracts.package import OBSERVATION_STEPS, ChunkSpec
+from contracts.package import OBSERVATION_STEPS, PREFIX, PREFIX_WEIGHT, ChunkSpec
 from contracts.release import MAX_WEIGHTS_BYTES
-from runtime.config import PolicySection, Run
+from runtime.config import PolicySection
 from runtime.engines import Engine, EngineOptions, open_engine, options_of
 from runtime.preflight import need_camera
+from runtime.run import Run
 from runtime.slots import SlotStore
 from runtime.swap import Swapper
 
 Seen = tuple[Mapping[str, np.ndarray], np.ndarray]
 """Pictures uint8[H,W,3] by camera and joints float32[joints] of one moment."""
+Underway = tuple[Sequence[Sequence[float]], int]
+"""What the chunk under way has for the new one's entries, and how many of them will have been executed by
+then (`Scheduler.underway`)."""
 # Sets the draw of a chunk's offset apart from that of its noise.
 _EXPLORATION = 1
 MOST_OBSERVATIONS = 16
@@ -63,6 +67,7 @@ class PolicyRunner:
         self._trunk, self._section = trunk, section
         self._takes = {spec.name: spec.shape for spec in trunk.inputs}
         self._noise_shape = _noise_shape(swapper.engine, section)
+        self._prefixed = _prefixed(swapper.engine, section)
         self.observations = _observations(package)
         self._joints = len(action.names)
         self._tokens = self._encode("")
@@ -88,14 +93,16 @@ class PolicyRunner:
         state: np.ndarray,
         number: int,
         earlier: Sequence[Seen] = (),
+        underway: Underway = ((), 0),
     ) -> Inference:
         """One chunk from uint8[H,W,3] per camera and float32[joints]; `earlier`: the observations before,
-        oldest first, for a policy that takes `observations` of them. Raises `PolicyFault`."""
-        head = self._head_inputs([*earlier, (pictures, state)], number)
+        oldest first, for a policy that takes `observations` of them; `underway`: what real-time chunking goes
+        on from. Raises `PolicyFault`."""
+        head = self._head_inputs([*earlier, (pictures, state)], number, underway)
         # Some engines' ReLU and Clip make a number of NaN: the chunk alone would not show it.
         if not np.isfinite(head["features"]).all():
             raise PolicyFault("what the policy's trunk sees holds NaN or infinity")
-        out = self.swapper.engine.run(head)
+        out = self.swapper.run(head)
         chunks = out["chunks"]
         choice = int(np.asarray(out["choice"]).reshape(-1)[0]) if "choice" in out else 0
         if not 0 <= choice < len(chunks):
@@ -124,13 +131,15 @@ class PolicyRunner:
         blank = blank_pictures(run, self.manifest.cameras)
         state = np.zeros(len(self.manifest.observation.state_names), np.float32)
         for _ in range(2):
-            self.swapper.engine.run(self._head_inputs([(blank, state)], 0))
+            self.swapper.engine.run(self._head_inputs([(blank, state)], 0, ((), 0)))
 
     def close(self) -> None:
         self.swapper.close()
         self._trunk.close()
 
-    def _head_inputs(self, seen: Sequence[Seen], number: int) -> dict[str, np.ndarray]:
+    def _head_inputs(
+        self, seen: Sequence[Seen], number: int, underway: Underway
+    ) -> dict[str, np.ndarray]:
         """What the head takes of the last observations, in arrays of their own: they are remembered for the
         next release's replay. The first is there as often as others are missing."""
         seen = [*[seen[0]] * (self.observations - len(seen)), *seen]
@@ -139,7 +148,22 @@ class PolicyRunner:
         head = {"features": features[0] if len(features) == 1 else np.concatenate(features)}
         if self._noise_shape is not None:
             head["noise"] = self._noise(self._noise_shape, number)
+        if self._prefixed:
+            head |= self._prefix(*underway)
         return head
+
+    def _prefix(self, actions: Sequence[Sequence[float]], settled: int) -> dict[str, np.ndarray]:
+        """What the head goes on from: all of the first `settled` entries, and of the next ones a share that
+        falls as in Black et al. 2025 (arXiv 2506.07339, equation 5)."""
+        prefix = np.zeros((1, self.chunk.length, self._joints), np.float32)
+        weight = np.zeros((1, self.chunk.length), np.float32)
+        if self._section.chunks == "realtime" and settled:
+            kept = min(len(actions), settled + self._section.fade_steps, self.chunk.length)
+            prefix[0, :kept] = actions[:kept]
+            falling = 1.0 - np.arange(1, kept - settled + 1) / (kept - settled + 1)
+            weight[0, :settled] = 1.0
+            weight[0, settled:kept] = falling * np.expm1(falling) / np.expm1(1.0)
+        return {PREFIX: prefix, PREFIX_WEIGHT: weight}
 
     def _trunk_inputs(self, seen: Seen) -> dict[str, np.ndarray]:
         pictures, state = seen
@@ -180,6 +204,20 @@ def _observations(package: Package) -> int:
     return int(wanted)
 
 
+def _prefixed(head: Engine, section: PolicySection) -> bool:
+    """Whether the head can go on from a chunk under way. Raises `ConfigError` where `section` wants that of
+    one that can't."""
+    prefixed = {PREFIX, PREFIX_WEIGHT} <= {spec.name for spec in head.inputs}
+    if section.chunks == "realtime" and not prefixed:
+        raise ConfigError(
+            "policy.chunks: this policy can't go on from a chunk under way",
+            expected=f"a package whose head takes '{PREFIX}'",
+            found=f"inputs {[spec.name for spec in head.inputs]}",
+            remedy="export it again with this version, or set policy.chunks=splice",
+        )
+    return prefixed
+
+
 def _noise_shape(head: Engine, section: PolicySection) -> tuple[int, ...] | None:
     """Shape of the noise that a head takes, -1 first where the number of candidate chunks is free; None for a
     head that draws nothing. Raises `ConfigError` if `section` wants more candidates than it can draw."""
@@ -209,7 +247,14 @@ def open_policy(run: Run) -> PolicyRunner:
         head = open_head(package, options, section.weights)
         opened.callback(head.close)
         slots = SlotStore(run.slots_dir / "policy", package.package_id)
-        swapper = Swapper("policy", slots, package, head, robot_id=run.config.robot.id)
+        swapper = Swapper(
+            "policy",
+            slots,
+            package,
+            head,
+            robot_id=run.config.robot.id,
+            rules=run.config.probation,
+        )
         runner = PolicyRunner(package, trunk, swapper, section)
         opened.pop_all()
     return runner

@@ -23,6 +23,7 @@ class Rank(IntEnum):
     BUS = 25
     LOOP = 20
     INFERENCE = 15
+    AHEAD = 10
 
 
 def run_first(rank: Rank = Rank.LOOP) -> str:

@@ -14,9 +14,10 @@ import numpy as np
 from contracts.files.packages import Package
 from contracts.language import encode, unknown_words
 from contracts.reward import RewardSignal, abstain
-from runtime.config import RewardSection, Run
+from runtime.config import RewardSection
 from runtime.engines import Engine, open_engine, options_of
 from runtime.policy import blank_pictures, images_for, open_head, open_package
+from runtime.run import Run
 from runtime.slots import SlotStore
 from runtime.swap import Swapper
 from runtime.vlm_reward import VlmRunner, open_vlm
@@ -102,7 +103,7 @@ class RewardRunner:
             "current": current,
             "tokens": self._tokens,
         }
-        out = self.swapper.engine.run(inputs)
+        out = self.swapper.run(inputs)
         names = ("process", "completion", "contrastive", "ground")
         values = {name: float(np.asarray(out[name]).reshape(-1)[0]) for name in names}
         if not np.isfinite(list(values.values())).all():
@@ -144,7 +145,14 @@ def open_reward(run: Run) -> Reward | None:
         head = open_head(package, options, "")
         opened.callback(head.close)
         slots = SlotStore(run.slots_dir / "reward", package.package_id)
-        swapper = Swapper("reward", slots, package, head, robot_id=run.config.robot.id)
+        swapper = Swapper(
+            "reward",
+            slots,
+            package,
+            head,
+            robot_id=run.config.robot.id,
+            rules=run.config.probation,
+        )
         runner = RewardRunner(package, trunk, swapper, section, run.config.loop.rate_hz)
         opened.pop_all()
     return runner

@@ -22,6 +22,7 @@ _HEADER = 64 * 4  # each counter on a cache line of its own
 _MAGIC_WORD, _CAPACITY_WORD, _HEAD_WORD, _TAIL_WORD = 0, 1, 8, 16
 _PUSHED_WORD, _POPPED_WORD = 9, 17
 _WRAP = -1
+_MOST = 1 << 62
 MAX_PARTS = 64
 
 
@@ -77,8 +78,8 @@ class Ring:
             raise RingError(f"no ring at {path}", found=error.strerror) from error
         try:
             size = os.fstat(file).st_size
-            if size <= _HEADER:
-                raise RingError(f"{path} is too small for a ring")
+            if size <= _HEADER or size % 8:
+                raise RingError(f"{path} is of no size that a ring has", found=f"{size} bytes")
             ring = cls(file, path, size)
         finally:
             os.close(file)
@@ -110,7 +111,7 @@ class Ring:
                 found=size,
                 remedy="raise recording.ring_s in the hardware config",
             )
-        head, tail = self._header[_HEAD_WORD], self._header[_TAIL_WORD]
+        head, tail = self._positions()
         start = head % self.capacity
         skip = self.capacity - start if start + size > self.capacity else 0
         if head + skip + size - tail > self.capacity:
@@ -137,7 +138,7 @@ class Ring:
         """The oldest record as views into the ring, valid until `release`; None when empty."""
         if self._popped is not None:
             raise RingError("pop before the last record was released")
-        head, tail = self._header[_HEAD_WORD], self._header[_TAIL_WORD]
+        head, tail = self._positions()
         if head == tail:
             return None
         with self._barrier:
@@ -164,6 +165,16 @@ class Ring:
         self._popped, self._lent = skip + size, parts
         return list(parts)
 
+    def _positions(self) -> tuple[int, int]:
+        """(head, tail), where both sides can have left them. Raises `RingError`."""
+        tail, head = self._header[_TAIL_WORD], self._header[_HEAD_WORD]
+        popped, pushed = self._header[_POPPED_WORD], self._header[_PUSHED_WORD]
+        if not 0 <= head - tail <= self.capacity or (head | tail) % 8 or not 0 <= tail <= _MOST:
+            raise RingError("corrupt positions", found=f"{tail} to {head}")
+        if not (0 <= pushed <= _MOST and 0 <= popped <= _MOST):
+            raise RingError("corrupt counts", found=f"{pushed} pushed, {popped} popped")
+        return head, tail
+
     def release(self) -> None:
         """Give the room of the popped record back; its views must not be used any more."""
         if self._popped is None:
@@ -174,6 +185,12 @@ class Ring:
         self._header[_POPPED_WORD] = self._header[_POPPED_WORD] + 1
         self._header[_TAIL_WORD] = self._header[_TAIL_WORD] + self._popped
         self._popped = None
+
+    def put_back(self) -> None:
+        """Leave the popped record where it is: the next `pop` gives it again."""
+        if self._popped is None:
+            raise RingError("put_back without pop")
+        self._lent, self._popped = [], None
 
     def close(self) -> None:
         """Unmap; views handed out by `pop` must be gone."""

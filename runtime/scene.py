@@ -23,7 +23,7 @@ from runtime.bench.protocol import (
     Reset,
     SceneReady,
 )
-from runtime.config import Run
+from runtime.run import Run
 
 RESET_TIMEOUT_S = 60.0
 

@@ -1,8 +1,8 @@
 """Slots: where the robot keeps verified releases, and which of them it may start from. Owns the disk state.
 
-Four slots a target: the releases committed, on probation, staged and arriving never share a place.
-Every transition is one fsynced replacement of `state.json` under a file lock (link and control both move
-releases along), so a power cut at any point leaves the last committed release to start from.
+Five slots a target: the releases committed, committed before that, on probation, staged and arriving never
+share a place. Every transition is one fsynced replacement of `state.json` under a file lock (link, control
+and a person's command move releases along), so a power cut at any point leaves a committed one to start from.
 """
 
 from __future__ import annotations
@@ -16,74 +16,60 @@ from typing import TypeVar
 
 import msgspec
 
-from contracts.errors import EntracteError
 from contracts.files import atomic
 from contracts.release import ReleaseManifest
+from runtime.probation import Probation, Verdict, judge
+from runtime.slot_state import (
+    MAX_ATTEMPTS,
+    REUSABLE,
+    SLOTS,
+    TRANSITIONS,
+    Slot,
+    SlotError,
+    TargetState,
+    all_moved,
+    barred,
+    changed,
+    empty,
+    moved,
+    next_place,
+    pardoned,
+    with_slot,
+)
 
+__all__ = ["MAX_ATTEMPTS", "REUSABLE", "SLOTS", "TRANSITIONS"]
+__all__ += ["Slot", "SlotError", "SlotStore", "TargetState", "boot_id"]
 T = TypeVar("T")
-
-SLOTS = ("a", "b", "c", "d")
-MAX_ATTEMPTS = 3
-"""A release that was interrupted this often (power cut, crash in shadow or probation) is quarantined."""
-
-TRANSITIONS: dict[str, tuple[str, ...]] = {
-    # state: what may follow. "idle" is an empty slot.
-    "idle": ("fetching",),
-    "fetching": ("verified", "quarantined", "idle"),  # idle: another release was offered instead
-    "verified": ("staged", "quarantined"),
-    "staged": ("shadow", "superseded", "quarantined"),
-    "shadow": ("probation", "quarantined", "staged"),  # staged: interrupted, try again
-    "probation": ("committed", "rolled_back", "superseded", "staged", "quarantined"),
-    "committed": ("superseded",),
-    "superseded": ("fetching",),
-    "rolled_back": ("fetching",),
-    "quarantined": ("fetching",),
-}
-REUSABLE = ("idle", "superseded", "rolled_back", "quarantined")
-
-
-class SlotError(EntracteError):
-    """A transition that the table does not have, or state on disk that can't be read."""
-
-
-class Slot(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One place. `reason` says why a release was quarantined or rolled back. Times: monotonic seconds
-    of the offer, and seconds from it; they mean nothing after a reboot (`boot_id` differs)."""
-
-    state: str = "idle"
-    publish_seq: int = 0
-    manifest: ReleaseManifest | None = None
-    reason: str = ""
-    attempts: int = 0
-    offered_s: float = 0.0
-    verified_s: float = -1.0
-    staged_s: float = -1.0
-    bytes_on_wire: int = 0
-    boot_id: str = ""
-
-
-class TargetState(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`newest_seq`: highest publish_seq that was ever verified or refused for its content; anything not
-    above it is a replay. `transitions` counts state changes since the folder was made."""
-
-    package_id: str
-    slots: dict[str, Slot]
-    newest_seq: int = 0
-    transitions: int = 0
+STATE_FILE = "state.json"
+WEIGHTS_FILE = "weights.safetensors"
+PARTIAL_FILE = "weights.part"
 
 
 class SlotStore:
     """The slots of one target ("policy" or "reward") for one model package."""
 
     def __init__(self, folder: Path, package_id: str) -> None:
-        """`folder`: <run>/slots/<target>. Releases of another package are forgotten: they can't fit."""
+        """`folder`: <run>/slots/<target>. Releases of another package are forgotten, as they can't fit; the
+        numbers seen of it are not."""
         self.folder, self.package_id = folder, package_id
         atomic.make_directory(folder)
         with self._locked():
             state = self._read_or_none()
-            if state is None or state.package_id != package_id:
-                # publish_seq belongs to trainer and package together; a new package starts anew.
-                self._write(TargetState(package_id, {name: Slot() for name in SLOTS}))
+            if state is None:
+                self._write(empty(package_id, {}))
+            elif state.package_id != package_id:
+                # publish_seq belongs to trainer and package together; another package counts by itself.
+                self._write(empty(package_id, {**state.seen, state.package_id: state.newest_seq}))
+
+    @classmethod
+    def open(cls, folder: Path) -> SlotStore:
+        """The slots that are there, of whatever package. Raises `SlotError` where none are."""
+        found = cls.__new__(cls)
+        found.folder = folder
+        if not (folder / STATE_FILE).exists():
+            raise SlotError(f"no slots in {folder}", remedy="name the run folder of a robot-run")
+        found.package_id = found.state().package_id
+        return found
 
     def state(self) -> TargetState:
         """What is on disk now."""
@@ -92,42 +78,44 @@ class SlotStore:
 
     def find(self, *states: str) -> tuple[str, Slot] | None:
         """Newest slot in one of these states."""
-        found = [(n, s) for n, s in self.state().slots.items() if s.state in states]
-        return max(found, key=lambda item: item[1].publish_seq, default=None)
+        return self.state().named(*states)
 
     def weights_path(self, name: str) -> Path:
-        return self.folder / name / "weights.safetensors"
+        return self.folder / name / WEIGHTS_FILE
 
     def partial_path(self, name: str) -> Path:
-        return self.folder / name / "weights.part"
+        return self.folder / name / PARTIAL_FILE
 
     # Steps of the link.
 
     def begin_fetch(self, manifest: ReleaseManifest, offered_s: float) -> tuple[str, int]:
         """(slot, bytes already there) for a release whose signature holds. The same release again goes
-        on where it was; another one takes the place of an unfinished fetch."""
-
-        def change(state: TargetState) -> tuple[TargetState, tuple[str, int]]:
+        on where it was, as long as the machine has not gone down: what was never synced may be anything
+        then. Another one takes the place of an unfinished fetch."""
+        with self._locked():
+            state = self._read()
             for name, slot in state.slots.items():
                 if slot.state == "fetching":
-                    if slot.manifest == manifest:
+                    if slot.manifest == manifest and slot.boot_id == boot_id():
                         partial = self.partial_path(name)
-                        return state, (name, partial.stat().st_size if partial.exists() else 0)
-                    state = _moved(state, name, "idle")
-            free = [n for n, s in state.slots.items() if s.state in REUSABLE]
-            if not free:
+                        return name, partial.stat().st_size if partial.exists() else 0
+                    state = moved(state, name, "idle")
+            name = next_place(state)
+            if not name:
                 raise SlotError("no free slot", found={n: s.state for n, s in state.slots.items()})
-            name = min(free, key=lambda n: state.slots[n].publish_seq)
-            state = _moved(state, name, "fetching")
+            if state.slots[name].state != "idle":
+                state = moved(state, name, "idle")
+            # In this order: no state on disk names a release whose file is gone. What of an old file comes
+            # back after a power cut is not believed then, and removed again.
+            self._write(state)
+            atomic.make_directory(self.folder / name)
+            for path in (*(self.folder / name).glob("*.part"), self.weights_path(name)):
+                path.unlink(missing_ok=True)
             slot = Slot(
                 "fetching", manifest.publish_seq, manifest, offered_s=offered_s, boot_id=boot_id()
             )
-            atomic.make_directory(self.folder / name)
-            self.partial_path(name).unlink(missing_ok=True)
-            self.weights_path(name).unlink(missing_ok=True)
-            return _with_slot(state, name, slot), (name, 0)
-
-        return self._change(change)
+            self._write(with_slot(moved(state, name, "fetching"), name, slot))
+            return name, 0
 
     def mark_verified(self, name: str, verified_s: float, bytes_on_wire: int) -> None:
         """The partial file is complete and its content holds: sync it and give it its name."""
@@ -136,11 +124,14 @@ class SlotStore:
         atomic.sync(self.folder / name)
 
         def change(state: TargetState) -> tuple[TargetState, None]:
-            state = _moved(state, name, "verified")
-            slot = state.slots[name]
-            slot = msgspec.structs.replace(slot, verified_s=verified_s, bytes_on_wire=bytes_on_wire)
-            newest = max(state.newest_seq, slot.publish_seq)
-            return msgspec.structs.replace(_with_slot(state, name, slot), newest_seq=newest), None
+            state = changed(
+                moved(state, name, "verified"),
+                name,
+                verified_s=verified_s,
+                bytes_on_wire=bytes_on_wire,
+            )
+            newest = max(state.newest_seq, state.slots[name].publish_seq)
+            return msgspec.structs.replace(state, newest_seq=newest), None
 
         self._change(change)
 
@@ -149,16 +140,22 @@ class SlotStore:
 
         def change(state: TargetState) -> tuple[TargetState, list[int]]:
             if state.slots[name].state != "verified":
-                return (
-                    state,
-                    [],
-                )  # control started meanwhile, and staged or even tried it (`recover`)
-            old = [n for n, s in state.slots.items() if s.state == "staged" and n != name]
-            for other in old:
-                state = _moved(state, other, "superseded", "a newer release was staged")
-            state = _moved(state, name, "staged")
-            slot = msgspec.structs.replace(state.slots[name], staged_s=staged_s)
-            return _with_slot(state, name, slot), [state.slots[o].publish_seq for o in old]
+                # Control started meanwhile, and staged or even tried it (`recover`).
+                return state, []
+            old = [s.publish_seq for s in state.slots.values() if s.state == "staged"]
+            return changed(_staged(state, name), name, staged_s=staged_s), old
+
+        return self._change(change)
+
+    def finish_staging(self) -> int:
+        """When a link starts: stages what one before it had verified. publish_seq of what waits, else 0."""
+
+        def change(state: TargetState) -> tuple[TargetState, int]:
+            verified = state.named("verified")
+            if verified is not None:
+                state = _staged(state, verified[0])
+            staged = state.named("staged")
+            return state, staged[1].publish_seq if staged else 0
 
         return self._change(change)
 
@@ -166,9 +163,8 @@ class SlotStore:
         """This release must never run here; its publish_seq counts as seen."""
 
         def change(state: TargetState) -> tuple[TargetState, Slot]:
-            state = _moved(state, name, "quarantined", reason)
-            newest = max(state.newest_seq, state.slots[name].publish_seq)
-            return msgspec.structs.replace(state, newest_seq=newest), state.slots[name]
+            state = moved(state, name, "quarantined", reason)
+            return state, state.slots[name]
 
         return self._change(change)
 
@@ -176,57 +172,160 @@ class SlotStore:
 
     def recover(self) -> list[str]:
         """After a start: interrupted trials go back to "staged" (or to quarantine when it keeps
-        happening); says what was done. Call before the link fetches anything new."""
+        happening), what they had shown by then is kept; says what was done."""
 
         def change(state: TargetState) -> tuple[TargetState, list[str]]:
+            atomic.remove_leftovers(self.folder)
             notes = []
             for name, slot in state.slots.items():
+                seq = slot.publish_seq
                 if slot.state == "verified":
-                    state = _moved(state, name, "staged")
-                    notes.append(f"release {slot.publish_seq}: verified, now staged")
-                if slot.state not in ("shadow", "probation"):
-                    continue
-                attempts = slot.attempts + 1
-                to = "quarantined" if attempts >= MAX_ATTEMPTS else "staged"
-                state = _moved(state, name, to, f"interrupted in {slot.state}")
-                tried = msgspec.structs.replace(state.slots[name], attempts=attempts)
-                state = _with_slot(state, name, tried)
-                notes.append(f"release {slot.publish_seq}: interrupted {attempts} times, now {to}")
-            staged = sorted(
-                (s.publish_seq, n) for n, s in state.slots.items() if s.state == "staged"
-            )
-            for _, name in staged[:-1]:
-                state = _moved(state, name, "superseded", "a newer release was staged")
+                    state = _staged(state, name)
+                    notes.append(f"release {seq}: verified, now staged")
+                elif slot.state in ("shadow", "probation"):
+                    to = "quarantined" if slot.attempts >= MAX_ATTEMPTS else "staged"
+                    state = moved(state, name, to, f"interrupted in {slot.state}")
+                    if to == "quarantined":
+                        state = barred(state, name, state.slots[name].reason)
+                    so_far = f", {slot.tally} episodes succeeded so far" if slot.served else ""
+                    notes.append(f"release {seq}: interrupted in {slot.state}, now {to}{so_far}")
+            staged = [(s.publish_seq, n) for n, s in state.slots.items() if s.state == "staged"]
+            for _, name in sorted(staged)[:-1]:
+                state = moved(state, name, "superseded", "a newer release was staged")
             return state, notes
 
         return self._change(change)
 
     def begin_shadow(self, name: str) -> None:
-        self._change(lambda state: (_moved(state, name, "shadow"), None))
+        def change(state: TargetState) -> tuple[TargetState, None]:
+            attempts = state.slots[name].attempts + 1
+            return changed(moved(state, name, "shadow"), name, attempts=attempts), None
+
+        self._change(change)
 
     def begin_probation(self, name: str) -> list[int]:
         """It passed its checks and takes effect now; one still on probation before it is superseded."""
 
         def change(state: TargetState) -> tuple[TargetState, list[int]]:
-            old = [n for n, s in state.slots.items() if s.state == "probation"]
-            for other in old:
-                state = _moved(state, other, "superseded", "a newer release took its place")
-            return _moved(state, name, "probation"), [state.slots[o].publish_seq for o in old]
+            old = [s.publish_seq for s in state.slots.values() if s.state == "probation"]
+            state = all_moved(state, "probation", "superseded", "a newer release took its place")
+            return changed(moved(state, name, "probation"), name, served=True), old
 
         return self._change(change)
 
-    def commit(self, name: str) -> None:
-        """The robot may start from it from now on; the one committed before is superseded."""
+    def settle(
+        self, publish_seq: int, success: bool | None, rules: Probation, fault: str = ""
+    ) -> tuple[Verdict, str, Slot]:
+        """One episode with that release (0: the package's own weights) is over: counts it and, if the release
+        is on probation, acts on what the count says, and on a `fault` at once. Returns the verdict, why, and
+        the slot."""
+
+        def change(state: TargetState) -> tuple[TargetState, tuple[Verdict, str, Slot]]:
+            nothing: tuple[Verdict, str, Slot] = ("on", "", Slot())
+            if publish_seq == 0:
+                return msgspec.structs.replace(state, own=state.own.add(success)), nothing
+            found = state.by_seq(publish_seq)
+            if found is None or found[1].state not in ("probation", "committed"):
+                return state, nothing  # a person has taken it back meanwhile
+            name, slot = found
+            tally = slot.tally.add(success)
+            state = changed(state, name, tally=tally, attempts=0)
+            if slot.state == "committed":
+                return state, nothing
+            verdict, why = judge(state.reference, tally, rules)
+            if fault:
+                verdict, why = "roll_back", fault
+            if verdict == "commit":
+                state = _committed(state, name, "a newer release was committed")
+            elif verdict == "roll_back":
+                state = _rolled_back(state, name, why)
+            return state, (verdict, why, state.slots[name])
+
+        return self._change(change)
+
+    def pause(self) -> None:
+        """An orderly end: that the next start begins its trial again is not the release's doing."""
 
         def change(state: TargetState) -> tuple[TargetState, None]:
-            for other in [n for n, s in state.slots.items() if s.state == "committed"]:
-                state = _moved(state, other, "superseded", "a newer release was committed")
-            return _moved(state, name, "committed"), None
+            for name, slot in state.slots.items():
+                if slot.state in ("shadow", "probation"):
+                    state = changed(state, name, attempts=0)
+            return state, None
 
         self._change(change)
 
+    def commit(self, name: str) -> None:
+        """The robot may start from it from now on; the one committed before is superseded."""
+        self._change(lambda s: (_committed(s, name, "a newer release was committed"), None))
+
     def roll_back(self, name: str, reason: str) -> None:
-        self._change(lambda state: (_moved(state, name, "rolled_back", reason), None))
+        self._change(lambda state: (_rolled_back(state, name, reason), None))
+
+    # A person's steps.
+
+    def pin(self, publish_seq: int) -> TargetState:
+        """That release, which must have acted here before (0: the package's own weights), acts from now on
+        and nothing replaces it. Raises `SlotError` if it is not there any more."""
+        why = "a person pinned another one"
+
+        def change(state: TargetState) -> tuple[TargetState, TargetState]:
+            state = self._put_in_force(state, publish_seq, why)
+            state = msgspec.structs.replace(state, pinned=True)
+            return state, state
+
+        return self._change(change)
+
+    def unpin(self) -> TargetState:
+        """Releases are taken again; what was pinned stays in force until one is."""
+
+        def change(state: TargetState) -> tuple[TargetState, TargetState]:
+            state = msgspec.structs.replace(state, pinned=False)
+            return state, state
+
+        return self._change(change)
+
+    def take_back(self, to_seq: int | None = None) -> TargetState:
+        """A person rolls back what is in force: to what was committed before it (what is committed, if it is
+        on probation), or to `to_seq`. Raises `SlotError` where there is nothing to roll back to."""
+        why = "rolled back by a person"
+
+        def change(state: TargetState) -> tuple[TargetState, TargetState]:
+            if state.pinned:
+                raise SlotError("what acts is pinned", remedy="unpin it first, or pin another one")
+            force = state.in_force
+            if force is None or to_seq == force[1].publish_seq:
+                raise SlotError("nothing to roll back: these weights act already")
+            target = to_seq
+            if target is None and force[1].state == "committed":
+                previous = state.previous
+                target = previous[1].publish_seq if previous else 0
+            state = _rolled_back(state, force[0], why)
+            if target is not None:
+                state = self._put_in_force(state, target, why)
+            return state, state
+
+        return self._change(change)
+
+    def _put_in_force(self, state: TargetState, publish_seq: int, why: str) -> TargetState:
+        committed = state.named("committed")
+        if publish_seq == 0:
+            state = all_moved(state, "committed", "superseded", why)
+        elif committed is None or committed[1].publish_seq != publish_seq:
+            found = state.by_seq(publish_seq)
+            if found is None or not self._may_act(*found):
+                can = [s.publish_seq for n, s in state.slots.items() if self._may_act(n, s)]
+                raise SlotError(
+                    f"release {publish_seq} can't be put in force: it is not kept, or never acted here",
+                    expected=sorted({0, *can}),
+                )
+            state = pardoned(_committed(state, found[0], why), found[0])
+        return all_moved(state, "probation", "superseded", why)
+
+    def _may_act(self, name: str, slot: Slot) -> bool:
+        kept = slot.state in ("committed", "probation", "superseded", "rolled_back")
+        return kept and slot.served and self.weights_path(name).exists()
+
+    # On disk.
 
     def _change(self, change: Callable[[TargetState], tuple[TargetState, T]]) -> T:
         with self._locked():
@@ -252,14 +351,13 @@ class SlotStore:
         return state
 
     def _read_or_none(self) -> TargetState | None:
-        path = self.folder / "state.json"
+        path = self.folder / STATE_FILE
         if not path.exists():
             return None
         try:
-            return msgspec.json.decode(
-                atomic.read_bytes(path, atomic.MAX_JSON_BYTES), type=TargetState
-            )
-        except msgspec.MsgspecError as error:
+            data = atomic.read_bytes(path, atomic.MAX_JSON_BYTES)
+            state = msgspec.json.decode(data, type=TargetState)
+        except (msgspec.MsgspecError, ValueError, RecursionError) as error:
             # Replaced atomically, so only another program or a failing disk can have done this. Guessing
             # would risk running a release that was quarantined.
             raise SlotError(
@@ -267,9 +365,15 @@ class SlotStore:
                 found=str(error),
                 remedy=f"delete {self.folder} to start from the package's own weights",
             ) from error
+        if not set(state.slots) <= set(SLOTS):
+            raise SlotError(f"{path} names slots that there are not", found=sorted(state.slots))
+        if missing := [name for name in SLOTS if name not in state.slots]:
+            more = {name: Slot() for name in missing}  # of a version with fewer slots
+            state = msgspec.structs.replace(state, slots={**state.slots, **more})
+        return state
 
     def _write(self, state: TargetState) -> None:
-        atomic.write_bytes(self.folder / "state.json", msgspec.json.encode(state))
+        atomic.write_bytes(self.folder / STATE_FILE, msgspec.json.encode(state))
 
 
 def boot_id() -> str:
@@ -280,17 +384,17 @@ def boot_id() -> str:
         return ""
 
 
-def _moved(state: TargetState, name: str, to: str, reason: str = "") -> TargetState:
-    slot = state.slots[name]
-    if to not in TRANSITIONS[slot.state]:
-        raise SlotError(
-            f"slot {name} (release {slot.publish_seq}) can't go from {slot.state} to {to}",
-            expected=TRANSITIONS[slot.state],
-        )
-    slot = Slot() if to == "idle" else msgspec.structs.replace(slot, state=to, reason=reason)
-    state = _with_slot(state, name, slot)
-    return msgspec.structs.replace(state, transitions=state.transitions + 1)
+def _staged(state: TargetState, name: str) -> TargetState:
+    """A verified release staged, an older one that was superseded."""
+    state = all_moved(state, "staged", "superseded", "a newer release was staged")
+    return moved(state, name, "staged")
 
 
-def _with_slot(state: TargetState, name: str, slot: Slot) -> TargetState:
-    return msgspec.structs.replace(state, slots={**state.slots, name: slot})
+def _committed(state: TargetState, name: str, why: str) -> TargetState:
+    old = state.named("committed")
+    state = moved(state, name, "committed")
+    return moved(state, old[0], "superseded", why) if old else state
+
+
+def _rolled_back(state: TargetState, name: str, why: str) -> TargetState:
+    return barred(moved(state, name, "rolled_back", why), name, why)

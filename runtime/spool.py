@@ -1,13 +1,14 @@
 """The spool: finished episodes on the robot's disk until the trainer acknowledged them.
 
-Owns the folder and its file names. One process writes here (the link). Nothing is deleted before `drop`;
-when the folder is full new episodes are refused and counted by the caller, never old ones thrown away.
+Owns the folder, its file names and its budget. One process writes here (the link). Nothing is deleted before
+`drop`; without room for another episode a new one is refused, and never is an old one thrown away.
 """
 
 from __future__ import annotations
 
+import os
 import re
-from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from contracts.errors import EntracteError, WireError
@@ -15,49 +16,71 @@ from contracts.files import atomic
 from contracts.files.episode_log import PART_SUFFIX, EpisodeLogWriter, LogFile, describe
 
 SUFFIX = ".elog"
+ASIDE = ".aside"
 _NAME = re.compile(r"(?P<session>[A-Za-z0-9-]{1,64})_(?P<seq>\d{8})\.elog")
 
 
 class SpoolFull(EntracteError):
-    """The spool has reached its cap; the trainer must catch up or `link.spool_max_mib` grow."""
+    """There is no room for another episode; the trainer must catch up, or the budget grow."""
 
 
-@dataclass(frozen=True)
 class Spooled:
-    """One finished episode that waits."""
+    """One finished episode that waits. `log` is read and hashed when first asked for."""
 
-    session_id: str
-    episode_seq: int
-    log: LogFile
+    def __init__(self, session_id: str, episode_seq: int, path: Path, nbytes: int) -> None:
+        self.session_id, self.episode_seq = session_id, episode_seq
+        self.path, self.nbytes = path, nbytes
+
+    @cached_property
+    def log(self) -> LogFile:
+        return describe(self.path)
 
 
 class Spool:
-    """Episodes of one robot, oldest first."""
+    """Episodes of one robot, oldest first: by their number, which only ever grows (the diary is beside the
+    spool). Times of files are the wall clock's, and that may be set back."""
 
-    def __init__(self, folder: Path, max_bytes: int) -> None:
-        self.folder, self.max_bytes = folder, max_bytes
+    def __init__(self, folder: Path, max_bytes: int, min_free_bytes: int = 0) -> None:
+        self.folder, self.max_bytes, self._min_free_bytes = folder, max_bytes, min_free_bytes
         atomic.make_directory(folder)
         self._waiting: dict[tuple[str, int], Spooled] = {}
-        for path in sorted(folder.glob(f"*{SUFFIX}"), key=lambda p: (p.stat().st_mtime_ns, p.name)):
-            match = _NAME.fullmatch(path.name)
-            if match:
+        self._largest = 0
+        for path in sorted(folder.glob(f"*{SUFFIX}"), key=_number):
+            if match := _NAME.fullmatch(path.name):
                 key = (match["session"], int(match["seq"]))
-                self._waiting[key] = Spooled(*key, describe(path))
+                self._take_in(Spooled(*key, path, path.stat().st_size))
 
     @property
     def waiting(self) -> list[Spooled]:
         """Finished and not acknowledged, oldest first."""
         return list(self._waiting.values())
 
-    def begin(self, session_id: str, episode_seq: int) -> EpisodeLogWriter:
-        """A log for one episode. Raises `SpoolFull`."""
-        used = sum(item.log.nbytes for item in self._waiting.values())
-        if used >= self.max_bytes:
+    def no_room(self) -> str:
+        """Why another episode, as large as the largest so far, might not fit; "" if it does. In an empty
+        spool there is room for one of any size."""
+        used = sum(item.nbytes for item in self._waiting.values())
+        if self._waiting and used + self._largest > self.max_bytes:
+            return (
+                f"{used >> 20} MiB of link.spool_max_mib {self.max_bytes >> 20} in "
+                f"{len(self._waiting)} episodes"
+            )
+        disk = os.statvfs(self.folder)
+        free = disk.f_bavail * disk.f_frsize
+        if free < self._min_free_bytes + self._largest:
+            least = f"link.spool_min_free_mib {self._min_free_bytes >> 20}"
+            return f"{free >> 20} MiB of the disk are free, to stay free are {least}"
+        return ""
+
+    def begin(
+        self, session_id: str, episode_seq: int, *, under_way: bool = False
+    ) -> EpisodeLogWriter:
+        """A log for one episode. Raises `SpoolFull`, but not for one that is `under_way`: control asked
+        before the link knew that the episode before it took the last room."""
+        if not under_way and (why := self.no_room()):
             raise SpoolFull(
-                "spool is full",
-                expected=f"< {self.max_bytes >> 20} MiB",
-                found=f"{used >> 20} MiB in {len(self._waiting)} episodes",
-                remedy="start the trainer, or raise link.spool_max_mib",
+                "the spool is full",
+                found=why,
+                remedy="start the trainer, or raise link.spool_max_mib, or free some disk",
             )
         name = f"{session_id}_{episode_seq:08d}{SUFFIX}"
         if not _NAME.fullmatch(name):
@@ -68,8 +91,7 @@ class Spool:
         """Logs that a killed link left unfinished, oldest first, open to go on, each
         with its packets; what is no log is deleted. Call once, before `begin`."""
         found = []
-        parts = self.folder.glob(f"*{SUFFIX}{PART_SUFFIX}")
-        for part in sorted(parts, key=lambda p: (p.stat().st_mtime_ns, p.name)):
+        for part in sorted(self.folder.glob(f"*{SUFFIX}{PART_SUFFIX}"), key=_number):
             try:
                 found.append(
                     EpisodeLogWriter.resume(part.with_name(part.name[: -len(PART_SUFFIX)]))
@@ -80,9 +102,16 @@ class Spool:
 
     def finished(self, session_id: str, episode_seq: int, log: LogFile) -> Spooled:
         """Take in a log that `EpisodeLogWriter.finish` gave."""
-        item = Spooled(session_id, episode_seq, log)
-        self._waiting[session_id, episode_seq] = item
-        return item
+        item = Spooled(session_id, episode_seq, log.path, log.nbytes)
+        item.log = log
+        return self._take_in(item)
+
+    def finish_unread(self, log: EpisodeLogWriter) -> None:
+        """End and take in an interrupted log by what its file name says."""
+        match = _NAME.fullmatch(log.path.name)
+        finished = log.finish()
+        if match:
+            self.finished(match["session"], int(match["seq"]), finished)
 
     def find(self, session_id: str, episode_seq: int) -> Spooled | None:
         return self._waiting.get((session_id, episode_seq))
@@ -92,5 +121,24 @@ class Spool:
         item = self._waiting.pop((session_id, episode_seq), None)
         if item is None:
             return False
-        item.log.path.unlink(missing_ok=True)
+        item.path.unlink(missing_ok=True)
         return True
+
+    def set_aside(self, session_id: str, episode_seq: int) -> Path | None:
+        """Keep an episode that the trainer has another one in place of, out of the way of the next."""
+        item = self._waiting.pop((session_id, episode_seq), None)
+        if item is None:
+            return None
+        aside = item.path.with_name(item.path.name + ASIDE)
+        os.replace(item.path, aside)
+        return aside
+
+    def _take_in(self, item: Spooled) -> Spooled:
+        self._waiting[item.session_id, item.episode_seq] = item
+        self._largest = max(self._largest, item.nbytes)
+        return item
+
+
+def _number(path: Path) -> tuple[int, str]:
+    match = _NAME.fullmatch(path.name.removesuffix(PART_SUFFIX))
+    return int(match["seq"]) if match else 0, path.name

@@ -49,7 +49,8 @@ class Stream:
         if self._ring is None:
             return
         buffers: list[tuple[wire.Buffer, bytes | np.ndarray]] = []
-        if message.index % self._frames_every == 0:
+        with_pictures = message.index % self._frames_every == 0
+        if with_pictures:
             for name, frame in frames.items():
                 if self._sent.get(name) == frame.number:
                     continue
@@ -65,9 +66,10 @@ class Stream:
         else:
             pushed = self._ring.try_push(parts)
         if pushed:
-            self._sent.update({name: frame.number for name, frame in frames.items()})
+            if with_pictures:  # else what is new now is still to be sent
+                self._sent.update({name: frame.number for name, frame in frames.items()})
             return
-        self._board.ring_frames_dropped += 1
+        self._board.ring_frames_dropped += bool(buffers)
         if not self._ring.try_push(wire.pack(message)):
             self._board.ring_records_dropped += 1
 

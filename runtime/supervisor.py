@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import json
+import math
 import os
 import secrets
 import shutil
@@ -26,14 +27,25 @@ from typing import Any
 import psutil
 
 from contracts.errors import EntracteError
-from runtime.board import Board, LoopState, TripReason
-from runtime.config import RobotConfig, Run, RunPlan, new_shm_dir
+from contracts.files import atomic
+from runtime.arms import is_served
+from runtime.blackbox_dump import cause_of, dump
+from runtime.board import Board, Owner, StopCheck
+from runtime.cameras import captured
+from runtime.cameras.report import away
+from runtime.config import RobotConfig
+from runtime.operator.attend import PAGE_FILE, Attendance, say
 from runtime.ring import Ring
+from runtime.run import EXIT_FILE, LOOP_FILE, Run, RunPlan, new_shm_dir
+from runtime.run_report import robot_report
+from runtime.stop_report import how_it_stopped
 
 _POLL_S = 0.02
+_AFTER_TRIP_S, _AFTER_INTERRUPT_S = 15.0, 30.0
+"""How long control may take to end by itself, then it is killed: the arm is in hold, or nobody holds it."""
 _STOP_S = 10.0
 _DRAIN_S = 30.0
-_MAX_RESTARTS = 5
+_MAX_RESTARTS, _RESTARTS_WITHIN_S = 5, 60.0
 _MEMORY_EVERY_S = 1.0
 EXIT_INTERRUPTED = 130
 EXIT_PROCESS_DIED = 4
@@ -55,13 +67,17 @@ _LIBC = ctypes.CDLL(None) if sys.platform.startswith("linux") else None
 
 @dataclass
 class Child:
-    """One process. `restart`: start it again when it dies (only what can lose nothing by it)."""
+    """One process. `restart`: start it again when it dies (only what can lose nothing by it). `optional`: the
+    run goes on without it. `arguments` follow `--run-dir`."""
 
     name: str
     module: str
     restart: bool = False
+    arguments: tuple[str, ...] = ()
+    optional: bool = False
     process: subprocess.Popen[bytes] | None = None
     restarts: int = 0
+    restarted_s: list[float] = field(default_factory=list)
     rss_peak: int = 0
 
     @property
@@ -83,7 +99,8 @@ def make_run(config: RobotConfig, plan: RunPlan, run_dir: Path) -> Run:
     session_id = f"{int(time.time()):x}-{secrets.token_hex(3)}"
     run_dir = run_dir.resolve()
     run_dir.mkdir(parents=True, exist_ok=True)
-    (run_dir / "control.exit.json").unlink(missing_ok=True)
+    for left in (EXIT_FILE, LOOP_FILE, PAGE_FILE):
+        (run_dir / left).unlink(missing_ok=True)
     run = Run(
         config=config,
         plan=plan,
@@ -106,16 +123,25 @@ class Supervisor:
         )
         self.started_s = time.monotonic()
         self.interrupted = False
+        self._interrupted_s = math.inf
         self._handlers: dict[int, Any] = {}
         self._memory_at_s = 0.0
         self._what = ""
+        self._without: set[str] = set()
+        self.say = say
         config, sink = run.config, run.plan.sink
         self.children = [
             *([Child("bench", "runtime.bench.server")] if config.bench.enabled else []),
+            *([Child("arm", "runtime.arms.server")] if is_served(config) else []),
+            *(
+                Child(f"camera-{name}", "runtime.cameras.capture", True, ("--camera", name))
+                for name in captured(config)
+            ),
             Child("control", "runtime.control"),
             Child("watchdog", "runtime.watchdog"),
             *([Child("link", "runtime.link", restart=True)] if sink == "link" else []),
             *([Child("recorder", "runtime.recorder")] if sink == "dataset" else []),
+            *_for_people(config),
         ]
 
     def __enter__(self) -> Supervisor:
@@ -143,9 +169,13 @@ class Supervisor:
         while control.code is None:
             watch(self.board)
             self._look_after()
+            if hung := self._hung():
+                self._what = self._what or hung
+                self._end(control, 2.0, asked=False)
+                break
             time.sleep(_POLL_S)
         watch(self.board)
-        return self._outcome(control.code)
+        return self._outcome(control.code or 0)
 
     def stop(self) -> None:
         """Ask control to hold and leave."""
@@ -159,14 +189,21 @@ class Supervisor:
         self.stop()
         for name, patience_s in (
             ("control", _STOP_S),
-            ("watchdog", 2.0),
+            ("watchdog", 5.0),  # it may be reading back whether the arm stands
             ("recorder", _DRAIN_S),
             ("link", _DRAIN_S),
+            *((f"camera-{name}", 2.0) for name in self.run.config.cameras),
+            ("teleoperator", 2.0),
+            ("viewer", 2.0),
+            ("operator", 2.0),  # late: the page still says how it ended
+            ("arm", 5.0),
             ("bench", 2.0),
         ):
             for child in self.children:
                 if child.name == name:
                     self._end(child, patience_s, asked=name == "control")
+        if not self.board.blackbox_dumps and self._ended_badly():
+            dump(self.run, self.board, "supervisor")
         self._write_report()
         self.board.close()
         if self._ring is not None:
@@ -178,12 +215,30 @@ class Supervisor:
 
     # -- inside
 
+    def _ended_badly(self) -> bool:
+        code = self.child("control").code
+        return bool(self.board.lease_epoch and (cause_of(self.board) or (code and code < 0)))
+
+    def _hung(self) -> str:
+        """That control does not end though it must; empty while it may go on."""
+        now_s, tripped_s = time.monotonic(), self.board.watchdog_tripped_at_s
+        if tripped_s and now_s - tripped_s > _AFTER_TRIP_S:
+            return "control hangs and was killed"
+        if now_s - self._interrupted_s > _AFTER_INTERRUPT_S:
+            return (
+                f"control did not end {_AFTER_INTERRUPT_S:g} s after the interrupt and was killed"
+            )
+        return ""
+
     def _start(self, child: Child) -> None:
         logs = Path(self.run.run_dir) / "logs"
         logs.mkdir(exist_ok=True)
         with (logs / f"{child.name}.log").open("ab") as log:
             child.process = subprocess.Popen(
-                [sys.executable, "-m", child.module, "--run-dir", self.run.run_dir],
+                [
+                    *(sys.executable, "-m", child.module),
+                    *("--run-dir", self.run.run_dir, *child.arguments),
+                ],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -197,8 +252,6 @@ class Supervisor:
                 os.setpriority(os.PRIO_PROCESS, child.process.pid, self.run.config.robot.nice)
         if child.name == "control":
             self.board.control_pid = child.process.pid
-        if child.name == "watchdog":
-            self.board.watchdog_pid = child.process.pid
 
     def _look_after(self) -> None:
         """Deaths: what may be restarted is, anything else stops the run."""
@@ -211,61 +264,59 @@ class Supervisor:
         for child in self.children:
             if child.name == "control" or child.code is None:
                 continue
-            if child.restart and child.restarts < _MAX_RESTARTS:
-                child.restarts += 1
+            never = child.code == EXIT_WRONG  # it says that it could not begin
+            recent_s = [s for s in child.restarted_s if now_s - s < _RESTARTS_WITHIN_S]
+            if child.restart and len(recent_s) < _MAX_RESTARTS and not never:
+                child.restarts, child.restarted_s = child.restarts + 1, [*recent_s, now_s]
                 self._start(child)
                 continue
-            self._what = self._last_words(child)
+            if child.optional:
+                if child.name not in self._without:
+                    self._without.add(child.name)
+                    self.say(f"the run goes on without its {child.name}: {self._last_words(child)}")
+                continue
+            self._what = self._what or self._last_words(child)  # of the first: others follow it
             self.stop()
             control = self.child("control").process
             if not self.board.control_ready and control is not None:
                 control.kill()  # it may be waiting for the dead one, and has not touched the arm
 
     def _outcome(self, code: int) -> Outcome:
-        tripped = TripReason(self.board.watchdog_tripped)
-        path = Path(self.run.run_dir) / "control.exit.json"
+        board = self.board
+        if board.watchdog_tripped_at_s or (code < 0 and board.lease_owner == Owner.CONTROL):
+            self._await_watchdog()
+        paths = [Path(folder) / EXIT_FILE for folder in (self.run.run_dir, self.run.shm_dir)]
+        left = next((path for path in paths if path.exists()), None)
         if self._what:
             what, code = self._what, EXIT_PROCESS_DIED if self.board.control_ready else EXIT_WRONG
-        elif path.exists():
-            what = str(json.loads(path.read_text())["what"])
+        elif left is not None:
+            what = str(json.loads(left.read_text())["what"])
         elif code < 0:
             what, code = f"control was killed by signal {-code}", EXIT_PROCESS_DIED
-            if not tripped:
-                self._await_trip()
-                tripped = TripReason(self.board.watchdog_tripped)
         else:
             what = self._last_words(self.child("control")) if code else ""
-        if tripped:
-            what += f"; the watchdog put the arm in hold ({tripped.name.lower().replace('_', ' ')})"
+        what += how_it_stopped(board, told=not self._what and left is not None)
+        if code and (lost := away(self.run)):
+            what += f"; {lost}"
         if self.interrupted and code == 0:
             code, what = EXIT_INTERRUPTED, "interrupted"
         return Outcome(code, what, self.report())
 
-    def _await_trip(self) -> None:
-        give_up_s = time.monotonic() + 1.0
-        while not self.board.watchdog_tripped and time.monotonic() < give_up_s:
+    def _await_watchdog(self) -> None:
+        """Until it has said what it did, and what it read back."""
+        board, watchdog = self.board, self.child("watchdog")
+        give_up_s = time.monotonic() + 1.0 + self.run.config.gate.standstill_s
+        while time.monotonic() < give_up_s and watchdog.code is None:
+            if board.watchdog_tripped and board.stop_check != StopCheck.PENDING:
+                return
             time.sleep(0.005)
 
     def report(self) -> dict[str, Any]:
+        """Of `run_report.json`."""
         board = self.board
         started_s = board.first_action_at_s - self.started_s
         return {
-            "session_id": self.run.session_id,
-            "state": LoopState(board.loop_state).name.lower(),
-            "episodes": board.episodes_done,
-            "ticks": board.tick,
-            "loop_rate_hz": round(board.loop_rate_hz, 3),
-            "lateness_p99_s": board.lateness_p99_s,
-            "missed_ticks": board.missed_ticks,
-            "held_ticks": board.held_ticks,
-            "gate_interventions": board.gate_interventions,
-            "ring_frames_dropped": board.ring_frames_dropped,
-            "ring_records_dropped": board.ring_records_dropped,
-            "rewards_abstained": board.rewards_abstained,
-            "policy_version": board.policy_version,
-            "spooled": board.spooled,
-            "watchdog": TripReason(board.watchdog_tripped).name.lower(),
-            "watchdog_tripped_at_s": board.watchdog_tripped_at_s or None,
+            **robot_report(self.run, board),
             "start_to_first_action_s": round(started_s, 3) if board.first_action_at_s else None,
             "rss_mb": {c.name: round(c.rss_peak / 1e6, 1) for c in self.children},
             "exit_codes": {c.name: c.code for c in self.children},
@@ -275,7 +326,7 @@ class Supervisor:
     def _write_report(self) -> None:
         with contextlib.suppress(OSError):
             path = Path(self.run.run_dir) / "run_report.json"
-            path.write_text(json.dumps(self.report(), indent=1))
+            atomic.write_bytes(path, json.dumps(self.report(), indent=1).encode())
 
     def _measure_memory(self) -> None:
         for child in self.children:
@@ -304,7 +355,22 @@ class Supervisor:
 
     def _interrupt(self, _number: int, _frame: FrameType | None) -> None:
         self.interrupted = True
+        self._interrupted_s = min(self._interrupted_s, time.monotonic())
         self.stop()
+
+
+def _for_people(config: RobotConfig) -> list[Child]:
+    """The processes that people see and touch; none is worth stopping a run for."""
+    operator = config.operator
+    children = []
+    if operator.web:
+        children.append(Child("operator", "runtime.operator.web", restart=True, optional=True))
+    if operator.teleoperator not in ("", "keyboard"):
+        module = "runtime.teleoperation.server"
+        children.append(Child("teleoperator", module, restart=True, optional=True))
+    if operator.view:
+        children.append(Child("viewer", "runtime.viewer", restart=True, optional=True))
+    return children
 
 
 def _die_with_parent() -> None:
@@ -322,8 +388,13 @@ def supervise(
     """Make a run, run it to its end, clean up. Raises `EntracteError` if it could not even begin."""
     run = make_run(config, plan, run_dir)
     try:
-        with Supervisor(run) as robot:
-            outcome = robot.wait(watch)
+        with Supervisor(run) as robot, Attendance(run, robot.board) as attend:
+
+            def look(board: Board) -> None:
+                attend()
+                watch(board)
+
+            outcome = robot.wait(look)
     except OSError as error:
         raise EntracteError("could not start the robot's processes", found=str(error)) from error
     finally:

@@ -1,8 +1,10 @@
-"""The swapper: takes a staged release to the active engine at an episode boundary, or refuses it.
+"""The swapper: takes a staged release to the active engine at an episode boundary, or refuses it, and takes
+it back when it does worse.
 
-Owns the engines of one refinable head and the order of checks; slots own the disk. Calls point one way:
-control → swapper → slots, engine. The heavy part runs in a thread (`begin`, `poll`), so that the loop goes
-on ticking in hold. Whoever calls `poll` or `settle` must have no inference in flight on `engine`.
+Owns the engines of one refinable head. What should act is what the slots say (`TargetState.in_force`); the
+swapper follows them, and never the other way round. Calls point one way: control → swapper → slots, engine.
+The heavy part runs in a thread (`begin`, `poll`), so that the loop goes on ticking in hold. Whoever calls
+`poll`, `settle` or `follow` must have no inference in flight on `engine`.
 """
 
 from __future__ import annotations
@@ -13,42 +15,27 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import cast
 
 import numpy as np
 
 from contracts.errors import EntracteError, ReleaseRejected
-from contracts.files import atomic
 from contracts.files.packages import Package
 from contracts.messages import ReleaseOutcome
-from contracts.package import check_tensors
-from contracts.release import MAX_WEIGHTS_BYTES, verify_weights
-from contracts.weights import read_tensors
 from runtime.engines import Engine
-from runtime.slots import Slot, SlotStore, boot_id
-from runtime.swap_checks import (
-    Arrays,
-    SwapLimits,
-    check_latency,
-    check_outputs,
-    norm_change,
-    with_candidates,
-)
+from runtime.probation import Probation
+from runtime.slots import Slot, SlotStore, TargetState, boot_id
+from runtime.swap_ahead import Ahead, Beside
+from runtime.swap_checks import SwapLimits, check_latency
+from runtime.swap_replay import ActiveHead, checked_head
 
-WARM_UP_RUNS = 2
-CANDIDATE_RUNS = 10
-"""Timed runs with the release's own number of candidates: enough that one pause is no verdict."""
-
-
-@dataclass
-class ActiveHead:
-    """An engine and what it is: `version` is the release's publish_seq, 0 for the package's own weights.
-    `slot`: where it came from, "" for the package."""
-
-    engine: Engine
-    version: int
-    samples: int
-    settings: Mapping[str, float]
-    slot: str = ""
+MOST_TIMED = 512
+"""Runs of an episode whose time is kept."""
+LEAST_TIMED = 8
+"""Fewer runs in an episode say nothing about its latency."""
+LATE_EPISODES = 2
+"""So many in a row over the budget: one pause of the machine is no verdict."""
+PERSON = "put in force by a person"
 
 
 @dataclass
@@ -73,18 +60,27 @@ class Swapper:
         *,
         robot_id: str,
         limits: SwapLimits | None = None,
+        rules: Probation | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`engine`: the head graph with the package's own weights; the swapper closes it if replaced."""
+        """`engine`: the head graph with the package's own weights; the swapper closes it at the end."""
         self.target, self.slots, self.package = target, slots, package
-        self.robot_id, self.limits, self._clock = robot_id, limits or SwapLimits(), clock
+        self.robot_id, self._clock = robot_id, clock
+        self.limits, self.rules = limits or SwapLimits(), rules or Probation()
         chunk = package.manifest.chunk
         own = ActiveHead(engine, 0, chunk.samples if chunk else 0, package.manifest.settings)
-        self.active = own
-        self._committed = own
+        self._own = self.active = self._committed = own
         self._recent: deque[dict[str, np.ndarray]] = deque(maxlen=self.limits.recorded)
+        self._taken_s: deque[float] = deque(maxlen=MOST_TIMED)
+        self._late = 0
         self._trial: _Trial | None = None
         self._tried = 0
+        self._unfit: set[int] = set()
+        self._running = threading.Lock()
+        self._ahead: Ahead | None = None
+        self.newest_staged: Callable[[], int] | None = None
+        """Where time is real: says which release waits. A newer one is then made ready while the one before
+        acts; the engine must let another thread make and run a standby of it."""
 
     @property
     def engine(self) -> Engine:
@@ -102,30 +98,67 @@ class Swapper:
         return max(self._tried, self.version)
 
     def start(self) -> list[str]:
-        """Recover the slots and load the committed release, if there is one; returns what to log.
+        """Recover the slots and load what they say should act; returns what to log.
 
-        A committed release that can't be loaded any more leaves the package's own weights active.
+        A release that can't be loaded any more leaves the package's own weights active.
         """
-        notes = self.slots.recover()
-        committed = self.slots.find("committed")
-        if committed is None:
-            return notes
-        name, slot = committed
-        try:
-            self.active = self._committed = self._checked(name, slot)
-            notes.append(f"{self.target}: starting from release {slot.publish_seq}")
-        except (EntracteError, OSError) as error:
-            notes.append(f"{self.target}: release {slot.publish_seq} can't be loaded: {error}")
+        notes = [f"{self.target}: {note}" for note in self.slots.recover()]
+        problem = self._follow(self.slots.state())
+        if problem:
+            notes.append(f"{self.target}: {problem}")
+        elif self.version:
+            notes.append(f"{self.target}: starting from release {self.version}")
         return notes
 
+    def follow(self, episode_seq: int) -> list[ReleaseOutcome]:
+        """Make active what the slots say should act: a person may have pinned a release or rolled one back.
+        `episode_seq`: the first episode to run with it. Returns what the trainer should hear of that."""
+        before, state = self.version, self.slots.state()
+        problem = self._follow(state)
+        if self.version == before and not problem:
+            return []
+        outcomes = []
+        old, new = state.by_seq(before), state.in_force
+        if old is not None and old[1].state == "rolled_back":
+            outcomes.append(self._outcome(old[1], "rolled_back", old[1].reason, -1))
+        if new is not None:
+            outcome, why = ("rejected", problem) if problem else ("committed", PERSON)
+            outcomes.append(self._outcome(new[1], outcome, why, -1 if problem else episode_seq))
+        return outcomes
+
     def remember(self, inputs: Mapping[str, np.ndarray]) -> None:
-        """Keep the head inputs of an inference for the next replay (copies nothing: don't write to them)."""
+        """Keep the head inputs of an inference for the next replay (copies nothing: don't write to them).
+        Where time is real, also see whether a release waits that could be made ready meanwhile."""
         self._recent.append(dict(inputs))
+        idle = self._ahead is None and self._trial is None
+        if idle and self.newest_staged is not None and self.newest_staged() > self.tried:
+            self.look_ahead()
+
+    def look_ahead(self) -> None:
+        """Make the staged release ready in a thread, with everything checked; the next `begin` takes it."""
+        self._ahead = Ahead(self.version)
+        engine = cast(Engine, Beside(self.active.engine, self._running))
+        self._ahead.start(self.slots, lambda name, slot: self._checked(name, slot, engine))
+
+    @property
+    def ready(self) -> bool:
+        """Whether a release was made ready ahead."""
+        return self._ahead is not None and self._ahead.done.is_set()
+
+    def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """One run of the engine that acts, timed: on probation its latency counts too."""
+        with self._running:
+            start = time.perf_counter()
+            outputs = self.active.engine.run(inputs)
+        self._taken_s.append(time.perf_counter() - start)
+        return outputs
 
     def begin(self, episode_seq: int) -> bool:
-        """Start trying the newest staged release; False if there is none. `episode_seq`: the episode
-        that would be the first to run with it."""
-        if self._trial is not None or self.slots.find("staged") is None:
+        """Start trying the newest staged release; False if there is none, or a person has pinned another.
+        `episode_seq`: the episode that would be the first to run with it."""
+        state = self.slots.state()
+        waits = self._ahead is not None or state.named("staged") is not None
+        if self._trial is not None or state.pinned or not waits:
             return False
         self._trial = _Trial(episode_seq)
         thread = threading.Thread(target=self._try, args=(self._trial,), name="swap", daemon=True)
@@ -152,56 +185,125 @@ class Swapper:
         self._trial.done.wait()
         return self.poll() or []
 
-    def settle(self, fault: str = "") -> ReleaseOutcome | None:
-        """End of an episode: commits the release on probation, or rolls it back for `fault`.
-
-        None if nothing is on probation. One episode without a fault commits for now; the sequential
-        test of success replaces this rule, not this call.
-        """
-        head = self.active
-        if head is self._committed:
-            return None
-        slot = self.slots.state().slots[head.slot]
-        if fault:
-            self.slots.roll_back(head.slot, fault)
-            self.active = self._committed
-            head.engine.close()
-            return self._outcome(slot, "rolled_back", fault, -1)
-        self.slots.commit(head.slot)
-        self._committed.engine.close()
-        self._committed = head
-        return self._outcome(slot, "committed", "", -1)
+    def settle(
+        self, fault: str = "", success: bool | None = None, *, timed: bool = False
+    ) -> ReleaseOutcome | None:
+        """An episode with the active head is over: counted on disk, and the release on probation committed
+        or rolled back where that follows. `success` None: nobody knows. `fault`: at once. `timed`: real time
+        passes, so that runs which take too long are a reason too. None while nothing follows."""
+        head, late = self.active, self._latency() if timed else ""
+        self._taken_s.clear()
+        verdict, why, slot = self.slots.settle(head.version, success, self.rules, fault or late)
+        if verdict == "commit":
+            self._drop(self._committed)
+            self._committed = head
+            return self._outcome(slot, "committed", why, -1)
+        if verdict == "roll_back":
+            self._activate(self._committed)
+            return self._outcome(slot, "rolled_back", why, -1)
+        return None
 
     def close(self) -> None:
         """Close every engine; waits for a running trial first."""
         if self._trial is not None:
             self._trial.done.wait()
             self.poll()
-        for engine in {id(e): e for e in (self.active.engine, self._committed.engine)}.values():
+        if self._ahead is not None:
+            self._ahead.done.wait()
+            if self._ahead.head is not None:
+                self._ahead.head.engine.close()
+        heads = (self.active, self._committed, self._own)
+        for engine in {id(h.engine): h.engine for h in heads}.values():
             engine.close()
+
+    def _follow(self, state: TargetState) -> str:
+        """What acts, and what a roll-back leads to, as `state` says. Returns why that can't be, or ""."""
+        force = state.in_force
+        if self._trial is not None:
+            return ""
+        problem = self._use_committed(state.named("committed"))
+        wanted = force[1].publish_seq if force else 0
+        if wanted in self._unfit:
+            self._activate(self._committed)
+        if wanted == self.version or wanted in self._unfit:
+            return problem
+        self._tried = self.tried
+        if force is None or wanted == self._committed.version:
+            self._activate(self._committed)
+            return ""
+        try:
+            self._activate(self._checked(*force))
+        except (EntracteError, OSError) as error:
+            self._unfit.add(wanted)
+            self._activate(self._committed)
+            return f"release {wanted} can't be loaded: {error}"
+        return ""
+
+    def _use_committed(self, committed: tuple[str, Slot] | None) -> str:
+        """Have at hand what a roll-back leads to. Returns why that can't be, or nothing."""
+        wanted = committed[1].publish_seq if committed else 0
+        if wanted == self._committed.version or wanted in self._unfit:
+            return ""
+        old = self._committed
+        if committed is None:
+            self._committed = self._own
+        elif wanted == self.active.version:
+            self._committed = self.active
+        else:
+            try:
+                self._committed = self._checked(*committed)
+            except (EntracteError, OSError) as error:
+                # On disk it stays committed: the next start may find it sound.
+                self._unfit.add(wanted)
+                self._committed = self._own
+                self._drop(old)
+                return f"release {wanted} can't be loaded: {error}"
+        self._drop(old)
+        return ""
 
     def _activate(self, head: ActiveHead) -> None:
         old, self.active = self.active, head
-        if old is not self._committed:
-            old.engine.close()
+        self._taken_s.clear()
+        self._late = 0
+        self._drop(old)
+
+    def _drop(self, head: ActiveHead) -> None:
+        """Close an engine that nothing leads back to. That of the package's own weights is kept."""
+        if head is not self.active and head is not self._committed and head is not self._own:
+            if self._ahead is not None and self._ahead.against == head.version:
+                self._ahead.done.wait()  # it runs that engine too
+            head.engine.close()
+
+    def _latency(self) -> str:
+        """What is wrong with the time that the runs of this episode took; empty while nothing is."""
+        was_s = self.active.was_s
+        if was_s <= 0.0 or len(self._taken_s) < LEAST_TIMED:
+            return ""
+        late = check_latency([was_s], list(self._taken_s), self.limits)
+        self._late = self._late + 1 if late else 0
+        return f"latency: {late}" if self._late >= LATE_EPISODES else ""
 
     def _try(self, trial: _Trial) -> None:
         """In the thread: everything that takes time, disk included."""
         try:
-            staged = self.slots.find("staged")
-            if staged is None:
+            ahead, self._ahead = self._ahead, None
+            if ahead is not None:
+                ahead.done.wait()
+            staged = self.slots.find("staged") if ahead is None or not ahead.name else None
+            if ahead is not None and ahead.name:
+                name, slot = ahead.name, ahead.slot
+            elif staged is not None:
+                name, slot = staged
+                self.slots.begin_shadow(name)
+            else:
                 return
-            name, slot = staged
             self._tried = max(self._tried, slot.publish_seq)
-            self.slots.begin_shadow(name)
             try:
-                head = self._checked(name, slot)
-            except ReleaseRejected as error:
-                self.slots.quarantine(name, f"{error.reason}: {error}")
-                trial.outcomes.append(self._outcome(slot, "rejected", str(error), -1))
-                return
+                self._require_not_barred(slot)
+                head = self._from_ahead(ahead) or self._checked(name, slot)
             except (EntracteError, OSError) as error:
-                self.slots.quarantine(name, str(error))
+                reason = f"{error.reason}: " if isinstance(error, ReleaseRejected) else ""
+                self.slots.quarantine(name, f"{reason}{error}")
                 trial.outcomes.append(self._outcome(slot, "rejected", str(error), -1))
                 return
             for seq in self.slots.begin_probation(name):
@@ -219,68 +321,42 @@ class Swapper:
         finally:
             trial.done.set()
 
-    def _checked(self, name: str, slot: Slot) -> ActiveHead:
+    def _from_ahead(self, ahead: Ahead | None) -> ActiveHead | None:
+        """What was made ready, unless it was checked against another head than the one that acts now."""
+        if ahead is None or not ahead.name:
+            return None
+        if ahead.against != self.version:
+            if ahead.head is not None:
+                ahead.head.engine.close()
+            return None
+        if ahead.problem is not None:
+            raise ahead.problem
+        return ahead.head
+
+    def _checked(self, name: str, slot: Slot, active: Engine | None = None) -> ActiveHead:
         """An engine with that slot's weights which passed every check. Raises `ReleaseRejected`."""
         manifest = slot.manifest
         if manifest is None:
             raise ReleaseRejected("manifest", f"slot {name} has no manifest")
-        data = atomic.read_bytes(self.slots.weights_path(name), MAX_WEIGHTS_BYTES)
-        verify_weights(manifest, data)
-        tensors = read_tensors(data)
-        problems = check_tensors(self.package.manifest.refinable, tensors)
-        if problems:
-            raise ReleaseRejected("tensors", f"weights do not fit: {'; '.join(problems[:3])}")
-        change = norm_change(self.package.refinable_weights(), tensors)
-        if not change <= self.limits.norm_change:
-            raise ReleaseRejected(
-                "norm",
-                "weights moved too far from the package's own",
-                expected=f"<= {self.limits.norm_change:g} of their norm",
-                found=f"{change:.3g}",
-            )
-        standby = self.active.engine.standby(tensors)
-        try:
-            self._replay(standby, manifest.samples)
-        except BaseException:
-            standby.close()
-            raise
-        settings = {**self.package.manifest.settings, **manifest.settings}
-        return ActiveHead(standby, manifest.publish_seq, manifest.samples, settings, name)
+        return checked_head(
+            self.package,
+            active or self.active.engine,
+            manifest,
+            name,
+            self.slots.weights_path(name),
+            list(self._recent),
+            self.limits,
+        )
 
-    def _replay(self, standby: Engine, samples: int) -> None:
-        """Golden and recorded observations through the active engine and the standby, and one of them with
-        the number of candidates that the release draws."""
-        cases: list[Arrays] = [case.inputs for case in self.package.golden.get("head", ())]
-        cases += list(self._recent)
-        if not cases:
-            return
-        for _ in range(WARM_UP_RUNS):
-            standby.run(cases[0])
-        before, after = [], []
-        before_s, after_s = [], []
-        for inputs in cases:
-            start = time.perf_counter()
-            old = self.active.engine.run(inputs)
-            middle = time.perf_counter()
-            new = standby.run(inputs)
-            before_s.append(middle - start)
-            after_s.append(time.perf_counter() - middle)
-            # The next run writes over both.
-            before.append({name: array.copy() for name, array in old.items()})
-            after.append({name: array.copy() for name, array in new.items()})
-        late = check_latency(before_s, after_s, self.limits)
-        drawn = with_candidates(self.package.manifest.chunk, standby.inputs, cases[-1], samples)
-        if drawn is not None:
-            # Last, so that its buffers are the last that the standby would let go.
-            new, new_s = _run_candidates(standby, drawn, samples)
-            after.append(new)
-            before.append({name: a.copy() for name, a in self.active.engine.run(drawn).items()})
-            late = late or check_latency(before_s, new_s, self.limits)
-        problems = check_outputs(self.package.manifest, before, after, self.limits)
-        if problems or late:
-            reason = "replay" if problems else "latency"
+    def _require_not_barred(self, slot: Slot) -> None:
+        """Raises `ReleaseRejected` for contents that were taken back under another number."""
+        known = self.slots.state().barred
+        if slot.manifest is not None and slot.manifest.weights_id in known:
             raise ReleaseRejected(
-                reason, f"replay of {len(cases)} observations: {'; '.join([*problems, late])}"
+                "barred",
+                "these weights were tried before and taken back",
+                found=known[slot.manifest.weights_id],
+                remedy="robot-run slots pin, where they should act all the same",
             )
 
     def _outcome(self, slot: Slot, outcome: str, reason: str, episode_seq: int) -> ReleaseOutcome:
@@ -298,25 +374,3 @@ class Swapper:
             staged_s=slot.staged_s if slot.staged_s >= 0 else math.nan,
             swapped_s=now if outcome == "swapped" else math.nan,
         )
-
-
-def _run_candidates(
-    standby: Engine, inputs: Arrays, samples: int
-) -> tuple[dict[str, np.ndarray], list[float]]:
-    """Outputs (the caller's) and seconds of each run, after what the first runs bind and capture. Raises
-    `ReleaseRejected` for a number of candidates that the engine does not take."""
-    try:
-        for _ in range(WARM_UP_RUNS):
-            standby.run(inputs)
-    except Exception as error:  # whatever an engine raises, it would raise in the episode
-        raise ReleaseRejected(
-            "samples",
-            f"the engine does not take the release's {samples} candidates",
-            found=str(error),
-        ) from error
-    taken_s = []
-    for _ in range(CANDIDATE_RUNS):
-        start = time.perf_counter()
-        answer = standby.run(inputs)
-        taken_s.append(time.perf_counter() - start)
-    return {name: array.copy() for name, array in answer.items()}, taken_s

@@ -47,12 +47,17 @@ class VlmScorer:
     def spec(self) -> VlmSpec:
         return self._spec
 
+    def unasked(self, instruction: str) -> str:
+        """Why this instruction can only be abstained from; empty if it can be asked about."""
+        if instruction in self._spec.instructions:
+            return ""
+        return f"instruction {instruction!r} is not in the package; export it with --instruction"
+
     def score(self, video: Video, instruction: str) -> RewardSignal:
         """The signals at the video's last moment. Abstains, and says why, for an instruction that the
         package has no tokens of, and whatever goes wrong on the way; nothing becomes a value."""
         step = int(video.steps[-1])
-        if instruction not in self._spec.instructions:
-            why = f"instruction {instruction!r} is not in the package; export it with --instruction"
+        if why := self.unasked(instruction):
             return abstain(step, why, self.model_id)
         try:
             return self._score(step, video, instruction)

@@ -6,6 +6,7 @@ weights are fixed: no release reaches it.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 
 import numpy as np
@@ -16,9 +17,10 @@ from contracts.frames import Video
 from contracts.package import PackageManifest
 from contracts.pictures import prepare
 from contracts.reward import RewardSignal, abstain
-from runtime.config import RewardSection, Run
+from runtime.config import RewardSection
 from runtime.engines import EngineOptions
 from runtime.policy import blank_pictures
+from runtime.run import Run
 from runtime.vlm import VlmScorer, open_scorer, require_size
 
 _MOST_KEPT = 1024
@@ -48,6 +50,7 @@ class VlmRunner:
         self._frames = np.zeros((self._most, picture.height, picture.width, 3), np.uint8)
         self._steps: list[int] = []
         self._instruction = ""
+        self._said: set[str] = set()
         self._sure = 0
 
     @property
@@ -59,7 +62,12 @@ class VlmRunner:
         return self._scorer.model_id
 
     def begin_episode(self, instruction: str) -> None:
+        """Says on stderr when it will abstain from all of it."""
         self._instruction = instruction
+        why = self._scorer.unasked(instruction)
+        if why and instruction not in self._said:  # once each, and before the episode's first tick
+            self._said.add(instruction)
+            print(f"control: the reward model abstains throughout: {why}", file=sys.stderr)
         self._steps = []
         self._sure = 0
 

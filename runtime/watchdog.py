@@ -1,8 +1,9 @@
 """The watchdog process: sees that the control loop lives, and puts the arm in hold when it doesn't.
 
 `python -m runtime.watchdog --run-dir <dir>`. Watches the loop's signs of life and the process itself; on a
-stall or a death it takes the lease and holds the arm through a connection of its own. Latched: it keeps
-the arm until `robot-run` ends. Imports neither OpenCV nor an inference runtime.
+stall, a death or a stop that control could not carry out it takes the lease and holds the arm through a
+connection of its own, reads back whether the arm stands, and dumps the black box. Latched: it keeps the arm
+until `robot-run` ends. Imports neither OpenCV nor an inference runtime.
 """
 
 from __future__ import annotations
@@ -17,12 +18,14 @@ import threading
 import time
 from pathlib import Path
 
-from contracts.errors import EntracteError
-from runtime.arms import open_arm
-from runtime.board import Board, LoopState, Owner, TripReason
-from runtime.config import Run
+from contracts.errors import DeviceError, EntracteError
+from runtime.arms import ArmState, open_arm
+from runtime.blackbox_dump import dump
+from runtime.board import Board, LoopState, Owner, StopCheck, TripReason
 from runtime.gate import Gate, limits_of
 from runtime.priority import Rank, run_first
+from runtime.run import Run
+from runtime.standstill import Finding, Standstill
 
 PERIOD_S = 0.004
 LATE_S = 0.004
@@ -30,7 +33,14 @@ SECOND_LOOK_S = 0.012
 """When the watchdog itself was kept from running, so was perhaps the loop (in a virtual machine that its
 host stops, say). What the watchdog lost is added to the loop's time, up to an allowance; and a verdict that
 falls on a late look is put off, once, by this. Hold comes at most their sum later."""
+STOP_PATIENCE_S = 0.05
+"""How long control may take from latching a fault, or from the last command of braking that the arm
+acknowledged, to its next acknowledgement; braking goes by the tick, so there a tick more."""
 _RETRY_S = 0.01
+_SAY_AFTER_S = 0.5
+"""An arm that has not acknowledged hold by then is reported; the attempts go on."""
+_LOOK_S = 0.01
+_DUMP_AFTER_S = 3.0
 
 
 class Pulse:
@@ -69,17 +79,24 @@ class Watchdog:
 
     def __init__(self, run: Run, board: Board) -> None:
         config = run.config
-        self._board = board
+        self._run, self._board = run, board
         arm = open_arm(run, "watchdog")
+        self._names = arm.spec().names
         limits = limits_of(arm.spec(), config.gate, config.loop.rate_hz)
         self._gate = Gate(arm, limits, board, Owner.WATCHDOG, config.loop.lease_s)
+        self._timeout_s = config.loop.watchdog_timeout_s
         self._pulse = Pulse(
-            config.loop.watchdog_timeout_s,
+            self._timeout_s,
             config.loop.pause_allowance_s,
             1.0 / config.loop.rate_hz,
             time.monotonic(),
         )
+        self._braking_patience_s = STOP_PATIENCE_S + (
+            2.0 / config.loop.rate_hz if config.pace == "realtime" else self._timeout_s
+        )
         self._process = -1
+        self._asked_s = math.inf
+        """When an emergency stop was first seen that control had not carried out."""
 
     def forever(self, stop: threading.Event) -> None:
         self._board.watchdog_ready = 1
@@ -89,7 +106,11 @@ class Watchdog:
             self._board.watchdog_beat_s = now_s
             reason = self.check(now_s, died)
             if reason:
-                self._trip(reason, now_s)
+                self._trip(reason, now_s, stop)
+                stop.wait()
+                return
+            if self._stop_is_over(now_s, died):
+                dump(self._run, self._board, "watchdog")
                 stop.wait()
                 return
             if died:
@@ -97,20 +118,51 @@ class Watchdog:
 
     def check(self, now_s: float, died: bool) -> TripReason:
         """Why the arm must be taken now, if it must. A loop that has not armed yet, or has handed the
-        lease back, isn't watched."""
+        lease back, isn't watched; a fault whose stop the arm did not acknowledge is nobody's but ours."""
         board = self._board
         watched = board.lease_owner == Owner.CONTROL
         stalled = self._pulse.stalled(now_s, board.tick, board.beats, watched)
-        if board.lease_owner != Owner.CONTROL or board.loop_state == LoopState.DONE:
+        if self._stop_failed(now_s):
+            return TripReason.STOP_FAILED
+        if not watched or board.loop_state == LoopState.DONE:
             return TripReason.NONE
         if died:
             return TripReason.CONTROL_DIED
+        if self._unserved(now_s):
+            return TripReason.ESTOP_UNSERVED
         return TripReason.TICK_STALLED if stalled else TripReason.NONE
 
     def close(self) -> None:
         if self._process >= 0:
             os.close(self._process)
         self._gate.arm.close()  # the lease stays ours: nobody takes the arm again in this run
+
+    def _stop_failed(self, now_s: float) -> bool:
+        board = self._board
+        braking_s = board.braking_at_s
+        patience_s = self._braking_patience_s if braking_s else STOP_PATIENCE_S
+        return (
+            board.loop_state in (LoopState.FAULT, LoopState.ESTOP)
+            and board.lease_epoch > 0  # control had the arm once
+            and board.stopped_at_s > 0.0
+            and board.held_at_s == 0.0
+            and now_s - max(board.stopped_at_s, braking_s) > patience_s
+        )
+
+    def _unserved(self, now_s: float) -> bool:
+        if not self._board.estop_requested or self._board.loop_state == LoopState.ESTOP:
+            self._asked_s = math.inf
+            return False
+        self._asked_s = min(self._asked_s, now_s)
+        return now_s - self._asked_s > self._timeout_s
+
+    def _stop_is_over(self, now_s: float, died: bool) -> bool:
+        """Control latched a fault, and what it had to say of it is in the box."""
+        board = self._board
+        stopped = board.loop_state in (LoopState.FAULT, LoopState.ESTOP) and board.stopped_at_s
+        if not stopped or not board.lease_epoch:
+            return False
+        return bool(board.stop_check) or died or now_s - board.stopped_at_s > _DUMP_AFTER_S
 
     def _wait(self) -> bool:
         """One period, cut short by the death of control; returns whether it is dead."""
@@ -126,26 +178,64 @@ class Watchdog:
         ready, _, _ = select.select([self._process], [], [], PERIOD_S)
         return bool(ready)
 
-    def _trip(self, reason: TripReason, now_s: float) -> None:
+    def _trip(self, reason: TripReason, now_s: float, stop: threading.Event) -> None:
         board = self._board
         board.watchdog_tripped_at_s = now_s
-        while True:
+        held = False
+        while not held and not stop.is_set():
             try:
                 held = self._gate.seize(time.monotonic())
             except EntracteError:
                 held = False  # the other side renewed in this very moment: again
-            if held:
-                break
-            time.sleep(_RETRY_S)
-        board.watchdog_held_at_s = time.monotonic()
-        board.watchdog_tripped = int(reason)
-        print(
-            f"watchdog: {reason.name.lower().replace('_', ' ')} at {now_s:.3f} s, "
-            f"{(now_s - self._pulse.alive_s) * 1e3:.1f} ms after the last sign of life (this process was "
-            f"{self._pulse.late_s * 1e3:.1f} ms late); the arm is in hold "
-            f"{(board.watchdog_held_at_s - now_s) * 1e3:.1f} ms after that was seen",
-            file=sys.stderr,
-        )
+            if not held and not board.watchdog_tripped and time.monotonic() > now_s + _SAY_AFTER_S:
+                board.watchdog_tripped = int(reason)
+                board.stop_check = int(StopCheck.UNREADABLE)
+                what = "the arm does NOT acknowledge hold; going on trying"
+                print(f"watchdog: {_word(reason)}: {what}", file=sys.stderr, flush=True)
+                dump(self._run, board, "watchdog", note=what)
+            if not held:
+                stop.wait(_RETRY_S)
+        if held:
+            board.watchdog_held_at_s = time.monotonic()
+            board.watchdog_tripped = int(reason)
+            print(
+                f"watchdog: {_word(reason)} at {now_s:.3f} s, "
+                f"{(now_s - self._pulse.alive_s) * 1e3:.1f} ms after the last sign of life (this process "
+                f"was {self._pulse.late_s * 1e3:.1f} ms late); the arm is in hold "
+                f"{(board.watchdog_held_at_s - now_s) * 1e3:.1f} ms after that was seen",
+                file=sys.stderr,
+                flush=True,
+            )
+            after, found = self._look_back()
+            dump(self._run, board, "watchdog", after, found.note)
+
+    def _look_back(self) -> tuple[list[ArmState], Finding]:
+        """Read from the arm whether it stands, and say so on the board and on stderr."""
+        board, within_s = self._board, self._run.config.gate.standstill_s
+        after: list[ArmState] = []
+        check: Standstill | None = None
+        found: Finding | None = None
+        while found is None:
+            try:
+                reading = self._gate.arm.read()
+                # The arm's own clock: in `asap` pace time may stand still for good.
+                check = check or Standstill(self._names, reading.at_s, within_s)
+                after.append(reading)
+                found = check.add(reading)
+            except DeviceError as error:
+                check = check or Standstill(self._names, time.monotonic(), within_s)
+                found = check.lost(time.monotonic(), error)
+            if time.monotonic() - board.watchdog_held_at_s > within_s + _SAY_AFTER_S:
+                found = found or Finding(StopCheck.UNREADABLE, "the arm gave no new readings")
+            time.sleep(_LOOK_S)
+        board.still_at_s = found.still_at_s
+        board.stop_check = int(found.check)
+        print(f"watchdog: {found.note}", file=sys.stderr, flush=True)
+        return after, found
+
+
+def _word(reason: TripReason) -> str:
+    return reason.name.lower().replace("_", " ")
 
 
 def main() -> int:

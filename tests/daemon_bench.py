@@ -18,36 +18,20 @@ from contracts import wire
 from contracts.files.packages import Package
 from contracts.messages import ReleaseOutcome
 from runtime.board import Board
-from runtime.config import (
-    LinkSection,
-    PolicySection,
-    RewardSection,
-    RobotConfig,
-    RobotSection,
-    Run,
-    RunPlan,
-)
+from runtime.config import LinkSection, PolicySection, RewardSection, RobotConfig, RobotSection
 from runtime.engines import EngineOptions
 from runtime.engines.onnxruntime import OnnxRuntimeEngine
+from runtime.probation import Probation
 from runtime.ring import Ring
+from runtime.run import Run, RunPlan
 from runtime.slots import SlotStore
 from runtime.swap import Swapper
 from runtime.swap_checks import SwapLimits
 from trainer.metrics import read_metrics
 
 PLUGIN = Path(__file__).resolve().parent / "plugin"
-# Patches pickle before the program starts: an exchange must not need it. Libraries may import it.
-NO_PICKLE = """
-import pickle, runpy, sys
-def refuse(*_args, **_kwargs):
-    raise RuntimeError("pickle was used")
-pickle.loads = pickle.dumps = pickle.load = pickle.dump = refuse
-class Refuse:
-    __init__ = refuse
-pickle.Pickler = pickle.Unpickler = Refuse
-sys.argv = sys.argv[1:]
-runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
-"""
+# Patches pickle and its like before the program starts: an exchange must not need them.
+NO_PICKLE = str(Path(__file__).resolve().parent / "no_pickle.py")
 
 
 def wait(what: str, condition, timeout_s: float = 30.0):
@@ -78,7 +62,7 @@ class Trainer:
         }
         (self.root / "endpoints.json").unlink(missing_ok=True)
         arguments = [a for key, value in chosen.items() for a in ("--set", f"{key}={value}")]
-        command = [sys.executable, "-c", NO_PICKLE, "trainer.app", "serve", "--run-dir", self.root]
+        command = [sys.executable, NO_PICKLE, "trainer.app", "serve", "--run-dir", self.root]
         path = f"{PLUGIN}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
         environment = {**os.environ, "PYTHONPATH": path}
         self.process = subprocess.Popen([*map(str, command), *arguments], env=environment)
@@ -141,7 +125,7 @@ class Robot:
 
     def start(self) -> Robot:
         self.board.link_ready = 0
-        command = [sys.executable, "-c", NO_PICKLE, "runtime.link", "--run-dir", str(self.folder)]
+        command = [sys.executable, NO_PICKLE, "runtime.link", "--run-dir", str(self.folder)]
         self.process = subprocess.Popen(command)
         wait("the link", lambda: self.board.link_ready)
         return self
@@ -165,7 +149,10 @@ class Robot:
         slots = SlotStore(self.run.slots_dir / target, package.package_id)
         engine = OnnxRuntimeEngine(package, "head", EngineOptions())
         limits = SwapLimits(latency_s=1.0)
-        return Swapper(target, slots, package, engine, robot_id=self._name, limits=limits)
+        rules = Probation(unjudged=1)  # nobody judges here: one episode commits
+        return Swapper(
+            target, slots, package, engine, robot_id=self._name, limits=limits, rules=rules
+        )
 
     def stop(self, number: int = signal.SIGTERM) -> int:
         assert self.process is not None

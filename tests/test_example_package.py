@@ -35,7 +35,7 @@ PAN_DEG, RAISED_DEG = 15.0, (-70.0, 20.0, 40.0, 0.0, 30.0)
 
 def reaching_policy(folder: Path) -> Path:
     """The tiny package for the bench's arm and cameras: whatever it sees, it goes to one raised pose."""
-    package = make_package(folder)
+    package = make_package(folder, length=8)
     manifest = package.manifest
     observation = ObservationSpec(
         (CameraSpec("front", 128, 96, 10.0),),

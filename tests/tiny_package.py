@@ -12,7 +12,8 @@ import onnx
 import onnxruntime as ort
 from onnx import TensorProto, helper
 
-from contracts.files.packages import GoldenCase, Package, safetensors_bytes, write_package
+from contracts.files.golden_vectors import GoldenCase
+from contracts.files.packages import Package, safetensors_bytes, write_package
 from contracts.package import ChunkSpec, GraphSpec, PackageManifest, Provenance, TensorSpec
 from contracts.specs import SO101_JOINTS, ActionSpec, CameraSpec, ObservationSpec
 from contracts.weights import read_header
@@ -27,8 +28,11 @@ FEATURES, LENGTH, SAMPLES = 8, 4, 3
 Held = dict[str, tuple[TensorSpec, int, int]]
 
 
-def make_package(folder: Path, seed: int = 0, width: int = FEATURES) -> Package:
-    """Write the package at `folder`. Other `width`: other tensors, so another package."""
+def make_package(
+    folder: Path, seed: int = 0, width: int = FEATURES, length: int = LENGTH
+) -> Package:
+    """Write the package at `folder`. Other `width`: other tensors, so another package. `length`: of a chunk,
+    for a robot at least `policy.execute_steps`."""
     rng = np.random.default_rng(seed)
     weights = {
         "trunk/wide": rng.normal(size=(1, width)).astype(np.float32),
@@ -38,20 +42,23 @@ def make_package(folder: Path, seed: int = 0, width: int = FEATURES) -> Package:
     }
     head_in = (
         TensorSpec("features", "float32", (1, width)),
-        TensorSpec("noise", "float32", (-1, LENGTH, 6)),
+        TensorSpec("noise", "float32", (-1, length, 6)),
     )
     head_out = (
-        TensorSpec("chunks", "float32", (-1, LENGTH, 6)),
+        TensorSpec("chunks", "float32", (-1, length, 6)),
         TensorSpec("values", "float32", (-1,)),
         TensorSpec("choice", "int64", (1,)),
     )
     trunk_in = (TensorSpec("state", "float32", (-1, 6)),)
     trunk_out = (TensorSpec("features", "float32", (-1, width)),)
     held = read_header(safetensors_bytes(weights))
-    graphs = {"trunk": _trunk(width, held), "head": _head(width, held)}
+    graphs = {"trunk": _trunk(width, held), "head": _head(width, length, held)}
     golden = {
         "trunk": [_case(graphs["trunk"], weights, "trunk", {"state": _normal(rng, 1, 6)})],
-        "head": [_case(graphs["head"], weights, "head", head_inputs(rng, width)) for _ in range(4)],
+        "head": [
+            _case(graphs["head"], weights, "head", head_inputs(rng, width, length))
+            for _ in range(4)
+        ],
     }
     refinable = tuple(
         TensorSpec(name, str(weights[name].dtype), weights[name].shape)
@@ -80,13 +87,15 @@ def make_package(folder: Path, seed: int = 0, width: int = FEATURES) -> Package:
         opset=17,
         exporter="tests",
         provenance=Provenance("tests", seed, "none", "Apache-2.0", 0.0, {}),
-        chunk=ChunkSpec(LENGTH, 10.0, SAMPLES),
+        chunk=ChunkSpec(length, 10.0, SAMPLES),
     )
     return write_package(folder, manifest, graphs, weights, golden)
 
 
-def head_inputs(rng: np.random.Generator, width: int = FEATURES) -> dict[str, np.ndarray]:
-    return {"features": _normal(rng, 1, width), "noise": _normal(rng, SAMPLES, LENGTH, 6)}
+def head_inputs(
+    rng: np.random.Generator, width: int = FEATURES, length: int = LENGTH
+) -> dict[str, np.ndarray]:
+    return {"features": _normal(rng, 1, width), "noise": _normal(rng, SAMPLES, length, 6)}
 
 
 def _normal(rng: np.random.Generator, *shape: int) -> np.ndarray:
@@ -103,7 +112,7 @@ def _trunk(width: int, held: Held) -> bytes:
     return _model("trunk", nodes, inputs, outputs, ("wide",), held)
 
 
-def _head(width: int, held: Held) -> bytes:
+def _head(width: int, length: int, held: Held) -> bytes:
     nodes = [
         helper.make_node("MatMul", ["features", "mix"], ["mixed"]),
         helper.make_node("Add", ["mixed", "bias"], ["centre"]),
@@ -116,10 +125,10 @@ def _head(width: int, held: Held) -> bytes:
     ]
     inputs = [
         helper.make_tensor_value_info("features", TensorProto.FLOAT, [1, width]),
-        helper.make_tensor_value_info("noise", TensorProto.FLOAT, ["N", LENGTH, 6]),
+        helper.make_tensor_value_info("noise", TensorProto.FLOAT, ["N", length, 6]),
     ]
     outputs = [
-        helper.make_tensor_value_info("chunks", TensorProto.FLOAT, ["N", LENGTH, 6]),
+        helper.make_tensor_value_info("chunks", TensorProto.FLOAT, ["N", length, 6]),
         helper.make_tensor_value_info("values", TensorProto.FLOAT, ["N"]),
         helper.make_tensor_value_info("choice", TensorProto.INT64, [1]),
     ]

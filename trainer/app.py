@@ -16,7 +16,17 @@ from typing import Annotated, Any
 
 import typer
 
-from contracts.errors import EntracteError
+from contracts.errors import (
+    ConfigError,
+    EntracteError,
+    MissingDependency,
+    PackageError,
+    SpecMismatch,
+)
+from contracts.files import outputs
+from trainer import keys_command
+
+EXIT_WRONG_INPUT = 2
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
@@ -36,6 +46,7 @@ def serve(
     from trainer.config import load_config
 
     settings = load_config(config, set_ or [])
+    outputs.require_room(run_dir)
     # Read by torch and ONNX Runtime when they are first imported: the models come after this.
     os.environ.setdefault("OMP_NUM_THREADS", str(settings.threads))
     from trainer.daemon import Daemon
@@ -51,15 +62,21 @@ def serve(
     daemon.run()
 
 
-for _verb in ("pretrain", "imitate", "refine", "report"):
+for _verb in ("enroll", "pretrain", "imitate", "refine", "report"):
     if find_spec(f"trainer.{_verb}_command") is not None:
         app.command(name=_verb)(import_module(f"trainer.{_verb}_command").command)
 
+app.add_typer(keys_command.app, name="keys")
+
 
 def main() -> None:
-    """Entry point: one clear sentence and exit code 1 on an error that a user can mend."""
+    """Entry point: one clear sentence on an error that a user can mend. Exit code 2, as `robot-run`'s, for
+    what starting again can't cure; else 1."""
     try:
         app()
+    except (ConfigError, MissingDependency, PackageError, SpecMismatch) as error:
+        print(f"robot-trainer: {error}", file=sys.stderr)
+        sys.exit(EXIT_WRONG_INPUT)
     except EntracteError as error:
         print(f"robot-trainer: {error}", file=sys.stderr)
         sys.exit(1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -19,12 +19,28 @@ class _Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
 
 class ListenSection(_Section, frozen=True):
-    """Addresses that the trainer binds. Port 0 takes a free one; `endpoints.json` says which."""
+    """Addresses that the trainer binds: `tcp://<interface or address>:<port>`, never all interfaces at once.
+    Port 0 takes a free one; `endpoints.json` says which. `curve`: "auto" asks for keys off loopback, "always"
+    there, too. `enroll`: bound only while `robot-trainer enroll` waits."""
 
     frames: str = "tcp://127.0.0.1:5701"
     episodes: str = "tcp://127.0.0.1:5702"
     weights: str = "tcp://127.0.0.1:5703"
     health: str = "tcp://127.0.0.1:5704"
+    enroll: str = "tcp://127.0.0.1:5705"
+    curve: Literal["auto", "always"] = "auto"
+
+
+class LimitsSection(_Section, frozen=True):
+    """Of each robot on each socket: what comes faster is thrown away and counted, and who goes on is cut off
+    for `rest_s`. `held_mib`: most that may wait unread in memory. `silent_connections`: of all that never
+    said anything."""
+
+    messages_per_s: float = 2000.0
+    mib_per_s: float = 256.0
+    held_mib: int = 256
+    rest_s: float = 5.0
+    silent_connections: int = 256
 
 
 class RewardSection(_Section, frozen=True):
@@ -68,20 +84,31 @@ class IterationSection(_Section, frozen=True):
 
 
 class ReleaseSection(_Section, frozen=True):
-    """`robot_ids`: who may use the releases, empty for any robot that holds the package."""
+    """`robot_ids`: who may use the releases, empty for any robot that holds the package. `keep`, `keep_mib`:
+    how many are kept, and in how much space; the oldest go. `encode`: offer them compressed and as
+    differences from what robots hold, too; `bases`: from how many such files at most; `threads`: for large
+    ones."""
 
     robot_ids: list[str] = []
     valid_s: float = 7 * 86400.0
     keep: int = 40
+    keep_mib: int = 4096
+    encode: bool = True
+    bases: int = 2
+    threads: int = 2
 
 
 class StoreSection(_Section, frozen=True):
     """`dataset`: also write every episode to a LeRobotDataset v3.0 per robot. `keep_logs`: keep an
-    episode's log after that; without the data set logs are always kept."""
+    episode's log after that; without the data set logs are always kept. `max_episode_mib`: larger ones are
+    refused. `max_mib`: what the logs may take in all, 0 for no limit. `min_free_mib`: of the disk stays free.
+    Where either is reached nothing more is asked for: robots keep what they have until there is room."""
 
     dataset: bool = True
     keep_logs: bool = True
     max_episode_mib: int = 2048
+    max_mib: int = 0
+    min_free_mib: int = 1024
 
 
 class TrainerConfig(_Section, frozen=True):
@@ -91,6 +118,7 @@ class TrainerConfig(_Section, frozen=True):
     threads: int = 1
     demonstrations: list[str] = []
     listen: ListenSection = ListenSection()
+    limits: LimitsSection = LimitsSection()
     reward: RewardSection = RewardSection()
     refiner: RefinerSection = RefinerSection()
     adaptation: AdaptationSection = AdaptationSection()
@@ -103,7 +131,9 @@ def load_config(path: Path | None = None, overrides: Sequence[str] = ()) -> Trai
     """The YAML file (default: hw_configs/trainer.yaml) with dotted overrides. Raises `ConfigError`."""
     path = path or DEFAULT_CONFIG
     try:
-        text = path.read_text()
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is not text", expected="UTF-8", found=str(error)) from error
     except OSError as error:
         raise ConfigError(
             f"can't read {path}", found=error.strerror, remedy="give --config <file>.yaml"
@@ -115,7 +145,18 @@ def load_config(path: Path | None = None, overrides: Sequence[str] = ()) -> Trai
         ("reward.timeout_s", config.reward.timeout_s, 0.001),
         ("release.valid_s", config.release.valid_s, 1.0),
         ("release.keep", config.release.keep, 1),
+        ("release.keep_mib", config.release.keep_mib, 1),
+        ("release.bases", config.release.bases, 0),
+        ("release.threads", config.release.threads, 1),
+        ("store.max_episode_mib", config.store.max_episode_mib, 1),
+        ("store.max_mib", config.store.max_mib, 0),
+        ("store.min_free_mib", config.store.min_free_mib, 0),
         ("threads", config.threads, 1),
+        ("limits.messages_per_s", config.limits.messages_per_s, 20.0),
+        ("limits.mib_per_s", config.limits.mib_per_s, 1.0),
+        ("limits.held_mib", config.limits.held_mib, 64),
+        ("limits.rest_s", config.limits.rest_s, 0.0),
+        ("limits.silent_connections", config.limits.silent_connections, 8),
     ):
         if not value >= low:
             raise ConfigError(f"{path}: {name}", expected=f">= {low:g}", found=value)

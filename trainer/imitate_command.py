@@ -55,6 +55,7 @@ def command(
     torch.set_num_threads(threads)
     from trainer.policies.flow import FlowPolicy
 
+    FlowPolicy.require_folder(output)
     policy = FlowPolicy.load(start) if start else None
     config = policy.config if policy else first_config(data, width, height)
     bar = ProgressBar()

@@ -14,12 +14,14 @@ from contracts.files import atomic
 
 
 class Metrics:
-    """Appends records; safe from several threads. Every record has "kind" and "unix_s"."""
+    """Appends records; safe from several threads. Every record has "kind" and "unix_s". A line that the disk
+    does not take is counted in `lost` and nothing more: the work goes on."""
 
     def __init__(self, path: Path) -> None:
         atomic.make_directory(path.parent)
         self._path = path
         self._lock = threading.Lock()
+        self.lost = 0
         if path.exists():
             data = path.read_bytes()
             if not data.endswith(b"\n") and data:
@@ -27,10 +29,16 @@ class Metrics:
                 with path.open("ab") as file:
                     file.write(b"\n")
 
-    def add(self, kind: str, **fields: Any) -> None:
-        line = json.dumps({"kind": kind, "unix_s": time.time(), **_plain(fields)}, allow_nan=False)
-        with self._lock, self._path.open("a") as file:
-            file.write(line + "\n")
+    def add(self, kind: str, **fields: Any) -> bool:
+        """Whether the record was written."""
+        record = {"kind": kind, "unix_s": time.time(), **_plain(fields)}
+        try:
+            with self._lock:
+                atomic.append_line(self._path, json.dumps(record, allow_nan=False).encode())
+        except OSError:
+            self.lost += 1
+            return False
+        return True
 
     def sync(self) -> None:
         """What was added so far survives a power cut."""
@@ -49,11 +57,13 @@ class Metrics:
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """All whole records of a metrics file."""
     records = []
-    for line in path.read_text().splitlines():
+    for line in path.read_bytes().splitlines():
         try:
-            records.append(json.loads(line))
-        except ValueError:
+            record = json.loads(line)
+        except (ValueError, RecursionError):
             continue
+        if isinstance(record, dict) and isinstance(record.get("kind"), str):
+            records.append(record)
     return records
 
 

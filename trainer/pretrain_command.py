@@ -43,6 +43,7 @@ def command(
     from trainer.policies.flow import FlowPolicy
     from trainer.pretrain import PretrainOptions, check_start, pretrain
 
+    FlowPolicy.require_folder(output)
     texts = seen.instructions(glances)
     width, height = seen.picture_size(glances)
     config = first_config([robot], width, height, texts)

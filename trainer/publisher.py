@@ -1,40 +1,52 @@
-"""Publishes refined weights: signs, numbers, keeps, hands out. Owns the signing key and the releases on disk.
+"""Publishes refined weights: numbers, signs, encodes and hands out. Owns the releases on disk, not the key.
 
 `prepare` writes a release that nobody is offered yet; `commit` makes it the newest. Between the two the
 daemon writes its own state, so a crash anywhere neither repeats a publish_seq nor offers half a release.
+Weights are served from the disk: whatever their size, the trainer holds none of them in memory.
 """
 
 from __future__ import annotations
 
-import hashlib
-import os
 import shutil
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 import numpy as np
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.serialization import (
-    Encoding,
-    NoEncryption,
-    PrivateFormat,
-    PublicFormat,
-)
 
 from contracts import wire
-from contracts.errors import ConfigError, PackageError, WireError
+from contracts.encodings import sha256_hex
+from contracts.errors import PackageError, WireError
 from contracts.files import atomic
 from contracts.files.packages import safetensors_bytes
-from contracts.messages import ReleaseChunk, ReleaseNone, ReleaseOffer, ReleaseQuery, ReleaseWant
+from contracts.messages import (
+    ReleaseChunk,
+    ReleaseEncoding,
+    ReleaseNone,
+    ReleaseOffer,
+    ReleaseQuery,
+    ReleaseWant,
+)
 from contracts.package import PackageManifest, check_tensors, package_id, weights_id
-from contracts.release import MAX_WEIGHTS_BYTES, ReleaseManifest, sign
+from contracts.release import MAX_MANIFEST_BYTES, MAX_WEIGHTS_BYTES, ReleaseManifest, sign
+from contracts.specs import spec_hash
+from trainer.encoder import Encoder, EncodingOptions
 from trainer.interfaces import Update
+from trainer.served_files import ServedFiles
+from trainer.signing import KEY_FILE, PUBLIC_KEY_FILE, SigningKey
+
+__all__ = ["KEY_FILE", "PUBLIC_KEY_FILE", "Publisher"]
 
 MAX_CHUNK_BYTES = 4 * 1024 * 1024
-KEY_FILE = "trainer.key"
-PUBLIC_KEY_FILE = "trainer.pub"
+WEIGHTS, MANIFEST, SIGNATURE = "weights.safetensors", "manifest.json", "signature"
+
+
+@dataclass(frozen=True)
+class _Offered:
+    manifest: ReleaseManifest
+    offer: ReleaseOffer
 
 
 class Publisher:
@@ -50,27 +62,35 @@ class Publisher:
         robot_ids: Sequence[str] = (),
         valid_s: float = 7 * 86400.0,
         keep: int = 40,
+        keep_mib: int = 4096,
+        own: Path | None = None,
+        encodings: EncodingOptions | None = None,
         unix_clock: Callable[[], float] = time.time,
     ) -> None:
-        """`root`: folder of releases; the key pair is beside them."""
+        """`root`: folder of releases; the key pair is beside it. `own`: the package's folder, for deltas
+        against its own weights. The oldest releases go beyond `keep` of them or `keep_mib`."""
         self.target, self._package = target, package
         self._package_id = package_id(package)
         self._trainer, self._robot_ids = trainer, tuple(robot_ids)
         self._valid_s, self._keep, self._unix_clock = valid_s, keep, unix_clock
+        self._keep_bytes = keep_mib << 20
         self._folder = root / target
         atomic.make_directory(self._folder)
-        self._key = open_key(root)
-        self._newest: tuple[ReleaseManifest, ReleaseOffer, bytes] | None = None
+        self._key = SigningKey(root)
+        self._encoder = Encoder(self._folder, package, own, encodings or EncodingOptions())
+        self._files = ServedFiles()
+        self._newest: _Offered | None = None
+        self._serving: dict[int, _Offered] = {}
         self.bytes_sent = 0
 
     @property
     def newest_seq(self) -> int:
         """publish_seq of what is offered, 0 before the first."""
-        return self._newest[0].publish_seq if self._newest else 0
+        return self._newest.manifest.publish_seq if self._newest else 0
 
     @property
     def newest(self) -> ReleaseManifest | None:
-        return self._newest[0] if self._newest else None
+        return self._newest.manifest if self._newest else None
 
     def prepare(self, update: Update, iteration: int) -> ReleaseManifest:
         """Check, number, sign and write a release, synced. Raises `PackageError` if the tensors aren't
@@ -80,8 +100,9 @@ class Publisher:
             raise PackageError(f"refiner's update can't be released: {'; '.join(problems[:5])}")
         data = safetensors_bytes(update.tensors)
         # Above everything that was ever on disk here, committed or not: a number is never used twice.
-        seq = max([self.newest_seq, *(int(p.name) for p in self._folder.iterdir())], default=0) + 1
+        seq = max([self.newest_seq, *(int(p.name) for p in self._releases())], default=0) + 1
         now = self._unix_clock()
+        action = self._package.action
         manifest = ReleaseManifest(
             target=self.target,
             package_id=self._package_id,
@@ -89,7 +110,7 @@ class Publisher:
             parent=self.newest_seq,
             iteration=iteration,
             weights_id=weights_id(update.tensors),
-            sha256=hashlib.sha256(data).hexdigest(),
+            sha256=sha256_hex(data),
             nbytes=len(data),
             tensors=self._package.refinable,
             samples=update.samples,
@@ -99,77 +120,97 @@ class Publisher:
             expires_unix_s=now + self._valid_s,
             trainer=self._trainer,
             settings=dict(update.settings),
+            observation=spec_hash(self._package.observation),
+            action=spec_hash(action) if action else "",
         )
-        text, signature = sign(manifest, self._key)
-        folder = self._folder / f"{seq:08d}"
+        text, signature = sign(manifest, self._key.private())
+        folder = self._release(seq)
         folder.mkdir()
-        atomic.write_bytes(folder / "weights.safetensors", data)
-        atomic.write_bytes(folder / "manifest.json", text)
-        atomic.write_bytes(folder / "signature", signature)
+        atomic.write_bytes(folder / WEIGHTS, data)
+        atomic.write_bytes(folder / MANIFEST, text)
+        atomic.write_bytes(folder / SIGNATURE, signature)
+        self._encoder.write(folder, data)
         atomic.sync(self._folder)
         return manifest
 
     def commit(self, publish_seq: int) -> ReleaseOffer:
         """Offer that release from now on."""
-        folder = self._folder / f"{publish_seq:08d}"
-        text = atomic.read_bytes(folder / "manifest.json", wire.MAX_HEADER_BYTES)
-        signature = atomic.read_bytes(folder / "signature", 64)
-        data = atomic.read_bytes(folder / "weights.safetensors", MAX_WEIGHTS_BYTES)
+        folder = self._release(publish_seq)
+        text = atomic.read_bytes(folder / MANIFEST, MAX_MANIFEST_BYTES)
         manifest = msgspec.json.decode(text, type=ReleaseManifest)
-        offer = ReleaseOffer(self.target, text, signature)
-        self._newest = (manifest, offer, data)
-        for old in sorted(self._folder.iterdir())[: -self._keep]:
-            if int(old.name) < publish_seq:
-                shutil.rmtree(old, ignore_errors=True)
+        size = (folder / WEIGHTS).stat().st_size
+        if size != manifest.nbytes:
+            raise PackageError(f"{folder} is damaged", expected=manifest.nbytes, found=size)
+        signature = self._key.signature_of(text, folder / SIGNATURE)
+        offer = ReleaseOffer(self.target, text, signature, self._encoder.offered(folder))
+        offered = _Offered(manifest, offer)
+        before = [self._newest] if self._newest else []
+        # The one before is served on: a robot in the middle of it comes to its end, however often we publish.
+        self._serving = {each.manifest.publish_seq: each for each in (*before, offered)}
+        self._newest = offered
+        self._drop_old(publish_seq)
         return offer
 
     def load_weights(self, publish_seq: int) -> bytes:
         """The safetensors bytes of a release that is still on disk."""
-        path = self._folder / f"{publish_seq:08d}" / "weights.safetensors"
-        return atomic.read_bytes(path, MAX_WEIGHTS_BYTES)
+        return atomic.read_bytes(self._release(publish_seq) / WEIGHTS, MAX_WEIGHTS_BYTES)
 
     def answer_query(
         self, query: ReleaseQuery, iteration: int, note: str = ""
     ) -> ReleaseOffer | ReleaseNone:
         if query.target != self.target or query.package_id != self._package_id:
             return ReleaseNone(query.target, iteration, "this trainer refines another package")
+        self._encoder.heard(query.robot_id, query.have)
         if self._newest is None or self.newest_seq <= query.have_seq:
             return ReleaseNone(query.target, iteration, note)
-        return self._newest[1]
+        if self._key.changed():  # rotated meanwhile: robots that know the new key trust no other
+            self.commit(self.newest_seq)
+        return self._newest.offer
 
     def answer_want(self, want: ReleaseWant) -> list[bytes | memoryview]:
         """Parts of a `ReleaseChunk`. Raises `WireError` for what isn't offered or out of range."""
-        if self._newest is None or want.publish_seq != self.newest_seq:
-            raise WireError("release is not the newest", expected=self.newest_seq, found=want)
-        data = self._newest[2]
-        if not 0 <= want.offset < len(data) or not 0 < want.length <= MAX_CHUNK_BYTES:
-            raise WireError("range of a release", expected=f"within {len(data)} bytes", found=want)
-        part = np.frombuffer(data, np.uint8)[want.offset : want.offset + want.length]
-        self.bytes_sent += part.nbytes
-        chunk = ReleaseChunk(self.target, want.publish_seq, want.offset)
-        return wire.pack(chunk, [wire.raw("data", part)])
+        offered = self._serving.get(want.publish_seq)
+        if offered is None:
+            raise WireError(
+                "release is not offered", expected=sorted(self._serving), found=want.publish_seq
+            )
+        folder = self._release(want.publish_seq)
+        path, size = folder / WEIGHTS, offered.manifest.nbytes
+        if want.encoding:
+            encoding = _named(offered.offer.encodings, want.encoding)
+            path, size = self._encoder.path(folder, encoding.id), encoding.nbytes
+        if not 0 <= want.offset < size or not 0 < want.length <= MAX_CHUNK_BYTES:
+            raise WireError("range of a release", expected=f"within {size} bytes", found=want)
+        data = self._files.read(path, want.offset, min(want.length, size - want.offset))
+        self.bytes_sent += len(data)
+        chunk = ReleaseChunk(self.target, want.publish_seq, want.offset, want.encoding)
+        return wire.pack(chunk, [wire.raw("data", np.frombuffer(data, np.uint8))])
+
+    def close(self) -> None:
+        self._files.close()
+
+    def _release(self, publish_seq: int) -> Path:
+        return self._folder / f"{publish_seq:08d}"
+
+    def _releases(self) -> list[Path]:
+        return sorted(path for path in self._folder.iterdir() if path.name.isdigit())
+
+    def _drop_old(self, publish_seq: int) -> None:
+        """Beyond the number or the bytes that are kept, the oldest first; of those that aren't served any
+        more, the encoded files too. Never the newest, never one that is served."""
+        served = {self._release(seq) for seq in self._serving}
+        room = self._keep_bytes
+        for count, folder in enumerate(reversed(self._releases())):
+            if folder not in served:
+                self._encoder.drop(folder)
+            room -= sum(path.stat().st_size for path in folder.iterdir())
+            beyond = count >= self._keep or room < 0
+            if beyond and folder not in served and int(folder.name) < publish_seq:
+                shutil.rmtree(folder, ignore_errors=True)
 
 
-def open_key(root: Path) -> Ed25519PrivateKey:
-    """The trainer's signing key; made on first use, readable by its owner only. Its public half lies
-    beside it as hex, for the robot (`link.trainer_key`)."""
-    atomic.make_directory(root)
-    path = root.parent / KEY_FILE
-    if not path.exists():
-        key = Ed25519PrivateKey.generate()
-        data = key.private_bytes(Encoding.Raw, PrivateFormat.Raw, NoEncryption())
-        temporary = path.with_name(f".{KEY_FILE}.{os.getpid()}.tmp")
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(descriptor)
-        os.replace(temporary, path)
-        atomic.sync(path.parent)
-    data = atomic.read_bytes(path, 1024)
-    if len(data) != 32:
-        raise ConfigError(f"{path} is not a signing key", expected="32 bytes", found=len(data))
-    key = Ed25519PrivateKey.from_private_bytes(data)
-    public = key.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw).hex()
-    atomic.write_bytes(path.with_name(PUBLIC_KEY_FILE), public.encode() + b"\n")
-    return key
+def _named(encodings: Sequence[ReleaseEncoding], name: str) -> ReleaseEncoding:
+    for encoding in encodings:
+        if encoding.id == name:
+            return encoding
+    raise WireError("no such encoding", expected=[e.id for e in encodings], found=name[:80])

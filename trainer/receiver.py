@@ -1,131 +1,273 @@
 """Receives finished episodes: offers in, wants out, bytes to disk; each episode exactly once.
 
-Owns the inbox folder of partial logs. No sockets: messages in, messages out. A log counts as received
-when its hash holds and it is synced under its final name; only then is it acknowledged.
+Owns the inbox folder of partial logs and who may send how much when. No sockets, no threads: messages in,
+messages out through an injected `send`. A log is acknowledged only when it is stored (`kept`).
 """
 
 from __future__ import annotations
 
-import hashlib
-import os
 import re
 import time
+from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from contracts.errors import WireError
 from contracts.files import atomic
-from contracts.messages import EpisodeChunk, EpisodeOffer, EpisodeStored, EpisodeWant
+from contracts.messages import (
+    EpisodeChunk,
+    EpisodeOffer,
+    EpisodeStored,
+    EpisodeWait,
+    EpisodeWant,
+)
 from contracts.wire import Packet
 from trainer.interfaces import EpisodeKey
 
 CHUNK_BYTES = 512 * 1024
+FIRST_CHUNK_BYTES = 64 * 1024
+MIN_CHUNK_BYTES = 8 * 1024
+QUICK_S, SLOW_S = 0.1, 0.5
+"""A chunk that comes sooner makes the next one larger, one that comes later makes it smaller: a heartbeat
+must not wait behind a chunk on a slow wire until the connection is given up."""
 CREDIT = 4
-MAX_PARTIAL = 32
-SILENCE_S = 0.9
+"""Chunks of one episode that may be under way."""
+IN_FLIGHT_BYTES = 16 * 1024 * 1024
+"""Of all robots together: what may lie in this process's sockets. Given out in turn, robot by robot."""
+MAX_PARTIAL = 1024
+SILENCE_S, MAX_SILENCE_S = 0.9, 30.0
+"""So long nothing, and what was asked for counts as lost; twice as long each time."""
+FORGET_S = 60.0
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]{0,63}")
+
+Answer = EpisodeWant | EpisodeStored | EpisodeWait
+Send = Callable[[bytes, Answer], None]
 
 
 @dataclass
 class _Incoming:
+    """`asked`: bytes asked for so far, from the start. `lapsed`: the same before a silence; chunks up to
+    there are late, not unasked. `wanted_s`: when each chunk under way was asked for."""
+
     offer: EpisodeOffer
+    peer: bytes
     received: int
     asked: int
     heard_s: float
+    lapsed: int = 0
+    patience_s: float = SILENCE_S
+    chunk_bytes: int = FIRST_CHUNK_BYTES
+    wanted_s: deque[float] = field(default_factory=deque)
+    keeping: bool = False
+    silent: bool = False
+    """It did not answer in time, and is asked for nothing until it is heard again."""
+
+    @property
+    def under_way(self) -> int:
+        return self.asked - self.received
 
 
 class Receiver:
-    """Partial logs of all robots. `have` says whether an episode is already stored; `accept` takes a
-    whole, synced log under its temporary name and stores it."""
+    """Partial logs of all robots. `stored` gives the SHA-256 of an episode that is stored, else None; `keep`
+    is given a log that is complete and answered by a call of `kept`, now or later. `room` says why so many
+    more bytes may not be taken in, "" where they may."""
 
     def __init__(
         self,
         inbox: Path,
-        have: Callable[[EpisodeKey], bool],
-        accept: Callable[[EpisodeKey, Path, str], None],
+        stored: Callable[[EpisodeKey], str | None],
+        keep: Callable[[EpisodeKey, Path, str], None],
+        send: Send,
         max_bytes: int,
+        *,
+        room: Callable[[int], str] = lambda nbytes: "",
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._inbox, self._have, self._accept = inbox, have, accept
-        self._max_bytes, self._clock = max_bytes, clock
+        self._inbox, self._stored, self._keep, self._send = inbox, stored, keep, send
+        self._max_bytes, self._room, self._clock = max_bytes, room, clock
         self._incoming: dict[EpisodeKey, _Incoming] = {}
-        self.received_bytes = self.corrupt = 0
+        self._turns: deque[str] = deque()
+        """Robots in the order in which they are given credit."""
+        self.received_bytes = self.corrupt = self.unasked = 0
         atomic.make_directory(inbox)
 
-    def on_offer(self, offer: EpisodeOffer) -> list[EpisodeWant | EpisodeStored]:
-        """What to answer. Raises `WireError` on an offer that can't be honoured."""
+    @property
+    def pending_bytes(self) -> int:
+        """What was promised room and has not arrived."""
+        return sum(i.offer.nbytes - i.received for i in self._incoming.values())
+
+    @property
+    def in_flight_bytes(self) -> int:
+        return sum(i.under_way for i in self._incoming.values())
+
+    def on_offer(self, peer: bytes, offer: EpisodeOffer) -> None:
+        """Raises `WireError` on an offer that can't be honoured."""
         key = check_key(offer.robot_id, offer.session_id, offer.episode_seq)
-        if self._have(key):
-            return [EpisodeStored(key.session_id, key.episode_seq)]
+        sha256 = self._stored(key)
+        if sha256 is not None:
+            self._send(peer, EpisodeStored(key.session_id, key.episode_seq, sha256))
+            return
+        self._check(offer)
+        now_s = self._clock()
+        known = self._incoming.get(key)
+        if known is not None and known.offer == offer:
+            known.peer = peer  # it may have connected anew
+            if known.keeping or (known.under_way and now_s - known.heard_s < known.patience_s):
+                return
+            self._lapse(known)
+            known.heard_s, known.silent = now_s, False
+        elif (why := self._begin(key, peer, offer, now_s)) != "":
+            self._send(peer, EpisodeWait(key.session_id, key.episode_seq, why))
+            return
+        self._grant(now_s)
+
+    def on_chunk(self, chunk: EpisodeChunk, packet: Packet) -> None:
+        """Raises `WireError` on a chunk that does not fit what was asked for, `OSError` where the disk can't
+        take it: then it is asked for again."""
+        key = EpisodeKey(chunk.robot_id, chunk.session_id, chunk.episode_seq)
+        incoming = self._incoming.get(key)
+        if incoming is None or incoming.keeping or chunk.offset != incoming.received:
+            self.unasked += 1
+            return  # of an episode that is stored, or one before it was lost: silence brings it back
+        data = packet.array("data")
+        most = max(incoming.asked, incoming.lapsed) - incoming.received
+        if data.dtype != "uint8" or not 0 < data.nbytes <= most:
+            raise WireError("episode chunk of another size than asked for", found=data.nbytes)
+        _write_at(self._partial(key, incoming.offer.sha256), incoming.received, data.data)
+        now_s = self._clock()
+        incoming.received += data.nbytes
+        incoming.asked = max(incoming.asked, incoming.received)
+        self.received_bytes += data.nbytes
+        self._pace(incoming, now_s)
+        if incoming.received == incoming.offer.nbytes:
+            incoming.keeping = True
+            self._keep(key, self._partial(key, incoming.offer.sha256), incoming.offer.sha256)
+        self._grant(now_s)
+
+    def kept(self, key: EpisodeKey, sha256: str | None) -> None:
+        """What became of a log given to `keep`: stored with that hash, or None: its bytes were not those of
+        the offer, or the disk failed. Then the next offer goes on with what is there of it."""
+        incoming = self._incoming.pop(key, None)
+        self.corrupt += sha256 is None
+        if incoming is not None and sha256 is not None:
+            self._send(incoming.peer, EpisodeStored(key.session_id, key.episode_seq, sha256))
+        self._grant(self._clock())
+
+    def tick(self) -> None:
+        """Take back credit that nobody used, and give it to who waits."""
+        now_s = self._clock()
+        freed = False
+        for key, incoming in list(self._incoming.items()):
+            silent_s = now_s - incoming.heard_s
+            if incoming.keeping:
+                continue
+            if silent_s > max(FORGET_S, incoming.patience_s):
+                del self._incoming[key]  # its bytes stay on disk, the next offer goes on with them
+                freed = True
+            elif incoming.under_way and silent_s > incoming.patience_s:
+                self._lapse(incoming)
+                incoming.silent = freed = True
+        if freed:
+            self._grant(now_s)
+
+    def _check(self, offer: EpisodeOffer) -> None:
         if not 0 < offer.nbytes <= self._max_bytes:
             raise WireError(
                 "episode of that size", expected=f"<= {self._max_bytes} bytes", found=offer.nbytes
             )
         if not re.fullmatch(r"[0-9a-f]{64}", offer.sha256):
             raise WireError("sha256 of an offer", found=offer.sha256[:80])
-        now_s = self._clock()
-        known = self._incoming.get(key)
-        if known is not None and known.offer == offer and now_s - known.heard_s < SILENCE_S:
-            return []  # its chunks are on their way
-        if known is None and len(self._incoming) >= MAX_PARTIAL:
-            oldest = min(self._incoming, key=lambda k: self._incoming[k].heard_s)
-            del self._incoming[oldest]  # its bytes stay on disk, the next offer goes on with them
+
+    def _begin(self, key: EpisodeKey, peer: bytes, offer: EpisodeOffer, now_s: float) -> str:
+        """Take the offer on; else why not now."""
+        self._incoming.pop(key, None)
+        for other in [k for k in self._incoming if k.robot_id == key.robot_id]:
+            # One at a time, as links offer them, so that they are stored in order.
+            known = self._incoming[other]
+            if known.keeping or (known.under_way and now_s - known.heard_s < known.patience_s):
+                return f"episode {other.episode_seq} of this robot is under way"
+            del self._incoming[other]
+        if len(self._incoming) >= MAX_PARTIAL:
+            return f"{len(self._incoming)} robots are served already"
         partial = self._partial(key, offer.sha256)
         received = partial.stat().st_size if partial.exists() else 0
         if received >= offer.nbytes:
             partial.unlink()
             received = 0
-        incoming = _Incoming(offer, received, received, now_s)
-        self._incoming[key] = incoming
-        return self._wants(incoming)
+        if why := self._room(self.pending_bytes + offer.nbytes - received):
+            return why
+        self._incoming[key] = _Incoming(offer, peer, received, received, now_s)
+        if key.robot_id not in self._turns:
+            self._turns.append(key.robot_id)
+        return ""
 
-    def on_chunk(self, chunk: EpisodeChunk, packet: Packet) -> list[EpisodeWant | EpisodeStored]:
-        key = check_key(chunk.robot_id, chunk.session_id, chunk.episode_seq)
-        incoming = self._incoming.get(key)
-        if incoming is None or chunk.offset != incoming.received:
-            return []  # of a fetch that was given up, or one before it was lost: the next offer mends it
-        data = packet.array("data")
-        if data.dtype != "uint8" or not 0 < data.nbytes <= incoming.asked - incoming.received:
-            raise WireError("episode chunk of another size than asked for", found=data.nbytes)
-        with self._partial(key, incoming.offer.sha256).open("ab") as file:
-            file.write(data.data)
-        incoming.received += data.nbytes
-        incoming.heard_s = self._clock()
-        self.received_bytes += data.nbytes
-        if incoming.received < incoming.offer.nbytes:
-            return self._wants(incoming)
-        del self._incoming[key]
-        return self._complete(key, incoming.offer)
+    def _lapse(self, incoming: _Incoming) -> None:
+        """What was asked for counts as lost; ask for less next time, and wait longer for it."""
+        if not incoming.under_way:
+            return
+        incoming.lapsed = max(incoming.lapsed, incoming.asked)
+        incoming.asked = incoming.received
+        incoming.wanted_s.clear()
+        incoming.patience_s = min(2 * incoming.patience_s, MAX_SILENCE_S)
+        incoming.chunk_bytes = max(incoming.chunk_bytes // 2, MIN_CHUNK_BYTES)
 
-    def _wants(self, incoming: _Incoming) -> list[EpisodeWant | EpisodeStored]:
-        offer = incoming.offer
-        wants: list[EpisodeWant | EpisodeStored] = []
-        while incoming.asked < offer.nbytes and (
-            incoming.asked - incoming.received < CREDIT * CHUNK_BYTES
-        ):
-            length = min(CHUNK_BYTES, offer.nbytes - incoming.asked)
-            wants.append(EpisodeWant(offer.session_id, offer.episode_seq, incoming.asked, length))
+    def _pace(self, incoming: _Incoming, now_s: float) -> None:
+        incoming.heard_s, incoming.patience_s, incoming.silent = now_s, SILENCE_S, False
+        if not incoming.wanted_s:
+            return
+        took_s = now_s - incoming.wanted_s.popleft()
+        if took_s < QUICK_S:
+            incoming.chunk_bytes = min(2 * incoming.chunk_bytes, CHUNK_BYTES)
+        elif took_s > SLOW_S:
+            incoming.chunk_bytes = max(incoming.chunk_bytes // 2, MIN_CHUNK_BYTES)
+            incoming.patience_s = max(SILENCE_S, 4 * took_s)
+
+    def _grant(self, now_s: float) -> None:
+        """One chunk a robot in turn, as long as there is credit and somebody wants it."""
+        free = IN_FLIGHT_BYTES - self.in_flight_bytes
+        of_robot: dict[str, list[EpisodeKey]] = {}
+        for key in self._incoming:
+            of_robot.setdefault(key.robot_id, []).append(key)
+        idle = 0
+        while self._turns and idle < len(self._turns) and free > 0:
+            robot_id = self._turns.popleft()
+            mine = of_robot.get(robot_id)
+            if not mine:
+                continue
+            self._turns.append(robot_id)
+            asks = (self._ask(key, self._incoming[key], now_s) for key in mine)
+            asked = next((nbytes for nbytes in asks if nbytes), 0)
+            free -= asked
+            idle = 0 if asked else idle + 1
+
+    def _ask(self, key: EpisodeKey, incoming: _Incoming, now_s: float) -> int:
+        """Ask for the next chunk of that episode; its bytes, 0 if enough is under way."""
+        size = min(incoming.chunk_bytes, CHUNK_BYTES)
+        if incoming.keeping or incoming.silent or incoming.under_way >= CREDIT * size:
+            return 0
+        length = min(size, incoming.offer.nbytes - incoming.asked)
+        if length:
+            want = EpisodeWant(key.session_id, key.episode_seq, incoming.asked, length)
+            if not incoming.under_way:
+                incoming.heard_s = max(incoming.heard_s, now_s)  # waiting for credit is no silence
             incoming.asked += length
-        return wants
-
-    def _complete(self, key: EpisodeKey, offer: EpisodeOffer) -> list[EpisodeWant | EpisodeStored]:
-        partial = self._partial(key, offer.sha256)
-        digest = hashlib.sha256()
-        with partial.open("rb") as file:
-            while block := file.read(1024 * 1024):
-                digest.update(block)
-            os.fsync(file.fileno())
-        if digest.hexdigest() != offer.sha256:
-            # Bytes from before a crash that never reached the disk, or a broken sender: from the start.
-            self.corrupt += 1
-            partial.unlink()
-            return []
-        self._accept(key, partial, offer.sha256)
-        return [EpisodeStored(key.session_id, key.episode_seq)]
+            incoming.wanted_s.append(now_s)
+            self._send(incoming.peer, want)
+        return length
 
     def _partial(self, key: EpisodeKey, sha256: str) -> Path:
         return self._inbox / f"{key}.{sha256[:8]}.part"
+
+
+def _write_at(path: Path, offset: int, data: memoryview) -> None:
+    """Append at `offset`, cutting off what a write that failed half-way left behind it."""
+    with path.open("r+b" if offset else "wb", buffering=0) as file:
+        file.truncate(offset)
+        file.seek(offset)
+        if file.write(data) != len(data):
+            file.truncate(offset)
+            raise OSError(f"disk did not take {len(data)} bytes of {path.name}")
 
 
 def check_key(robot_id: str, session_id: str, episode_seq: int) -> EpisodeKey:

@@ -21,6 +21,7 @@ from contracts.files.packages import load_package
 from contracts.package import package_id
 from contracts.weights import read_tensors
 from trainer.config import AdaptationSection, TrainerConfig
+from trainer.encoder import encodings_of
 from trainer.interfaces import EpisodeKey, ScoredEpisode, Update
 from trainer.publisher import Publisher
 from trainer.rewards.adaptation import (
@@ -68,6 +69,9 @@ class RewardHeads:
             robot_ids=settings.release.robot_ids,
             valid_s=settings.release.valid_s,
             keep=settings.release.keep,
+            keep_mib=settings.release.keep_mib,
+            own=folder,
+            encodings=encodings_of(settings.release),
         )
         self._waiting: OrderedDict[EpisodeKey, None] = OrderedDict()
         self._lessons: OrderedDict[EpisodeKey, Lesson] = OrderedDict()

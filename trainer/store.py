@@ -8,6 +8,7 @@ its own episodes' keys say what it holds.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import threading
 from pathlib import Path
@@ -20,10 +21,11 @@ from contracts.files import atomic
 from contracts.files.dataset import DatasetWriter
 from contracts.files.dataset_format import DatasetError
 from contracts.files.dataset_reader import DatasetReader
+from contracts.files.episode_log import describe
 from contracts.files.log_to_dataset import append, create_dataset, read_episode
-from contracts.messages import EpisodeStart
 from contracts.reward import RewardSignal
 from trainer.interfaces import EpisodeKey, ScoredEpisode, StoredEpisode
+from trainer.receiver import check_key
 
 MAX_INDEX_BYTES = 256 * 1024 * 1024
 
@@ -56,7 +58,7 @@ class Scores(msgspec.Struct, frozen=True):
 
 
 class Store:
-    """Safe for one receiving and one working thread."""
+    """Safe for several threads: one takes in, one works, one asks what is there."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -64,7 +66,7 @@ class Store:
         for folder in (self._logs, self._scores):
             atomic.make_directory(folder)
         self._index_path = root / "index.jsonl"
-        self._lock = threading.Lock()
+        self._lock, self._writing = threading.Lock(), threading.Lock()
         self._entries: dict[EpisodeKey, IndexEntry] = {}
         self._load_index()
         self._in_dataset: dict[str, set[EpisodeKey]] = {}
@@ -79,6 +81,22 @@ class Store:
         with self._lock:
             return key in self._entries
 
+    def sha256_of(self, key: EpisodeKey) -> str | None:
+        """Hash of that episode's log as it was stored, None if it is not."""
+        with self._lock:
+            entry = self._entries.get(key)
+        return entry.sha256 if entry else None
+
+    @property
+    def log_bytes(self) -> int:
+        """What the logs take of the disk, those under way included."""
+        return sum(
+            path.stat().st_size
+            for folder in (self._logs, self.root / "inbox")
+            if folder.exists()
+            for path in folder.iterdir()
+        )
+
     def entry(self, key: EpisodeKey) -> IndexEntry:
         with self._lock:
             return self._entries[key]
@@ -87,14 +105,21 @@ class Store:
         return self._logs / f"{key}.elog"
 
     def accept(self, key: EpisodeKey, partial: Path, sha256: str) -> None:
-        """Take a whole, synced log: from here on it is stored and never taken again."""
-        with self._lock:
-            if key in self._entries:
+        """Take a whole, synced log: from here on it is stored and never taken again. Raises `OSError`; then
+        it is not stored, and may be offered again."""
+        described = _describe(partial, key)  # takes its time: before the lock
+        with self._writing:
+            if self.have(key):
                 partial.unlink(missing_ok=True)
                 return
             os.replace(partial, self.log_path(key))
             atomic.sync(self._logs)
-            self._enter(key, sha256)
+            self._enter(key, sha256, *described)
+
+    def since(self, arrival: int) -> list[IndexEntry]:
+        """The stored episodes from that arrival on, in order."""
+        with self._lock:
+            return list(itertools.islice(self._entries.values(), arrival, None))
 
     def load(self, entry: IndexEntry) -> StoredEpisode:
         """The episode from its log, or from the data set where the log is gone."""
@@ -178,35 +203,42 @@ class Store:
         if self._index_path.exists():
             data = atomic.read_bytes(self._index_path, MAX_INDEX_BYTES)
             whole = data[: data.rfind(b"\n") + 1]
-            for line in whole.splitlines():
-                entry = msgspec.json.decode(line, type=IndexEntry)
+            for number, line in enumerate(whole.splitlines(), 1):
+                entry = _entry(line, f"line {number} of {self._index_path}")
                 self._entries[entry.key] = entry
             if len(whole) < len(data):
                 atomic.write_bytes(self._index_path, whole)
-        # Logs that a crash kept from being entered, oldest first.
+        # Logs that a crash kept from being entered, in the order in which their robots numbered them: the
+        # times of files are the wall clock's.
         known = {self.log_path(key).name for key in self._entries}
-        paths = [path for path in self._logs.glob("*.elog") if path.name not in known]
-        for path in sorted(paths, key=lambda p: (p.stat().st_mtime_ns, p.name)):
-            robot_id, session_id, seq = path.name.removesuffix(".elog").rsplit("__", 2)
-            self._enter(EpisodeKey(robot_id, session_id, int(seq)), "")
+        found = [path.name for path in self._logs.glob("*.elog") if path.name not in known]
+        keys = [name.removesuffix(".elog").rsplit("__", 2) for name in found]
+        for robot_id, session_id, seq in sorted(keys, key=lambda k: (k[0], int(k[2]))):
+            key = EpisodeKey(robot_id, session_id, int(seq))
+            path = self.log_path(key)
+            self._enter(key, describe(path).sha256, *_describe(path, key))
 
-    def _enter(self, key: EpisodeKey, sha256: str) -> None:
-        start, problem = _read_start(self.log_path(key))
-        if start is not None and (start.robot_id, start.session_id, start.episode_seq) != key:
-            start, problem = None, "log is of another episode than was offered"
-        entry = IndexEntry(
-            len(self._entries),
-            *key,
-            sha256,
-            start.purpose if start else "",
-            start.policy_version if start else -1,
-            problem,
-        )
-        with self._index_path.open("ab") as file:
-            file.write(msgspec.json.encode(entry) + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
-        self._entries[key] = entry
+    def _enter(
+        self, key: EpisodeKey, sha256: str, purpose: str, version: int, problem: str
+    ) -> None:
+        entry = IndexEntry(len(self._entries), *key, sha256, purpose, version, problem)
+        atomic.append_line(self._index_path, msgspec.json.encode(entry), synced=True)
+        with self._lock:
+            self._entries[key] = entry
+
+
+def _entry(line: bytes, what: str) -> IndexEntry:
+    """Raises `EntracteError`: left out in silence, an episode would be stored and scored again."""
+    try:
+        entry = msgspec.json.decode(line, type=IndexEntry)
+        check_key(*entry.key)
+    except (msgspec.MsgspecError, WireError, ValueError, RecursionError) as error:
+        raise EntracteError(
+            f"{what} is damaged",
+            found=str(error),
+            remedy="remove that line: the episode is entered again from its log",
+        ) from error
+    return entry
 
 
 def load_dataset(root: Path) -> list[StoredEpisode]:
@@ -216,11 +248,15 @@ def load_dataset(root: Path) -> list[StoredEpisode]:
     return stored_episodes(DatasetReader(root))
 
 
-def _read_start(path: Path) -> tuple[EpisodeStart | None, str]:
+def _describe(path: Path, key: EpisodeKey) -> tuple[str, int, str]:
+    """(purpose, policy version, why it can't be used) of the log of that episode."""
     try:
-        return read_episode(path).start, ""
+        start = read_episode(path).start
     except EntracteError as error:
-        return None, str(error)
+        return "", -1, str(error)
+    if (start.robot_id, start.session_id, start.episode_seq) != key:
+        return "", -1, "log is of another episode than was offered"
+    return start.purpose, start.policy_version, ""
 
 
 def _signal_json(signal: RewardSignal) -> dict[str, object]:

@@ -25,6 +25,7 @@ from contracts.messages import ReleaseOffer
 from contracts.package import package_id
 from contracts.weights import read_tensors
 from trainer.config import TrainerConfig
+from trainer.encoder import encodings_of
 from trainer.interfaces import (
     EpisodeKey,
     Refiner,
@@ -296,6 +297,9 @@ class Work:
             robot_ids=config.release.robot_ids,
             valid_s=config.release.valid_s,
             keep=config.release.keep,
+            keep_mib=config.release.keep_mib,
+            own=folder,
+            encodings=encodings_of(config.release),
         )
         state = self.state
         if state.refiner:
@@ -322,7 +326,7 @@ class Work:
         data = atomic.read_bytes(self._state_path, atomic.MAX_JSON_BYTES)
         try:
             state = msgspec.json.decode(data, type=WorkState)
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, ValueError, RecursionError) as error:
             raise ConfigError(
                 f"{self._state_path} is damaged",
                 found=str(error),

@@ -17,7 +17,7 @@ import numpy as np
 
 from calibration.quantization.strata import GRIPPERS, LIGHTS, NO_GRIPPER, PHASES, Step, Stratum
 from contracts.errors import PackageError
-from contracts.files import atomic
+from contracts.files import atomic, outputs
 from contracts.files.packages import read_safetensors, safetensors_bytes
 from contracts.package import weights_id
 
@@ -235,6 +235,25 @@ def _part_card(part: Part, wanted: int) -> PartCard:
     )
 
 
+def require_folder(folder: Path) -> None:
+    """Raise `ConfigError` unless a set may be written there."""
+    names = (CARD_FILE, TEXT_FILE, *(f"{part}.safetensors" for part in PARTS))
+    outputs.require_folder(folder, "a calibration set", outputs.only(*names))
+
+
+def replaced(folder: Path, made: CalibrationSet) -> str:
+    """In a sentence, which other set `made` will replace there; nothing if it is none, or the same."""
+    try:
+        old = msgspec.json.decode(atomic.read_bytes(folder / CARD_FILE, 1 << 28), type=Card)
+    except (atomic.FileError, OSError, msgspec.MsgspecError):
+        return ""
+    parts = [(card.calibration.sha256, card.held_out.sha256) for card in (old, made.card)]
+    if parts[0] == parts[1]:
+        return ""
+    sources = ", ".join(source.name for source in old.sources)
+    return f"replaces the earlier set of {sources}, seed {old.seed} (`{old.command}`)"
+
+
 def write_set(folder: Path, made: CalibrationSet) -> None:
     """Write the four files; the card last, so that a folder with a card is whole."""
     for name, part in zip(PARTS, (made.calibration, made.held_out), strict=True):
@@ -249,9 +268,16 @@ def read_set(folder: Path) -> CalibrationSet:
     remedy = "draw it again with robot-calibrate quantization"
     try:
         card = msgspec.json.decode(atomic.read_bytes(folder / CARD_FILE, 1 << 28), type=Card)
-    except (atomic.FileError, OSError, msgspec.MsgspecError) as error:
+    except msgspec.MsgspecError as error:
         raise PackageError(
-            f"{folder} is no calibration set", found=str(error), remedy=remedy
+            f"{folder / CARD_FILE} is no card of a calibration set", found=str(error), remedy=remedy
+        ) from error
+    except (atomic.FileError, OSError) as error:
+        raise PackageError(
+            f"{folder} is no calibration set",
+            expected=f"a folder with {CARD_FILE}",
+            found=outputs.described(folder),
+            remedy=remedy,
         ) from error
     parts = []
     for name, told in zip(PARTS, (card.calibration, card.held_out), strict=True):

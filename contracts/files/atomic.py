@@ -5,6 +5,7 @@ Owns durability of single files and capped reads. Does not lock; does not know a
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import secrets
@@ -31,8 +32,7 @@ def replacing(path: Path, *, sync_directory: bool = True) -> Iterator[Path]:
     `sync_directory=False` the rename itself may be lost in a power cut until `sync` is called: for a
     batch of files whose directories are synced once, before the file that commits them.
     """
-    make_directory(path.parent)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}{TEMPORARY_SUFFIX}")
+    temporary = temporary_for(path)
     try:
         yield temporary
         sync(temporary)
@@ -44,10 +44,34 @@ def replacing(path: Path, *, sync_directory: bool = True) -> Iterator[Path]:
         sync(path.parent)
 
 
+def temporary_for(path: Path) -> Path:
+    """A new name beside `path` (whose folder is made if need be), found by `remove_leftovers`."""
+    make_directory(path.parent)
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}{TEMPORARY_SUFFIX}")
+
+
 def write_bytes(path: Path, data: bytes, *, sync_directory: bool = True) -> None:
     """Replace `path` by `data` atomically and durably."""
     with replacing(path, sync_directory=sync_directory) as temporary:
         temporary.write_bytes(data)
+
+
+def append_line(path: Path, line: bytes, *, synced: bool = False) -> None:
+    """Add `line` to `path`, whole or not at all. Raises `OSError` where the disk does not take it.
+    `synced`: it survives a power cut when this returns."""
+    new = not path.exists()
+    with path.open("ab", buffering=0) as file:
+        size = os.fstat(file.fileno()).st_size
+        try:
+            if file.write(line + b"\n") != len(line) + 1:
+                raise OSError(errno.ENOSPC, f"disk did not take a line of {path.name}")
+            if synced:
+                os.fsync(file.fileno())
+        except OSError:
+            os.ftruncate(file.fileno(), size)
+            raise
+    if new and synced:
+        sync(path.parent)
 
 
 def write_json(path: Path, value: Any, *, sync_directory: bool = True) -> None:
@@ -69,7 +93,10 @@ def read_bytes(path: Path, max_bytes: int) -> bytes:
     """Content of `path`. Raises `FileError` if it is absent or larger than `max_bytes`."""
     try:
         with path.open("rb") as file:
-            data = file.read(max_bytes + 1)
+            # Not read(max_bytes): that would take as much memory before it knows how much there is.
+            data = file.read(min(os.fstat(file.fileno()).st_size, max_bytes) + 1)
+            while len(data) <= max_bytes and (more := file.read(1 << 16)):
+                data += more
     except FileNotFoundError as error:
         raise FileError("file is missing", expected=path) from error
     if len(data) > max_bytes:

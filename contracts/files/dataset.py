@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from contracts.files import atomic, dataset_info, dataset_stats, dataset_tables, depth_file, video
+from contracts.files import atomic, dataset_info, dataset_stats, dataset_tables
 from contracts.files.dataset_format import (
     BOOKKEEPING,
     DATA_PATTERN,
@@ -41,11 +41,11 @@ from contracts.files.dataset_format import (
     depth_keys,
     own_columns,
     path_at,
-    place,
     video_keys,
 )
 from contracts.files.dataset_info import DatasetInfo
 from contracts.files.dataset_stats import Stats
+from contracts.files.dataset_stream import EpisodeFiles
 
 
 class DatasetWriter:
@@ -54,6 +54,8 @@ class DatasetWriter:
     def __init__(self, root: Path, lock: int) -> None:
         """Use `create` or `open`."""
         self.root = root
+        self.removed = 0
+        """Files of an unfinished episode that `open` found and removed."""
         self._lock: int | None = lock
         self._info = dataset_info.load(root)
         self._tasks: list[str] = []
@@ -100,9 +102,9 @@ class DatasetWriter:
         _require_ours(dataset_info.load(root), root)
         lock = _acquire(root)
         try:
-            atomic.remove_leftovers(root)
+            removed = atomic.remove_leftovers(root)
             writer = cls(root, lock)
-            writer._discard_unfinished()
+            writer.removed = removed + writer._discard_unfinished()
             return writer
         except BaseException:
             os.close(lock)
@@ -112,6 +114,15 @@ class DatasetWriter:
     def features(self) -> dict[str, Feature]:
         """All columns, our own included, LeRobot's bookkeeping not."""
         return dict(self._info.features)
+
+    @property
+    def given_features(self) -> dict[str, Feature]:
+        """The columns that an episode must bring: without our own."""
+        return self._info.given_features
+
+    @property
+    def fps(self) -> int:
+        return self._info.fps
 
     @property
     def num_episodes(self) -> int:
@@ -132,41 +143,65 @@ class DatasetWriter:
         uint16[H, W]; sequences, arrays or iterators (taken one frame at a time). `task`: the instruction.
         `extra`: any JSON about the episode. Raises `DatasetError`; the data set is then unchanged.
         """
-        if self._lock is None:
-            raise DatasetError("writer is closed", remedy="open the data set again")
-        info, episode = self._info, self._info.episodes
-        length, checked = check_columns(info.given_features, columns)
+        length, checked = check_columns(self._info.given_features, columns)
         depth = depth or {}
-        _check_keys("frames", frames, video_keys(info.features))
-        _check_keys("depth", depth, depth_keys(info.features))
-        if not isinstance(task, str) or not task.strip():
-            raise DatasetError("task", expected="the instruction in words", found=repr(task))
-        tasks = self._tasks if task in self._tasks else [*self._tasks, task]
-        own_record = _json(
-            "extra",
-            {"episode_index": episode, "task": task, "length": length, "extra": dict(extra or {})},
-        )
-        checked |= self._bookkeeping(length, tasks.index(task))
-        stats = {key: dataset_stats.of_array(array) for key, array in checked.items()}
-
+        _check_keys("frames", frames, video_keys(self._info.features))
+        _check_keys("depth", depth, depth_keys(self._info.features))
+        record = self._own_record(task, length, extra)
+        files = self.begin(length)
         try:
-            for key, values in depth.items():
-                self._write_depth(key, values, length)
-            for key, pictures in frames.items():
-                stats[key] = self._write_video(key, pictures, length)
-            self._write_steps(checked)
-            own_path = self.root / path_at(OWN_EPISODE_PATTERN, episode)
-            atomic.write_bytes(own_path, own_record, sync_directory=False)
+            for key, pictures in (*depth.items(), *frames.items()):
+                files.add_all(key, pictures, length)
+            return self._keep(files, length, checked, task, record)
         except BaseException:
-            self._discard_unfinished()
+            files.discard()
             raise
+
+    def begin(self, reserve: int) -> EpisodeFiles:
+        """Open the picture files of the next episode, to be filled as the pictures come. Pass them to `keep`,
+        or `discard` them. `reserve`: the most steps that are expected (more cost one copy of the depth)."""
+        self._require_open()
+        return EpisodeFiles(self.root, self._info, reserve)
+
+    def keep(
+        self,
+        files: EpisodeFiles,
+        columns: Mapping[str, np.ndarray],
+        task: str,
+        extra: Mapping[str, Any] | None = None,
+    ) -> int:
+        """Append the episode whose pictures are in `files`, durably; returns its index. Arguments as for
+        `add_episode`. Raises `DatasetError` or `OSError`; the files are then discarded."""
         try:
-            self._commit(length, task, tasks, stats)
+            length, checked = check_columns(self._info.given_features, columns)
+            return self._keep(files, length, checked, task, self._own_record(task, length, extra))
         except BaseException:
-            # Whether the episode counts is on disk only: a reopened writer reads it from there.
+            files.discard()
+            raise
+
+    def drop_last(self) -> int:
+        """Take the last episode out again, durably; returns how many are left. Raises `DatasetError` where
+        there is none. Killed at any moment, the data set is whole with it or without it."""
+        self._require_open()
+        if not self.num_episodes:
+            raise DatasetError("no episode to drop", expected="at least one in the data set")
+        length = self._last_length()
+        info = self._info.without_last(length)
+        try:
+            dataset_info.commit(self.root, info)
+            self._info, dropped = info, self._info.episodes - 1
+            self._load_committed()
+            group_path = self.root / path_at(EPISODES_PATTERN, dropped // EPISODES_PER_META_FILE)
+            if self._group is None or dropped % EPISODES_PER_META_FILE == 0:
+                group_path.unlink(missing_ok=True)
+            else:
+                _write_table(group_path, self._group)
+            self._write_stats(self._stats)
+            self._discard_unfinished()
+        except BaseException:
             self.close()
             raise
-        return episode
+        return self.num_episodes
 
     def close(self) -> None:
         """Release the lock; every finished episode is already on disk."""
@@ -185,36 +220,46 @@ class DatasetWriter:
     ) -> None:
         self.close()
 
-    def _bookkeeping(self, length: int, task_index: int) -> dict[str, np.ndarray]:
-        steps = np.arange(length, dtype=np.int64)
-        return {
-            "timestamp": (steps / self._info.fps).astype(np.float32),
-            "frame_index": steps,
-            "episode_index": np.full(length, self._info.episodes, np.int64),
-            "index": steps + self._info.frames,
-            "task_index": np.full(length, task_index, np.int64),
-        }
+    def _require_open(self) -> None:
+        if self._lock is None:
+            raise DatasetError("writer is closed", remedy="open the data set again")
 
-    def _write_depth(self, key: str, frames: Iterable[np.ndarray], length: int) -> None:
-        path = self.root / path_at(DEPTH_PATTERN, self._info.episodes, key=key)
-        with atomic.replacing(path, sync_directory=False) as temporary:
-            shape = self._info.features[key].shape
-            depth_file.write(temporary, frames, shape=shape, length=length, what=key)
+    def _own_record(self, task: str, length: int, extra: Mapping[str, Any] | None) -> bytes:
+        self._require_open()
+        if not isinstance(task, str) or not task.strip():
+            raise DatasetError("task", expected="the instruction in words", found=repr(task))
+        head = {"episode_index": self._info.episodes, "task": task, "length": length}
+        return _json("extra", {**head, "extra": dict(extra or {})})
 
-    def _write_video(self, key: str, frames: Iterable[np.ndarray], length: int) -> Stats:
-        path = self.root / path_at(VIDEO_PATTERN, self._info.episodes, video_key=key)
-        sampler = dataset_stats.PictureSampler(length)
-        with atomic.replacing(path, sync_directory=False) as temporary:
-            video.encode(
-                temporary,
-                frames,
-                fps=self._info.fps,
-                shape=self._info.features[key].shape,
-                length=length,
-                what=key,
-                look=sampler.add,
-            )
-        return sampler.stats()
+    def _keep(
+        self,
+        files: EpisodeFiles,
+        length: int,
+        checked: dict[str, np.ndarray],
+        task: str,
+        record: bytes,
+    ) -> int:
+        """The steps, the record and the names of the pictures, then the commit."""
+        episode = self._info.episodes
+        tasks = self._tasks if task in self._tasks else [*self._tasks, task]
+        checked |= dataset_tables.bookkeeping(self._info, length, tasks.index(task))
+        stats = {key: dataset_stats.of_array(array) for key, array in checked.items()}
+        try:
+            stats |= files.finish(length)
+            self._write_steps(checked)
+            own_path = self.root / path_at(OWN_EPISODE_PATTERN, episode)
+            atomic.write_bytes(own_path, record, sync_directory=False)
+            files.publish(episode)
+        except BaseException:
+            self._discard_unfinished()
+            raise
+        try:
+            self._commit(length, task, tasks, stats)
+        except BaseException:
+            # Whether the episode counts is on disk only: a reopened writer reads it from there.
+            self.close()
+            raise
+        return episode
 
     def _write_steps(self, columns: Mapping[str, np.ndarray]) -> None:
         path = self.root / path_at(DATA_PATTERN, self._info.episodes)
@@ -232,15 +277,15 @@ class DatasetWriter:
         episode = self._info.episodes
         if tasks != self._tasks:
             _write_table(self.root / TASKS_PATH, dataset_tables.tasks_table(tasks))
-        row = dataset_tables.episode_row(self._episode_values(length, task), stats)
+        row = dataset_tables.episode_row(
+            dataset_tables.episode_values(self._info, length, task), stats
+        )
         fresh = self._group is None or episode % EPISODES_PER_META_FILE == 0
         group = row if fresh else pa.concat_tables([self._group, row]).combine_chunks()
         group_path = self.root / path_at(EPISODES_PATTERN, episode // EPISODES_PER_META_FILE)
         _write_table(group_path, group)
         merged = dataset_stats.merge([self._stats, stats])
-        atomic.write_json(
-            self.root / STATS_PATH, dataset_stats.to_json(merged), sync_directory=False
-        )
+        self._write_stats(merged)
         # Everything that the new head refers to must be on disk before it.
         files = [*self._episode_files(), group_path, self.root / STATS_PATH]
         for directory in {path.parent for path in files}:
@@ -248,29 +293,6 @@ class DatasetWriter:
         info = self._info.with_episode(length, len(tasks))
         dataset_info.commit(self.root, info)
         self._info, self._tasks, self._stats, self._group = info, tasks, merged, group
-
-    def _episode_values(self, length: int, task: str) -> dict[str, Any]:
-        info, seconds = self._info, length / self._info.fps
-        chunk, file = place(info.episodes)
-        meta_chunk, meta_file = place(info.episodes // EPISODES_PER_META_FILE)
-        videos: dict[str, Any] = {}
-        for key in video_keys(info.features):
-            videos[f"videos/{key}/chunk_index"] = chunk
-            videos[f"videos/{key}/file_index"] = file
-            videos[f"videos/{key}/from_timestamp"] = 0.0
-            videos[f"videos/{key}/to_timestamp"] = seconds
-        return {
-            "episode_index": info.episodes,
-            "tasks": [task],
-            "length": length,
-            "dataset_from_index": info.frames,
-            "dataset_to_index": info.frames + length,
-            "data/chunk_index": chunk,
-            "data/file_index": file,
-            **videos,
-            "meta/episodes/chunk_index": meta_chunk,
-            "meta/episodes/file_index": meta_file,
-        }
 
     def _episode_files(self) -> list[Path]:
         """Files of the episode being added."""
@@ -280,12 +302,27 @@ class DatasetWriter:
         relative += [path_at(DEPTH_PATTERN, episode, key=key) for key in depth_keys(features)]
         return [self.root / path for path in relative]
 
-    def _discard_unfinished(self) -> None:
-        for path in self._episode_files():
+    def _write_stats(self, stats: dict[str, Stats]) -> None:
+        path = self.root / STATS_PATH
+        if not stats:
             path.unlink(missing_ok=True)
+            return
+        atomic.write_json(path, dataset_stats.to_json(stats), sync_directory=False)
+
+    def _discard_unfinished(self) -> int:
+        """Remove what there is of an episode that does not count; returns how many files."""
+        found = [path for path in self._episode_files() if path.exists()]
+        for path in found:
+            path.unlink()
+        return len(found)
+
+    def _last_length(self) -> int:
+        assert self._group is not None
+        return int(self._group["length"][-1].as_py())
 
     def _load_committed(self) -> None:
         """Tasks, statistics and the metadata table being filled, without what was never committed."""
+        self._tasks, self._stats, self._group = [], {}, None
         if self._info.episodes == 0:
             return
         tasks = pq.read_table(self.root / TASKS_PATH)

@@ -6,12 +6,15 @@ once and holds what LeRobot must not see (depth features, free extra information
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from string import Formatter
 from typing import Any
 
-from contracts.files import atomic, depth_file, video
+from contracts.files import atomic, depth_file, outputs, video
 from contracts.files.dataset_format import (
     BOOKKEEPING,
     DATA_PATTERN,
@@ -20,6 +23,7 @@ from contracts.files.dataset_format import (
     FILES_PER_CHUNK,
     INFO_PATH,
     LEROBOT_VERSION,
+    LOCK_PATH,
     OWN_FORMAT_VERSION,
     OWN_INFO_PATH,
     VIDEO,
@@ -28,6 +32,12 @@ from contracts.files.dataset_format import (
     Feature,
     own_columns,
 )
+from contracts.images import MAX_PIXELS
+
+MAX_FPS = 10_000
+MAX_VALUES = 3 * MAX_PIXELS
+"""Of one feature in one step."""
+PLACES = ("chunk_index", "file_index", "video_key")
 
 
 @dataclass(frozen=True)
@@ -54,6 +64,17 @@ class DatasetInfo:
     def with_episode(self, frames: int, tasks: int) -> DatasetInfo:
         """The head after one more episode of `frames` steps."""
         return replace(self, episodes=self.episodes + 1, frames=self.frames + frames, tasks=tasks)
+
+    def without_last(self, frames: int) -> DatasetInfo:
+        """The head without the last episode, which had `frames` steps."""
+        return replace(self, episodes=self.episodes - 1, frames=self.frames - frames)
+
+
+def require_place(root: Path) -> None:
+    """A data set may be begun or go on at `root`: what is there, if anything, is one. Commands ask before
+    their work. Raises `ConfigError`."""
+    heads = (str(path) for path in (INFO_PATH, OWN_INFO_PATH, LOCK_PATH))
+    outputs.require_folder(root, "a data set", outputs.holding(*heads))
 
 
 def create(root: Path, info: DatasetInfo) -> None:
@@ -124,7 +145,7 @@ def load(root: Path) -> DatasetInfo:
         raise DatasetError(
             f"no data set at {root}",
             expected=f"a folder with {INFO_PATH}",
-            remedy="check the path, or create one with DatasetWriter.create",
+            remedy="check the path, or record one with robot-run record",
         )
     try:
         lerobot = atomic.read_json(root / INFO_PATH)
@@ -146,10 +167,10 @@ def load(root: Path) -> DatasetInfo:
             )
         features = {k: _feature(f) for k, f in lerobot["features"].items() if k not in BOOKKEEPING}
         for key, depth in own.get("depth_features", {}).items():
-            features[key] = Feature(DEPTH16, tuple(depth["shape"]))
-        return DatasetInfo(
+            features[key] = Feature(DEPTH16, _shape(depth["shape"]))
+        found = DatasetInfo(
             fps=lerobot["fps"],
-            robot_type=lerobot.get("robot_type") or "",
+            robot_type=str(lerobot.get("robot_type") or ""),
             features=features,
             extra=own.get("extra", {}),
             episodes=int(lerobot["total_episodes"]),
@@ -159,13 +180,50 @@ def load(root: Path) -> DatasetInfo:
             video_pattern=lerobot.get("video_path") or VIDEO_PATTERN,
             depth_codec=own.get("depth_codec", depth_file.CODEC),
         )
-    except (atomic.FileError, KeyError, TypeError, ValueError, AttributeError) as error:
+        _check(found)
+        return found
+    except (
+        atomic.FileError,
+        KeyError,
+        TypeError,
+        ValueError,
+        AttributeError,
+        OverflowError,
+    ) as error:
         raise DatasetError(f"head of {root} is damaged", found=repr(error)) from error
+
+
+def _check(info: DatasetInfo) -> None:
+    """Raises `ValueError` for numbers and patterns that reading would stumble over."""
+    if not (isinstance(info.fps, int | float) and 0 < info.fps <= MAX_FPS):
+        raise ValueError(f"fps {info.fps!r}")
+    if min(info.episodes, info.frames, info.tasks) < 0:
+        raise ValueError("a negative count")
+    if not isinstance(info.extra, dict):
+        raise ValueError("extra is no mapping")
+    for pattern in (info.data_pattern, info.video_pattern):
+        fields = [
+            (name, spec) for _, name, spec, _ in Formatter().parse(pattern) if name is not None
+        ]
+        for name, spec in fields:
+            # Anything else of str.format could ask for gigabytes of padding, or look into objects.
+            if name not in PLACES or not re.fullmatch(r"(0\d)?d?", spec or ""):
+                raise ValueError(f"pattern {pattern!r}")
+        if Path(pattern).is_absolute() or ".." in Path(pattern).parts or "\0" in pattern:
+            raise ValueError(f"pattern {pattern!r} leads out of the data set")
+
+
+def _shape(stored: Any) -> tuple[int, ...]:
+    shape = tuple(int(side) for side in stored)
+    if not shape or min(shape) < 1 or math.prod(shape) > MAX_VALUES:
+        raise ValueError(f"shape {stored!r}")
+    return shape
 
 
 def _feature(stored: Mapping[str, Any]) -> Feature:
     names = stored.get("names")
     if not isinstance(names, list) or stored["dtype"] == VIDEO:
         names = None
-    shape = tuple(int(n) for n in stored["shape"])
-    return Feature(str(stored["dtype"]), shape, None if names is None else tuple(names))
+    return Feature(
+        str(stored["dtype"]), _shape(stored["shape"]), None if names is None else tuple(names)
+    )

@@ -83,10 +83,13 @@ class DatasetReader:
         if not (self.root / STATS_PATH).exists():
             return {}
         stored = atomic.read_json(self.root / STATS_PATH)
-        return {
-            key: {name: np.asarray(value) for name, value in feature.items()}
-            for key, feature in stored.items()
-        }
+        try:
+            return {
+                key: {name: np.asarray(value) * 1 for name, value in feature.items()}
+                for key, feature in stored.items()
+            }
+        except (AttributeError, TypeError, ValueError) as error:
+            raise DatasetError(f"{self.root / STATS_PATH} is damaged", found=str(error)) from error
 
     def length(self, episode: int) -> int:
         """Number of steps of an episode."""
@@ -96,7 +99,7 @@ class DatasetReader:
         """{"episode_index", "task", "length", "extra"}; `extra` is {} for a data set of LeRobot's."""
         row = self._row(episode)
         own = self.root / path_at(OWN_EPISODE_PATTERN, episode)
-        extra = atomic.read_json(own)["extra"] if own.exists() else {}
+        extra = _extra(own) if own.exists() else {}
         task = row["tasks"][0] if row["tasks"] else ""
         return {
             "episode_index": episode,
@@ -122,12 +125,9 @@ class DatasetReader:
                 "no such columns", expected=f"some of {sorted(stored)}", found=unknown
             )
         path = self.root / self._info.data_pattern.format(
-            chunk_index=row["data/chunk_index"], file_index=row["data/file_index"]
+            chunk_index=row["data/chunk_index"], file_index=row["data/file_index"], video_key=""
         )
-        table = _read_table(path, list(dict.fromkeys([*wanted, "episode_index"])))
-        mine = pc.equal(table["episode_index"], episode)
-        if not pc.all(mine).as_py():
-            table = table.filter(mine)
+        table = _of_episode(path, list(dict.fromkeys([*wanted, "episode_index"])), episode)
         if table.num_rows != row["length"]:
             raise DatasetError(
                 f"{path} is damaged", expected=f"{row['length']} rows", found=table.num_rows
@@ -192,7 +192,30 @@ class DatasetReader:
                 expected=f"episodes 0 to {count - 1}",
                 found=indices,
             )
+        for row in rows[:count]:
+            dataset_tables.check_row(row, self._info.features, f"meta/episodes of {self.root}")
         return rows[:count]
+
+
+def _extra(path: Path) -> dict[str, Any]:
+    stored = atomic.read_json(path)
+    extra = stored.get("extra") if isinstance(stored, dict) else None
+    if not isinstance(extra, dict):
+        raise DatasetError(f"{path} is damaged", expected="a mapping 'extra'", found=type(extra))
+    return extra
+
+
+def _of_episode(path: Path, columns: list[str], episode: int) -> pa.Table:
+    """Those columns of the episode's rows. Raises `DatasetError`."""
+    table = _read_table(path, columns)
+    missing = sorted(set(columns) - set(table.column_names))
+    if missing:
+        raise DatasetError(f"{path} is damaged", found=f"no columns {missing}")
+    try:
+        mine = pc.equal(table["episode_index"], episode)
+        return table if pc.all(mine).as_py() else table.filter(mine)
+    except pa.ArrowException as error:
+        raise DatasetError(f"{path} is damaged", found=str(error)) from error
 
 
 def _resolve(indices: Sequence[int] | None, length: int) -> list[int]:
@@ -213,5 +236,5 @@ def _read_table(path: Path, columns: list[str] | None = None, skip: str | None =
             columns = [name for name in file.schema_arrow.names if not name.startswith(skip)]
         # No threads: the tables are small and a pool costs more than it gives.
         return file.read(columns=columns, use_threads=False)
-    except (OSError, pa.ArrowInvalid) as error:
+    except (OSError, ValueError, pa.ArrowException) as error:
         raise DatasetError(f"table {path} can't be read", found=str(error)) from error

@@ -49,42 +49,46 @@ def of_array(array: np.ndarray) -> Stats:
 
 
 class PictureSampler:
-    """Per-channel statistics of uint8 RGB frames, from a histogram of every n-th frame and pixel."""
+    """Per-channel statistics of uint8 RGB frames, from a histogram of every n-th frame and pixel. n doubles
+    as the episode grows: between `SAMPLED_FRAMES` and twice as many count, spread evenly."""
 
-    def __init__(self, length: int) -> None:
-        self._every = max(1, length // SAMPLED_FRAMES)
+    def __init__(self) -> None:
+        self._every = 1
         self._seen = 0
-        self._sampled = 0
-        self._histogram = np.zeros((3, 256), np.int64)
+        self._histograms: list[np.ndarray] = []
 
     def add(self, frame: np.ndarray) -> None:
         """Offer the next frame, uint8[H, W, 3]."""
         if self._seen % self._every == 0:
+            if len(self._histograms) == 2 * SAMPLED_FRAMES:
+                self._histograms = self._histograms[::2]
+                self._every *= 2
             stride = max(1, max(frame.shape[:2]) // SAMPLED_SIDE_PX)
             small = frame[::stride, ::stride]
-            for channel in range(3):
-                self._histogram[channel] += np.bincount(small[..., channel].ravel(), minlength=256)
-            self._sampled += 1
+            self._histograms.append(
+                np.stack([np.bincount(small[..., c].ravel(), minlength=256) for c in range(3)])
+            )
         self._seen += 1
 
     def stats(self) -> Stats:
         """Statistics of shape (3, 1, 1) in 0..1; `count` is the number of frames sampled."""
         levels = np.arange(256)
-        total = self._histogram.sum(axis=1)
-        cumulative = self._histogram.cumsum(axis=1)
-        mean = self._histogram @ levels / total
+        histogram = np.sum(self._histograms, axis=0)
+        total = histogram.sum(axis=1)
+        cumulative = histogram.cumsum(axis=1)
+        mean = histogram @ levels / total
         values = {
             "min": (cumulative > 0).argmax(axis=1),
-            "max": 255 - (self._histogram[:, ::-1] > 0).argmax(axis=1),
+            "max": 255 - (histogram[:, ::-1] > 0).argmax(axis=1),
             "mean": mean,
-            "std": np.sqrt(np.maximum(self._histogram @ levels**2 / total - mean**2, 0)),
+            "std": np.sqrt(np.maximum(histogram @ levels**2 / total - mean**2, 0)),
             **{
                 name: (cumulative >= q * total[:, None]).argmax(axis=1)
                 for name, q in QUANTILES.items()
             },
         }
         scaled = {key: (value / 255.0).reshape(3, 1, 1) for key, value in values.items()}
-        return {**scaled, "count": np.array([float(self._sampled)])}
+        return {**scaled, "count": np.array([float(len(self._histograms))])}
 
 
 def merge(parts: Sequence[Mapping[str, Stats]]) -> dict[str, Stats]:

@@ -13,7 +13,15 @@ import numpy as np
 import pyarrow as pa
 
 from contracts.files import dataset_stats
-from contracts.files.dataset_format import DatasetError, Feature
+from contracts.files.dataset_format import (
+    EPISODES_PER_META_FILE,
+    NUMPY_DTYPES,
+    DatasetError,
+    Feature,
+    place,
+    video_keys,
+)
+from contracts.files.dataset_info import DatasetInfo
 from contracts.files.dataset_stats import Stats
 
 # pandas stores an unnamed index under this name; LeRobot reads the tasks from the index.
@@ -50,6 +58,8 @@ def to_numpy(column: pa.ChunkedArray, feature: Feature) -> np.ndarray:
         else:
             break
     values: np.ndarray = array.to_numpy(zero_copy_only=False)
+    if feature.dtype in NUMPY_DTYPES and values.dtype.kind not in "fiub":
+        raise DatasetError("column on disk", expected=feature, found=str(array.type))
     try:
         return values.reshape(length if feature.shape == (1,) else (length, *feature.shape))
     except ValueError as error:
@@ -86,8 +96,69 @@ def tasks_from(table: pa.Table) -> list[str]:
         raise DatasetError(
             "columns of tasks.parquet", expected="task_index and the task", found=table.column_names
         )
-    pairs = zip(table["task_index"].to_pylist(), table[names[0]].to_pylist(), strict=True)
+    pairs = list(zip(table["task_index"].to_pylist(), table[names[0]].to_pylist(), strict=True))
+    if not all(isinstance(index, int) and isinstance(task, str) for index, task in pairs):
+        raise DatasetError("tasks.parquet", expected="numbers and words", found=pairs[:3])
     return [task for _, task in sorted(pairs)]
+
+
+def check_row(row: Mapping[str, Any], features: Mapping[str, Feature], what: str) -> None:
+    """Raise `DatasetError` unless a row of `meta/episodes` says where its episode is."""
+    places = ["data/chunk_index", "data/file_index", "length"]
+    for key in video_keys(features):
+        places += [f"videos/{key}/chunk_index", f"videos/{key}/file_index"]
+    bad = [name for name in places if not _is_count(row.get(name))]
+    starts = [f"videos/{key}/from_timestamp" for key in video_keys(features)]
+    bad += [name for name in starts if not _is_time(row.get(name))]
+    tasks = row.get("tasks")
+    if bad or not isinstance(tasks, list) or not all(isinstance(task, str) for task in tasks):
+        raise DatasetError(
+            f"{what} is damaged", found={name: row.get(name) for name in (*bad, "tasks")}
+        )
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and 0 <= value < 2**31
+
+
+def _is_time(value: object) -> bool:
+    return isinstance(value, int | float) and 0 <= value < 2**31
+
+
+def bookkeeping(info: DatasetInfo, length: int, task_index: int) -> dict[str, np.ndarray]:
+    """LeRobot's own columns of the next episode after `info`."""
+    steps = np.arange(length, dtype=np.int64)
+    return {
+        "timestamp": (steps / info.fps).astype(np.float32),
+        "frame_index": steps,
+        "episode_index": np.full(length, info.episodes, np.int64),
+        "index": steps + info.frames,
+        "task_index": np.full(length, task_index, np.int64),
+    }
+
+
+def episode_values(info: DatasetInfo, length: int, task: str) -> dict[str, Any]:
+    """What `meta/episodes` says of the next episode after `info`, statistics apart."""
+    chunk, file = place(info.episodes)
+    meta_chunk, meta_file = place(info.episodes // EPISODES_PER_META_FILE)
+    videos: dict[str, Any] = {}
+    for key in video_keys(info.features):
+        videos[f"videos/{key}/chunk_index"] = chunk
+        videos[f"videos/{key}/file_index"] = file
+        videos[f"videos/{key}/from_timestamp"] = 0.0
+        videos[f"videos/{key}/to_timestamp"] = length / info.fps
+    return {
+        "episode_index": info.episodes,
+        "tasks": [task],
+        "length": length,
+        "dataset_from_index": info.frames,
+        "dataset_to_index": info.frames + length,
+        "data/chunk_index": chunk,
+        "data/file_index": file,
+        **videos,
+        "meta/episodes/chunk_index": meta_chunk,
+        "meta/episodes/file_index": meta_file,
+    }
 
 
 def episode_row(values: Mapping[str, Any], stats: Mapping[str, Stats]) -> pa.Table:

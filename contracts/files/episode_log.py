@@ -7,6 +7,7 @@ finished. A reader stops at the first torn or corrupt record and says so: what c
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import struct
@@ -69,7 +70,8 @@ class EpisodeLogWriter:
         return writer, packets
 
     def append(self, parts: Sequence[bytes | memoryview]) -> None:
-        """Add one packet (`wire.pack`'s parts). Raises `WireError` if it breaks a cap."""
+        """Add one packet (`wire.pack`'s parts), whole or not at all. Raises `WireError` if it breaks a cap,
+        `OSError` where the disk can't take it: it may be tried again."""
         if not 1 <= len(parts) <= wire.MAX_PARTS:
             raise WireError(
                 "wrong number of parts", expected=f"1 to {wire.MAX_PARTS}", found=len(parts)
@@ -101,9 +103,18 @@ class EpisodeLogWriter:
 
     def _write(self, pieces: Sequence[bytes | memoryview]) -> None:
         size = sum(len(piece) for piece in pieces)
-        written = os.writev(self._file.fileno(), pieces)
-        if written != size:
-            raise OSError(f"disk took {written} of {size} bytes of {self.part.name}")
+        descriptor = self._file.fileno()
+        try:
+            written = os.writev(descriptor, pieces)
+            if written != size:
+                raise OSError(
+                    errno.ENOSPC, f"disk took {written} of {size} bytes of {self.part.name}"
+                )
+        except OSError:
+            # As if it had not been tried: there may be room later.
+            os.ftruncate(descriptor, self.nbytes)
+            os.lseek(descriptor, self.nbytes, os.SEEK_SET)
+            raise
         for piece in pieces:
             self._digest.update(piece)
         self.nbytes += size
@@ -142,7 +153,7 @@ class EpisodeLogReader:
     def packets(self) -> Iterator[wire.Packet]:
         """The same, decoded. Raises `WireError` on a packet that is whole and yet malformed."""
         for parts in self:
-            yield wire.unpack(parts)
+            yield wire.unpack(parts, oldest=wire.OLDEST_ON_DISK)
 
     def _body(self, frame: bytes, file: BinaryIO, total: int) -> bytes | None:
         if len(frame) < _FRAME.size:

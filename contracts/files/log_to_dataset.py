@@ -19,11 +19,11 @@ from contracts.errors import WireError
 from contracts.files.dataset import DatasetWriter
 from contracts.files.dataset_format import CAMERA_PREFIX, DEPTH16, VIDEO, Feature
 from contracts.files.episode_log import EpisodeLogReader
+from contracts.files.step_table import StepTable
 from contracts.messages import EpisodeEnd, EpisodeStart, SessionStart, Step
 
 DEPTH_PREFIX = "observation.depth."
-MAX_STEPS = 200_000
-_REWARDS = ("process", "completion", "contrastive")
+COLOUR, DEPTH = ".colour", ".depth"
 
 
 @dataclass(frozen=True)
@@ -53,12 +53,6 @@ class EncodedPictures:
     ) -> None:
         self._colour = {name: _filled(name, pictures) for name, pictures in colour.items()}
         self._depth = {name: _filled(name, pictures) for name, pictures in depth.items()}
-        self.lost = sum(
-            picture is None
-            for group in (colour, depth)
-            for pictures in group.values()
-            for picture in pictures
-        )
 
     @property
     def cameras(self) -> list[str]:
@@ -86,7 +80,8 @@ class EncodedPictures:
 @dataclass(frozen=True)
 class LoggedEpisode:
     """One episode read from its log. `columns`: see `trainer.interfaces.StoredEpisode`. `torn`: why the
-    log ended early, "" for a whole one (then `end` is the robot's own)."""
+    log ended early, "" for a whole one (then `end` is the robot's own). `lost`: rows whose picture was lost
+    on the way and that show the one before. `steps_lost`: steps of the episode that are not in the log."""
 
     session: SessionStart
     start: EpisodeStart
@@ -94,6 +89,8 @@ class LoggedEpisode:
     columns: dict[str, np.ndarray]
     pictures: EncodedPictures
     torn: str
+    lost: int = 0
+    steps_lost: int = 0
 
 
 def read_episode(path: Path) -> LoggedEpisode:
@@ -105,7 +102,7 @@ def read_episode(path: Path) -> LoggedEpisode:
     session: SessionStart | None = None
     start: EpisodeStart | None = None
     end: EpisodeEnd | None = None
-    steps: list[Step] = []
+    table: StepTable | None = None
     pictures: list[dict[str, EncodedPicture]] = []
     for packet in reader.packets():
         message = packet.message
@@ -114,22 +111,19 @@ def read_episode(path: Path) -> LoggedEpisode:
         if isinstance(message, SessionStart) and session is None:
             session = message
         elif isinstance(message, EpisodeStart) and session is not None and start is None:
-            start = message
-        elif isinstance(message, Step) and start is not None:
-            if len(steps) >= MAX_STEPS:
-                raise WireError(f"{path.name}: too many steps", expected=f"<= {MAX_STEPS}")
-            steps.append(message)
+            start, table = message, StepTable(session, path.name)
+        elif isinstance(message, Step) and table is not None:
+            table.add(message, arrived(packet))
             pictures.append({name: _picture(packet, name) for name in packet.data})
         elif isinstance(message, EpisodeEnd) and start is not None:
             end = message
         else:
             raise WireError(f"{path.name}: {type(message).__name__} is out of place")
-    if session is None or start is None:
+    if session is None or start is None or table is None:
         raise WireError(f"{path.name} has no start", found=reader.torn or "nothing")
     torn = reader.torn or ("" if end else "no end of the episode")
     if end is None or torn:
-        end = EpisodeEnd(start.episode_seq, len(steps), "aborted", None, torn)
-    columns = _columns(path.name, session, steps)
+        end = EpisodeEnd(start.episode_seq, len(table), "aborted", None, torn)
     colour = {
         c.name: [p.get(f"{c.name}.colour") for p in pictures] for c in session.observation.cameras
     }
@@ -138,7 +132,14 @@ def read_episode(path: Path) -> LoggedEpisode:
         for c in session.observation.cameras
         if any(f"{c.name}.depth" in p for p in pictures)
     }
-    return LoggedEpisode(session, start, end, columns, EncodedPictures(colour, depth), torn)
+    found = EncodedPictures(colour, depth)
+    missing = table.missing(end.steps)
+    return LoggedEpisode(session, start, end, table.columns(), found, torn, table.lost, missing)
+
+
+def arrived(packet: wire.Packet) -> set[str]:
+    """Cameras whose colour came with this step."""
+    return {name.removesuffix(COLOUR) for name in packet.descriptors if name.endswith(COLOUR)}
 
 
 def rate_hz(session: SessionStart, tick_s: np.ndarray) -> float:
@@ -150,10 +151,15 @@ def rate_hz(session: SessionStart, tick_s: np.ndarray) -> float:
     return float(1.0 / np.median(gaps)) if len(gaps) else session.action.rate_hz
 
 
-def features_of(session: SessionStart, pictures: EncodedPictures) -> dict[str, Feature]:
-    """The data set's features for episodes of this session (our own columns come on top)."""
+def features_of(
+    session: SessionStart,
+    colour: Mapping[str, tuple[int, ...]],
+    depth: Mapping[str, tuple[int, ...]],
+) -> dict[str, Feature]:
+    """The data set's features for episodes of this session (our own columns come on top). `colour` and
+    `depth`: camera -> shape of its pictures."""
     state, action = session.observation.state_names, session.action.names
-    features = {
+    return {
         "observation.state": Feature("float32", (len(state),), state),
         "action": Feature("float32", (len(action),), action),
         "requested": Feature("float32", (len(action),), action),
@@ -161,13 +167,9 @@ def features_of(session: SessionStart, pictures: EncodedPictures) -> dict[str, F
         "chunk_index": Feature("int64", (1,)),
         "time.tick": Feature("float64", (1,)),
         "time.lateness": Feature("float64", (1,)),
+        **{CAMERA_PREFIX + name: Feature(VIDEO, shape) for name, shape in colour.items()},
+        **{DEPTH_PREFIX + name: Feature(DEPTH16, shape) for name, shape in depth.items()},
     }
-    for name in pictures.cameras:
-        height, width = pictures.frames(name, [0]).shape[1:3]
-        features[CAMERA_PREFIX + name] = Feature(VIDEO, (height, width, 3))
-    for name in pictures.depth_cameras:
-        features[DEPTH_PREFIX + name] = Feature(DEPTH16, pictures.depth(name, [0]).shape[1:])
-    return features
 
 
 def append(
@@ -184,75 +186,50 @@ def append(
         {DEPTH_PREFIX + name: pictures.each_depth(name) for name in pictures.depth_cameras},
         task=episode.start.instruction,
         extra={
-            "session": msgspec.to_builtins(episode.session),
-            "start": msgspec.to_builtins(episode.start),
-            "end": _finite(msgspec.to_builtins(episode.end)),
+            **record_of(
+                episode.session, episode.start, episode.end, episode.lost, episode.steps_lost
+            ),
             "torn": episode.torn,
-            "pictures_lost": pictures.lost,
             **(extra or {}),
         },
     )
 
 
+def record_of(
+    session: SessionStart, start: EpisodeStart, end: EpisodeEnd, lost: int, steps_lost: int
+) -> dict[str, Any]:
+    """What an episode's extra keeps of its messages, and what of it was lost on the way."""
+    return {
+        "session": msgspec.to_builtins(session),
+        "start": msgspec.to_builtins(start),
+        "end": _finite(msgspec.to_builtins(end)),
+        "torn": "",
+        "pictures_lost": lost,
+        "steps_lost": steps_lost,
+    }
+
+
 def create_dataset(root: Path, episode: LoggedEpisode) -> DatasetWriter:
     """A new data set whose features are those of this episode."""
-    rate = max(1, round(rate_hz(episode.session, episode.columns["time.tick"])))
-    features = features_of(episode.session, episode.pictures)
+    pictures = episode.pictures
+    rate = rate_hz(episode.session, episode.columns["time.tick"])
+    features = features_of(
+        episode.session,
+        {name: pictures.frames(name, [0]).shape[1:] for name in pictures.cameras},
+        {name: pictures.depth(name, [0]).shape[1:] for name in pictures.depth_cameras},
+    )
+    return create_for(root, episode.session, features, rate)
+
+
+def create_for(
+    root: Path, session: SessionStart, features: Mapping[str, Feature], rate: float
+) -> DatasetWriter:
+    """A new data set for episodes of this session, `rate` steps a second."""
     extra = {
-        "observation": msgspec.to_builtins(episode.session.observation),
-        "action": msgspec.to_builtins(episode.session.action),
+        "observation": msgspec.to_builtins(session.observation),
+        "action": msgspec.to_builtins(session.action),
     }
-    return DatasetWriter.create(root, rate, features, episode.session.robot_id, extra)
-
-
-def _columns(name: str, session: SessionStart, steps: list[Step]) -> dict[str, np.ndarray]:
-    state_size, action_size = len(session.observation.state_names), len(session.action.names)
-    for index, step in enumerate(steps):
-        sizes = (len(step.state), len(step.action), len(step.requested))
-        if sizes != (state_size, action_size, action_size):
-            raise WireError(
-                f"{name}: arity of step {step.index}",
-                expected=(state_size, action_size, action_size),
-                found=sizes,
-            )
-        if index and step.index <= steps[index - 1].index:
-            raise WireError(f"{name}: steps are out of order", found=step.index)
-
-    def floats(values: list[Any], width: int) -> np.ndarray:
-        return np.array(values, np.float32).reshape(len(steps), width)
-
-    def times(values: list[float]) -> np.ndarray:
-        return np.array(values, np.float64)
-
-    def whole(values: list[int]) -> np.ndarray:
-        return np.array(values, np.int64)
-
-    columns = {
-        "observation.state": floats([s.state for s in steps], state_size),
-        "action": floats([s.action for s in steps], action_size),
-        # What was asked for may be non-finite (the gate refuses it); tables take NaN, not infinity.
-        "requested": _no_infinity(floats([s.requested for s in steps], action_size)),
-        "chunk": whole([s.chunk for s in steps]),
-        "chunk_index": whole([s.chunk_index for s in steps]),
-        "time.tick": times([s.tick_s for s in steps]),
-        "time.lateness": times([s.lateness_s for s in steps]),
-        "time.state": times([s.state_s for s in steps]),
-        "time.inference": times([s.inference_started_s for s in steps]),
-        "time.actuation": times([s.actuated_s for s in steps]),
-        "policy_version": whole([s.policy_version for s in steps]),
-        "reward_version": whole([s.reward_version for s in steps]),
-        "gate.verdict": whole([s.gate for s in steps]),
-        "intervention": np.array([s.intervention for s in steps], bool),
-    }
-    for signal in _REWARDS:
-        columns[f"reward.{signal}"] = np.array(
-            [np.nan if s.reward is None else getattr(s.reward, signal) for s in steps], np.float32
-        )
-    for camera in session.observation.cameras:
-        for kind, attribute in (("capture", "captured_s"), ("receive", "received_s")):
-            values = [getattr(s, attribute).get(camera.name, np.nan) for s in steps]
-            columns[f"time.{kind}.{camera.name}"] = times(values)
-    return columns
+    return DatasetWriter.create(root, max(1, round(rate)), features, session.robot_id, extra)
 
 
 def _picture(packet: wire.Packet, name: str) -> EncodedPicture:
@@ -281,10 +258,6 @@ def _decode(
     pictures = cameras[camera]
     chosen = pictures if indices is None else [pictures[index] for index in indices]
     return np.stack([picture.decode() for picture in chosen])
-
-
-def _no_infinity(array: np.ndarray) -> np.ndarray:
-    return np.where(np.isinf(array), np.float32(np.nan), array)
 
 
 def _finite(tree: dict[str, Any]) -> dict[str, Any]:

@@ -22,6 +22,7 @@ _TYPES = {
     "U64": "<u8", "U32": "<u4", "U16": "<u2", "U8": "|u1", "BOOL": "|b1",
 }  # fmt: skip
 _BLOCK = 1 << 24
+MAX_VALUES = 1 << 48
 
 
 class _Entry(msgspec.Struct, forbid_unknown_fields=True):
@@ -33,8 +34,11 @@ class _Entry(msgspec.Struct, forbid_unknown_fields=True):
 def map_safetensors(path: Path, sha256: str) -> dict[str, np.ndarray]:
     """Read-only tensors by name, the whole file hashed first. Raises `PackageError` for another hash, or a
     header that is not of numpy's types or does not fit the file."""
-    with path.open("rb") as file:
-        data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    try:
+        with path.open("rb") as file:
+            data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    except (OSError, ValueError) as error:  # gone, or empty
+        raise _wrong(path, str(error)) from error
     found = _sha256(data)
     if found != sha256:
         raise PackageError(
@@ -80,7 +84,10 @@ def _sha256(data: mmap.mmap) -> str:
 
 def _view(path: Path, data: mmap.mmap, start: int, name: str, entry: _Entry) -> np.ndarray:
     begin, end = entry.data_offsets
-    if entry.dtype not in _TYPES or min(entry.shape, default=0) < 0:
+    sides = math.prod(
+        max(1, side) for side in entry.shape
+    )  # an empty tensor's other sides count, too
+    if entry.dtype not in _TYPES or min(entry.shape, default=0) < 0 or sides > MAX_VALUES:
         raise _wrong(path, f"'{name}' of {entry.dtype}{list(entry.shape)}")
     dtype = np.dtype(_TYPES[entry.dtype])
     count = math.prod(entry.shape)

@@ -6,10 +6,7 @@ Knows files, hashes and shapes; knows neither ONNX nor any engine. Never unpickl
 from __future__ import annotations
 
 import hashlib
-import io
-import secrets
 import shutil
-import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,13 +16,12 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from contracts.errors import PackageError
-from contracts.files import atomic, mapped
+from contracts.errors import ConfigError, PackageError
+from contracts.files import atomic, golden_vectors, mapped, outputs
+from contracts.files.golden_vectors import GoldenCase
 from contracts.package import (
     FORMAT_VERSION,
-    GraphSpec,
     PackageManifest,
-    TensorSpec,
     check_tensors,
     package_id,
 )
@@ -40,18 +36,9 @@ MAX_WEIGHTS_BYTES = 32 * 1024 * 1024 * 1024
 MAX_READ_BYTES = 1024 * 1024 * 1024
 """Weights up to here are read into memory at once, so that nothing can change them after their check. Larger
 ones (vision-language models) would not fit a Jetson twice and are mapped (`contracts.files.mapped`)."""
-MAX_GOLDEN_BYTES = 256 * 1024 * 1024
 _REMEDY = "copy or export the package again"
 
 Arrays = Mapping[str, np.ndarray]
-
-
-@dataclass(frozen=True)
-class GoldenCase:
-    """One recorded input of a graph and what it must answer."""
-
-    inputs: dict[str, np.ndarray]
-    outputs: dict[str, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -91,11 +78,12 @@ def write_package(
     """Write a package and return it as `load_package` reads it; an old one at `folder` is replaced.
 
     File names and hashes of `manifest` are filled in here; the rest must be right already. Raises
-    `PackageError` (and leaves the old package) when what was written does not load, and whatever `check`
-    raises about it before it takes its place.
+    `ConfigError` as `require_place` does, `PackageError` (and leaves the old package) when what was written
+    does not load, and whatever `check` raises about it before it takes its place.
     """
+    require_place(folder)
     weights_data = safetensors_bytes(weights)
-    golden_data = _golden_bytes(golden)
+    golden_data = golden_vectors.to_bytes(golden)
     manifest = msgspec.structs.replace(
         manifest,
         format_version=FORMAT_VERSION,
@@ -110,8 +98,8 @@ def write_package(
         golden_file=GOLDEN_FILE,
         golden_sha256=_sha256(golden_data),
     )
-    atomic.make_directory(folder.parent)
-    temporary = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}{atomic.TEMPORARY_SUFFIX}")
+    place = folder.resolve()  # a link stays one
+    temporary = atomic.temporary_for(place)
     temporary.mkdir()
     try:
         for spec in manifest.graphs:
@@ -122,18 +110,42 @@ def write_package(
         _write_synced(temporary / MANIFEST_FILE, text + b"\n")
         atomic.sync(temporary)
         check(load_package(temporary))
-        if folder.exists():
+        if place.exists():
             old = temporary.with_name(f"{temporary.name}.old{atomic.TEMPORARY_SUFFIX}")
-            folder.rename(old)
-            temporary.rename(folder)
+            place.rename(old)
+            temporary.rename(place)
             shutil.rmtree(old)
         else:
-            temporary.rename(folder)
+            temporary.rename(place)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
-    atomic.sync(folder.parent)
+    atomic.sync(place.parent)
     return load_package(folder)
+
+
+def require_place(folder: Path, source: Path | None = None) -> None:
+    """A package may be written to `folder`: nothing is there, or an earlier package and no file beside its
+    own, and it is not `source`, of which it is made. Commands ask before their work. Raises `ConfigError`."""
+    if source is not None and folder.resolve() == source.resolve():
+        raise ConfigError(
+            f"{folder} is what the package is made from",
+            expected="another folder for what is made of it",
+            remedy="choose another name",
+        )
+    outputs.require_folder(folder, "a model package", _is_package)
+    outputs.require_room(folder.resolve().parent)
+
+
+def _is_package(folder: Path) -> bool:
+    """Of this format version or another."""
+    described = outputs.json_with("format_version", "graphs", "weights_file", "golden_file")
+    manifest = folder / MANIFEST_FILE
+    return (
+        outputs.only(MANIFEST_FILE, "*.onnx", "*.safetensors", "*.npz")(folder)
+        and manifest.is_file()
+        and described(manifest)
+    )
 
 
 def read_manifest(folder: Path) -> PackageManifest:
@@ -157,7 +169,7 @@ def read_manifest(folder: Path) -> PackageManifest:
         raise PackageError(f"{folder}: graph names", expected="distinct, at least one", found=names)
     files = (*(g.file for g in manifest.graphs), manifest.weights_file, manifest.golden_file)
     for file in files:
-        if file != Path(file).name or file.startswith("."):
+        if file != Path(file).name or file.startswith(".") or not file.isprintable():
             raise PackageError(
                 f"{folder}: manifest names a file elsewhere",
                 expected="a plain file name",
@@ -177,8 +189,8 @@ def load_package(folder: Path) -> Package:
     weights = _read_weights(folder / manifest.weights_file, manifest.weights_sha256)
     _check_weights(folder, manifest, weights)
     golden_path = folder / manifest.golden_file
-    golden_data = _read_hashed(golden_path, manifest.golden_sha256, MAX_GOLDEN_BYTES)
-    golden = _read_golden(golden_path, golden_data, manifest)
+    golden_data = _read_hashed(golden_path, manifest.golden_sha256, golden_vectors.MAX_BYTES)
+    golden = golden_vectors.read(golden_path, golden_data, manifest)
     return Package(folder, manifest, package_id(manifest), graphs, weights, golden)
 
 
@@ -189,13 +201,14 @@ def safetensors_bytes(tensors: Arrays) -> bytes:
     )
 
 
-def read_safetensors(data: bytes, what: str) -> dict[str, np.ndarray]:
-    """Writable tensors by name from a safetensors file. Raises `PackageError` naming `what`."""
+def read_safetensors(data: bytes, what: str, remedy: str = _REMEDY) -> dict[str, np.ndarray]:
+    """Writable tensors by name from a safetensors file. Raises `PackageError` naming `what`, and `remedy`
+    where it is no part of a package."""
     try:
         return {name: np.array(tensor) for name, tensor in safetensors.numpy.load(data).items()}
     except (safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
         raise PackageError(
-            f"{what} is not a safetensors file of numpy's types", found=str(error), remedy=_REMEDY
+            f"{what} is not a safetensors file of numpy's types", found=str(error), remedy=remedy
         ) from error
 
 
@@ -236,97 +249,31 @@ def _check_weights(folder: Path, manifest: PackageManifest, weights: Arrays) -> 
         )
 
 
-def _golden_bytes(golden: Mapping[str, Sequence[GoldenCase]]) -> bytes:
-    arrays: dict[str, np.ndarray] = {}
-    for graph, cases in golden.items():
-        for side, values in (
-            ("in", [case.inputs for case in cases]),
-            ("out", [case.outputs for case in cases]),
-        ):
-            for name in values[0] if values else ():
-                arrays[f"{graph}/{side}/{name}"] = np.stack([value[name] for value in values])
-    file = io.BytesIO()
-    # Not np.savez: it stamps no time, but compresses with zlib defaults that differ between builds.
-    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=6) as archive:
-        for key in sorted(arrays):
-            member = io.BytesIO()
-            np.save(member, np.ascontiguousarray(arrays[key]), allow_pickle=False)
-            entry = zipfile.ZipInfo(f"{key}.npy", date_time=(1980, 1, 1, 0, 0, 0))
-            entry.compress_type = zipfile.ZIP_DEFLATED
-            archive.writestr(entry, member.getvalue())
-    return file.getvalue()
-
-
-def _read_golden(
-    path: Path, data: bytes, manifest: PackageManifest
-) -> dict[str, tuple[GoldenCase, ...]]:
-    arrays: dict[str, np.ndarray] = {}
-    try:
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            if sum(entry.file_size for entry in archive.infolist()) > MAX_GOLDEN_BYTES:
-                raise PackageError(f"{path} unpacks to more than {MAX_GOLDEN_BYTES} bytes")
-            for entry in archive.infolist():
-                member = io.BytesIO(archive.read(entry))
-                key = entry.filename.removesuffix(".npy")
-                arrays[key] = np.load(member, allow_pickle=False)
-    except (zipfile.BadZipFile, ValueError, EOFError, OSError, NotImplementedError) as error:
-        raise PackageError(
-            f"{path} is not an archive of arrays", found=str(error), remedy=_REMEDY
-        ) from error
-    return {graph.name: _golden_cases(path, graph, arrays) for graph in manifest.graphs}
-
-
-def _golden_cases(path: Path, graph: GraphSpec, arrays: Arrays) -> tuple[GoldenCase, ...]:
-    sides: dict[str, dict[str, np.ndarray]] = {}
-    counts: set[int] = set()
-    for side, specs in (("in", graph.inputs), ("out", graph.outputs)):
-        found: dict[str, np.ndarray] = {}
-        for spec in specs:
-            key = f"{graph.name}/{side}/{spec.name}"
-            array = arrays.get(key)
-            if array is None:
-                raise PackageError(f"{path}: golden vector '{key}' is missing", remedy=_REMEDY)
-            if str(array.dtype) != spec.dtype or not _fits(array.shape[1:], spec):
-                raise PackageError(
-                    f"{path}: golden vector '{key}'",
-                    expected=f"{spec.dtype}{list(spec.shape)}",
-                    found=f"{array.dtype}{list(array.shape[1:])}",
-                )
-            found[spec.name] = array
-            counts.add(len(array))
-        sides[side] = found
-    if len(counts) != 1 or counts == {0}:
-        raise PackageError(
-            f"{path}: golden vectors of graph '{graph.name}'",
-            expected="at least one case, as many inputs as outputs",
-            found=sorted(counts),
-        )
-    return tuple(
-        GoldenCase(
-            {name: array[i] for name, array in sides["in"].items()},
-            {name: array[i] for name, array in sides["out"].items()},
-        )
-        for i in range(counts.pop())
-    )
-
-
-def _fits(shape: tuple[int, ...], spec: TensorSpec) -> bool:
-    return len(shape) == len(spec.shape) and all(
-        wanted in (-1, size) for size, wanted in zip(shape, spec.shape, strict=True)
-    )
-
-
 def _read(path: Path, max_bytes: int) -> bytes:
     try:
         return atomic.read_bytes(path, max_bytes)
     except (atomic.FileError, OSError) as error:
-        if not path.parent.is_dir():
-            raise PackageError(f"no model package at {path.parent}") from error
+        folder = path.parent
+        if path.name == MANIFEST_FILE and not path.exists():
+            raise PackageError(
+                f"no model package at {folder}",
+                expected=f"a folder with {MANIFEST_FILE}",
+                found=_inside(folder),
+                remedy="name the folder that robot-export wrote",
+            ) from error
         raise PackageError(
-            f"model package {path.parent} has no readable {path.name}",
-            found=str(error),
+            f"model package {folder} has no readable {path.name}",
+            found=str(error) if path.exists() else "nothing of that name",
             remedy=_REMEDY,
         ) from error
+
+
+def _inside(folder: Path) -> str:
+    """What a user took for a package; the packages within, if there are."""
+    within = sorted(path.parent.name for path in folder.glob(f"*/{MANIFEST_FILE}"))
+    if within:
+        return f"a folder that holds packages: {', '.join(within[:4])}"
+    return outputs.described(folder)
 
 
 def _read_hashed(path: Path, sha256: str, max_bytes: int) -> bytes:

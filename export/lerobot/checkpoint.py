@@ -144,7 +144,9 @@ def _tensors(path: Path) -> dict[str, torch.Tensor]:
         held = safetensors.torch.load(_read(path, _MAX_WEIGHTS_BYTES))
     except (safetensors.SafetensorError, ValueError, KeyError) as error:
         raise PackageError(
-            f"{path} is not a safetensors file", found=str(error), remedy=_REMEDY
+            f"{path} is not a whole safetensors file",
+            found=str(error),
+            remedy="copy or download the checkpoint again",
         ) from error
     tensors = {
         name: tensor.float() if tensor.is_floating_point() else tensor

@@ -23,6 +23,11 @@ ROBOT_TYPES = {
     name: SO101_JOINTS for name in ("so100", "so101", "so100_follower", "so101_follower")
 }
 UNITS = ("deg", "normalised")
+_JOINTS_REMEDY = "--robot-type, --joints or --dataset"
+_UNITS_REMEDY = (
+    "--units deg or normalised: LeRobot records degrees with use_degrees (the default of its SO arms "
+    "since 0.4.4), else -100 to 100 of each joint's range: 'normalised'"
+)
 # Calibrations count encoder steps; a servo of these arms turns once in 4096, and LeRobot divides by 4095.
 _STEPS_A_TURN = 4095.0
 _SLACK = 1.02
@@ -57,13 +62,9 @@ class Robot:
 def describe(checkpoint: Checkpoint, options: RobotOptions) -> Robot:
     """Raises `ConfigError` naming the option that is missing or does not fit."""
     dataset = _Dataset(options.dataset) if options.dataset else None
-    joints = _joints(checkpoint, options, dataset)
     rate_hz = options.rate_hz or (dataset.fps if dataset else 0.0)
-    if not rate_hz > 0.0:
-        raise ConfigError(
-            "a LeRobot checkpoint does not say at which rate its actions follow each other",
-            remedy="give --rate-hz, the frames a second of its data set, or --dataset",
-        )
+    _require_told(options, dataset, rate_hz)
+    joints = _joints(checkpoint, options, dataset)
     low, high = _reach(checkpoint)
     _check_units(checkpoint, options, joints, low, high)
     gripper = np.array([is_gripper(joint) for joint in joints])
@@ -98,6 +99,23 @@ def describe(checkpoint: Checkpoint, options: RobotOptions) -> Robot:
     return Robot(ObservationSpec(specs, joints, units), action, cameras, degrees)
 
 
+def _require_told(options: RobotOptions, dataset: _Dataset | None, rate_hz: float) -> None:
+    """All that is missing at once, so that one more run is enough."""
+    untold = []
+    if not (options.joints or options.robot_type or (dataset and dataset.joints)):
+        untold.append(("what its joints are called", _JOINTS_REMEDY))
+    if not rate_hz > 0.0:
+        remedy = "--rate-hz, the frames a second of its data set, or --dataset"
+        untold.append(("at which rate its actions follow each other", remedy))
+    if not options.units:
+        untold.append(("in which units its joints are", _UNITS_REMEDY))
+    if untold:
+        raise ConfigError(
+            f"a LeRobot checkpoint does not say {', '.join(what for what, _ in untold)}",
+            remedy=f"give {'; give '.join(remedy for _, remedy in untold)}",
+        )
+
+
 class _Dataset:
     """Names and rate from a data set's meta/info.json."""
 
@@ -117,7 +135,6 @@ class _Dataset:
 def _joints(
     checkpoint: Checkpoint, options: RobotOptions, dataset: _Dataset | None
 ) -> tuple[str, ...]:
-    remedy = "give --robot-type, --joints or --dataset"
     if options.joints:
         joints = options.joints
     elif options.robot_type:
@@ -128,10 +145,8 @@ def _joints(
                 remedy="name its joints with --joints",
             )
         joints = ROBOT_TYPES[options.robot_type]
-    elif dataset is not None and dataset.joints:
-        joints = dataset.joints
     else:
-        raise ConfigError("a LeRobot checkpoint does not name its joints", remedy=remedy)
+        joints = dataset.joints if dataset is not None else ()
     config = checkpoint.config
     for what, size in ((ACTION, config.action_size), (STATE, config.state_size)):
         if len(joints) != size:
@@ -139,7 +154,7 @@ def _joints(
                 f"joints of {checkpoint.folder}",
                 expected=f"{size}, as '{what}' has",
                 found=list(joints),
-                remedy=remedy,
+                remedy=f"give {_JOINTS_REMEDY}",
             )
     return joints
 
@@ -153,11 +168,7 @@ def _check_units(
 ) -> None:
     if options.units not in UNITS:
         raise ConfigError(
-            "a LeRobot checkpoint does not say in which units its joints are",
-            expected=f"--units {' or '.join(UNITS)}",
-            found=options.units or "none given",
-            remedy="LeRobot records degrees with use_degrees (the default of its SO arms since 0.4.4), "
-            "else -100 to 100 of each joint's range: 'normalised'",
+            "units of the joints", found=options.units, remedy=f"give {_UNITS_REMEDY}"
         )
     if options.calibration is not None and options.units != "normalised":
         raise ConfigError("--calibration turns normalised units into degrees", found="--units deg")

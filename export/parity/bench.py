@@ -10,14 +10,19 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from contracts.errors import EntracteError, MissingDependency
+from contracts.errors import ConfigError, EntracteError, MissingDependency
+from contracts.files.packages import read_manifest
 
 FIRST_SEED = 1_000_000
 Z_95 = 1.959964
+EXECUTED = 8
+"""`policy.execute_steps` where nobody sets it (`runtime.config`)."""
+POINTS = 10.0
+"""A difference of success that matters; an interval that reaches further says nothing."""
 _MOST_S = 6 * 3600.0
 
 
@@ -60,9 +65,21 @@ class ClosedLoop:
         return self.low <= 0.0 <= self.high
 
 
-def closed_loop(left: Contender, right: Contender, task: str, episodes: int) -> ClosedLoop:
-    """Run both. Raises `EntracteError` with the program's last line when one fails."""
-    before, after = (_run(side, task, episodes) for side in (left, right))
+def closed_loop(
+    left: Contender,
+    right: Contender,
+    task: str,
+    episodes: int,
+    tell: Callable[[str], None] = lambda line: None,
+) -> ClosedLoop:
+    """Run both. `tell` hears whose turn it is: each takes minutes. Raises `EntracteError` with the program's
+    last line when one fails."""
+    found = []
+    for side in (left, right):
+        name = side.package.resolve().name
+        tell(f"{episodes} episodes of {task} with {name} on {side.engine}")
+        found.append(_run(side, task, episodes))
+    before, after = found
     scenes = sorted(before.keys() & after.keys())
     if len(scenes) != episodes:
         raise EntracteError(
@@ -92,6 +109,52 @@ def paired(left: str, right: str, task: str, pairs: Sequence[tuple[bool, bool]])
     )
 
 
+def require_task(task: str) -> None:
+    """Raise `ConfigError` naming the bench's tasks unless `task` is one: before any work."""
+    command = [sys.executable, "-m", "runtime.bench.known_tasks", task]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+        raise ConfigError("--bench", expected="a task of the bench", found=lines[-1])
+
+
+def require_enough(episodes: int, limit: float = POINTS) -> None:
+    """Raise `ConfigError` for so few pairs that even the very same successes leave an interval that reaches
+    `limit` points down: nothing could be said."""
+    if _reach_down(episodes) < limit:
+        return
+    few = episodes
+    many = 2 * episodes
+    while _reach_down(many) >= limit:
+        few, many = many, 2 * many
+    while many - few > 1:
+        middle = (few + many) // 2
+        few, many = (few, middle) if _reach_down(middle) < limit else (middle, many)
+    raise ConfigError(
+        f"so few episodes say nothing of success: with the very same successes on both sides the interval "
+        f"of {episodes} pairs reaches down to -{_reach_down(episodes):.1f} points",
+        expected=f"--episodes {many} at least, some hundreds to be likely to find {limit:g} points",
+        found=episodes,
+    )
+
+
+def _reach_down(episodes: int) -> float:
+    """Points below zero that the interval reaches at the least when no pair falls differently."""
+    same = (
+        paired("", "", "", [(True, True)] * k + [(False, False)] * (episodes - k))
+        for k in range(episodes + 1)
+    )
+    return -100.0 * max(one.low for one in same)
+
+
+def _short_chunk(side: Contender) -> tuple[str, ...]:
+    """A chunk shorter than what robots execute of one by default is executed whole."""
+    chunk = read_manifest(side.package).chunk
+    if chunk is None or chunk.length >= EXECUTED:
+        return ()
+    return (f"policy.execute_steps={chunk.length}",)
+
+
 def _run(side: Contender, task: str, episodes: int) -> dict[int, bool]:
     """Success by scene seed."""
     kind, _, provider = side.engine.partition(":")
@@ -115,9 +178,8 @@ def _run(side: Contender, task: str, episodes: int) -> dict[int, bool]:
             ) from error
         if done.returncode != 0 or not truth.exists():
             lines = [line for line in (done.stderr or done.stdout).splitlines() if line.strip()]
-            raise EntracteError(
-                f"robot-run eval with {side} failed", found=lines[-1] if lines else done.returncode
-            )
+            said = lines[-1].removeprefix("robot-run: ") if lines else done.returncode
+            raise EntracteError(f"the bench with {side} failed", found=said)
         rows = [json.loads(line) for line in truth.read_text().splitlines()]
     return {int(row["seed"]): bool(row["success"]) for row in rows}
 

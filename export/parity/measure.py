@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from contracts.errors import PackageError
-from contracts.files.packages import GoldenCase, Package
+from contracts.errors import CheckFailed, PackageError
+from contracts.files.golden_vectors import GoldenCase
+from contracts.files.packages import Package
 from contracts.package import PackageManifest
 from runtime.engines import Engine, EngineOptions, open_engine
 
@@ -130,11 +131,11 @@ def tolerance_of(manifest: PackageManifest, graph: str) -> float:
 
 
 def require_parity(found: Sequence[Parity], what: str) -> None:
-    """Raise `PackageError` naming the worst output unless every `Parity` holds."""
+    """Raise `CheckFailed` naming the worst output unless every `Parity` holds."""
     broken = [parity for parity in found if not parity.holds]
     if broken:
         worst = max(broken, key=lambda parity: parity.largest_error / parity.allowed)
-        raise PackageError(
+        raise CheckFailed(
             f"{what}: output '{worst.output}' of graph '{worst.graph}' differs from torch",
             expected=f"<= {worst.allowed:.1e}",
             found=f"{worst.largest_error:.1e}",

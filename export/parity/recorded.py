@@ -17,9 +17,10 @@ from contracts.errors import ConfigError
 from contracts.files.dataset_format import CAMERA_PREFIX
 from contracts.files.dataset_reader import DatasetReader
 from contracts.images import shrink_to
-from contracts.package import PackageManifest
+from contracts.package import PackageManifest, no_prefix
 from export.parity.sides import Side
 
+RECORDED_MODELS = ("policy", "reward")
 Arrays = dict[str, np.ndarray]
 
 
@@ -45,6 +46,12 @@ class Answer:
 def moments(dataset: Path, manifest: PackageManifest, count: int) -> list[Moment]:
     """`count` moments spread over all episodes. Raises `ConfigError` when the data set can't feed the
     package."""
+    if manifest.model not in RECORDED_MODELS:
+        raise ConfigError(
+            "--recorded is for packages of policies and reward models",
+            found=f"a package of a model '{manifest.model}'",
+            remedy="check it without --recorded: its golden vectors are of recorded pictures",
+        )
     reader = DatasetReader(dataset)
     steps = [(e, s) for e in range(reader.num_episodes) for s in range(reader.length(e))]
     if not steps:
@@ -96,7 +103,8 @@ class _Reading:
             return Moment(seen, {"tokens": self._tokens(episode)})
         when = rows_seen(manifest, self._reader.fps, step)
         seen = {"features": [self._trunk_inputs(episode, one) for one in when]}
-        return Moment(seen, self._noise(number))
+        settled = no_prefix(manifest.graph("head").inputs)
+        return Moment(seen, {**self._noise(number), **settled})
 
     def _trunk_inputs(self, episode: int, step: int) -> Arrays:
         found: Arrays = {}

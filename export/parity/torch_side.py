@@ -33,7 +33,10 @@ def reference(package: Package) -> tuple[dict[str, GraphSource], str]:
     """Torch's side of each graph, or nothing and the reason why."""
     architecture = package.manifest.architecture
     if architecture not in REFERENCES:
-        return {}, f"no torch reference for the architecture '{architecture}'"
+        return {}, (
+            f"there is no torch reference for the architecture '{architecture}'; the golden vectors are what "
+            "torch answered at export"
+        )
     if find_spec("torch") is None or find_spec("onnx") is None:
         return {}, "torch and ONNX are not installed here (extra 'export')"
     module, _, function = REFERENCES[architecture].partition(":")
@@ -58,18 +61,20 @@ def run(source: GraphSource, inputs: Mapping[str, np.ndarray]) -> dict[str, np.n
 
 def flow(package: Package) -> tuple[GraphSource, ...]:
     """A flow policy of `robot-trainer imitate`."""
-    from export.policy import graph_sources
+    from export.policy import graph_sources, takes_prefix
     from trainer.policies.flow import FlowPolicy
 
-    return graph_sources(FlowPolicy.from_package(package), dict(package.golden["trunk"][0].inputs))
+    policy, seen = FlowPolicy.from_package(package), dict(package.golden["trunk"][0].inputs)
+    return graph_sources(policy, seen, prefixed=takes_prefix(package))
 
 
 def steered(package: Package) -> tuple[GraphSource, ...]:
     """A flow policy whose noise comes from a noise actor."""
-    from export.policy import graph_sources
+    from export.policy import graph_sources, takes_prefix
     from trainer.policies.noise_actor import steered_of_package
 
-    return graph_sources(steered_of_package(package), dict(package.golden["trunk"][0].inputs))
+    policy, seen = steered_of_package(package), dict(package.golden["trunk"][0].inputs)
+    return graph_sources(policy, seen, prefixed=takes_prefix(package))
 
 
 def edge(package: Package) -> tuple[GraphSource, ...]:

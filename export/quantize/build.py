@@ -19,14 +19,15 @@ import onnx
 
 from calibration.quantization.card import CalibrationSet, Part
 from contracts.errors import PackageError
-from contracts.files.packages import Package, write_package
+from contracts.files.packages import Package, require_place, write_package
 from contracts.package import OBSERVATION_STEPS, PackageManifest, weights_id
-from export.parity.bench import Contender, closed_loop
+from export.parity.bench import Contender, closed_loop, require_enough
 from export.parity.measure import TOLERANCE, replay, require_parity
 from export.quantize import fp16, gate, int8
 from export.quantize.chain import Answers, Chain, worst
 from export.quantize.graphs import TRUNK, Transformed, layers, open_trunk, whole, with_trunk
 from export.quantize.layers import Kept, keep_float, sensitivity
+from export.quantize.progress import Tell, silent
 from export.quantize.report import Latency, Report
 
 Precision = Literal["fp16", "int8"]
@@ -56,31 +57,44 @@ class Options:
 
 
 def quantize(
-    package: Package, drawn: CalibrationSet, folder: Path, options: Options, report: Report
+    package: Package,
+    drawn: CalibrationSet,
+    folder: Path,
+    options: Options,
+    report: Report,
+    tell: Tell = silent,
 ) -> Package:
     """Write the quantised package to `folder` and fill in `report`, which holds whatever was measured even
-    when this raises: `QuantizationRefused` (a gate), `PackageError` (what can't be quantised)."""
+    when this raises: `QuantizationRefused` (a gate), `PackageError` (what can't be quantised),
+    `ConfigError` (too few episodes for that gate, a folder that holds something else).
+    `tell` hears what is going on."""
+    require_place(folder, package.folder)
+    if options.task and options.episodes:
+        require_enough(options.episodes, options.success_limit)
     _require_fit(package, drawn)
     model = whole(package, TRUNK)
     with Chain(package) as chain:
-        trunk = _chosen(chain, model, drawn, options, report)
+        trunk = _chosen(chain, model, drawn, options, report, tell)
+        tell(f"errors on {len(drawn.held_out)} held-out samples", 0, 0)
         held = chain.answers(drawn.held_out)
         report.errors = chain.errors(held, chain.answers(drawn.held_out, trunk))
         report.own_spread = chain.errors(held, chain.answers(drawn.held_out, draw=1))
     what = f"{options.precision} of {package.folder.resolve().name}"
-    gate.require_actions(report.errors, options.action_limit, what)
+    gate.require_actions(report.errors, options.action_limit, what, options.precision)
     candidate = with_trunk(package, trunk)
+    tell("latency of both trunks", 0, 0)
     report.latency = latency(package, candidate, drawn.held_out)
     with tempfile.TemporaryDirectory() as scratch:
-        made = _write(candidate, Path(scratch) / "candidate", drawn, options)
+        made = _write(candidate, Path(scratch) / folder.resolve().name, drawn, options)
         if options.task and options.episodes:
             report.success = closed_loop(
                 Contender(package.folder, ENGINE),
                 Contender(made.folder, ENGINE),
                 options.task,
                 options.episodes,
+                lambda line: tell(line, 0, 0),
             )
-            gate.require_success(report.success, options.success_limit, what)
+            gate.require_success(report.success, options.success_limit, what, options.precision)
         manifest = _with_verdict(made, report)
         written = write_package(folder, manifest, made.graphs, made.weights, made.golden)
     report.finish(package, written)
@@ -128,16 +142,23 @@ def _chosen(
     drawn: CalibrationSet,
     options: Options,
     report: Report,
+    tell: Tell,
 ) -> Transformed:
     """The trunk with its method and its float32 layers chosen on the calibration samples alone."""
     part = drawn.calibration
+    tell(f"float32's answers to {len(part)} samples", 0, 0)
     reference = chain.answers(part)
-    make, names = _maker(chain, model, part, reference, options, report)
+    make, names = _maker(chain, model, part, reference, options, report, tell)
     few = _few(part, options.layer_samples)
     few_reference = chain.answers(few)
-    report.layers = sensitivity(chain, few, few_reference, model, names, make)
+    report.layers = sensitivity(chain, few, few_reference, model, names, make, tell)
     if options.keep_float is None:
-        report.kept = keep_float(chain, part, reference, report.layers, make, options.action_limit)
+        report.kept = keep_float(
+            *(chain, part, reference, report.layers, make),
+            options.action_limit,
+            options.precision,
+            tell,
+        )
     else:
         kept = [one.layer for one in report.layers[: options.keep_float]]
         report.kept = Kept(kept, {})
@@ -154,10 +175,12 @@ def _maker(
     reference: Answers,
     options: Options,
     report: Report,
+    tell: Tell,
 ) -> tuple[Make, list[str]]:
     """A function from layers to the trunk in which those are quantised, and all layers there are."""
     if options.precision == "fp16":
         names = layers(model)
+        tell("largest activation", 0, 0)
         report.largest_activation = _largest(int8.measure_ranges(model, part, "minmax"))
         if report.largest_activation >= fp16.LARGEST:
             raise gate.QuantizationRefused(
@@ -170,6 +193,7 @@ def _maker(
     methods = int8.METHODS if options.method == "auto" else (options.method,)
     ranges: dict[str, Any] = {}
     for method in methods:
+        tell(f"ranges of activations by {method}", 0, 0)
         ranges[method] = int8.measure_ranges(model, part, method)
         answers = chain.answers(part, int8.to_int8(model, ranges[method], names))
         report.methods[method] = worst(chain.errors(reference, answers)).p99

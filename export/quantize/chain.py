@@ -14,7 +14,7 @@ import numpy as np
 from calibration.quantization.card import Part
 from contracts.errors import PackageError
 from contracts.files.packages import Package
-from contracts.package import OBSERVATION_STEPS
+from contracts.package import OBSERVATION_STEPS, no_prefix
 from export.parity.measure import measure
 from export.quantize.graphs import TRUNK, Transformed, open_trunk, with_trunk
 from runtime.engines import Engine, EngineOptions, open_engine
@@ -90,7 +90,7 @@ class Chain:
         self, part: Part, features: Sequence[Answers], index: int, draw: int
     ) -> dict[str, np.ndarray]:
         sample = part.sample(index)
-        given: dict[str, np.ndarray] = {**sample, **features[index]}
+        given: dict[str, np.ndarray] = {**sample, **features[index], **no_prefix(self._head.inputs)}
         if self._compares:
             embedding = self._features[0]
             first, earlier = _before(part, index)

@@ -11,6 +11,7 @@ from calibration.quantization.card import Part
 from contracts.errors import PackageError
 from export.quantize.chain import Answers, Chain, worst
 from export.quantize.graphs import Transformed
+from export.quantize.progress import Tell, silent
 
 MARGIN = 0.75
 """Layers are left in float32 until the error on the calibration samples is this much of the limit: on held
@@ -38,6 +39,7 @@ def sensitivity(
     model: onnx.ModelProto,
     layers: Sequence[str],
     quantise: Quantise,
+    tell: Tell = silent,
 ) -> list[LayerError]:
     """`LayerError` of each layer, the most sensitive first. `quantise(layers)` makes the trunk."""
     sizes = {i.name: _size(i) for i in model.graph.initializer}
@@ -45,7 +47,8 @@ def sensitivity(
         node.name: sizes.get(node.input[1], 0) for node in model.graph.node if node.name in layers
     }
     found = []
-    for layer in layers:
+    for done, layer in enumerate(layers):
+        tell("what each layer alone costs", done, len(layers))
         error = worst(chain.errors(reference, chain.answers(part, quantise([layer]))))
         found.append(LayerError(layer, error.name, error.p99, weights[layer]))
     return sorted(found, key=lambda one: -one.p99)
@@ -66,6 +69,8 @@ def keep_float(
     order: Sequence[LayerError],
     quantise: Quantise,
     limit: float,
+    precision: str = "int8",
+    tell: Tell = silent,
 ) -> Kept:
     """The fewest of the most sensitive layers in float32 with which p99 <= `MARGIN` * `limit` on `part`.
 
@@ -75,6 +80,7 @@ def keep_float(
     tried: dict[int, float] = {}
     joint = ""
     for count in range(int(MOST_FLOAT * len(names)) + 1):
+        tell(f"all layers but {count} of {len(names)} in {precision}", 0, 0)
         error = worst(chain.errors(reference, chain.answers(part, quantise(names[count:]))))
         tried[count], joint = error.p99, error.name
         if error.p99 <= MARGIN * limit:
@@ -84,7 +90,9 @@ def keep_float(
         f"too far",
         expected=f"p99 <= {MARGIN * limit:.2f} % of its range",
         found=f"{min(tried.values()):.2f} %",
-        remedy="draw a better calibration set, or use --precision fp16",
+        remedy="draw a better calibration set, or use --precision fp16"
+        if precision == "int8"
+        else "this trunk does not go with fp16: leave it in float32",
     )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from calibration.quantization.card import Card
-from contracts.files import atomic
+from contracts.files import atomic, outputs
 from contracts.files.packages import Package, safetensors_bytes
 from export.parity.bench import ClosedLoop
 from export.quantize.chain import RangeError, worst
@@ -108,6 +108,22 @@ class Report:
         ]
         return "\n".join(lines) + "\n"
 
+    def verdict(self, folder: Path) -> str:
+        """The end of it in a sentence: `folder` was written, and how far the gates were from refusing."""
+        one = worst(self.errors)
+        gates = [
+            f"worst p99 {one.p99:.2f} % of {one.name}'s range (limit {self.limits['action']:g} %)"
+        ]
+        if self.success:
+            s = self.success
+            gates.append(
+                f"success {100 * s.difference:+.1f} points [{100 * s.low:+.1f}, {100 * s.high:+.1f}] "
+                f"(limit -{self.limits['success']:g})"
+            )
+        passed = "gates passed" if self.success else "gate of actions passed"
+        unmeasured = "" if self.success else "; closed loop not measured (--bench TASK does)"
+        return f"written to {folder}, {passed}: {'; '.join(gates)}{unmeasured}"
+
     def _set_lines(self) -> list[str]:
         if self.card is None:
             return []
@@ -202,6 +218,11 @@ class Report:
             "|---|---|---|---|---|",
             *rows,
         ]
+
+
+def require_folder(folder: Path) -> None:
+    """Raise `ConfigError` unless a report may be written there."""
+    outputs.require_folder(folder, "the report", outputs.only(JSON_FILE, TEXT_FILE))
 
 
 def write(folder: Path, report: Report) -> None:

@@ -1,32 +1,41 @@
-"""Arms: joint positions in, position targets out. Owns the protocol; one module per implementation.
+"""Arms: joint positions in, position targets out. Owns the protocols; one module per implementation.
 
-An arm is named in YAML (`arm.kind`) and made as `make(run, caller, **options)`. Only the gate's holder
-(control) and the watchdog write; who may is decided by the lease on the board, and `take` tells the arm.
+The class that `arm.kind` names is a `Driver`, which `runtime.arms.server` hosts in a process of its own, or,
+where it says `in_control = True`, an `Arm` that control and watchdog use directly (the bench's). Only the
+gate's holder and the watchdog write; who may is decided by the lease on the board.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol, cast
+from typing import Any, ClassVar, Protocol, cast
 
 import numpy as np
 
 from contracts import registry
-from contracts.errors import ConfigError
+from contracts.errors import ConfigError, DeviceError
 from contracts.specs import ActionSpec
-from runtime.config import Run
+from runtime.config import RobotConfig
+from runtime.run import Run
 
 
 @dataclass(frozen=True, slots=True)
 class ArmState:
-    """`positions` float32[joints] in the spec's units, measured at `at_s` (the run's clock)."""
+    """`positions` float32[joints] in the spec's units, measured at `at_s` (the run's clock). `velocities`
+    float32[joints] in units/s and `targets` float32[joints], the goal positions as read back from the arm:
+    None where it can't say; never what was merely sent. `torque`: whether its motors are powered, True where
+    it can't say."""
 
     positions: np.ndarray
     at_s: float
+    velocities: np.ndarray | None = None
+    targets: np.ndarray | None = None
+    torque: bool = True
 
 
 class Arm(Protocol):
-    """One arm. Any call may raise `DeviceError`; after that the caller holds."""
+    """One arm, as control and watchdog see it. Any call may raise `DeviceError`; after that the caller
+    holds."""
 
     def spec(self) -> ActionSpec:
         """Names, units and limits of the joints; states have the same names and units."""
@@ -35,6 +44,11 @@ class Arm(Protocol):
     def take(self, epoch: int) -> None:
         """Commands from here on are given under this epoch of the lease. Where the arm can, it refuses
         commands of an older one from then on."""
+        ...
+
+    def enable(self) -> None:
+        """Power the motors, holding the pose in which they stand. Called once, by the gate of control, after
+        names, units and limits were checked against the policy's spec. Raises `DeviceError`."""
         ...
 
     def read(self) -> ArmState: ...
@@ -50,11 +64,99 @@ class Arm(Protocol):
     def close(self) -> None: ...
 
 
+class Glitch(DeviceError):
+    """A reading that failed and may succeed the next time (a reply lost to noise). Lasting ones are a
+    fault: `arm.fault_after_s`."""
+
+
+class Driver(Protocol):
+    """One arm's own side, made as `make(run, **options)` without touching the device and used by one thread.
+
+    A `DeviceError` is final: the server latches it and from then on only asks for `hold`; so is whatever else
+    it raises. A `Glitch` is not. Units are the spec's everywhere.
+    """
+
+    in_control: ClassVar[bool] = False
+
+    def spec(self) -> ActionSpec:
+        """Known before the device is opened: it is checked against the policy's first."""
+        ...
+
+    def open(self) -> None:
+        """Connect and check that this is the arm that was configured. Moves and powers nothing where the
+        device allows that."""
+        ...
+
+    def read(self) -> ArmState:
+        """Waits for the device, some milliseconds. Raises `Glitch` or `DeviceError`."""
+        ...
+
+    def enable(self) -> None:
+        """Power the motors in the pose in which they stand; refuses if the arm moves by itself. If it fails
+        half-way, its error names what has power, and `hold` is asked of that."""
+        ...
+
+    def write(self, targets: np.ndarray) -> None:
+        """float64[joints], finite. `Glitch`: this one was lost, the next one may arrive; losing all of them
+        for `arm.fault_after_s` is a fault."""
+        ...
+
+    def hold(self) -> None:
+        """Stop and stay, verified by reading back. Raises `DeviceError` where that can't be said; a driver
+        that reads no goals back raises it from a later `read`, if the arm does not come to stand. Asked again
+        before another `write`: the same goals again, or a loaded arm would sink with each."""
+        ...
+
+    def release(self) -> None:
+        """Cut the motors' power. Only ever asked for in the configured rest pose."""
+        ...
+
+    def close(self) -> None:
+        """Leave the motors as they are."""
+        ...
+
+    def retries(self) -> int:
+        """Replies and commands that had to be repeated since it was opened."""
+        ...
+
+    def warmest_c(self) -> float:
+        """Temperature of the warmest motor; 0 where unknown."""
+        ...
+
+
+def is_served(config: RobotConfig) -> bool:
+    """Whether the arm has a process of its own. Raises `ConfigError`: unknown kind, or simulated time."""
+    section = config.arm
+    served = not getattr(registry.load("arms", section.kind), "in_control", False)
+    if served and config.pace == "asap":
+        raise ConfigError(
+            f"an arm of kind '{section.kind}' lives by the wall's clock",
+            expected="pace: realtime",
+            found="pace: asap",
+            remedy="set pace: realtime, or arm.kind: sim",
+        )
+    return served
+
+
 def open_arm(run: Run, caller: str) -> Arm:
     """The configured arm. Raises `ConfigError` or `DeviceError`."""
     section = run.config.arm
+    if is_served(run.config):
+        from runtime.arms.client import ServedArm
+
+        return ServedArm(run.arm_address, caller, section.answer_timeout_s, section.start_timeout_s)
+    return cast(Arm, _make(run, caller))
+
+
+def make_driver(run: Run) -> Driver:
+    """The configured driver, not yet opened. Raises `ConfigError`."""
+    return cast(Driver, _make(run))
+
+
+def _make(run: Run, *arguments: str) -> Any:
+    section = run.config.arm
     make = registry.load("arms", section.kind)
     try:
-        return cast(Arm, make(run, caller, **section.options))
+        return make(run, *arguments, **section.options)
     except TypeError as error:
         raise ConfigError(f"arm.options of '{section.kind}'", found=str(error)) from error

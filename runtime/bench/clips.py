@@ -26,6 +26,8 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
+from contracts.errors import ConfigError
+from contracts.files import outputs
 from contracts.images import encode_jpeg
 from runtime.bench import goals as goal_rules
 from runtime.bench import language, render, snapshots
@@ -371,9 +373,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, required=True)
     given = parser.parse_args(arguments)
     tasks = given.tasks or list(TASK_MIX)
-    if given.output.exists() and any(given.output.iterdir()):
-        print(f"{given.output} is not empty: choose another folder or remove it", file=sys.stderr)
-        return 1
+    try:
+        outputs.require_folder(given.output, "clips")
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        return 2
     given.output.mkdir(parents=True, exist_ok=True)
     meta = {
         "format": FORMAT,

@@ -29,6 +29,8 @@ from pathlib import Path
 
 import numpy as np
 
+from contracts.errors import ConfigError
+from contracts.files import outputs
 from contracts.images import encode_jpeg
 from contracts.keyframes import next_keyframes
 from runtime.bench import language, render, snapshots
@@ -320,9 +322,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--hands", type=Path, help="policy package that begins each episode")
     parser.add_argument("--output", type=Path, required=True)
     given = parser.parse_args(arguments)
-    if given.output.exists() and any(given.output.iterdir()):
-        print(f"{given.output} is not empty: choose another folder or remove it", file=sys.stderr)
-        return 1
+    try:
+        outputs.require_folder(given.output, "glances")
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        return 2
     given.output.mkdir(parents=True, exist_ok=True)
     work = [
         (given.tasks[index % len(given.tasks)], given.seed * 10_000_000 + index)

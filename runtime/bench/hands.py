@@ -13,6 +13,7 @@ import numpy as np
 from contracts.errors import PackageError
 from contracts.files.packages import load_package
 from contracts.language import encode
+from contracts.package import no_prefix
 from runtime.bench.world import World
 from runtime.engines import EngineOptions, open_engine
 
@@ -65,5 +66,6 @@ class Hands:
         features = self._trunk.run(inputs)["features"]
         shape = (1, self._chunk.length, len(world.positions()))
         noise = self._rng.standard_normal(shape).astype(np.float32)
-        chunks = self._head.run({"features": features, "noise": noise})["chunks"]
+        head = {"features": features, "noise": noise, **no_prefix(self._head.inputs)}
+        chunks = self._head.run(head)["chunks"]
         return np.array(chunks[0], np.float32)

@@ -69,6 +69,9 @@ class Physics:
     def positions(self) -> np.ndarray:
         return arm.from_sim(self.data.qpos[self._arm_qpos])
 
+    def targets(self) -> np.ndarray:
+        return arm.from_sim(self.data.ctrl)
+
     def velocities(self) -> np.ndarray:
         return arm.from_sim(self.data.qvel[self._arm_dof])
 

@@ -24,9 +24,10 @@ from runtime.bench import WorldConfig
 from runtime.bench.backend import load_mujoco
 from runtime.bench.render import Renderer, intrinsics
 from runtime.bench.stage import Glimpse, Stage
-from runtime.config import CameraSection, Run
+from runtime.config import CameraSection
 from runtime.frames import FrameSlots
 from runtime.priority import take_more
+from runtime.run import Run
 
 START_S = 20.0
 _IDLE_S = 0.01

@@ -8,7 +8,6 @@ in evaluation, as labels in recordings, and where the config says `label: truth`
 from __future__ import annotations
 
 import math
-import socket
 import time
 from pathlib import Path
 from typing import TypeVar
@@ -16,6 +15,7 @@ from typing import TypeVar
 import msgspec
 
 from contracts.errors import DeviceError
+from runtime.unix_socket import connect
 
 _A = TypeVar("_A", bound="Answer")
 MAX_MESSAGE_BYTES = 64 * 1024
@@ -92,8 +92,12 @@ class Welcome(Answer, frozen=True):
 
 
 class Joints(Answer, frozen=True):
+    """`targets`: the servos' goal positions as they are."""
+
     positions: tuple[float, ...]
     at_s: float
+    velocities: tuple[float, ...] = ()
+    targets: tuple[float, ...] = ()
 
 
 class Done(Answer, frozen=True):
@@ -148,27 +152,20 @@ class BenchClient:
         self, address: Path, caller: str, timeout_s: float = 20.0, patience_s: float = 20.0
     ) -> None:
         """Tries for `patience_s`: the bench may still be starting. Raises `DeviceError`."""
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._socket = connect(address, time.monotonic() + patience_s, "the bench")
         self._socket.settimeout(timeout_s)
-        give_up_s = time.monotonic() + patience_s
-        while True:
-            try:
-                self._socket.connect(str(address))
-                break
-            except OSError as error:
-                if time.monotonic() > give_up_s:
-                    self._socket.close()
-                    raise DeviceError(
-                        "the bench does not answer", found=f"{error.strerror} at {address}"
-                    ) from error
-                time.sleep(0.01)
+        self._owed = 0
         self.welcome = self.ask(Hello(caller), Welcome)
 
     def ask(self, request: AnyRequest, kind: type[_A]) -> _A:
         """Send and wait for the answer of that kind. Raises `DeviceError`."""
         try:
             self._socket.send(encode(request))
-            data = self._socket.recv(MAX_MESSAGE_BYTES)
+            self._owed += 1
+            data = b""
+            while self._owed:  # answers that came too late for whom they were for go first
+                data = self._socket.recv(MAX_MESSAGE_BYTES)
+                self._owed -= 1
         except OSError as error:
             raise DeviceError("the bench stopped answering", found=str(error)) from error
         if not data:

@@ -32,9 +32,9 @@ from runtime.bench.experts import EXPERT, Expert
 from runtime.bench.pictures import CameraProcess
 from runtime.bench.stage import Stage
 from runtime.bench.world import STABLE_S
-from runtime.config import Run
 from runtime.frames import FrameSlots
 from runtime.priority import Rank, run_first
+from runtime.run import Run
 
 EXPERT_PERIOD_S = 0.1
 
@@ -52,7 +52,12 @@ class Bench:
         self.realtime = run.config.pace == "realtime"
         sizes = {(c.width, c.height) for c in run.config.cameras.values() if c.kind == "sim"}
         if len(sizes) > 1:
-            raise EntracteError("the bench renders all its cameras at one size", found=sizes)
+            sim = [f"cameras.{n}" for n, c in run.config.cameras.items() if c.kind == "sim"]
+            raise EntracteError(
+                "the bench renders all its cameras at one size",
+                found=", ".join(f"{width}x{height}" for width, height in sorted(sizes)),
+                remedy=f"set the same width and height for {' and '.join(sim)}",
+            )
         missing = [n for n, c in run.config.cameras.items() if c.kind == "sim" and n not in CAMERAS]
         if missing:
             raise EntracteError(
@@ -272,7 +277,13 @@ class Bench:
 
     def _look(self) -> None:
         if self.has_scene:
-            self._joints = p.Joints(tuple(self.world.positions().tolist()), self.now_s)
+            world = self.world
+            self._joints = p.Joints(
+                tuple(world.positions().tolist()),
+                self.now_s,
+                tuple(world.velocities().tolist()),
+                tuple(world.targets().tolist()),
+            )
 
     def _show(self) -> None:
         """realtime: what the cameras see from now on."""

@@ -6,14 +6,13 @@ One writer, one reader, no waiting: a reader that is overtaken while it copies t
 from __future__ import annotations
 
 import mmap
-import os
-import threading
 from pathlib import Path
 
 import msgspec
 import numpy as np
 
 from contracts.errors import DeviceError, EntracteError
+from runtime import shared
 from runtime.bench.world import Sight
 
 _MAGIC = 0x454E_5452_5354_4731  # "ENTRSTG1"
@@ -21,7 +20,9 @@ _SLOTS = 4
 _HEADER = 64
 _SLOT_HEADER = 64
 _SLOT_BYTES = 64 * 1024  # a scene of 40 geoms takes 10 KB
+_SIZE = _HEADER + _SLOTS * _SLOT_BYTES
 _RETRIES = 50
+_WHAT = "stage"
 
 
 class Glimpse(msgspec.Struct, frozen=True, array_like=True):
@@ -47,35 +48,22 @@ _decode = msgspec.msgpack.Decoder(Glimpse).decode
 class Stage:
     """`create` beside physics, `open` where pictures are taken."""
 
-    def __init__(self, file: int) -> None:
-        self._map = mmap.mmap(file, _HEADER + _SLOTS * _SLOT_BYTES)
+    def __init__(self, memory: mmap.mmap) -> None:
+        shared.require_size(memory, _SIZE, _WHAT, DeviceError)
+        self._map = memory
         self._words = np.frombuffer(self._map, np.int64, _HEADER // 8)
-        self._barrier = threading.Lock()
+        self._barrier = shared.Barrier()
 
     @classmethod
     def create(cls, path: Path) -> Stage:
-        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
-        try:
-            os.ftruncate(file, _HEADER + _SLOTS * _SLOT_BYTES)
-            stage = cls(file)
-        finally:
-            os.close(file)
+        stage = cls(shared.create(path, _SIZE))
         stage._words[0] = _MAGIC
         return stage
 
     @classmethod
     def open(cls, path: Path) -> Stage:
         """The stage another process created. Raises `DeviceError`."""
-        try:
-            file = os.open(path, os.O_RDWR)
-        except OSError as error:
-            raise DeviceError(f"no stage at {path}", found=error.strerror) from error
-        try:
-            if os.pread(file, 8, 0) != np.int64(_MAGIC).tobytes():
-                raise DeviceError(f"{path} is no stage of this layout")
-            return cls(file)
-        finally:
-            os.close(file)
+        return cls(shared.open_existing(path, _MAGIC, _HEADER, _WHAT, DeviceError))
 
     def show(self, scene: int, model_xml: str, sight: Sight, captured_s: float) -> None:
         """Publish as the newest. Raises `EntracteError` for a scene that is too large."""
@@ -87,12 +75,10 @@ class Stage:
         at = _HEADER + number % _SLOTS * _SLOT_BYTES
         head = np.frombuffer(self._map, np.int64, 3, at)
         head[0] = number
-        with self._barrier:  # a lock is the only full memory barrier that Python offers
-            pass
+        self._barrier()
         self._map[at + _SLOT_HEADER : at + _SLOT_HEADER + len(data)] = data
         head[1] = len(data)
-        with self._barrier:
-            pass
+        self._barrier()
         head[2] = number
         self._words[1] = number
 
@@ -104,11 +90,9 @@ class Stage:
                 return None
             at = _HEADER + number % _SLOTS * _SLOT_BYTES
             head = np.frombuffer(self._map, np.int64, 3, at)
-            with self._barrier:
-                pass
+            self._barrier()
             data = self._map[at + _SLOT_HEADER : at + _SLOT_HEADER + int(head[1])]
-            with self._barrier:
-                pass
+            self._barrier()
             if head[0] == number and head[2] == number:
                 return _decode(data)
         raise DeviceError("the stage changes faster than it can be copied")

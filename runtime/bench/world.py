@@ -226,6 +226,10 @@ class World:
         """float32[6], deg/s and %/s."""
         return self._live().velocities()
 
+    def targets(self) -> np.ndarray:
+        """float32[6], deg and %: the servos' goal positions."""
+        return self._live().targets()
+
     def render(self, camera: str) -> tuple[np.ndarray, np.ndarray]:
         """uint8[H, W, 3] RGB and uint16[H, W] depth in mm aligned to it, 0 where there is none."""
         physics = self._live()

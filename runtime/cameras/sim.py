@@ -5,14 +5,16 @@ from __future__ import annotations
 import msgspec
 
 from contracts.errors import DeviceError
-from contracts.specs import CameraSpec
 from runtime.bench.protocol import BenchClient
-from runtime.config import Run, camera_spec
-from runtime.frames import Frame, FrameSlots
+from runtime.cameras.from_slots import SlotsCamera
+from runtime.config import camera_spec
+from runtime.run import Run
 
 
-class SimCamera:
+class SimCamera(SlotsCamera):
     """`Camera` on the bench."""
+
+    in_control = True
 
     def __init__(self, run: Run, name: str) -> None:
         client = BenchClient(run.bench_address, f"camera {name}")
@@ -27,7 +29,7 @@ class SimCamera:
                 remedy="fix the name under cameras: in the hardware config",
             )
         fx, fy, cx, cy = found[name]
-        self._spec = msgspec.structs.replace(
+        spec = msgspec.structs.replace(
             camera_spec(name, run.config.cameras[name]),
             fx=fx,
             fy=fy,
@@ -35,13 +37,4 @@ class SimCamera:
             cy=cy,
             model="simulated D435",
         )
-        self._slots = FrameSlots.open(run.frames_path(name))
-
-    def spec(self) -> CameraSpec:
-        return self._spec
-
-    def newest(self, now_s: float) -> Frame | None:
-        return self._slots.newest(now_s)
-
-    def close(self) -> None:
-        pass
+        super().__init__(spec, run.frames_path(name))

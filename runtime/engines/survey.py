@@ -6,7 +6,7 @@ Opens no engine and makes no TensorRT runtime, so it answers on any machine.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,12 @@ TEGRA_RELEASE = Path("/etc/nv_tegra_release")
 _JETPACKS = {"35": "JetPack 5", "36": "JetPack 6", "38": "JetPack 7", "39": "JetPack 7"}
 
 
-def found_here(release: Path = TEGRA_RELEASE) -> list[tuple[str, str]]:
-    """(what, found) of everything that engines are made of; absence is a finding, not an error."""
+def found_here(
+    caches: Sequence[str] = ("",), release: Path = TEGRA_RELEASE
+) -> list[tuple[str, str]]:
+    """(what, found) of everything that engines are made of; absence is a finding, not an error. `caches`:
+    the configured folders of plans, "" for the default one."""
+    folders = dict.fromkeys(cache_of(cache) for cache in caches)
     return [
         ("jetpack", jetpack(release)),
         ("cuda", _cuda()),
@@ -29,7 +33,7 @@ def found_here(release: Path = TEGRA_RELEASE) -> list[tuple[str, str]]:
         ("onnxruntime", _onnxruntime()),
         ("numpy", _version("numpy")),
         ("opencv", _version("cv2")),
-        ("plans", _plans(plans.default_cache())),
+        ("plans", "; ".join(map(_plans, folders))),
     ]
 
 
@@ -50,7 +54,7 @@ def use(options: EngineOptions) -> str:
     if options.kind == "tensorrt":
         device = tensorrt.require_cuda()
         name, version = _name_of(tensorrt.require_tensorrt())
-        where = options.cache or plans.default_cache()
+        where = cache_of(options.cache)
         return f"{name} {version} on {device.device_name}, plans in {where}: it is configured"
     if options.kind != "onnxruntime":
         return f"'{options.kind}', of a plug-in"
@@ -69,7 +73,7 @@ def use(options: EngineOptions) -> str:
 def missing_plans(package: Package, options: EngineOptions) -> list[str]:
     """Graphs whose TensorRT plan a start would have to build first, each with the reason."""
     trt, device = tensorrt.require_tensorrt(), tensorrt.require_cuda()
-    cache = Path(options.cache) if options.cache else plans.default_cache()
+    cache = cache_of(options.cache)
     lacking = []
     for graph in package.manifest.graphs:
         identity = tensorrt.identity_here(trt, device, package, graph.name)
@@ -77,6 +81,11 @@ def missing_plans(package: Package, options: EngineOptions) -> list[str]:
         if isinstance(found, str):
             lacking.append(f"{graph.name}: {found}")
     return lacking
+
+
+def cache_of(configured: str) -> Path:
+    """The folder of plans: the configured one, or the default where that is empty."""
+    return Path(configured) if configured else plans.default_cache()
 
 
 def why_no_cuda() -> str:

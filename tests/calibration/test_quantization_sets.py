@@ -192,3 +192,21 @@ def test_the_command_says_bad_by_its_exit_code(
     assert "| light: dark |" in (tmp_path / "good/card.md").read_text()
     few = run(app, [*words, str(tmp_path / "few"), "--samples", "3"])
     assert few.exit_code == 1 and "3 samples of at least 16" in few.output
+
+
+def test_a_set_that_takes_another_ones_place_says_which(
+    package: Package, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And its card's command can be typed again where it was typed."""
+    monkeypatch.chdir(data.parent)
+    words = ["quantization", "data", "--package", str(package.folder), "--output", "sets/one"]
+    words += ["--samples", "24", "--held-out", "8"]
+    first = CliRunner().invoke(app, [*words, "--seed", "1"])
+    again = CliRunner().invoke(app, [*words, "--seed", "1"])
+    assert "replaces" not in first.stderr + again.stderr and not again.exit_code
+    card = Path("sets/one/card.md").read_text()
+    (command,) = (line for line in card.splitlines() if line.startswith("`robot-calibrate"))
+    name = package.folder.name
+    assert command.startswith(f"`robot-calibrate quantization data --package .../{name} --output ")
+    other = CliRunner().invoke(app, [*words, "--seed", "2"])
+    assert other.stderr.startswith("sets/one: replaces the earlier set of data, seed 1 (`robot-cal")

@@ -53,3 +53,24 @@ def test_malformed_overrides(override: str) -> None:
 def test_a_file_that_is_no_mapping(text: str) -> None:
     with pytest.raises(ConfigError, match=r"f\.yaml"):
         parse(text, "f.yaml")
+
+
+@pytest.mark.parametrize(
+    ("text", "lines"),
+    [
+        ("loop: {rate_hz: 1.0}\nname: arm\nloop: {rate_hz: 2.0}\n", ("'loop'", "line 1", "line 3")),
+        ("name: x\nloop:\n  rate_hz: 1.0\n  rate_hz: 2.0\n", ("'rate_hz'", "line 3", "line 4")),
+    ],
+)
+def test_a_key_that_is_there_twice_is_named_with_both_lines(
+    text: str, lines: tuple[str, ...]
+) -> None:
+    """YAML would silently take the last."""
+    with pytest.raises(ConfigError, match=r"^f\.yaml: key '.*' is there twice") as said:
+        parse(text, "f.yaml")
+    assert all(word in str(said.value) for word in lines)
+
+
+def test_what_is_merged_in_may_be_overridden() -> None:
+    tree = parse("a: &base {x: 1, y: 2}\nb:\n  <<: *base\n  x: 3\n", "f.yaml")
+    assert tree["b"] == {"x": 3, "y": 2}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import struct
 
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 from contracts.errors import ReleaseRejected
 from contracts.files.packages import safetensors_bytes
 from contracts.package import TensorSpec, check_tensors, weights_id
-from contracts.release import ReleaseManifest, sign, verify, verify_weights
+from contracts.release import Expected, ReleaseManifest, sign, verify, verify_weights
 from contracts.weights import MAX_TENSORS, read_header, read_tensors
 
 KEY = Ed25519PrivateKey.generate()
@@ -34,15 +35,9 @@ def manifest(**changes: object) -> ReleaseManifest:
 
 
 def check(data: bytes, signature: bytes, **changes: object) -> ReleaseManifest:
-    given = {
-        "target": "policy",
-        "package_id": "pkg",
-        "robot_id": "bench-0",
-        "newest_seq": 4,
-        "now_unix_s": 1500.0,
-        **changes,
-    }
-    return verify(data, signature, KEY.public_key(), **given)  # type: ignore[arg-type]
+    expected = Expected("policy", "pkg", "bench-0", 4, "cal-1", "obs-1", "act-1")
+    expected = dataclasses.replace(expected, **changes)  # type: ignore[arg-type]
+    return verify(data, signature, KEY.public_key(), expected, now_unix_s=1500.0)
 
 
 def test_a_good_release_passes() -> None:
@@ -52,10 +47,15 @@ def test_a_good_release_passes() -> None:
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"target": "reward"}, "package"),
+        ({"target": "reward"}, "target"),
         ({"package_id": "other"}, "package"),
         ({"robot_ids": ("arm-7",)}, "robot"),
+        ({"calibration_id": "cal-2"}, "calibration"),
+        ({"observation": "obs-2"}, "spec"),
+        ({"action": "act-2"}, "spec"),
         ({"publish_seq": 4}, "replay"),
+        ({"publish_seq": 2**53 + 1}, "sequence"),
+        ({"sha256": "../../etc"}, "manifest"),
         ({"expires_unix_s": 1499.0}, "expired"),
         ({"nbytes": 0}, "size"),
         ({"nbytes": 2**40}, "size"),
@@ -65,6 +65,14 @@ def test_each_refusal_has_its_reason(changes: dict[str, object], reason: str) ->
     with pytest.raises(ReleaseRejected) as caught:
         check(*sign(manifest(**changes), KEY))
     assert caught.value.reason == reason
+
+
+def test_what_the_trainer_did_not_know_is_not_asked_for() -> None:
+    assert check(*sign(manifest(calibration_id="", observation="", action=""), KEY))
+    named = manifest(calibration_id="cal-1", observation="obs-1", action="act-1")
+    assert check(*sign(named, KEY)) == named
+    with pytest.raises(ReleaseRejected, match="another calibration"):
+        check(*sign(named, KEY), calibration_id="")
 
 
 def test_any_robot_when_none_is_named() -> None:

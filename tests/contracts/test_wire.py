@@ -15,25 +15,39 @@ from contracts import wire
 from contracts.errors import WireError
 from contracts.messages import (
     AnyMessage,
+    CameraPose,
     EpisodeChunk,
     EpisodeEnd,
     EpisodeOffer,
+    EpisodeRerecord,
     EpisodeStart,
     EpisodeStored,
+    EpisodeWait,
     EpisodeWant,
+    Goodbye,
     Heartbeat,
+    HeartbeatEcho,
+    Hello,
+    KeyStatement,
     OutcomeStored,
     ReleaseChunk,
+    ReleaseEncoding,
     ReleaseNone,
     ReleaseOffer,
     ReleaseOutcome,
     ReleaseQuery,
     ReleaseWant,
+    RobotKey,
+    RobotKeyStored,
+    TrainerKeys,
+    Welcome,
 )
 from contracts.reward import RewardSignal
 
 MESSAGES: list[AnyMessage] = [
-    session_start(),
+    msgspec.structs.replace(
+        session_start(), extrinsics={"front": CameraPose("hand", (0.0,) * 16)}, action_hash="a"
+    ),
     EpisodeStart("r", "s", 1, "open", "open-drawer", "refine", 0, "p", 0, "q", 7, 1.0),
     step(3),
     msgspec.structs.replace(
@@ -46,13 +60,22 @@ MESSAGES: list[AnyMessage] = [
     EpisodeWant("s", 1, 0, 100),
     EpisodeChunk("r", "s", 1, 0),
     EpisodeStored("s", 1),
+    EpisodeWait("s", 1, "disk full"),
     ReleaseQuery("r", "policy", "p", 0),
     ReleaseNone("policy", 1, "refining"),
-    ReleaseOffer("policy", b"{}", b"x" * 64),
+    EpisodeRerecord(3),
+    ReleaseOffer("policy", b"{}", b"x" * 64, (ReleaseEncoding("zstd", "", 9, "0" * 64),)),
     ReleaseWant("r", "policy", 1, 0, 100),
     ReleaseChunk("policy", 1, 0),
     ReleaseOutcome("r", "policy", 1, "swapped", "", 2, 100, 0.1, 0.2, 0.3, "s.1"),
     OutcomeStored("s.1"),
+    Hello("r", "s", wire.VERSIONS, ("zstd",), "0.1"),
+    Welcome("t", wire.VERSION, ("zstd",), "0.1"),
+    Goodbye("version", "speak another", wire.VERSIONS),
+    HeartbeatEcho("r", 1.0, 2.0, 3.0),
+    TrainerKeys((KeyStatement(b"{}", b"x" * 64, b"y" * 64),)),
+    RobotKey("r", "z" * 40),
+    RobotKeyStored("z" * 40),
 ]
 
 
@@ -63,6 +86,15 @@ def header(message: AnyMessage, *buffers: object, version: int = wire.VERSION) -
 @pytest.mark.parametrize("message", MESSAGES, ids=lambda m: type(m).__name__)
 def test_every_message_comes_back_equal(message: AnyMessage) -> None:
     assert wire.unpack(wire.pack(message)).message == message
+
+
+def test_an_older_log_is_read_from_disk_and_not_from_a_socket() -> None:
+    old = msgspec.msgpack.encode(
+        [1, {"kind": "episode_stored", "session_id": "s", "episode_seq": 1}]
+    )
+    assert wire.unpack([old], oldest=wire.OLDEST_ON_DISK).message == EpisodeStored("s", 1)
+    with pytest.raises(WireError, match=r"version 2 \(this end\).*version 1 \(other end\)"):
+        wire.unpack([old])
 
 
 def test_nan_rewards_survive() -> None:
@@ -104,10 +136,11 @@ def buffer(**changes: object) -> list[object]:
         ([b"\0" * (wire.MAX_HEADER_BYTES + 1)], "header too large"),
         ([b""], "not a message"),
         ([b"\xc1\xc1"], "not a message"),
-        ([header(MESSAGES[5], version=2)], "versions differ"),
+        ([header(MESSAGES[5], version=1)], "versions differ"),
+        ([header(MESSAGES[5], version=3)], "versions differ"),
         ([msgspec.msgpack.encode([9, {"kind": "unheard of"}, []])], "versions differ"),
-        ([msgspec.msgpack.encode([1, {"kind": "unheard of"}, []])], "malformed"),
-        ([msgspec.msgpack.encode([1, {"kind": "episode_stored"}, []])], "malformed"),
+        ([msgspec.msgpack.encode([2, {"kind": "unheard of"}, []])], "malformed"),
+        ([msgspec.msgpack.encode([2, {"kind": "episode_stored"}, []])], "malformed"),
         ([header(MESSAGES[5], buffer())], "parts and buffer"),
         ([header(MESSAGES[5]), b"1234"], "parts and buffer"),
         ([header(MESSAGES[5], buffer(dtype="|O")), b"1234"], "dtype not allowed"),

@@ -19,6 +19,8 @@ from contracts.pictures import scaled
 from export.encoders import export_encoder
 from export.pictures import recorded
 from export.preprocessors import picture_rule
+from export.provenance import NO_LICENCE, licence_of
+from export.vlm import VlmOptions, export_vlm
 from runtime.encoder import Encoder
 from runtime.engines import EngineOptions
 
@@ -40,11 +42,46 @@ def test_pictures_and_texts_match_as_in_transformers(
     checkpoint = build_encoder(tmp_path / "checkpoint", kind)
     package = export_encoder(checkpoint, recorded_pictures, tmp_path / "package", TEXTS)
     assert package.manifest.exporter == "optimum"
+    made_by = package.manifest.provenance
+    assert made_by.licence == NO_LICENCE and made_by.notes.startswith("checkpoint ")
     encoder = Encoder(load_package(package.folder), EngineOptions())
     picture = recorded(recorded_pictures, 1)[0]
     wanted = _transformers(kind, checkpoint, picture)
     assert encoder.match(picture, TEXTS) == pytest.approx(wanted, abs=1e-4)
     assert np.ptp(wanted) > 1e-3, "the reference tells texts apart"
+
+
+def test_a_checkpoint_of_another_kind_is_one_sentence(tmp_path: Path) -> None:
+    pictures = tmp_path / "pictures"
+    with pytest.raises(PackageError, match="no folder or video"):
+        recorded(pictures, 1)
+    pictures.mkdir()
+    Image.new("RGB", (64, 48)).save(pictures / "0.png")
+    for kind, other in (("qwen3_vl", "robot-export vlm"), ("clip", "robot-export encoder")):
+        folder = tmp_path / kind
+        folder.mkdir()
+        (folder / "config.json").write_text(json.dumps({"model_type": kind}))
+        with pytest.raises(PackageError, match=f"found '{kind}'; {other}") as raised:
+            if kind == "clip":
+                options = VlmOptions(("open the drawer",))
+                export_vlm(str(folder), pictures, tmp_path / "package", options)
+            else:
+                export_encoder(folder, pictures, tmp_path / "package", TEXTS)
+        assert len(str(raised.value)) < 400
+
+
+@pytest.mark.parametrize(
+    ("card", "licence"),
+    [
+        ("---\nlicense: apache-2.0\ntags: [x]\n---\n# A model\n", "apache-2.0"),
+        ("---\nlicense: other\nlicense_name: gemma\n---\n", "gemma"),
+        ("# No front matter\n\nlicense: mit\n", NO_LICENCE),
+        ("---\nlicense: [unclosed\n---\n", NO_LICENCE),
+    ],
+)
+def test_the_licence_is_what_the_card_says(card: str, licence: str, tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text(card)
+    assert licence_of(tmp_path) == licence
 
 
 @pytest.mark.parametrize("step", ["do_resize", "do_rescale", "do_normalize"])

@@ -12,7 +12,7 @@ import torch
 from tiny_flow import make_examples, make_policy
 from torch import nn
 
-from contracts.errors import PackageError
+from contracts.errors import CheckFailed, PackageError
 from contracts.files.packages import load_package
 from export import exporters
 from export.onnx import ExportedGraph, GraphSource, export_graph
@@ -199,5 +199,5 @@ def test_a_weight_that_was_baked_in_as_a_number_is_caught_before_a_package_exist
     head = Reading(policy.config)
     head.load_state_dict(policy.head.state_dict())
     policy.head = head
-    with pytest.raises(PackageError, match="'chunks' of graph 'head' differs from torch"):
+    with pytest.raises(CheckFailed, match="'chunks' of graph 'head' differs from torch"):
         package_policy(policy, make_examples(), tmp_path / "package", "optimum")

@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 from contracts.errors import ConfigError, PackageError
 from contracts.files.packages import Package, load_package
+from contracts.package import no_prefix
 from export.app import app
 from export.check import check_package
 from export.policy import export_steered
@@ -34,7 +35,8 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Package:
 def _head_inputs(package: Package, scale: float = 1.0) -> dict[str, np.ndarray]:
     inputs = dict(package.golden["head"][1].inputs)
     draws = np.random.default_rng(5).normal(size=inputs["noise"].shape)
-    return {**inputs, "noise": (scale * draws).astype(np.float32)}
+    settled = no_prefix(package.manifest.graph("head").inputs)
+    return {**inputs, "noise": (scale * draws).astype(np.float32), **settled}
 
 
 def test_a_release_carries_the_actor_alone_and_the_flow_is_the_base_policys(

@@ -188,7 +188,8 @@ def test_success_is_compared_scene_by_scene() -> None:
 def test_a_head_that_does_nothing_fails_on_the_bench(tmp_path: Path) -> None:
     package = load_package(POLICY)
     weights = dict(package.weights)
-    weights["head/chunk_std"] = np.zeros_like(weights["head/chunk_std"])
+    # As good as zero: imitation never writes a zero, by which what is settled could not be divided.
+    weights["head/chunk_std"] = np.full_like(weights["head/chunk_std"], 1e-6)
     write_package(tmp_path / "idle", package.manifest, package.graphs, weights, package.golden)
     left, right = (
         Contender(folder, "onnxruntime", overrides=("episode.max_s=5",))
@@ -213,6 +214,15 @@ def test_a_data_set_without_the_packages_cameras_is_one_sentence(
         moments(recorded_episodes, manifest, 2)
 
 
+def test_recorded_moments_are_for_policies_and_rewards(tmp_path: Path) -> None:
+    manifest = msgspec.structs.replace(load_package(POLICY).manifest, model="encoder")
+    with pytest.raises(ConfigError, match=r"--recorded is for .*policies.*'encoder'"):
+        moments(tmp_path, manifest, 2)
+    words = ["check", str(POLICY), "--recorded", str(tmp_path / "my-dataset")]
+    done = CliRunner().invoke(app, words)
+    assert "no data set at" in str(done.exception) and "robot-run record" in str(done.exception)
+
+
 def test_check_runs_where_there_is_no_torch(recorded_episodes: Path) -> None:
     """As on a Jetson: the golden vectors, which torch computed, are the reference."""
     program = (
@@ -227,4 +237,4 @@ def test_check_runs_where_there_is_no_torch(recorded_episodes: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert "golden vectors / onnxruntime" in done.stdout and "parity holds" in done.stdout
-    assert "without torch: torch and ONNX are not installed here" in done.stdout
+    assert "torch itself is not compared: torch and ONNX are not installed here" in done.stdout

@@ -1,7 +1,8 @@
 """Runs in LeRobot's own environment (never imports Entracte): reads our data set, writes one for us.
 
 `read ROOT OUT`: all steps through LeRobotDataset into OUT (npz) and a summary into OUT.json.
-`write ROOT`: a data set made by LeRobot alone, two episodes in one file.
+`open FOLDER OUT`: opens every data set in FOLDER and reads its first, middle and last step; what each has
+into OUT. `write ROOT`: a data set made by LeRobot alone, two episodes in one file.
 """
 
 import json
@@ -50,6 +51,20 @@ def read(root: Path, out: Path) -> None:
     Path(f"{out}.json").write_text(json.dumps(summary))
 
 
+def open_all(folder: Path, out: Path) -> None:
+    from lerobot.datasets.lerobot_dataset import LeRobotDataset
+
+    found = {}
+    for root in sorted(folder.iterdir()):
+        dataset = LeRobotDataset(f"local/{root.name}", root=root, video_backend="pyav")
+        for index in {0, len(dataset) // 2, len(dataset) - 1}:
+            item = dataset[index]
+            for key in dataset.meta.video_keys:
+                assert item[key].shape[0] == 3
+        found[root.name] = [dataset.num_episodes, dataset.num_frames]
+    out.write_text(json.dumps(found))
+
+
 def write(root: Path) -> None:
     from lerobot.datasets.lerobot_dataset import LeRobotDataset
 
@@ -82,4 +97,4 @@ def write(root: Path) -> None:
 
 
 if __name__ == "__main__":
-    {"read": read, "write": write}[sys.argv[1]](*map(Path, sys.argv[2:]))
+    {"read": read, "open": open_all, "write": write}[sys.argv[1]](*map(Path, sys.argv[2:]))

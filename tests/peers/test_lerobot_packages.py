@@ -7,6 +7,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -52,9 +53,14 @@ Made = Callable[[str], Path]
 @pytest.mark.parametrize(
     ("name", "options", "words"),
     [
-        ("act", "", "does not name its joints; give --robot-type"),
-        ("act", "--robot-type so101", "at which rate .* give --rate-hz"),
-        ("act", "--robot-type so101 --rate-hz 10", "in which units .*--units deg or normalised"),
+        ("act", "", "joints are called, .*rate.*units.*give --robot-type.*--rate-hz.*--units deg"),
+        ("act", "--robot-type so101", "say at which rate .* give --rate-hz.*--units deg"),
+        (
+            "act",
+            "--robot-type so101 --rate-hz 10",
+            "say in which units .*--units deg or normalised",
+        ),
+        ("act", "--robot-type so101 --rate-hz 10 --units rad", "found rad; give --units deg"),
         ("act", "--joints a,b --rate-hz 10 --units deg", "expected 6, as 'action' has"),
         (
             "act",
@@ -121,6 +127,17 @@ def test_a_checkpoint_of_another_kind_is_refused(
     with pytest.raises(PackageError, match=words):
         checkpoint = load_checkpoint(folder)
         build(checkpoint, describe(checkpoint, SO101), None)
+
+
+def test_a_truncated_checkpoint_is_to_be_fetched_again(
+    checkpoint_folder: Made, tmp_path: Path
+) -> None:
+    folder = tmp_path / "checkpoint"
+    shutil.copytree(checkpoint_folder("act"), folder)
+    whole = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(PackageError, match=r"model\.safetensors is not a whole.*download"):
+        load_checkpoint(folder)
 
 
 def test_degrees_are_not_taken_for_normalised_units(checkpoint_folder: Made) -> None:
@@ -384,7 +401,7 @@ def test_candidates_that_a_policy_does_not_draw_are_refused(
 ) -> None:
     command = [sys.executable, "-m", "runtime.app", "eval", "--package", str(package_folder("act"))]
     command += ["--task", "open-drawer", "--episodes", "1", "--run-dir", str(tmp_path / "run")]
-    command += ["--set", "policy.samples=4"]
+    command += ["--set", "policy.samples=4", "--set", "policy.execute_steps=4"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 2 and "expected 1 or 0, found 4" in done.stderr
 

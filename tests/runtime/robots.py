@@ -32,7 +32,7 @@ def config(*overrides: str) -> RobotConfig:
 
 def policy_package(folder: Path, cameras: tuple[str, ...] = ("front",)) -> Package:
     """The tiny package, made for the bench's arm and cameras."""
-    package = make_package(folder)
+    package = make_package(folder, length=8)
     observation = ObservationSpec(
         tuple(CameraSpec(name, 128, 96, 10.0) for name in cameras),
         package.manifest.observation.state_names,

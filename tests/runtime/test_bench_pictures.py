@@ -19,8 +19,8 @@ from runtime.bench.pictures import Viewer
 from runtime.bench.protocol import BenchClient, Done, Reset, SceneReady, Write
 from runtime.bench.stage import Stage
 from runtime.board import LoopState
-from runtime.config import RunPlan
 from runtime.frames import FrameSlots
+from runtime.run import RunPlan
 from runtime.supervisor import Supervisor, make_run
 
 SMALL = WorldConfig(width=96, height=72)

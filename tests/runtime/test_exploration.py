@@ -37,7 +37,11 @@ def _runner(explore_deg: float, **settings: float) -> PolicyRunner:
         run=lambda inputs: {"chunks": chunks, "values": np.zeros(1), "choice": np.zeros(1, int)},
     )
     swapper = SimpleNamespace(
-        engine=head, version=0, active=SimpleNamespace(samples=1), remember=lambda inputs: None
+        engine=head,
+        run=lambda inputs: head.run(inputs),  # noqa: PLW0108  (tests replace it later)
+        version=0,
+        active=SimpleNamespace(samples=1),
+        remember=lambda inputs: None,
     )
     package: Any = SimpleNamespace(manifest=manifest, folder="p")
     trunk: Any = SimpleNamespace(

@@ -42,7 +42,7 @@ def test_an_episode_counts_what_the_loop_and_the_cameras_missed() -> None:
     policy = SimpleNamespace(
         chunk=SimpleNamespace(rate_hz=10.0),
         observations=2,
-        infer=lambda pictures, state, number, earlier: asked.append(
+        infer=lambda pictures, state, number, earlier, underway: asked.append(
             [float(s[0]) for _, s in earlier]
         ),
     )
@@ -53,8 +53,11 @@ def test_an_episode_counts_what_the_loop_and_the_cameras_missed() -> None:
         policy_lane=LockstepLane(100),
         senses=SimpleNamespace(cameras={"front": None}),
         clock=SimpleNamespace(now_s=lambda: 0.0),
-        gate=SimpleNamespace(fault=lambda why: None),
+        gate=SimpleNamespace(fault=lambda why: None, state=SimpleNamespace(position=())),
+        helm=SimpleNamespace(steer=lambda at: None, ease=lambda choice: choice, returned=False),
         board=SimpleNamespace(beats=0),
+        policy_version=0,
+        box=SimpleNamespace(took=lambda section, seconds: None),
     )
     plan: Any = SimpleNamespace(purpose="eval", style="")
     episode = Episode(robot, plan, "")
@@ -63,7 +66,10 @@ def test_an_episode_counts_what_the_loop_and_the_cameras_missed() -> None:
         robot.pace = Pace(1 / 30, 0.0, number, missed)
         frames = {"front": None} if complete else {}
         joints = SimpleNamespace(positions=np.array([float(number + missed)]))
-        episode._infer(SimpleNamespace(frames=frames, joints=joints, pictures=dict))  # type: ignore[arg-type]
+        seen: Any = SimpleNamespace(
+            frames=frames, posture=joints, pictures=dict, at_s=0.0, true_s=0.0
+        )
+        episode._infer(seen)
         robot.policy_lane.drain()
         episode._step += 1
 

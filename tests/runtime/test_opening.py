@@ -16,6 +16,7 @@ from runtime import policy
 from runtime.config import PolicySection
 from runtime.engines import Engine, EngineOptions
 from runtime.engines.onnxruntime import OnnxRuntimeEngine
+from runtime.probation import Probation
 from runtime.robot import Robot
 
 
@@ -41,7 +42,8 @@ def run_of(folder: Path, **section: Any) -> Any:
     chosen = PolicySection(package=str(folder / "package"), **section)
     robot = SimpleNamespace(id="bench-0")
     return SimpleNamespace(
-        config=SimpleNamespace(policy=chosen, robot=robot), slots_dir=folder / "slots"
+        config=SimpleNamespace(policy=chosen, robot=robot, probation=Probation()),
+        slots_dir=folder / "slots",
     )
 
 
@@ -104,7 +106,7 @@ def test_a_robot_closes_its_engines_last_whatever_else_fails(
             if error is not None:
                 raise error
 
-        return SimpleNamespace(close=close)
+        return SimpleNamespace(close=close, busy=False)
 
     part: Any = SimpleNamespace()
     robot = Robot(
@@ -117,8 +119,8 @@ def test_a_robot_closes_its_engines_last_whatever_else_fails(
         policy_lane=closing("policy lane"),
         reward=None,
         reward_lane=closing("reward lane"),
-        pace=part,
+        pace=part, floor=part, helm=part, show=part, periodicity=part, box=part,
     )  # fmt: skip
     robot.close()
-    assert order == ["policy lane", "reward lane", "gate", "senses", "scene"]
+    assert order == ["gate", "policy lane", "reward lane", "senses", "scene"]
     assert len(opened) == 2 and all(map(is_closed, opened))

@@ -46,7 +46,7 @@ def test_after_a_refused_release_the_next_one_is_waited_for(tmp_path: Path, pack
         trainer.enrol(robot)
         command = robot_command(
             *(robot, package, trainer.endpoints, "episode.max_s=1.0"),
-            *("iteration.episodes=2", "iteration.count=3"),
+            *("iteration.episodes=2", "iteration.count=3", "probation.unjudged=2"),
         )
         done = finished(command)
     assert done.returncode == 0, done.stderr

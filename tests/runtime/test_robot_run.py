@@ -87,8 +87,16 @@ def test_a_policy_whose_camera_is_missing_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_policy_for_another_action_space_is_refused(tmp_path: Path) -> None:
-    done = _evaluate(make_package(tmp_path / "other").folder, tmp_path / "run")
+    done = _evaluate(make_package(tmp_path / "other", length=8).folder, tmp_path / "run")
     _refused(done, tmp_path / "run", "made for another robot: range of")
+    assert "ticks" not in done.stdout, "figures of a run that never began"
+
+
+def test_one_camera_of_another_size_is_told_to_set_the_others_too(
+    tmp_path: Path, package: Path
+) -> None:
+    done = _evaluate(package, tmp_path / "run", "--set", "cameras.front.width=160")
+    _refused(done, tmp_path / "run", "same width and height for cameras.front and cameras.wrist")
 
 
 def test_truncated_weights_are_refused(tmp_path: Path) -> None:
@@ -149,6 +157,21 @@ def test_evaluation_pairs_by_seed_and_only_the_bench_writes_the_truth(
     assert [[r[k] for k in same] for r in rows[0]] == [[r[k] for k in same] for r in rows[1]]
 
 
+def test_a_row_says_when_the_inference_of_its_own_action_began(
+    tmp_path: Path, package: Path
+) -> None:
+    done = _evaluate(package, tmp_path / "run", "--record", str(tmp_path / "set"))
+    assert done.returncode == 0, done.stderr
+    columns = DatasetReader(tmp_path / "set").episode(0)
+    chunk, began_s = columns["chunk"], columns["time.inference"]
+    tick_s, index = columns["time.tick"], columns["chunk_index"]
+    assert chunk.max() > 1 and np.isnan(began_s[chunk < 0]).all()
+    for number in range(chunk.max() + 1):
+        rows = np.flatnonzero(chunk == number)
+        # Entry 0 is of the tick from whose observation it was inferred.
+        assert began_s[rows] == pytest.approx(tick_s[rows] - 0.1 * index[rows], abs=1e-6)
+
+
 def test_a_recording_is_a_data_set_with_labels_and_grows(tmp_path: Path) -> None:
     dataset = tmp_path / "demos"
     for _ in range(2):
@@ -166,6 +189,7 @@ def test_a_recording_is_a_data_set_with_labels_and_grows(tmp_path: Path) -> None
             str(tmp_path / "run"),
         )
         assert done.returncode == 0, done.stderr
+    assert f"recorded 2 episodes to {dataset}, 4 in all (2 were there)" in done.stdout
     reader = DatasetReader(dataset)
     assert reader.num_episodes == 4
     columns = reader.episode(0)

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import math
-import os
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
-from tiny_robot import step
+from tiny_robot import session_start, step
 
 from contracts import wire
+from contracts.files.log_to_dataset import arrived
+from contracts.files.step_table import StepTable
 from contracts.messages import EpisodeEnd
 from runtime.board import Board
 from runtime.config import RewardSection
 from runtime.frames import Frame, FrameSlots
-from runtime.keys import FAILURE, SUCCESS, Keys
 from runtime.reward import RewardRunner
 from runtime.ring import Ring
 from runtime.stream import Stream
@@ -74,6 +75,28 @@ def test_a_picture_travels_once(tmp_path: Path) -> None:
         ring.close()
 
 
+def test_a_camera_at_half_rate_and_every_second_tick_send_every_picture(tmp_path: Path) -> None:
+    """A picture that is new on a tick which sends none travels with the next one that does."""
+    with Board.create(tmp_path / "board") as board:
+        ring = Ring.create(tmp_path / "ring", 200_000)
+        stream = Stream(ring, board, waits=False, depth=True, frames_every=2, idle=lambda: False)
+        session = msgspec.structs.replace(session_start(), frames_every=2)
+        table, sent = StepTable(session, "test"), 0
+        for index in range(40):
+            number = (index + 1) // 2
+            seen = msgspec.structs.replace(step(index), captured_s={"front": float(number)})
+            stream.step(seen, _frames(number))
+            parts = ring.pop()
+            assert parts is not None
+            packet = wire.unpack(parts)
+            sent += bool(packet.data)
+            table.add(seen, arrived(packet))
+            del parts, packet
+            ring.release()
+        assert (sent, table.lost, board.ring_frames_dropped) == (20, 0, 0)
+        ring.close()
+
+
 def test_newest_pictures_are_whole_and_in_order(tmp_path: Path) -> None:
     writer = FrameSlots.create(tmp_path / "frames", 24, 32, True)
     reader = FrameSlots.open(tmp_path / "frames")
@@ -109,8 +132,10 @@ def _runner(head: dict[str, Any], end_after_s: float = 0.0, **settings: float) -
         image_width=32,
         image_height=24,
     )
+    engine = _Engine(head)
     swapper = SimpleNamespace(
-        engine=_Engine(head),
+        engine=engine,
+        run=lambda inputs: engine.run(inputs),  # noqa: PLW0108  (tests replace it later)
         version=0,
         active=SimpleNamespace(settings=settings),
         remember=lambda inputs: None,
@@ -178,25 +203,3 @@ def test_an_episode_goes_on_for_a_while_after_completion_became_sure() -> None:
     said = [runner.is_complete(sure) for _ in range(6)]
     assert runner.every == 3, "of 10 ticks a second, three scores"
     assert said == [False] * 4 + [True] * 2
-
-
-def test_a_persons_label_reaches_the_board_without_waiting(tmp_path: Path) -> None:
-    read, write = os.pipe()
-    said: list[str] = []
-    with Board.create(tmp_path / "board") as board, os.fdopen(read) as source:
-        keys = Keys(source, said.append)
-        keys(board)
-        board.label_wanted = 4
-        keys(board)
-        keys(board)
-        assert (board.operator_label, len(said)) == (0, 1)
-        os.write(write, b"what?\n")
-        keys(board)
-        os.write(write, b"F\n")
-        keys(board)
-        assert board.operator_label == FAILURE
-        board.operator_label, board.label_wanted = 0, 5
-        os.write(write, b"s\n")
-        keys(board)
-        assert board.operator_label == SUCCESS
-        os.close(write)

@@ -71,13 +71,16 @@ def test_a_moment_is_scored_with_all_the_frames_before_it(package: Any) -> None:
 
 
 def test_what_cannot_be_scored_abstains_and_a_foreign_camera_is_known_at_the_start(
-    package: Any,
+    package: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     runner = runner_of(package)
     runner.warm_up(run_with(*SIZE))
     with pytest.raises(EntracteError, match="would be shown as"):
         runner.warm_up(run_with(640, 200))
-    runner.begin_episode("dance")
+    for _ in range(2):
+        runner.begin_episode("dance")
+    said = capsys.readouterr().err
+    assert said.count("abstains throughout: instruction 'dance' is not in the package") == 1
     assert "'dance' is not in the package" in runner.score({"front": moments(1)[0]}, 0).abstained
     runner.begin_episode(TASK)
     assert "no picture of camera 'front'" in runner.score({}, 0).abstained

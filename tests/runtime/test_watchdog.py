@@ -17,7 +17,7 @@ from contracts.messages import GateBit
 from runtime.arms.sim import SimArm
 from runtime.bench.protocol import Done, Write
 from runtime.board import LoopState, Owner, TripReason
-from runtime.config import RunPlan
+from runtime.run import RunPlan
 from runtime.supervisor import Supervisor, make_run
 
 LIMIT_S = 0.100

@@ -22,8 +22,10 @@ from serving import ENVIRONMENT, SOCKETS, robot_command
 from contracts import wire
 from contracts.files.packages import Package, safetensors_bytes
 from contracts.messages import (
+    CameraPose,
     EpisodeOffer,
     EpisodeStored,
+    Hello,
     OutcomeStored,
     ReleaseChunk,
     ReleaseNone,
@@ -31,8 +33,13 @@ from contracts.messages import (
     ReleaseOutcome,
     ReleaseQuery,
     ReleaseWant,
+    SessionStart,
+    Welcome,
 )
 from contracts.release import ReleaseManifest, sign
+from contracts.specs import spec_hash
+
+POSE = (0.0, -1.0, 0.0, 0.3, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0, 0.5, 0.0, 0.0, 0.0, 1.0)
 
 
 @pytest.fixture(scope="module")
@@ -77,6 +84,8 @@ class Forger:
                     self._sockets[name].send_multipart([peer, *answer])
 
     def _answer(self, message: object) -> list[bytes | memoryview]:
+        if isinstance(message, Hello):
+            return wire.pack(Welcome("t", wire.VERSION))
         if isinstance(message, EpisodeOffer):
             if message.episode_seq not in self.stored:
                 self.stored.append(message.episode_seq)
@@ -121,6 +130,7 @@ def test_a_wrong_release_is_refused_and_the_active_weights_stay(
     command = robot_command(
         *(robot, package.folder, trainer.endpoints, "episode.max_s=1.0", "iteration.episodes=2"),
         *("iteration.release_timeout_s=60", "recording.depth=false"),
+        f"cameras.front.pose={list(POSE)}",
     )
     done = subprocess.run(
         [*command, "--episodes", "3"],
@@ -135,8 +145,13 @@ def test_a_wrong_release_is_refused_and_the_active_weights_stay(
     assert (report["episodes"], report["policy_version"], report["watchdog"]) == (3, 0, "none")
     assert [o.outcome for o in trainer.outcomes] == ["rejected"]
     assert words in trainer.outcomes[0].reason and trainer.outcomes[0].publish_seq == 1
+    session = wire.unpack([(robot / "spool/session.wire").read_bytes()]).message
+    assert isinstance(session, SessionStart)
+    assert session.extrinsics == {"front": CameraPose("world", POSE)}
+    assert session.observation_hash == spec_hash(session.observation)
+    assert session.action_hash == spec_hash(session.action) != session.observation_hash
     rows = [json.loads(line) for line in (robot / "episodes.jsonl").read_text().splitlines()]
     assert [row["policy_version"] for row in rows] == [0, 0, 0]
     state = json.loads((robot / "slots/policy/state.json").read_text())
     found = sorted(slot["state"] for slot in state["slots"].values())
-    assert found == ["idle", "idle", "idle", "quarantined"]
+    assert found == [*["idle"] * 4, "quarantined"]

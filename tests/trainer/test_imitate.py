@@ -17,7 +17,7 @@ from contracts.files.dataset import DatasetWriter
 from contracts.files.dataset_format import Feature
 from contracts.keyframes import next_keyframes
 from contracts.messages import SessionStart
-from contracts.package import Provenance
+from contracts.package import Provenance, no_prefix
 from contracts.specs import SO101_JOINTS
 from export.policy import export_policy
 from runtime.engines import EngineOptions, open_engine
@@ -154,7 +154,8 @@ def test_from_data_set_to_running_package(tmp_path: Path) -> None:
     head = open_engine(package, "head", EngineOptions())
     case = package.golden["trunk"][0].inputs
     noise = np.zeros((1, 16, 6), np.float32)
-    answer = head.run({"features": trunk.run(case)["features"], "noise": noise})
+    features = trunk.run(case)["features"]
+    answer = head.run({"features": features, "noise": noise, **no_prefix(head.inputs)})
     assert answer["chunks"].shape == (1, 16, 6) and np.isfinite(answer["chunks"]).all()
 
 

@@ -20,6 +20,7 @@ from runtime.spool import Spool
 from trainer import receiver as receiver_module
 from trainer.dataset_episodes import stored_episodes
 from trainer.interfaces import EpisodeKey, ScoredEpisode
+from trainer.keeper import keep
 from trainer.receiver import Receiver
 from trainer.store import Store
 
@@ -48,7 +49,15 @@ class Ends:
         self.uploader = Uploader(spool, "bench-0", self._send)
         inbox = store.root / "inbox"
         clock = lambda: self.now  # noqa: E731
-        self.receiver = Receiver(inbox, store.have, store.accept, 1 << 30, clock)
+        self.answers: list[object] = []
+        self.receiver = Receiver(
+            inbox,
+            store.sha256_of,
+            lambda *log: self.receiver.kept(log[0], log[2] if keep(store, *log) else None),
+            lambda peer, answer: self.answers.append(answer),
+            1 << 30,
+            clock=clock,
+        )
 
     def _send(self, parts: list) -> bool:
         packet = wire.unpack([bytes(part) for part in parts])
@@ -62,13 +71,16 @@ class Ends:
         for _ in range(turns):
             self.now += 0.3
             self.uploader.tick(self.now)
-            while self.to_trainer:
-                packet = self.to_trainer.pop(0)
-                if isinstance(packet.message, EpisodeOffer):
-                    answers = self.receiver.on_offer(packet.message)
-                else:
-                    answers = self.receiver.on_chunk(packet.message, packet)
-                for answer in answers:
+            self.receiver.tick()
+            while self.to_trainer or self.answers:
+                while self.to_trainer:
+                    packet = self.to_trainer.pop(0)
+                    if isinstance(packet.message, EpisodeOffer):
+                        self.receiver.on_offer(b"peer", packet.message)
+                    else:
+                        self.receiver.on_chunk(packet.message, packet)
+                while self.answers:
+                    answer = self.answers.pop(0)
                     if isinstance(answer, EpisodeWant):
                         self.uploader.on_want(answer, self.now)
                     else:
@@ -94,13 +106,14 @@ def test_a_restart_of_the_trainer_resumes_in_the_middle(tmp_path: Path) -> None:
     first.lose = 0
     first.uploader.tick(0.0)
     offer = first.to_trainer.pop().message
-    wants = first.receiver.on_offer(offer)
-    for want in wants[:2]:
+    first.receiver.on_offer(b"peer", offer)
+    for want in first.answers[:2]:
         first.uploader.on_want(want, 0.0)
     for packet in first.to_trainer:
         first.receiver.on_chunk(packet.message, packet)
     again = Ends(spool, Store(tmp_path / "store"))
-    assert again.receiver.on_offer(offer)[0].offset == 10_000
+    again.receiver.on_offer(b"peer", offer)
+    assert again.answers[0].offset == 10_000
     again.run()
     assert [entry.episode_seq for entry in Store(tmp_path / "store").entries] == [1]
 
@@ -119,7 +132,9 @@ def test_an_episode_that_is_stored_is_acknowledged_and_not_fetched(tmp_path: Pat
     item = spool.waiting[0]
     Ends(spool, store).run()
     offer = EpisodeOffer("bench-0", "s1", 1, item.log.nbytes, item.log.sha256)
-    assert Ends(spool, store).receiver.on_offer(offer) == [EpisodeStored("s1", 1)]
+    ends = Ends(spool, store)
+    ends.receiver.on_offer(b"peer", offer)
+    assert ends.answers == [EpisodeStored("s1", 1, item.log.sha256)]
     assert not spool.drop("s1", 1), "acknowledged twice is fine"
 
 
@@ -142,8 +157,8 @@ def test_offers_that_would_leave_the_inbox_are_refused(tmp_path: Path, change: d
     store = Store(tmp_path / "store")
     offer = msgspec.structs.replace(EpisodeOffer("r", "s", 1, 10, "0" * 64), **change)
     with pytest.raises(WireError):
-        Receiver(tmp_path / "in", store.have, store.accept, 1 << 30).on_offer(offer)
-    assert list((tmp_path / "in").iterdir()) == []
+        Ends(Spool(tmp_path / "spool", 1), store).receiver.on_offer(b"peer", offer)
+    assert list((tmp_path / "store" / "inbox").iterdir()) == []
 
 
 def stored(tmp_path: Path, *seqs: int) -> Store:

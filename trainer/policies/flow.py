@@ -17,7 +17,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from contracts.errors import PackageError
-from contracts.files import atomic
+from contracts.files import atomic, outputs
 from contracts.files.packages import Package, read_safetensors, safetensors_bytes
 from contracts.package import Provenance, float_weights
 from contracts.specs import ActionSpec, ObservationSpec
@@ -26,6 +26,7 @@ from trainer.policies.vision import Trunk, unmixed
 CONFIG_FILE = "policy.json"
 WEIGHTS_FILE = "policy.safetensors"
 EXAMPLES_FILE = "examples.safetensors"
+REMEDY = "copy the trained folder again, or train it again with robot-trainer imitate"
 TIME_SIZE = 64
 
 
@@ -123,7 +124,14 @@ class Critic(nn.Module):
 
 class FlowHead(nn.Module):
     """features float32[1, F], noise float32[N, T, A] -> chunks float32[N, T, A] in arm units,
-    values float32[N] (pessimistic, in [0, 1] less the pessimism) and choice int64[1], the best of N."""
+    values float32[N] (pessimistic, in [0, 1] less the pessimism) and choice int64[1], the best of N.
+
+    Real-time chunking (Black, Galliker, Levine 2025, arXiv 2506.07339): `prefix` float32[1, T, A] in arm
+    units is what the robot will execute while this runs, `prefix_weight` float32[1, T] in [0, 1] how much of
+    each entry is settled. The paper guides the flow by gradients; here every flow step starts with the
+    settled part put where the straight path from the noise to it leads (inpainting after Lugmayr et al. 2022,
+    arXiv 2201.09865), which needs none. Weights of 0 change no bit.
+    """
 
     chunk_mean: torch.Tensor
     chunk_std: torch.Tensor
@@ -147,21 +155,44 @@ class FlowHead(nn.Module):
         self.register_buffer("high", torch.tensor(config.action.high, dtype=torch.float32))
 
     def forward(
-        self, features: torch.Tensor, noise: torch.Tensor
+        self,
+        features: torch.Tensor,
+        noise: torch.Tensor,
+        prefix: torch.Tensor | None = None,
+        prefix_weight: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        chunk = self.integrate(features, noise.flatten(1))
-        values = self.value(features, chunk)
+        settled = share = None
+        if prefix is not None and prefix_weight is not None:
+            settled = self.normalise(features, prefix)
+            share = prefix_weight.unsqueeze(2).expand(-1, -1, prefix.shape[2])
+        flat = None if share is None else share.flatten(1)
+        x = self.integrate(features, noise.flatten(1), settled, flat)
+        values = self.value(features, x)
         # Over a matrix: TensorRT has no argmax of a vector.
         choice = values.unsqueeze(0).argmax(1)
-        return self.denormalise(features, chunk), values, choice
+        chunks = self.denormalise(features, x)
+        if share is not None and prefix is not None:
+            chunks = share * prefix + (1.0 - share) * chunks  # to the bit, where all is settled
+        return chunks, values, choice
 
-    def integrate(self, features: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-        """Noise [B, T*A] to a normalised chunk [B, T*A]; features [B or 1, F]."""
-        steps = self.config.flow_steps
-        for step in range(steps):
-            time = torch.full((1,), step / steps, dtype=x.dtype)
-            condition = self.flow.condition(features, time_embedding(time))
-            x = x + self.flow(x, condition) * (1.0 / steps)
+    def integrate(
+        self,
+        features: torch.Tensor,
+        noise: torch.Tensor,
+        settled: torch.Tensor | None = None,
+        share: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Noise [B, T*A] to a normalised chunk [B, T*A]; features [B or 1, F]. `settled` [1, T*A]: a chunk of
+        which `share` [1, T*A] is kept."""
+        steps, x = self.config.flow_steps, noise
+        for step in range(steps + 1):
+            at = step / steps
+            if settled is not None and share is not None and step:
+                x = share * ((1.0 - at) * noise + at * settled) + (1.0 - share) * x
+            if step < steps:
+                time = torch.full((1,), at, dtype=x.dtype)
+                condition = self.flow.condition(features, time_embedding(time))
+                x = x + self.flow(x, condition) * (1.0 / steps)
         return x
 
     def value(self, features: torch.Tensor, chunk: torch.Tensor) -> torch.Tensor:
@@ -277,6 +308,12 @@ class FlowPolicy(nn.Module):
         head.load_state_dict({**head.state_dict(), **dict(self.head.named_buffers())})
         self.head = head
 
+    @staticmethod
+    def require_folder(folder: Path) -> None:
+        """Raise `ConfigError` unless `save` may write there."""
+        names = (CONFIG_FILE, WEIGHTS_FILE, EXAMPLES_FILE)
+        outputs.require_folder(folder, "a trained policy", outputs.only(*names))
+
     def save(
         self, folder: Path, examples: Mapping[str, np.ndarray], provenance: Provenance
     ) -> None:
@@ -295,14 +332,15 @@ class FlowPolicy(nn.Module):
         try:
             config = msgspec.json.decode(atomic.read_bytes(path, 1 << 22), type=FlowConfig)
             data = atomic.read_bytes(folder / WEIGHTS_FILE, 1 << 30)
-        except (atomic.FileError, msgspec.MsgspecError) as error:
+        except (atomic.FileError, msgspec.MsgspecError, ValueError) as error:
             raise PackageError(
                 f"{folder} holds no trained policy",
                 found=str(error),
                 remedy="train one with robot-trainer imitate",
             ) from error
         policy = FlowPolicy(config)
-        policy._take(read_safetensors(data, str(folder / WEIGHTS_FILE)), str(folder))
+        weights = read_safetensors(data, str(folder / WEIGHTS_FILE), REMEDY)
+        policy._take(weights, str(folder))
         return policy.eval()
 
     @staticmethod
@@ -330,9 +368,10 @@ class FlowPolicy(nn.Module):
 
 
 def head_tensors(head: FlowHead) -> dict[str, np.ndarray]:
-    """The head's weights as a release carries them: "head/<name>"."""
+    """What training moves, as a release carries it: "head/<name>". Units and limits (the buffers) are the
+    package's for good: a release that could move them could turn degrees into something else."""
     return {
-        f"head/{name}": tensor.detach().numpy().copy() for name, tensor in head.state_dict().items()
+        f"head/{name}": tensor.detach().numpy().copy() for name, tensor in head.named_parameters()
     }
 
 

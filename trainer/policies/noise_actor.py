@@ -87,9 +87,13 @@ class SteeredHead(FlowHead):
         self.noise_actor = NoiseActor(config, noise)
 
     def forward(
-        self, features: torch.Tensor, noise: torch.Tensor
+        self,
+        features: torch.Tensor,
+        noise: torch.Tensor,
+        prefix: torch.Tensor | None = None,
+        prefix_weight: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        return super().forward(features, self.noise_actor(features, noise))
+        return super().forward(features, self.noise_actor(features, noise), prefix, prefix_weight)
 
 
 def steer(policy: FlowPolicy, noise: NoiseConfig) -> FlowPolicy:

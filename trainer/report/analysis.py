@@ -140,7 +140,7 @@ class Pushes:
     head_share: float
 
 
-EFFECTIVE = ("swapped", "committed")
+EFFECTIVE = ("swapped", "committed", "superseded")
 
 
 def pushes(run: RunData) -> Pushes | None:

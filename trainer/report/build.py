@@ -12,7 +12,7 @@ import av.error
 import cv2
 
 from contracts.errors import EntracteError
-from contracts.files import atomic
+from contracts.files import atomic, outputs
 from trainer.report import sections
 from trainer.report.analysis import before_and_after, turned
 from trainer.report.load import load_run
@@ -36,8 +36,10 @@ CHOSEN = (
 def build(run_dir: Path, output: Path, *, say: Callable[[str], None] = lambda _: None) -> Path:
     """Write the report of `run_dir` to the folder `output`; returns the page's path.
 
-    `say` is told what is being done. Raises `EntracteError` if there is no run folder, or without jinja2.
+    `say` is told what is being done. Raises `EntracteError` if there is no run folder, if `output`
+    holds something else, or without jinja2.
     """
+    outputs.require_folder(output, "the report", outputs.only(*outputs.REPORT_FILES))
     say("reading the run")
     run = load_run(run_dir)
     atomic.make_directory(output)

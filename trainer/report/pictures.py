@@ -85,7 +85,9 @@ def _even(frame: np.ndarray) -> np.ndarray:
     return frame[: frame.shape[0] // 2 * 2, : frame.shape[1] // 2 * 2]
 
 
-def write_film(path: Path, frames: Iterator[np.ndarray], rate_hz: float) -> np.ndarray | None:
+def write_film(
+    path: Path, frames: Iterator[np.ndarray], rate_hz: float, made_by: str = "robot-trainer report"
+) -> np.ndarray | None:
     """An H.264 MP4 that browsers play; returns its last frame (the poster), None if there was none."""
     last = None
     # faststart: the index comes first, so that the film starts before all of it is read.
@@ -94,6 +96,7 @@ def write_film(path: Path, frames: Iterator[np.ndarray], rate_hz: float) -> np.n
         atomic.replacing(path) as temporary,
         av.open(str(temporary), mode="w", format="mp4", options=layout) as container,
     ):
+        container.metadata["comment"] = made_by
         rate = Fraction(rate_hz).limit_denominator(1000)
         stream = container.add_stream("libx264", rate=rate, options={"crf": "21", "bf": "0"})
         assert isinstance(stream, VideoStream)

@@ -180,6 +180,7 @@ REASON_WORDS = {
     "completed": "ended by the reward, which was sure",
     "time_limit": "ran to its time limit",
     "operator": "ended by the operator",
+    "rerecord": "thrown away by the operator",
     "fault": "ended by a fault",
     "aborted": "aborted",
 }

@@ -18,7 +18,7 @@ import msgspec
 import numpy as np
 
 from contracts.errors import EntracteError
-from contracts.files import atomic
+from contracts.files import atomic, outputs
 from trainer.reward_data import card, contact_sheet
 from trainer.reward_data.counterfactual import Proposer, Validator
 from trainer.reward_data.formats import Part, sized, write_key_frames, write_videos
@@ -56,8 +56,9 @@ def build(
 ) -> dict[str, Any]:
     """Write the data set to `output` and return its card. `run` does the work elsewhere (Ray).
 
-    Raises `EntracteError` where `output` holds another recipe's data, or a source can't be read.
+    Raises `EntracteError` where `output` holds something else or can't be written, or a source can't be read.
     """
+    outputs.require_room(output)
     plan = make_plan(recipe)
     identity = fingerprint(recipe, plan)
     finished = _opened(output, identity)

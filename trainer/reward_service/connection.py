@@ -69,7 +69,10 @@ class Connection:
     def __init__(self, address: str) -> None:
         self._address = address
         self._context: zmq.Context[Any] = zmq.Context.instance()
-        self._socket = open_socket(self._context, zmq.DEALER, connect=address, high_water_mark=1024)
+        # A question waits for a server that is still starting; its deadline bounds that.
+        self._socket = open_socket(
+            self._context, zmq.DEALER, connect=address, high_water_mark=1024, immediate=False
+        )
         self._lock = threading.Lock()
         self._known: OrderedDict[tuple[str, bytes], None] = OrderedDict()
         self._number = 0

@@ -33,8 +33,9 @@ def command(
 
     from trainer.rewards.demonstrations import read_demonstrations
     from trainer.rewards.recipe import adapt_to
-    from trainer.rewards.train_edge import TrainSettings, load, save
+    from trainer.rewards.train_edge import TrainSettings, load, require_folder, save
 
+    require_folder(output)
     torch.set_num_threads(threads)
     edge = load(base)
     shown = read_demonstrations(demonstrations, count, edge.settings["rate_hz"])

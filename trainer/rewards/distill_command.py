@@ -38,8 +38,9 @@ def command(
 
     from trainer.rewards.opening import open_video_model, options_of
     from trainer.rewards.recipe import Relabel, train_zero_shot
-    from trainer.rewards.train_edge import TrainSettings, save
+    from trainer.rewards.train_edge import TrainSettings, require_folder, save
 
+    require_folder(output)
     torch.set_num_threads(threads)
     label: Relabel = list
     notes = "learned from the clips' own labels"

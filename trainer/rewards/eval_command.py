@@ -11,6 +11,7 @@ import typer
 from msgspec import json as to_json
 
 from contracts.errors import ConfigError
+from contracts.files import outputs
 
 
 def command(
@@ -63,6 +64,8 @@ def command(
     """
     if not data and not bench:
         raise ConfigError("nothing to measure on", remedy="name --data or --bench")
+    if output:
+        outputs.require_folder(output, "the evaluation", outputs.only("report.*"))
     if data and not (output or bench or reward or fit or limit):
         from trainer.rewards.recipe import evaluate_all
 

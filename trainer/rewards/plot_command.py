@@ -10,6 +10,7 @@ import typer
 from msgspec import json as to_json
 
 from contracts.errors import ConfigError, EntracteError
+from trainer.rewards.plotting import MARK
 
 SHIPPED = Path(__file__).resolve().parents[2] / "pretrained" / "reward-zero-shot"
 
@@ -63,12 +64,19 @@ def command(
         )
     if not video.exists():
         raise EntracteError(f"no video at {video}")
-    from contracts.files import atomic
+    from contracts.files import atomic, outputs
     from trainer.rewards.episodes import moments
     from trainer.rewards.opening import open_video_model, options_of
     from trainer.rewards.plotting.footage import Wanted, open_footage
     from trainer.rewards.plotting.scoring import score_online
 
+    stem = output or Path(video.resolve().stem)
+    written = [stem.with_name(stem.name + ".png")]
+    if film:
+        written.append(stem.with_name(stem.name + (".gif" if gif else ".mp4")))
+    for path in written:
+        # The default name is that of the video, which may lie here.
+        outputs.require_file(path, "the picture or the film", outputs.containing(MARK.encode()))
     chosen = package or (SHIPPED if reward == "edge" else None)
     model = open_video_model(reward, chosen, options_of(option or []), seed)
     rate_hz = scores_per_s or model.contract.rate_hz
@@ -82,14 +90,11 @@ def command(
 
     from trainer.rewards.plotting.figure import still, verdict
 
-    stem = output or Path(video.resolve().stem)
     atomic.make_directory(stem.resolve().parent)
-    written = [stem.with_name(stem.name + ".png")]
     _write_png(written[0], still(footage, scores, dpi))
     if film:
         from trainer.rewards.plotting.film import write_gif, write_mp4
 
-        written.append(stem.with_name(stem.name + (".gif" if gif else ".mp4")))
         (write_gif if gif else write_mp4)(written[-1], footage, scores)
     if json:
         said = {"video": str(video), "name": footage.name, "instruction": footage.instruction}
@@ -109,12 +114,15 @@ def command(
 
 
 def _write_png(path: Path, pixels: object) -> None:
-    from PIL import Image
+    from PIL import Image, PngImagePlugin
 
     from contracts.files import atomic
 
+    told = PngImagePlugin.PngInfo()
+    told.add_text("Software", MARK)
     with atomic.replacing(path) as temporary:
-        Image.fromarray(pixels).save(temporary, format="png", optimize=True)  # type: ignore[arg-type]
+        picture = Image.fromarray(pixels)  # type: ignore[arg-type]
+        picture.save(temporary, format="png", optimize=True, pnginfo=told)
 
 
 def _progress(done: int, total: int) -> None:

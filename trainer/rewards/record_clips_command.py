@@ -9,6 +9,8 @@ from typing import Annotated
 
 import typer
 
+from contracts.files import outputs
+
 
 def command(
     output: Annotated[Path, typer.Option(help="Folder to write.")],
@@ -20,6 +22,7 @@ def command(
     workers: Annotated[int, typer.Option()] = 2,
 ) -> None:
     """Record clips on the simulated bench, with counterfactual instructions and state-based labels."""
+    outputs.require_folder(output, "clips")
     command = [sys.executable, "-m", "runtime.bench.clips", "--split", split]
     command += [*(["--tasks", *tasks] if tasks else []), "--episodes", str(episodes)]
     command += ["--seed", str(seed), "--arranged", str(arranged), "--workers", str(workers)]

@@ -82,8 +82,9 @@ def command(
     import torch
 
     from trainer.rewards.recipe import train_zero_shot
-    from trainer.rewards.train_edge import TrainSettings, save
+    from trainer.rewards.train_edge import TrainSettings, require_folder, save
 
+    require_folder(output)
     torch.set_num_threads(threads)
     settings = TrainSettings(
         steps=steps, minutes=minutes, seed=seed, false_positive_rate=false_positives

@@ -18,11 +18,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from contracts.files.packages import read_safetensors, safetensors_bytes
+from contracts.errors import PackageError
+from contracts.files import outputs
+from contracts.files.packages import MANIFEST_FILE, read_safetensors, safetensors_bytes
 from contracts.language import build_vocabulary, encode
 from contracts.package import Provenance
 from trainer.rewards.data import Batch, BatchSampler, Clip, instructions_of
 from trainer.rewards.edge_model import EdgeHead, EdgeShape, EdgeTrunk
+
+_REMEDY = "copy the trained folder again, or train it again with robot-reward train"
 
 
 class TrainSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -317,6 +321,12 @@ def keep_examples(edge: Edge, clip: Clip, count: int = 4) -> None:
     }
 
 
+def require_folder(folder: Path) -> None:
+    """Raise `ConfigError` unless a training run may be written there."""
+    names = ("edge.json", "edge.safetensors", "examples.safetensors")
+    outputs.require_folder(folder, "a reward model", outputs.only(*names))
+
+
 def save(edge: Edge, folder: Path) -> None:
     """Weights (safetensors) and settings (JSON) of a training run; a model package is made of them."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -340,11 +350,26 @@ def save(edge: Edge, folder: Path) -> None:
 
 
 def load(folder: Path) -> Edge:
-    """What `save` wrote; ready to score."""
-    about = msgspec.json.decode((folder / "edge.json").read_bytes())
+    """What `save` wrote; ready to score. Raises `PackageError` for a folder that is not whole."""
+    try:
+        about = msgspec.json.decode((folder / "edge.json").read_bytes())
+        weights = (folder / "edge.safetensors").read_bytes()
+        examples = (folder / "examples.safetensors").read_bytes()
+    except (OSError, msgspec.MsgspecError) as error:
+        packed = (folder / MANIFEST_FILE).is_file()
+        raise PackageError(
+            f"{folder} holds no trained reward model",
+            expected="a folder with edge.json, edge.safetensors and examples.safetensors",
+            found="a model package, which was exported already"
+            if packed
+            else str(error)
+            if isinstance(error, msgspec.MsgspecError)
+            else outputs.described(folder),
+            remedy="use it as it is" if packed else "train one with robot-reward train",
+        ) from error
     shape = msgspec.convert(about["shape"], EdgeShape)
     edge = new_edge(shape, tuple(about["vocabulary"]), 0)
-    tensors = read_safetensors((folder / "edge.safetensors").read_bytes(), str(folder))
+    tensors = read_safetensors(weights, str(folder / "edge.safetensors"), _REMEDY)
     for name, module in (("trunk", edge.trunk), ("head", edge.head)):
         prefix = f"{name}."
         state = {
@@ -361,7 +386,5 @@ def load(folder: Path) -> Edge:
     edge.fx = float(about["fx"])
     if about["provenance"] is not None:
         edge.provenance = msgspec.convert(about["provenance"], Provenance)
-    edge.examples.update(
-        read_safetensors((folder / "examples.safetensors").read_bytes(), f"{folder} examples")
-    )
+    edge.examples.update(read_safetensors(examples, str(folder / "examples.safetensors"), _REMEDY))
     return edge

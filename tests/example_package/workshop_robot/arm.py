@@ -10,13 +10,15 @@ from contracts.errors import ConfigError
 from contracts.specs import ActionSpec
 from runtime.arms import ArmState
 from runtime.arms.sim import SimArm
-from runtime.config import Run
+from runtime.run import Run
 
 PAN = 0
 
 
 class WorkshopArm:
     """`runtime.arms.Arm`. Option `speed_scale` in (0, 1]: how far it is geared down."""
+
+    in_control = True  # no process of its own: it has no device that could block or crash
 
     def __init__(self, run: Run, caller: str, speed_scale: float = 1.0) -> None:
         if not 0 < speed_scale <= 1:
@@ -37,6 +39,9 @@ class WorkshopArm:
 
     def take(self, epoch: int) -> None:
         self._bus.take(epoch)
+
+    def enable(self) -> None:
+        self._bus.enable()
 
     def read(self) -> ArmState:
         state = self._bus.read()

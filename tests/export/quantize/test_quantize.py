@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import shutil
 from pathlib import Path
 
 import msgspec
@@ -16,15 +17,20 @@ from typer.testing import CliRunner
 
 from calibration.quantization.card import CalibrationSet, read_set, write_set
 from calibration.quantization.draw import draw
-from contracts.errors import PackageError
+from contracts.errors import ConfigError, PackageError
 from contracts.files.packages import Package, load_package, write_package
 from contracts.package import check_tensors, float_weights, package_id, weights_id
 from export.app import app
 from export.package import replay
-from export.parity.bench import paired
+from export.parity.bench import paired, require_enough
 from export.quantize.build import Options, quantize
 from export.quantize.chain import RangeError
-from export.quantize.gate import QuantizationRefused, power, require_actions, require_success
+from export.quantize.gate import (
+    QuantizationRefused,
+    power,
+    require_actions,
+    require_success,
+)
 from export.quantize.int8 import candidates
 from export.quantize.report import Report
 from runtime.engines import EngineOptions, open_engine
@@ -236,15 +242,15 @@ def test_a_bad_set_is_refused_by_the_gate_and_the_old_package_stays(
     write_set(tmp_path / "black", CalibrationSet(blind, drawn.held_out, card))
     assert len(read_set(tmp_path / "black").calibration) == 8
     target = tmp_path / "package"
-    target.mkdir()
-    (target / "old").write_text("kept")
+    shutil.copytree(POLICY, target)
+    before = {path.name: path.read_bytes() for path in target.iterdir()}
     words = ["quantize", str(POLICY), str(target), "--precision", "int8", "--method", "minmax"]
     words += ["--calibration", str(tmp_path / "black"), "--report", str(tmp_path / "why")]
     done = CliRunner().invoke(app, words)
     assert done.exit_code != 0 and isinstance(done.exception, QuantizationRefused)
     said = str(done.exception)
     assert ".pos too far on held-out observations: expected p99 <= 2 %" in said
-    assert [path.name for path in target.iterdir()] == ["old"]
+    assert {path.name: path.read_bytes() for path in target.iterdir()} == before
     assert not list(tmp_path.glob("*quantization*")) and not list(tmp_path.glob(".*"))
     assert "**refused**" in (tmp_path / "why/quantization.md").read_text()
 
@@ -260,6 +266,53 @@ def test_success_that_may_have_fallen_too_far_is_refused() -> None:
     with pytest.raises(QuantizationRefused, match="over 4 pairs"):
         require_success(few, 10.0, "int8")
     assert power(0.2, 400, 10.0) > 0.95 and power(0.2, 100, 10.0) < 0.7
+
+
+def test_the_remedy_is_one_that_can_help() -> None:
+    fallen = paired("float32", "it", "task", [(True, True)] * 60 + [(True, False)] * 20)
+    few = paired("float32", "it", "task", [(True, True)] * 12 + [(False, False)] * 3)
+    wild = [RangeError("pan", 100.0, 9.0, 9.0, 9.0)]
+    for precision, told in (("int8", True), ("fp16", False)):
+        with pytest.raises(QuantizationRefused) as success:
+            require_success(fallen, 10.0, "it", precision)
+        with pytest.raises(QuantizationRefused) as actions:
+            require_actions(wild, 2.0, "it", precision)
+        for raised in (success, actions):
+            assert ("--precision fp16" in str(raised.value)) is told
+            assert "--keep-float" in str(raised.value)
+        with pytest.raises(QuantizationRefused, match=r"more --episodes$"):
+            require_success(few, 10.0, "it", precision)
+
+
+def test_so_few_episodes_that_none_could_pass_are_refused_before_the_run(
+    parent: Package, drawn: CalibrationSet, tmp_path: Path
+) -> None:
+    options = Options("fp16", task="open_drawer", episodes=12)
+    with pytest.raises(ConfigError, match=r"--episodes (\d+) at least.*found 12") as raised:
+        made_with(parent, drawn, tmp_path / "x", options)
+    enough = int(str(raised.value).partition("--episodes ")[2].split()[0])
+    require_enough(enough, 10.0)
+    with pytest.raises(ConfigError):
+        require_enough(enough - 1, 10.0)
+    half = [(True, True)] * (enough // 2) + [(False, False)] * (enough - enough // 2)
+    require_success(paired("float32", "it", "task", half), 10.0, "it")
+
+
+def test_it_says_what_it_is_at_and_the_verdict_comes_last(
+    parent: Package, recorded_episodes: Path, tmp_path: Path
+) -> None:
+    few = draw(parent, [recorded_episodes], samples=3, held_out=2, seed=0)
+    write_set(tmp_path / "set", few)
+    target = tmp_path / "package"
+    words = ["quantize", str(POLICY), str(target), "--precision", "fp16"]
+    done = CliRunner().invoke(app, [*words, "--calibration", str(tmp_path / "set")])
+    assert done.exit_code == 0, done.output
+    told = [line for line in done.stderr.splitlines() if " s  " in line]
+    assert len(told) >= 7
+    assert sum("layer alone" in line for line in told) == 4
+    last = done.stdout.rstrip().splitlines()[-1]
+    assert last.startswith(f"written to {target}, gate of actions passed: worst p99 0.")
+    assert "closed loop not measured" in last
 
 
 @pytest.mark.parametrize("place", [0, 1, 2])

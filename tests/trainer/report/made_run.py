@@ -21,7 +21,8 @@ from contracts.files.episode_log import EpisodeLogWriter
 from contracts.messages import EpisodeEnd, EpisodeStart, SessionStart, Step
 from contracts.reward import RewardSignal
 from contracts.specs import SO101_JOINTS, CameraSpec, ObservationSpec
-from runtime.config import CameraSection, EpisodeSection, PolicySection, RobotConfig, Run, RunPlan
+from runtime.config import CameraSection, EpisodeSection, PolicySection, RobotConfig
+from runtime.run import Run, RunPlan
 from trainer.interfaces import EpisodeKey, ScoredEpisode, Update
 from trainer.metrics import Metrics
 from trainer.publisher import Publisher

@@ -75,7 +75,7 @@ def test_a_running_server_tells_how_it_is(address: str) -> None:
     away = subprocess.run(
         [*COMMAND, "--check", "tcp://127.0.0.1:1"], capture_output=True, text=True, check=False
     )
-    assert away.returncode == 1 and "start it with" in away.stderr
+    assert away.returncode == 2 and "start it with" in away.stderr
 
 
 def test_settings_that_cannot_work_are_refused_before_anything_is_loaded(tmp_path: Path) -> None:

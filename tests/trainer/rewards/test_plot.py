@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import av
@@ -12,6 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from contracts.errors import ConfigError, EntracteError
+from contracts.files import outputs
 from contracts.files.dataset import DatasetWriter
 from contracts.files.dataset_format import Feature
 from contracts.frames import FrameContract, Video
@@ -20,7 +22,7 @@ from trainer.report.pictures import write_film
 from trainer.reward_app import app
 from trainer.rewards.data import Clip, read_records
 from trainer.rewards.edge import EdgeReward
-from trainer.rewards.plotting import figure
+from trainer.rewards.plotting import MARK, figure
 from trainer.rewards.plotting.film import HOLD_LAST_S, frames
 from trainer.rewards.plotting.footage import Footage, Wanted, open_footage
 from trainer.rewards.plotting.scoring import Scores, score_online
@@ -157,6 +159,25 @@ def test_a_file_with_both_cameras_side_by_side_becomes_a_gif(mp4: Path, tmp_path
     assert "abstained" in said and "seen.v1.gif" in said
     with av.open(str(tmp_path / "seen.v1.gif")) as film:
         assert sum(1 for _ in film.decode(video=0)) > 10
+
+
+def test_what_an_earlier_plot_drew_is_drawn_again_and_nothing_else_is(
+    mp4: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The name of a film is that of its video, which may lie in the same folder."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(mp4, "holiday.mp4")
+    before = Path("holiday.mp4").read_bytes()
+    words = ("holiday.mp4", "--instruction", "open the drawer", "--cameras", "front,wrist")
+    with pytest.raises(ConfigError, match=r"holiday\.mp4 can't be written.*other content"):
+        _run(*words)
+    assert [path.name for path in tmp_path.iterdir()] == ["holiday.mp4"]
+    for more in (("--gif",), ()):  # the second draws the picture again
+        _run(*words, *more, "--output", "seen", "--scores-per-s", "1")
+    assert Path("holiday.mp4").read_bytes() == before
+    drawn = sorted(tmp_path.glob("seen*"))
+    assert [path.suffix for path in drawn] == [".gif", ".mp4", ".png"]
+    assert all(outputs.containing(MARK.encode())(path) for path in drawn)
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import numpy as np
 from contracts.errors import MissingDependency
 from contracts.files import atomic
 from trainer.report.pictures import write_film
+from trainer.rewards.plotting import MARK
 from trainer.rewards.plotting.figure import CALLED, COLOURS, extent, panels
 from trainer.rewards.plotting.footage import Footage, shown_once
 from trainer.rewards.plotting.scoring import SIGNALS, Scores
@@ -24,7 +25,7 @@ INK, PALE, PAPER = (34, 34, 38), (106, 106, 114), (255, 255, 255)
 
 def write_mp4(path: Path, footage: Footage, scores: Scores) -> None:
     """H.264, as browsers play it."""
-    write_film(path, frames(footage, scores), footage.rate_hz)
+    write_film(path, frames(footage, scores), footage.rate_hz, MARK)
 
 
 def write_gif(path: Path, footage: Footage, scores: Scores) -> None:
@@ -41,7 +42,8 @@ def write_gif(path: Path, footage: Footage, scores: Scores) -> None:
     shown_ms = max(20, round(1000 / footage.rate_hz))
     with atomic.replacing(path) as temporary:
         pages[0].save(
-            temporary, format="gif", save_all=True, append_images=pages[1:], duration=shown_ms, loop=0
+            temporary, format="gif", save_all=True, append_images=pages[1:], duration=shown_ms, loop=0,
+            comment=MARK.encode(),
         )  # fmt: skip
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 
 from contracts.errors import EntracteError, MissingDependency, PackageError
-from contracts.files import atomic
+from contracts.files import atomic, outputs
 from trainer.rewards.tuning.journal import OPTIONS, RUN, Journal, versions, write_options
 from trainer.rewards.tuning.loop import BEST, STATE, Loop, Plan
 from trainer.rewards.tuning.memory import check_tuning_fits, estimate_tuning
@@ -46,6 +46,7 @@ def tune(settings: Tuning, say: Say = lambda step, done, figures: None) -> dict[
     Raises `EntracteError` and its kin before the first step for data, a model, memory or a folder that
     won't do.
     """
+    outputs.require_room(Path(settings.output))
     data = read_data(Path(settings.data), settings.vlm.signals, settings.progress_label)
     base = find(settings.vlm.model)
     layout, config = open_layout(base)

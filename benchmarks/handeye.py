@@ -1,0 +1,280 @@
+"""Hand-eye calibration against exact truth: rendered boards, random set-ups, an arm that misreports its pose.
+
+    python -m benchmarks.handeye --folder run/handeye --setups 200 --output docs/results/handeye
+
+Every set-up is rendered once (40 stands for each spread; fewer stands are the first of them) and its corners
+are kept in the folder, so that a second call goes on, and other estimators can be tried on the same corners.
+Ours is compared with each of OpenCV's solvers on the same corners.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks import machine
+from benchmarks.board_scene import BoardScene, Spoils, render_lens
+from calibration import rigid
+from calibration.boards import Board, Finder
+from calibration.handeye.closed_form import METHODS, guesses
+from calibration.handeye.estimate import estimate
+from calibration.handeye.samples import HandEyeError, Mount, Sample, View, make_setup
+from calibration.rigid import Array
+from contracts.files.atomic import write_bytes
+
+COUNTS = (6, 10, 15, 40)
+MOUNTS: tuple[Mount, Mount] = ("hand", "world")
+FAILED = (1000.0, 180.0)
+"""mm and degrees, for a solver without an answer."""
+BOARD = Board()
+LENS = render_lens()
+
+
+@dataclass(frozen=True)
+class Spread:
+    """How the stands differ: tilt and roll of the board (degrees), distance (metres), where in the picture
+    (share of the way to its edge)."""
+
+    tilt_deg: float
+    roll_deg: float
+    near_m: float
+    far_m: float
+    aside: float
+
+
+SPREADS = {
+    "wide": Spread(40.0, 60.0, 0.30, 0.55, 0.8),
+    "narrow": Spread(10.0, 15.0, 0.38, 0.46, 0.4),
+}
+
+
+@dataclass(frozen=True)
+class Truth:
+    """carrier_T_camera and far_T_board."""
+
+    camera: Array
+    board: Array
+
+
+def truth_of(random: np.random.Generator) -> Truth:
+    turns, shifts = random.normal(size=(2, 3)), random.normal(size=(2, 3))
+    return Truth(
+        rigid.transform(rigid.rotation_of(0.5 * turns[0]), 0.05 * shifts[0]),
+        rigid.transform(rigid.rotation_of(turns[1]), [0.5, 0, 0] + 0.1 * shifts[1]),
+    )
+
+
+def view_of(random: np.random.Generator, spread: Spread) -> Array:
+    """camera_T_board: its middle somewhere in the picture, tilted about a random axis, rolled."""
+    tilt = np.radians(spread.tilt_deg) * np.sqrt(random.uniform())
+    angle = random.uniform(0, 2 * np.pi)
+    tilted = rigid.rotation_of([tilt * np.cos(angle), tilt * np.sin(angle), 0.0])
+    rolled = rigid.rotation_of(
+        [0, 0, np.radians(random.uniform(-spread.roll_deg, spread.roll_deg))]
+    )
+    depth = random.uniform(spread.near_m, spread.far_m)
+    half = np.array([LENS.width / LENS.fx, LENS.height / LENS.fy]) / 2 * depth
+    room = np.maximum(half - np.array(BOARD.size_m) / 2, 0.0)
+    place = [*(random.uniform(-1, 1, 2) * room * spread.aside), depth]
+    middle = np.array([*BOARD.size_m, 0.0]) / 2
+    return rigid.transform(tilted @ rolled, place) @ rigid.transform(np.eye(3), -middle)
+
+
+def stands(
+    scene: BoardScene, truth: Truth, mount: Mount, spread: Spread, options: Options, seed: list[int]
+) -> list[Sample]:
+    """`COUNTS[-1]` of them, each with at least half of the corners seen."""
+    random, finder = np.random.default_rng(seed), Finder(BOARD)
+    points = BOARD.points()
+    found: list[Sample] = []
+    while len(found) < COUNTS[-1]:
+        seen = view_of(random, spread)
+        corners = finder.find(scene.picture(seen, random))
+        if corners is None or len(corners.numbers) < len(points) // 2:
+            continue
+        link = truth.camera @ seen @ rigid.invert(truth.board)
+        pose = rigid.invert(link) if mount == "hand" else link
+        deviations = np.repeat([np.radians(options.arm_deg), options.arm_mm / 1e3], 3)
+        said = rigid.moved(pose, -random.normal(size=6) * deviations)
+        view = View(points[corners.numbers], LENS.straighten(corners.pixels))
+        found.append(Sample(f"{len(found):02d}", said, {"camera": view}))
+    return found
+
+
+@dataclass(frozen=True)
+class Options:
+    """The arm's error per axis, and what spoils the pictures."""
+
+    arm_mm: float = 1.0
+    arm_deg: float = 0.2
+    spoils: Spoils = field(default_factory=Spoils)
+
+
+def corners_of(
+    folder: Path, number: int, mount: Mount, spread: str, scene: BoardScene, options: Options
+) -> tuple[Truth, list[Sample]]:
+    """From the folder, or rendered and put there."""
+    seed = [number, MOUNTS.index(mount), sorted(SPREADS).index(spread)]
+    truth = truth_of(np.random.default_rng(seed))
+    path = folder / f"{number:04d}-{mount}-{spread}.npz"
+    if not path.exists():
+        samples = stands(scene, truth, mount, SPREADS[spread], options, [*seed, 1])
+        arrays: dict[str, Any] = {}
+        for sample in samples:
+            view = sample.views["camera"]
+            arrays |= {
+                f"{sample.name}.pose": sample.base_T_hand,
+                f"{sample.name}.points": view.points_m,
+                f"{sample.name}.pixels": view.pixels,
+            }
+        draft = path.with_suffix(".draft.npz")
+        np.savez_compressed(draft, **arrays)
+        draft.replace(path)
+    with np.load(path, allow_pickle=False) as arrays:
+        names = sorted(name.split(".")[0] for name in arrays if name.endswith(".pose"))
+        return truth, [
+            Sample(
+                n,
+                arrays[f"{n}.pose"],
+                {"camera": View(arrays[f"{n}.points"], arrays[f"{n}.pixels"])},
+            )
+            for n in names
+        ]
+
+
+def one(truth: Truth, mount: Mount, samples: list[Sample]) -> dict[str, Any]:
+    """Errors (mm, degrees) of ours and of each solver, and which of our six intervals hold the truth."""
+    camera = LENS.pinhole("camera", mount)
+    setup = make_setup([camera], samples)
+    row: dict[str, Any] = {"solvers": {}}
+    for guess in guesses(setup, camera):
+        row["solvers"][guess.method] = (
+            FAILED if guess.refused else _errors(guess.carrier_T_camera, truth.camera)
+        )
+    try:
+        found = estimate(setup)
+    except (HandEyeError, np.linalg.LinAlgError) as error:
+        return row | {"ours": FAILED, "inside": [False] * 6, "failed": str(error)}
+    pose = found.poses.cameras["camera"]
+    off = np.r_[
+        rigid.turn_of(pose[:3, :3].T @ truth.camera[:3, :3]),
+        pose[:3, :3].T @ (truth.camera[:3, 3] - pose[:3, 3]),
+    ]
+    row["ours"] = _errors(pose, truth.camera)
+    row["inside"] = (np.abs(off) <= found.interval("camera", "camera")).tolist()
+    row["left_out"] = len(found.left_out)
+    row["noise"] = [found.noise.pixels, np.degrees(found.noise.turn_rad), 1e3 * found.noise.shift_m]
+    return row
+
+
+def _errors(pose: Array, truth: Array) -> tuple[float, float]:
+    return rigid.distance_mm(pose, truth), rigid.angle_deg(pose, truth)
+
+
+def measure(folder: Path, setups: int, options: Options) -> Iterator[dict[str, Any]]:
+    """A line for each set-up, spread and number of stands; mounts take turns."""
+    folder.mkdir(parents=True, exist_ok=True)
+    scene = BoardScene(BOARD, LENS, options.spoils)
+    try:
+        for number in range(setups):
+            mount = MOUNTS[number % 2]
+            for spread in SPREADS:
+                truth, samples = corners_of(folder, number, mount, spread, scene, options)
+                for count in COUNTS:
+                    row = one(truth, mount, samples[:count])
+                    yield {"setup": number, "mount": mount, "spread": spread, "count": count, **row}
+    finally:
+        scene.close()
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Markdown: per cell ours, the best solver, and the share of intervals that hold the truth."""
+    lines = [
+        "| spread | stands | ours mm (median / p95) | best OpenCV mm | ratio | ours deg | best OpenCV deg "
+        "| ratio | 95 % intervals that hold the truth |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for spread in SPREADS:
+        for count in COUNTS:
+            cell = [r for r in rows if r["spread"] == spread and r["count"] == count]
+            if cell:
+                lines.append(_line(spread, count, cell))
+    lines += ["", "Every solver, median mm and degrees (p95):", ""]
+    lines += [
+        "| spread | stands | " + " | ".join(METHODS) + " |",
+        "|---" * (2 + len(METHODS)) + "|",
+    ]
+    for spread in SPREADS:
+        for count in COUNTS:
+            cell = [r for r in rows if r["spread"] == spread and r["count"] == count]
+            if cell:
+                said = [_words([r["solvers"][method] for r in cell]) for method in METHODS]
+                lines.append(f"| {spread} | {count} | " + " | ".join(said) + " |")
+    return "\n".join(lines)
+
+
+def _line(spread: str, count: int, cell: list[dict[str, Any]]) -> str:
+    ours = np.array([r["ours"] for r in cell])
+    solvers = {m: np.median([r["solvers"][m] for r in cell], axis=0) for m in METHODS}
+    said = [f"| {spread} | {count}"]
+    for axis in (0, 1):
+        best = min(solvers, key=lambda method: solvers[method][axis])
+        theirs = np.array([r["solvers"][best][axis] for r in cell])
+        mine, least = float(np.median(ours[:, axis])), float(np.median(theirs))
+        said += [
+            f"{mine:.2f} / {np.quantile(ours[:, axis], 0.95):.2f}",
+            f"{least:.2f} / {np.quantile(theirs, 0.95):.2f} ({best})",
+            f"{mine / least:.2f}",
+        ]
+    said.append(f"{100 * float(np.mean([r['inside'] for r in cell])):.1f} %")
+    return " | ".join(said) + " |"
+
+
+def _words(errors: list[tuple[float, float]]) -> str:
+    mm, degrees = np.median(errors, axis=0)
+    wide_mm, wide_deg = np.quantile(errors, 0.95, axis=0)
+    return f"{mm:.1f}, {degrees:.2f} ({wide_mm:.0f}, {wide_deg:.1f})"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--folder", type=Path, default=Path("run/handeye"))
+    parser.add_argument("--setups", type=int, default=200)
+    parser.add_argument("--arm-mm", type=float, default=1.0)
+    parser.add_argument("--arm-deg", type=float, default=0.2)
+    parser.add_argument("--noise", type=float, default=2.0, help="grey levels")
+    parser.add_argument("--bow-mm", type=float, default=0.0)
+    parser.add_argument("--shutter-ms", type=float, default=0.0)
+    parser.add_argument("--speed-mm-s", type=float, default=0.0)
+    parser.add_argument("--output", type=Path, help="folder for table.md and rows.json")
+    asked = parser.parse_args()
+    spoils = Spoils(asked.noise, asked.bow_mm / 1e3, asked.shutter_ms / 1e3, asked.speed_mm_s / 1e3)
+    options = Options(asked.arm_mm, asked.arm_deg, spoils)
+    rows = []
+    for row in measure(asked.folder, asked.setups, options):
+        rows.append(row)
+        if row["count"] == COUNTS[-1]:
+            print(
+                f"{row['setup']} {row['spread']}: {row['ours'][0]:.2f} mm",
+                file=sys.stderr,
+                flush=True,
+            )
+    said = table(rows)
+    print(said)
+    if asked.output:
+        asked.output.mkdir(parents=True, exist_ok=True)
+        write_bytes(asked.output / "table.md", said.encode() + b"\n")
+        found = {"machine": machine.machine(), "options": asdict(options), "rows": rows}
+        write_bytes(asked.output / "rows.json", json.dumps(found).encode())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

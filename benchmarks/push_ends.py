@@ -1,0 +1,169 @@
+"""The two ends of a push on one machine: the trainer's publisher behind a socket, and a robot whose link is a
+process of its own and whose control is the caller (the swapper, between two episodes).
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+
+import zmq
+
+from contracts import wire
+from contracts.errors import EntracteError
+from contracts.files.packages import Package
+from contracts.messages import Hello, ReleaseOffer, ReleaseQuery, ReleaseWant, Welcome
+from contracts.sockets import open_socket
+from runtime.board import Board
+from runtime.config import LinkSection, PolicySection, RobotConfig
+from runtime.engines import EngineOptions, open_engine
+from runtime.probation import Probation
+from runtime.ring import Ring
+from runtime.run import Run, RunPlan, new_shm_dir
+from runtime.slots import SlotStore
+from runtime.swap import Swapper
+from runtime.swap_checks import SwapLimits
+from trainer.publisher import Publisher
+
+PATIENCE_S = 120.0
+LIMITS = SwapLimits(latency_s=10.0)  # the machine's load is not what is measured here
+
+
+class TrainerEnd:
+    """The trainer's socket for releases, in a thread."""
+
+    def __init__(self, publisher: Publisher) -> None:
+        self._publisher = publisher
+        self._context = zmq.Context(io_threads=1)
+        self._socket = open_socket(self._context, zmq.ROUTER, bind="tcp://127.0.0.1:0")
+        self.address = self._socket.getsockopt_string(zmq.LAST_ENDPOINT)
+        self._offers: list[ReleaseOffer] = []
+        self._peers: set[bytes] = set()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+
+    def __enter__(self) -> TrainerEnd:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
+    ) -> None:
+        self._stop.set()
+        self._thread.join()
+        self._socket.close()
+        self._context.term()
+
+    def offer(self, offer: ReleaseOffer) -> None:
+        self._offers.append(offer)
+
+    def _serve(self) -> None:
+        while not self._stop.is_set():
+            while self._offers:
+                offer = self._offers.pop()
+                for peer in self._peers:
+                    self._socket.send_multipart([peer, *wire.pack(offer)])
+            if not self._socket.poll(2):
+                continue
+            peer, *parts = self._socket.recv_multipart()
+            self._peers.add(peer)
+            message = wire.unpack(parts).message
+            if isinstance(message, Hello):
+                welcome = Welcome("bench", wire.VERSION, message.features)
+                self._socket.send_multipart([peer, *wire.pack(welcome)])
+            elif isinstance(message, ReleaseQuery):
+                answer = self._publisher.answer_query(message, 0)
+                self._socket.send_multipart([peer, *wire.pack(answer)])
+            elif isinstance(message, ReleaseWant):
+                self._socket.send_multipart([peer, *self._publisher.answer_want(message)])
+
+
+class RobotEnd:
+    """A run folder, a link process, and this process as its control."""
+
+    def __init__(
+        self, folder: Path, package: Package, address: str, options: EngineOptions
+    ) -> None:
+        folder.mkdir(parents=True)
+        nobody = "tcp://127.0.0.1:9"  # nothing is streamed or spooled
+        self._run = Run(
+            config=RobotConfig(
+                policy=PolicySection(package=str(package.folder)),
+                link=LinkSection(weights=address, frames=nobody, episodes=nobody, health=nobody),
+            ),
+            plan=RunPlan(),
+            run_dir=str(folder),
+            shm_dir=str(new_shm_dir(f"push-{time.monotonic_ns() % 10**9}")),
+            session_id="push",
+        )
+        self._run.save()
+        self._board = Board.create(self._run.board_path)
+        self._ring = Ring.create(self._run.ring_path, 1 << 20)
+        slots = SlotStore(self._run.slots_dir / "policy", package.package_id)
+        engine = open_engine(package, "head", options)
+        robot_id = self._run.config.robot.id
+        rules = Probation(unjudged=1)  # nobody judges here: one episode commits
+        self._swapper = Swapper(
+            "policy", slots, package, engine, robot_id=robot_id, limits=LIMITS, rules=rules
+        )
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> RobotEnd:
+        command = [sys.executable, "-m", "runtime.link", "--run-dir", self._run.run_dir]
+        self._process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+        self._wait("the link", lambda: bool(self._board.link_ready))
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
+    ) -> None:
+        assert self._process is not None
+        self._process.kill()  # it would go on trying to upload what nobody takes
+        self._process.wait()
+        self._swapper.close()
+        for path in sorted(Path(self._run.shm_dir).iterdir()):
+            path.unlink()
+        Path(self._run.shm_dir).rmdir()
+
+    def take_key(self, key: Path) -> None:
+        (Path(self._run.run_dir) / "trainer.pub").write_bytes(key.read_bytes())
+
+    def wait_until_armed(self, seq: int) -> None:
+        self._wait(f"release {seq}", lambda: self._board.staged_policy_seq >= seq)
+
+    def make_ready(self) -> float:
+        """As an episode that is under way has it done beside it; returns the seconds that it took."""
+        begin_s = time.monotonic()
+        self._swapper.look_ahead()
+        self._wait("a release made ready", lambda: self._swapper.ready)
+        return time.monotonic() - begin_s
+
+    def swap(self, episode_seq: int) -> float:
+        """As control does between two episodes; the next one commits it. Returns for how long the robot
+        could not act, seconds."""
+        begin_s = time.monotonic()
+        outcomes = self._swapper.swap(episode_seq)
+        idle_s = time.monotonic() - begin_s
+        if [outcome.outcome for outcome in outcomes] != ["swapped"]:
+            raise EntracteError("the release was not taken", found=outcomes)
+        self._swapper.settle()
+        return idle_s
+
+    def _wait(self, what: str, condition: Callable[[], bool]) -> None:
+        give_up_s = time.monotonic() + PATIENCE_S
+        while not condition():
+            assert self._process is not None
+            if time.monotonic() > give_up_s or self._process.poll() is not None:
+                raise EntracteError(f"waited in vain for {what}")
+            time.sleep(0.0005)

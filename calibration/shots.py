@@ -1,0 +1,152 @@
+"""A capture on disk: `shots.json` and pictures. Owns the format; everything in it is checked when it is read.
+
+    {"version": 1, "arm": "...", "cameras": {"wrist": {"mount": "hand", "lens": {...}, "board": {...}}},
+     "shots": [{"name": "00", "position_m": [...], "quaternion_xyzw": [...],
+                "pictures": {"wrist": "00-wrist.png"}}]}
+
+Poses are base_T_hand. Pictures are lossless, so that corners are those that the camera saw.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from calibration import rigid
+from calibration.boards import MIN_SHARPNESS, Board, Corners, Finder
+from calibration.handeye.samples import MIN_CORNERS, Mount, Sample, Setup, View, make_setup
+from calibration.lenses import Lens
+from contracts.errors import EntracteError
+from contracts.files import atomic
+
+FILE = "shots.json"
+VERSION = 1
+MAX_SHOTS = 2000
+MAX_PICTURE_BYTES = 64 * 1024 * 1024
+
+
+class ShotsError(EntracteError):
+    """A capture that can't be used."""
+
+
+class ShotCamera(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """`serial`, `firmware`: of the device, "" where unknown."""
+
+    mount: Mount
+    lens: Lens
+    board: Board
+    serial: str = ""
+    firmware: str = ""
+
+
+class Shot(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    name: str
+    position_m: tuple[float, float, float]
+    quaternion_xyzw: tuple[float, float, float, float]
+    pictures: dict[str, str]
+
+
+class Shots(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """`arm`: its identity, as the configuration names it."""
+
+    version: int
+    cameras: dict[str, ShotCamera]
+    shots: tuple[Shot, ...]
+    arm: str = ""
+
+
+def read(folder: Path) -> Shots:
+    """Raises `ShotsError` naming what is wrong."""
+    path = folder / FILE
+    if not path.is_file():
+        raise ShotsError(
+            f"no capture at {folder}",
+            expected=f"a folder with {FILE}",
+            remedy="make one with `robot-calibrate capture`",
+        )
+    try:
+        shots = msgspec.json.decode(atomic.read_bytes(path, atomic.MAX_JSON_BYTES), type=Shots)
+    except msgspec.MsgspecError as error:
+        raise ShotsError(f"{path} is no capture of this layout", found=str(error)) from error
+    if shots.version != VERSION:
+        raise ShotsError(f"{path} is of another version", expected=VERSION, found=shots.version)
+    if not 0 < len(shots.shots) <= MAX_SHOTS:
+        raise ShotsError(
+            f"{path}: number of shots", expected=f"1 to {MAX_SHOTS}", found=len(shots.shots)
+        )
+    for shot in shots.shots:
+        strange = sorted(set(shot.pictures) - set(shots.cameras))
+        if strange:
+            raise ShotsError(
+                f"{path}: shot {shot.name} is of a camera that is not declared: {strange[0]}"
+            )
+        for name in shot.pictures.values():
+            if Path(name).name != name or name.startswith("."):
+                raise ShotsError(
+                    f"{path}: picture of shot {shot.name}", expected="a file name", found=name
+                )
+    return shots
+
+
+def write(folder: Path, shots: Shots) -> None:
+    """Replaces `shots.json`; pictures are written before."""
+    atomic.make_directory(folder)
+    atomic.write_bytes(folder / FILE, msgspec.json.format(msgspec.json.encode(shots), indent=1))
+
+
+def read_picture(path: Path) -> npt.NDArray[np.uint8]:
+    """uint8[H,W] grey. Raises `ShotsError`."""
+    try:
+        data = atomic.read_bytes(path, MAX_PICTURE_BYTES)
+    except (atomic.FileError, OSError) as error:
+        raise ShotsError(f"can't read {path}", found=str(error)) from error
+    grey = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_GRAYSCALE)
+    if grey is None:
+        raise ShotsError(f"{path} is no picture", expected="PNG or JPEG")
+    return np.asarray(grey, np.uint8)
+
+
+def to_setup(folder: Path, shots: Shots) -> Setup:
+    """Corners found in every picture, freed of distortion. What could not be used is in `left_out`. Raises
+    `ShotsError` and `HandEyeError`."""
+    finders = {name: Finder(camera.board) for name, camera in shots.cameras.items()}
+    points = {name: camera.board.points() for name, camera in shots.cameras.items()}
+    left_out: list[str] = []
+    samples = []
+    for shot in shots.shots:
+        views = {}
+        for name, file in shot.pictures.items():
+            camera = shots.cameras[name]
+            grey = read_picture(folder / file)
+            if grey.shape != (camera.lens.height, camera.lens.width):
+                raise ShotsError(
+                    f"{folder / file} has another size than its camera",
+                    expected=f"{camera.lens.width} x {camera.lens.height}",
+                    found=f"{grey.shape[1]} x {grey.shape[0]}",
+                )
+            corners = finders[name].find(grey)
+            if why := _unfit(corners):
+                left_out.append(f"{shot.name}/{name}: {why}")
+                continue
+            assert corners is not None
+            straight = camera.lens.straighten(corners.pixels)
+            views[name] = View(points[name][corners.numbers], straight)
+        pose = rigid.from_quaternion(shot.quaternion_xyzw, shot.position_m)
+        samples.append(Sample(shot.name, pose, views))
+    cameras = [camera.lens.pinhole(name, camera.mount) for name, camera in shots.cameras.items()]
+    setup = make_setup(cameras, samples)
+    return Setup(setup.cameras, setup.samples, (*left_out, *setup.left_out))
+
+
+def _unfit(corners: Corners | None) -> str:
+    if corners is None:
+        return "the board is not seen"
+    if len(corners.numbers) < MIN_CORNERS:
+        return f"{len(corners.numbers)} corners, fewer than {MIN_CORNERS}"
+    if corners.sharpness < MIN_SHARPNESS:
+        return f"blurred (sharpness {corners.sharpness:.0f}, below {MIN_SHARPNESS:g})"
+    return ""

@@ -1,0 +1,284 @@
+"""Keys on disk: a folder that only its owner may enter, own secrets, and the passes of others.
+
+Owns permissions and the file of passes; knows nothing of sockets. Every change is atomic, synced and under a
+lock, since a command may change what a running daemon reads.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import stat
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import msgspec
+
+from contracts.errors import ConfigError
+from contracts.files import atomic
+from contracts.sockets.admission import AllowList, Pass
+from contracts.sockets.curve import KeyPair, checked, new_pair, pair_of
+
+FOLDER_MODE, SECRET_MODE = 0o700, 0o600
+CURVE_SECRET, NEXT_SECRET, PASSES, LOCK = "curve.key", "curve.next", "passes.json", ".lock"
+MAX_PASSES_BYTES = 1024 * 1024
+MAX_NAME = 64
+
+
+class KeyStore:
+    """`<run folder>/keys`: `curve.key` (secret, Z85) and `passes.json` (whom this end knows)."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._passes = folder / PASSES
+
+    @property
+    def present(self) -> bool:
+        """Whether this end has a key of its own."""
+        return (self.folder / CURVE_SECRET).exists()
+
+    def own(self, *, make: bool = False) -> KeyPair:
+        """This end's CURVE pair; `make`: on first use. Raises `ConfigError` where it is missing or where
+        others may read it."""
+        path = self.folder / CURVE_SECRET
+        if make and not path.exists():
+            make_private(self.folder)
+            with self._locked():
+                if not path.exists():
+                    write_secret(path, new_pair().secret.encode("ascii"))
+        return self._pair(path)
+
+    def next(self, *, make: bool = False) -> KeyPair | None:
+        """The pair that is to replace the own one, once the other end knows it."""
+        path = self.folder / NEXT_SECRET
+        if make and not path.exists():
+            write_secret(path, new_pair().secret.encode("ascii"))
+        return self._pair(path) if path.exists() else None
+
+    def adopt_next(self) -> KeyPair:
+        """The next pair becomes the own one. Raises `ConfigError` if there is none."""
+        path = self.folder / NEXT_SECRET
+        pair = self._pair(path)
+        os.replace(path, self.folder / CURVE_SECRET)
+        atomic.sync(self.folder)
+        return pair
+
+    def _pair(self, path: Path) -> KeyPair:
+        check_private(self.folder)
+        try:
+            return pair_of(read_secret(path).decode("ascii").strip())
+        except (ConfigError, UnicodeDecodeError) as error:
+            raise ConfigError(
+                f"{path} is no usable key",
+                found=str(error),
+                remedy="enroll (robot-run enroll, robot-trainer enroll) makes one",
+            ) from error
+
+    # Whom this end knows.
+
+    def passes(self) -> tuple[Pass, ...]:
+        """Oldest first. Raises `ConfigError` for a file that others may write or that is malformed."""
+        if not self._passes.exists():
+            return ()
+        check_private(self.folder)
+        data = read_secret(self._passes, MAX_PASSES_BYTES)
+        try:
+            found = msgspec.json.decode(data, type=tuple[Pass, ...])
+            for one in found:
+                checked(one.key)
+        except (msgspec.MsgspecError, ValueError, RecursionError, ConfigError) as error:
+            raise ConfigError(
+                f"{self._passes} is malformed", found=str(error), remedy="enroll again"
+            ) from error
+        return found
+
+    def allow_list(self) -> AllowList:
+        return AllowList(self.passes())
+
+    def stamp(self) -> object:
+        """Changes whenever the file of passes was replaced."""
+        return _stamp(self._passes)
+
+    def own_stamp(self) -> object:
+        """Changes whenever this end's own key was replaced."""
+        return _stamp(self.folder / CURVE_SECRET)
+
+    def add(self, new: Pass) -> None:
+        """`new` replaces every other pass of that name, or only waits beside the one that it `replaces`."""
+        check_name(new.name)
+        checked(new.key)
+
+        def edit(passes: tuple[Pass, ...]) -> tuple[Pass, ...]:
+            kept = [
+                one
+                for one in passes
+                if one.key != new.key and (one.name != new.name or one.key == new.replaces)
+            ]
+            return (*kept, new)
+
+        self._edit(edit)
+
+    def settle(self, key: str) -> None:
+        """That key was used: the one that it replaces ends."""
+
+        def edit(passes: tuple[Pass, ...]) -> tuple[Pass, ...]:
+            ends = {one.replaces for one in passes if one.key == key} - {""}
+            return tuple(
+                msgspec.structs.replace(one, replaces="") if one.key == key else one
+                for one in passes
+                if one.key not in ends
+            )
+
+        self._edit(edit)
+
+    def revoke(self, name: str, now_unix_s: float) -> int:
+        """Every key of that name; returns how many were valid. They stay in the file, as a record."""
+        revoked = [one for one in self.passes() if one.name == name and not one.revoked_unix_s]
+
+        def edit(passes: tuple[Pass, ...]) -> tuple[Pass, ...]:
+            return tuple(
+                msgspec.structs.replace(one, revoked_unix_s=now_unix_s, replaces="")
+                if one.name == name and not one.revoked_unix_s
+                else one
+                for one in passes
+            )
+
+        self._edit(edit)
+        return len(revoked)
+
+    def _edit(self, edit: Callable[[tuple[Pass, ...]], tuple[Pass, ...]]) -> None:
+        make_private(self.folder)
+        with self._locked():
+            write_secret(
+                self._passes, msgspec.json.format(msgspec.json.encode(edit(self.passes())))
+            )
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        descriptor = os.open(self.folder / LOCK, os.O_RDWR | os.O_CREAT, SECRET_MODE)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
+
+
+def _stamp(path: Path) -> object:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_ino, found.st_size
+
+
+def make_private(folder: Path) -> None:
+    """Make the folder for its owner only; one that is there must be so already."""
+    if not folder.exists():
+        atomic.make_directory(folder.parent)
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir(mode=FOLDER_MODE)
+        atomic.sync(folder.parent)
+    check_private(folder)
+
+
+def check_private(folder: Path) -> None:
+    """Raises `ConfigError` unless it is this user's folder and nobody else may enter it."""
+    try:
+        found = folder.lstat()
+    except OSError as error:
+        raise ConfigError(
+            f"no keys at {folder}",
+            found=error.strerror,
+            remedy="robot-run enroll and robot-trainer enroll make them",
+        ) from error
+    _refuse_others(folder, found, stat.S_ISDIR(found.st_mode), FOLDER_MODE)
+
+
+def read_secret(path: Path, max_bytes: int = 1024) -> bytes:
+    """Content of a file that only this user may read. Raises `ConfigError` otherwise; follows no link."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError as error:
+        raise ConfigError(f"can't read {path}", found=error.strerror) from error
+    with os.fdopen(descriptor, "rb") as file:
+        found = os.fstat(descriptor)
+        _refuse_others(path, found, stat.S_ISREG(found.st_mode), SECRET_MODE)
+        data = file.read(max_bytes + 1)
+    if len(data) > max_bytes:
+        raise ConfigError(f"{path} is too large", expected=f"<= {max_bytes} bytes")
+    return data
+
+
+def write_secret(path: Path, data: bytes) -> None:
+    """Replace `path` atomically and durably; nobody else may read it at any moment."""
+    temporary = atomic.temporary_for(path)
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, SECRET_MODE)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(descriptor)
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    atomic.sync(path.parent)
+
+
+def expiry(days: float, now_unix_s: float) -> float:
+    """`expires_unix_s` of a pass that is good for so many days; 0 days: for ever."""
+    return now_unix_s + 86400.0 * days if days > 0 else 0.0
+
+
+def described(store: KeyStore, now_unix_s: float) -> list[str]:
+    """A line for this end's key and one for every pass, without a secret in them."""
+    own = fingerprint(store.own().public) if store.present else "none yet (enroll makes it)"
+    lines = [f"own key: {own}"]
+    for one in store.passes():
+        until = f", until {_day(one.expires_unix_s)}" if one.expires_unix_s else ""
+        state = one.problem(now_unix_s) or ("waits for its first use" if one.replaces else "good")
+        since = f"enrolled {_day(one.enrolled_unix_s)}{until}"
+        lines.append(f"{one.name}: {fingerprint(one.key)}, {since}: {state}")
+    return lines
+
+
+def fingerprint(key: str) -> str:
+    """What people compare and logs name: the first 16 hex digits of SHA-256 of a public key."""
+    return hashlib.sha256(key.encode()).hexdigest()[:16]
+
+
+def _day(unix_s: float) -> str:
+    return time.strftime("%Y-%m-%d", time.gmtime(unix_s))
+
+
+def check_name(name: str) -> str:
+    """A robot's or trainer's id as enrolment takes it: printable, not long, no path. Raises `ConfigError`."""
+    if not 0 < len(name) <= MAX_NAME or not name.isprintable() or set(name) & set("/\\\0"):
+        raise ConfigError(
+            "not a name",
+            expected=f"1 to {MAX_NAME} printable characters, no slash",
+            found=name[:80],
+        )
+    return name
+
+
+def _refuse_others(path: Path, found: os.stat_result, right_kind: bool, mode: int) -> None:
+    if not right_kind:
+        raise ConfigError(f"{path} is a link or of another kind", remedy="enroll again")
+    if found.st_uid != os.geteuid():
+        raise ConfigError(
+            f"{path} belongs to another user",
+            expected=f"user {os.geteuid()}",
+            found=f"user {found.st_uid}",
+            remedy="run as its owner, or enroll again",
+        )
+    if found.st_mode & 0o077:
+        raise ConfigError(
+            f"{path} may be read or changed by others",
+            expected=f"mode {mode:04o}",
+            found=f"mode {stat.S_IMODE(found.st_mode):04o}",
+            remedy=f"chmod {mode:o} {path}, and enroll again if you don't trust who could read it",
+        )

@@ -1,0 +1,244 @@
+"""Any LeRobot `Robot` as an arm. It runs in a child process with LeRobot's own Python (`lerobot_child`).
+
+Owns the mapping of LeRobot's features to joints, units and limits. LeRobot powers most robots inside
+`connect()`, some by way of a moment without torque: stand the arm in its rest pose before a start.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from contracts.errors import ConfigError, DeviceError
+from contracts.specs import SO101_JOINTS, ActionSpec, is_gripper
+from runtime.arms import ArmState, Glitch
+from runtime.arms.guarded import require_limits
+from runtime.arms.lerobot_process import LeRobotProcess
+from runtime.arms.sim import SO101_ACTION
+from runtime.board import StopCheck
+from runtime.run import Run
+from runtime.standstill import Standstill
+
+CHILD = Path(__file__).with_name("lerobot_child.py")
+ENVIRONMENT = "ENTRACTE_LEROBOT_PYTHON"
+MOVED = 1.0
+"""Degrees or percent: what a reading may change by while nobody moves the arm."""
+KEEP_GOAL = 3.0
+"""A joint this near its goal keeps it in hold."""
+_STILL_S = 0.3
+_HOLD_TRIES = 3
+
+
+class LeRobotArm:
+    """`Driver`. Options:
+
+    `robot`: LeRobot's configuration of it: `type`, `port`, `id` and so on, without cameras. `python`: the
+    interpreter that has LeRobot (default: the environment variable ENTRACTE_LEROBOT_PYTHON). `imports`:
+    modules of your own to import first, where a robot isn't LeRobot's. `joints`: the action features to use,
+    in this order (default: all). `units`, `low`, `high`, `velocity`, `acceleration`: per joint; for an
+    SO-100/101 by default as `so101`. `answer_s`: how long a call of LeRobot's may take; `start_s`: the first.
+    """
+
+    in_control = False
+
+    def __init__(
+        self,
+        run: Run,
+        robot: Mapping[str, Any],
+        python: str = "",
+        imports: Sequence[str] = (),
+        joints: Sequence[str] = (),
+        units: Sequence[str] = (),
+        low: Sequence[float] = (),
+        high: Sequence[float] = (),
+        velocity: Sequence[float] = (),
+        acceleration: Sequence[float] = (),
+        answer_s: float = 0.2,
+        start_s: float = 60.0,
+    ) -> None:
+        python = os.path.expanduser(python or os.environ.get(ENVIRONMENT, ""))
+        if not python:
+            raise ConfigError(
+                "a lerobot arm needs the Python that has LeRobot",
+                remedy=f"set arm.options.python, or {ENVIRONMENT}",
+            )
+        if "type" not in robot:
+            raise ConfigError(
+                "arm.options.robot has no type", remedy="as in lerobot-record --robot.type"
+            )
+        if robot.get("cameras"):
+            raise ConfigError(
+                "arm.options.robot.cameras", remedy="name the cameras under cameras: instead"
+            )
+        self._answer_s, self._start_s = answer_s, start_s
+        self._standstill_s = run.config.gate.standstill_s
+        self._enabled = False
+        self._sent: np.ndarray | None = None
+        """What LeRobot says that it sent last: no reading of the arm's."""
+        self._seen: np.ndarray | None = None
+        """The last pose that was read."""
+        self._held: np.ndarray | None = None
+        """The goals of this hold, until the next command: chosen anew each time, a loaded arm would sink."""
+        self._stopping: Standstill | None = None
+        self._child = LeRobotProcess(python, CHILD, "robot")
+        request = {"do": "describe", "config": dict(robot), "imports": list(imports)}
+        try:
+            found = self._child.ask(request, start_s)
+            self._names = _joints(found, joints)
+            limits = (units, low, high, velocity, acceleration)
+            self._spec = _spec(self._names, limits, run.config.loop.rate_hz)
+            self._grippers = np.array([is_gripper(name) for name in self._names])
+        except BaseException:
+            self.close()
+            raise
+
+    def spec(self) -> ActionSpec:
+        return self._spec
+
+    def open(self) -> None:
+        self._child.ask({"do": "connect"}, self._start_s)
+
+    def read(self) -> ArmState:
+        at_s = time.monotonic()
+        found = self._child.ask({"do": "read", "names": list(self._names)}, self._answer_s)
+        values = np.array([found[name] for name in self._names], np.float32)
+        if not np.isfinite(values).all():
+            bad = self._names[int(np.argmin(np.isfinite(values)))]
+            raise Glitch(f"LeRobot read {bad} as {found[bad]}")
+        self._seen = values.astype(np.float64)
+        state = ArmState(values, at_s)  # neither goals nor torque are among what LeRobot observes
+        self._judge_stop(state)
+        return state
+
+    def _judge_stop(self, state: ArmState) -> None:
+        found = self._stopping.add(state) if self._stopping is not None else None
+        if found is not None:
+            self._stopping = None
+            if found.check is not StopCheck.VERIFIED:
+                raise DeviceError(
+                    f"hold can't be verified: {found.note}", remedy="use the emergency stop"
+                )
+
+    def enable(self) -> None:
+        """LeRobot has powered it already: only that nobody else moves it is left to see."""
+        first = self.read().positions
+        until_s = time.monotonic() + _STILL_S
+        while time.monotonic() < until_s:
+            now = self.read().positions
+            moved = np.abs(now - first)
+            if moved.max() > MOVED:
+                worst = int(moved.argmax())
+                raise DeviceError(
+                    f"the arm moves by itself: {self._names[worst]}",
+                    found=f"{moved[worst]:.1f} {self._spec.units[worst]} in {_STILL_S:g} s",
+                    remedy="stop the other program or take your hands off, and start again",
+                )
+            time.sleep(0.02)
+        self._enabled = True
+
+    def write(self, targets: np.ndarray) -> None:
+        self._held = self._stopping = None
+        self._send(targets)
+
+    def _send(self, targets: np.ndarray) -> None:
+        action = dict(zip(self._names, map(float, targets), strict=True))
+        sent = self._child.ask({"do": "write", "action": action}, self._answer_s)
+        # A robot may limit what it is given (max_relative_target): what it says it was sent is what counts.
+        self._sent = np.array([sent.get(name, action[name]) for name in self._names], np.float64)
+
+    def hold(self) -> None:
+        """Sent where it stands, or left at the goal that it is near (servos sag, grippers hold things).
+
+        LeRobot reads no goals back, and to see that an arm stands takes longer than the loop may wait: the
+        readings that follow are judged, and one that still moves after `gate.standstill_s` is an error of
+        `read`."""
+        if not self._enabled:
+            return  # in the pose in which LeRobot powered it
+        if self._held is None:
+            self._held = self._stop_at()
+            self._stopping = Standstill(self._names, time.monotonic(), self._standstill_s)
+        for tries_left in reversed(range(_HOLD_TRIES)):
+            try:
+                self._send(self._held)
+                return
+            except Glitch:
+                if not tries_left:
+                    raise
+
+    def _stop_at(self) -> np.ndarray:
+        try:
+            self.read()
+        except DeviceError:
+            if self._seen is None:
+                raise
+            # A stop at a pose of some milliseconds ago is better than none.
+        assert self._seen is not None
+        if self._sent is None:
+            return self._seen
+        kept = (np.abs(self._sent - self._seen) <= KEEP_GOAL) | self._grippers
+        return np.where(kept, self._sent, self._seen)
+
+    def release(self) -> None:
+        raise DeviceError("LeRobot has no call that cuts the power of a robot that stays connected")
+
+    def close(self) -> None:
+        self._child.close()
+
+    def retries(self) -> int:
+        return 0
+
+    def warmest_c(self) -> float:
+        return 0.0
+
+
+def _joints(found: Mapping[str, Any], wanted: Sequence[str]) -> tuple[str, ...]:
+    """The joints that are both commanded and observed. Raises `ConfigError`."""
+    offered = [name for name in found["action"] if name in found["observation"]]
+    names = tuple(wanted) or tuple(offered)
+    missing = [name for name in names if name not in offered]
+    if missing or not names:
+        raise ConfigError(
+            f"LeRobot's {found['name']} has no joint '{missing[0] if missing else ''}'",
+            expected=f"some of {offered}",
+            remedy="correct arm.options.joints",
+        )
+    return names
+
+
+def _spec(names: tuple[str, ...], limits: tuple[Sequence[Any], ...], rate_hz: float) -> ActionSpec:
+    """Limits as given, or an SO-101's. Raises `ConfigError` where neither fits."""
+    known = SO101_ACTION if names == SO101_JOINTS else None
+    defaults: tuple[Sequence[Any], ...] = (
+        ()
+        if known is None
+        else (known.units, known.low, known.high, known.max_velocity, known.max_acceleration)
+    )
+    chosen = []
+    for index, what in enumerate(("units", "low", "high", "velocity", "acceleration")):
+        values = tuple(limits[index]) or (tuple(defaults[index]) if defaults else ())
+        if what == "units" and not values:
+            values = tuple("percent" if is_gripper(name) else "deg" for name in names)
+        if len(values) != len(names):
+            raise ConfigError(
+                f"arm.options.{what}",
+                expected=f"{len(names)} values, for {', '.join(names)}",
+                found=len(values),
+            )
+        chosen.append(values)
+    unit, low, high, velocity, acceleration = chosen
+    return require_limits(
+        ActionSpec(
+            names,
+            unit,
+            tuple(map(float, low)),
+            tuple(map(float, high)),
+            tuple(map(float, velocity)),
+            tuple(map(float, acceleration)),
+            rate_hz,
+        )
+    )

@@ -1,0 +1,364 @@
+"""The SO-101 (and SO-100): six STS3215 servos on one bus, calibrated with LeRobot.
+
+Owns what makes a bus an arm: which servo is which joint, units, what is read back of what was written, and
+when power may be given. Bytes and retries are `feetech_bus`'s, fencing and timeouts the server's.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from contracts.errors import ConfigError, DeviceError
+from contracts.specs import SO101_JOINTS, ActionSpec, is_gripper
+from runtime.arms import ArmState, Glitch, so101_setup, sts
+from runtime.arms.feetech_bus import FeetechBus
+from runtime.arms.so101_calibration import IDS, JOINTS, Units, read_calibration
+from runtime.arms.sts import Reading
+from runtime.run import Run
+
+STILL_STEPS = 12
+"""About a degree: what a servo without power may change by while nobody moves it (gears settle)."""
+KEEP_GOAL_STEPS = 34
+"""3 degrees. A still servo this near its goal keeps it in hold: told to hold where it sags to, it would sag
+again. Measured under load: 20 to 30 steps (TheRobotStudio/SO-ARM100, issue 134)."""
+GRIPPER = IDS["gripper"]
+SLOW_STEPS_S = 60
+BRAKING_STEPS_S2 = 25_400.0
+"""What the servo's acceleration register allows at 254, as `so101_setup` sets it."""
+JUMP_STEPS = 500
+"""More than a servo can turn between two readings (3070 steps/s, 0.1 s): a broken reply, asked for again."""
+GOAL_TRIES = 3
+HOLD_TRIES = 5
+
+
+class So101:
+    """`Driver`. Options:
+
+    `port`, `calibration` (LeRobot's file), `baud`; `normalised`: joints in percent of their range, as with
+    LeRobot's `use_degrees: false`; `velocity_deg_s`, `acceleration_deg_s2`, `gripper_velocity`,
+    `gripper_acceleration` (percent): what the gate lets the arm do at most; `max_temperature_c`: a fault,
+    below the servo's own limit, at which it would let go; `reply_s`: how long a reply may take beyond its
+    time on the wire; `still_s`: how long the arm must stand still before it is powered.
+    """
+
+    in_control = False
+
+    def __init__(
+        self,
+        run: Run,
+        port: str,
+        calibration: str,
+        baud: int = sts.BAUD,
+        normalised: bool = False,
+        velocity_deg_s: float = 120.0,
+        acceleration_deg_s2: float = 1200.0,
+        gripper_velocity: float = 250.0,
+        gripper_acceleration: float = 4000.0,
+        max_temperature_c: int = 65,
+        reply_s: float = 0.02,
+        still_s: float = 0.3,
+    ) -> None:
+        for name, value in (
+            ("velocity_deg_s", velocity_deg_s),
+            ("acceleration_deg_s2", acceleration_deg_s2),
+            ("gripper_velocity", gripper_velocity),
+            ("gripper_acceleration", gripper_acceleration),
+            ("reply_s", reply_s),
+            ("still_s", still_s),
+        ):
+            if not value > 0:
+                raise ConfigError(f"arm.options.{name}", expected="> 0", found=value)
+        self._port, self._baud, self._reply_s, self._still_s = port, baud, reply_s, still_s
+        self._max_temperature_c = max_temperature_c
+        self.calibration = read_calibration(Path(calibration).expanduser())
+        self.units = Units(self.calibration, normalised)
+        degree = np.abs(self.units.scale) * sts.STEPS_A_TURN / 360.0  # the joint's units for 1 deg
+        gripper = np.array([is_gripper(joint) for joint in JOINTS])
+        velocity = np.where(gripper, gripper_velocity, velocity_deg_s * degree)
+        acceleration = np.where(gripper, gripper_acceleration, acceleration_deg_s2 * degree)
+        self._spec = ActionSpec(
+            names=SO101_JOINTS,
+            units=tuple("percent" if normalised or g else "deg" for g in gripper),
+            low=tuple(self.units.low.tolist()),
+            high=tuple(self.units.high.tolist()),
+            max_velocity=tuple(velocity.tolist()),
+            max_acceleration=tuple(acceleration.tolist()),
+            rate_hz=run.config.loop.rate_hz,
+        )
+        self._ids = tuple(IDS[joint] for joint in JOINTS)
+        self._bus: FeetechBus | None = None
+        self._readings: dict[int, Reading] = {}
+        self._goals: np.ndarray | None = None
+        """Goals written last, int64[6] steps; None before the motors were powered."""
+        self._goals_before: deque[np.ndarray] = deque(maxlen=GOAL_TRIES + 1)
+        """Those before: a servo that hears nothing is left with one of them until that is a fault."""
+        self._powered: set[int] = set()
+        """Servos that may have torque: all of them, or those that an `enable` that failed had come to."""
+        self._held: dict[int, int] = {}
+        """The goals of this hold, until the next command: chosen anew each time, a loaded arm would sink."""
+        self._unheard = 0
+        self._repeated = 0
+
+    @property
+    def bus(self) -> FeetechBus:
+        if self._bus is None:
+            raise DeviceError("the arm is not open")
+        return self._bus
+
+    def spec(self) -> ActionSpec:
+        return self._spec
+
+    def open(self) -> None:
+        self._bus = FeetechBus(self._port, self._baud, self._reply_s)
+        try:
+            so101_setup.check_servos(self.bus)
+            so101_setup.check_calibration(self.bus, self.calibration)
+            so101_setup.configure(self.bus)
+        except BaseException:
+            self.close()
+            raise
+
+    # -- reading
+
+    def read(self) -> ArmState:
+        readings, at_s = self._readings_now()
+        self._judge(readings)
+        self._readings = readings
+        steps = np.array([readings[i].position for i in self._ids], np.float64)
+        speeds = np.array([readings[i].velocity for i in self._ids], np.float64)
+        goals = np.array([readings[i].goal for i in self._ids], np.float64)
+        return ArmState(
+            self.units.of(steps).astype(np.float32),
+            at_s,
+            self.units.speed(speeds).astype(np.float32),
+            self.units.of(goals).astype(np.float32),
+            all(readings[i].torque for i in self._ids),
+        )
+
+    def _readings_now(self) -> tuple[dict[int, Reading], float]:
+        """All six, those that were lost asked for once more. The time is that of the first question."""
+        at_s = time.monotonic()
+        found: dict[int, Reading] = {}
+        for again in (False, True, True):
+            missing = [i for i in self._ids if i not in found]
+            if not missing:
+                break
+            self._repeated += len(missing) if again else 0
+            for one, (block, errors) in self.bus.read_all(
+                missing, sts.BLOCK_START, sts.BLOCK_SIZE
+            ).items():
+                reading = sts.parse_block(block, errors)
+                before = self._readings.get(one)
+                if before is None or again or abs(reading.position - before.position) < JUMP_STEPS:
+                    found[one] = reading
+        missing = [i for i in self._ids if i not in found]
+        if missing:
+            self.bus.drain()
+            raise Glitch(
+                f"{_named(missing)} {'does' if len(missing) == 1 else 'do'} not answer",
+                found=f"no whole reply in 3 attempts, {self.retries()} repeated so far",
+                remedy="check its cable and power; noise on all of them is a bad cable or supply",
+            )
+        return found, at_s
+
+    def _judge(self, readings: Mapping[int, Reading]) -> None:
+        """What must not go on. Raises `DeviceError` naming the servo."""
+        for one, reading in readings.items():
+            bits = reading.errors
+            if one == GRIPPER:
+                bits &= ~sts.OVERLOAD  # it is holding something: the servo limits its own torque
+            if bits:
+                what, remedy = sts.errors_of(bits)
+                raise DeviceError(f"{_named([one])}: {what}", remedy=remedy)
+            if reading.temperature >= self._max_temperature_c:
+                raise DeviceError(
+                    f"{_named([one])} is hot",
+                    expected=f"below {self._max_temperature_c} C",
+                    found=f"{reading.temperature} C",
+                    remedy="support the arm, switch it off and let it cool down",
+                )
+            if one in self._powered and not reading.torque:
+                raise DeviceError(
+                    f"{_named([one])} has let go of its torque",
+                    remedy="support the arm; look for an overload, then power it off and on",
+                )
+        if self._goals is not None:
+            self._compare_goals(readings, self._goals)
+
+    def _compare_goals(self, readings: Mapping[int, Reading], goals: np.ndarray) -> None:
+        """A sync write is not acknowledged: whether it arrived is read back. Lost ones are sent again."""
+        wrong = [
+            one
+            for one, goal in zip(self._ids, goals, strict=True)
+            if one in self._powered and readings[one].goal != goal
+        ]
+        if not wrong:
+            self._unheard = 0
+            return
+        for one in wrong:
+            if readings[one].goal not in {int(known[one - 1]) for known in self._goals_before}:
+                raise DeviceError(
+                    f"{_named([one])} was given a goal that is not ours",
+                    found=f"{readings[one].goal} instead of {goals[one - 1]} steps",
+                    remedy="stop the other program that commands this arm",
+                )
+        self._unheard += 1
+        if self._unheard > GOAL_TRIES:
+            raise DeviceError(
+                f"{_named(wrong)} does not take commands",
+                found=f"{self._unheard} in a row were not read back",
+                remedy="check its cable; look for noise on the bus",
+            )
+        self._repeated += len(wrong)
+        self.bus.write_all(sts.GOAL_POSITION, {one: int(goals[one - 1]) for one in wrong})
+
+    # -- commanding
+
+    def enable(self) -> None:
+        """Goals are set to where the arm stands before power is given, servo by servo."""
+        first, _ = self._readings_now()
+        already = all(reading.torque for reading in first.values())
+        self._judge(first)
+        self._require_in_range(first)
+        last = self._require_still(first)
+        if already:  # it stands powered, from an earlier run: its goals are what keeps it up
+            goals = [
+                last[i].goal
+                if i == GRIPPER or abs(last[i].goal - last[i].position) < KEEP_GOAL_STEPS
+                else last[i].position
+                for i in self._ids
+            ]
+        else:
+            goals = [last[i].position for i in self._ids]
+        low, high = self.units.low_steps, self.units.high_steps
+        held = self._command(np.clip(goals, low, high).astype(np.int64))
+        for one, goal in zip(self._ids, held, strict=True):
+            have = _named(sorted(self._powered)) or "none"
+            self._powered.add(one)  # naming a goal may power it, heard or not
+            if not (
+                self.bus.write(one, sts.GOAL_POSITION, int(goal))
+                and self.bus.write(one, sts.TORQUE_ENABLE, 1)
+            ):
+                raise DeviceError(
+                    f"{_named([one])} does not take its power",
+                    found=f"the write was not read back; with torque: {have}",
+                    remedy="support the arm; check its cable and power",
+                )
+
+    def write(self, targets: np.ndarray) -> None:
+        if self._goals is None:
+            raise DeviceError("a command before the motors were powered")
+        goals = self._command(self.units.steps(targets))
+        self.bus.write_all(sts.GOAL_POSITION, dict(zip(self._ids, map(int, goals), strict=True)))
+
+    def _command(self, goals: np.ndarray) -> np.ndarray:
+        if self._goals is not None:
+            self._goals_before.append(self._goals)
+        self._goals, self._held = goals, {}
+        return goals
+
+    def hold(self) -> None:
+        """Every servo that still answers stops where it is; told again, it is given the same goal again.
+        Raises `DeviceError` naming the others."""
+        if self._goals is None:
+            return  # without power it isn't ours to move
+        held, missing = self._held, sorted(self._powered)
+        for _ in range(HOLD_TRIES):
+            found = self.bus.read_all(missing, sts.BLOCK_START, sts.BLOCK_SIZE)
+            for one, (block, errors) in found.items():
+                reading = sts.parse_block(block, errors)
+                if reading.torque and held.get(one) == reading.goal:
+                    missing.remove(one)
+                elif one not in held or not reading.torque:  # one that let go may have sunk
+                    held[one] = self._stop_at(one, reading)
+            for one in missing:
+                # One that does not answer may still listen: its last known place.
+                if one not in held and one in self._readings:
+                    held[one] = self._stop_at(one, self._readings[one])
+            if not missing:
+                break
+            self.bus.write_all(
+                sts.GOAL_POSITION, {one: held[one] for one in missing if one in held}
+            )
+        goals = [held.get(one, int(self._goals[one - 1])) for one in self._ids]
+        if goals != self._goals.tolist():
+            self._goals_before.append(self._goals)
+            self._goals = np.array(goals, np.int64)
+        if missing:
+            raise DeviceError(
+                f"hold can't be verified: {_named(missing)} did not read back its goal",
+                remedy="use the emergency stop; check the servo's cable and power",
+            )
+
+    def _stop_at(self, one: int, reading: Reading) -> int:
+        goal = int(self._goals[one - 1]) if self._goals is not None else reading.goal
+        still = reading.torque and abs(reading.velocity) < SLOW_STEPS_S
+        near = abs(goal - reading.position) < KEEP_GOAL_STEPS
+        kept = still and (
+            near or one == GRIPPER
+        )  # a still gripper far from its goal holds something
+        # A moving joint comes to rest where its hardest braking ends: told to go back, it would jerk.
+        braking = reading.velocity * abs(reading.velocity) / (2.0 * BRAKING_STEPS_S2)
+        at = goal if kept else round(reading.position + braking)
+        return int(np.clip(at, self.units.low_steps[one - 1], self.units.high_steps[one - 1]))
+
+    def release(self) -> None:
+        failed = [one for one in self._ids if not self.bus.write(one, sts.TORQUE_ENABLE, 0)]
+        self._goals = None
+        self._goals_before.clear()
+        self._powered.clear()
+        self._held.clear()
+        if failed:
+            raise DeviceError(f"{_named(failed)} did not confirm that its torque is off")
+
+    def close(self) -> None:
+        if self._bus is not None:
+            self._bus.close()
+            self._bus = None
+
+    def retries(self) -> int:
+        return self._repeated + (self._bus.retries if self._bus else 0)
+
+    def warmest_c(self) -> float:
+        return float(max((r.temperature for r in self._readings.values()), default=0))
+
+    # -- before power
+
+    def _require_in_range(self, readings: Mapping[int, Reading]) -> None:
+        for one, joint in zip(self._ids, self.calibration.values(), strict=True):
+            beyond = max(
+                joint.range_min - readings[one].position, readings[one].position - joint.range_max
+            )
+            if beyond > 3 * STILL_STEPS:
+                raise DeviceError(
+                    f"{_named([one])} stands outside its calibrated range",
+                    expected=f"{joint.range_min} to {joint.range_max} steps",
+                    found=readings[one].position,
+                    remedy="move it by hand into its range, or calibrate again",
+                )
+
+    def _require_still(self, first: Mapping[int, Reading]) -> dict[int, Reading]:
+        """Nobody else moves it: neither its joints nor its goals change while we look."""
+        until_s = time.monotonic() + self._still_s
+        while True:
+            now, _ = self._readings_now()
+            for one in self._ids:
+                moved = abs(now[one].position - first[one].position)
+                if moved > STILL_STEPS or now[one].goal != first[one].goal:
+                    raise DeviceError(
+                        f"the arm moves by itself: {_named([one])}",
+                        found=f"{moved} steps in {self._still_s:g} s",
+                        remedy="stop the other program or take your hands off, and start again",
+                    )
+            if time.monotonic() >= until_s:
+                return now
+            time.sleep(0.02)
+
+
+def _named(ids: list[int]) -> str:
+    return " and ".join(f"servo {one} ({JOINTS[one - 1]})" for one in ids)

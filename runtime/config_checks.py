@@ -1,0 +1,153 @@
+"""What a configuration must not say, each as a `ConfigError` of one sentence. Knows no device and no file."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import numpy as np
+
+from contracts.errors import ConfigError
+from runtime.operator.section import check_operator
+
+if TYPE_CHECKING:
+    from runtime.config import GateSection, RobotConfig
+    from runtime.probation import Probation
+
+MOST_EXPLORATION_DEG = 10.0
+MOST_SILENCE_S = 0.5
+"""Longest that a robot's watchdog may wait for a sign of life."""
+
+
+def check(config: RobotConfig, source: str) -> None:
+    """Values that contradict one another, each a `ConfigError` of one sentence."""
+    _check_finite(msgspec.to_builtins(config), source)
+    if not config.cameras:
+        raise ConfigError(f"{source}: no camera", remedy="add one under cameras:")
+    if config.pace == "asap" and not config.bench.enabled:
+        raise ConfigError(f"{source}: pace asap needs the bench", remedy="set pace: realtime")
+    for name, value, low in (
+        ("loop.rate_hz", config.loop.rate_hz, 0.1),
+        ("loop.watchdog_timeout_s", config.loop.watchdog_timeout_s, 0.001),
+        ("loop.lease_s", config.loop.lease_s, 0.001),
+        ("loop.pause_allowance_s", config.loop.pause_allowance_s, 0.0),
+        ("episode.max_s", config.episode.max_s, 0.1),
+        ("episode.reset_speed", config.episode.reset_speed, 0.1),
+        ("policy.execute_steps", config.policy.execute_steps, 1),
+        ("policy.fade_steps", config.policy.fade_steps, 0),
+        ("recording.frames_every", config.recording.frames_every, 1),
+        ("recording.ring_s", config.recording.ring_s, 0.01),
+        ("recording.queue_frames", config.recording.queue_frames, 1),
+        ("link.spool_max_mib", config.link.spool_max_mib, 1),
+        ("link.spool_min_free_mib", config.link.spool_min_free_mib, 0),
+        ("recording.min_free_mib", config.recording.min_free_mib, 0),
+        ("iteration.episodes", config.iteration.episodes, 1),
+        ("reward.end_after_s", config.reward.end_after_s, 0.0),
+        ("arm.read_rate_hz", config.arm.read_rate_hz, 1.0),
+        ("arm.fault_after_s", config.arm.fault_after_s, 0.001),
+        ("arm.command_timeout_s", config.arm.command_timeout_s, 0.001),
+        ("arm.answer_timeout_s", config.arm.answer_timeout_s, 0.001),
+        ("arm.state_latency_s", config.arm.state_latency_s, 0.0),
+        ("arm.action_latency_s", config.arm.action_latency_s, 0.0),
+        ("loop.inference_latency_ticks", config.loop.inference_latency_ticks, 0),
+    ):
+        if not value >= low:
+            raise ConfigError(f"{source}: {name}", expected=f">= {low:g}", found=value)
+    _check_stops(config, source)
+    _check_probation(config.probation, source)
+    if not 0 <= config.policy.explore_deg <= MOST_EXPLORATION_DEG:
+        raise ConfigError(
+            f"{source}: policy.explore_deg",
+            expected=f"0 to {MOST_EXPLORATION_DEG:g}",
+            found=config.policy.explore_deg,
+        )
+    if not (0 < config.gate.velocity_scale <= 1 and 0 < config.gate.acceleration_scale <= 1):
+        raise ConfigError(f"{source}: gate scales may only tighten", expected="in (0, 1]")
+    if config.arm.at_close == "release" and not config.arm.rest_pose:
+        raise ConfigError(
+            f"{source}: arm.at_close: release drops an arm that is raised",
+            remedy="set arm.rest_pose, the pose in which it may lose power",
+        )
+    _check_gate(config.gate, source)
+    if config.bench.enabled and config.arm.kind == "sim" and not config.episode.task:
+        raise ConfigError(f"{source}: episode.task is empty", remedy="name a task of the bench")
+    check_operator(config.operator, source)
+    for name, camera in config.cameras.items():
+        if camera.width < 16 or camera.height < 16 or camera.rate_hz <= 0:
+            raise ConfigError(f"{source}: cameras.{name} has no sensible size or rate")
+        if not (0.0 <= camera.latency_s < 1.0 and 0.0 <= camera.warmup_s < camera.start_timeout_s):
+            raise ConfigError(
+                f"{source}: cameras.{name}: latency_s, warmup_s",
+                expected="seconds in [0, 1), and from 0 to start_timeout_s",
+                found=(camera.latency_s, camera.warmup_s),
+            )
+        if camera.pose and not _is_rigid(camera.pose):
+            raise ConfigError(
+                f"{source}: cameras.{name}.pose",
+                expected="16 numbers: a rotation, a translation in metres, and 0 0 0 1",
+                found=camera.pose,
+            )
+
+
+def _is_rigid(pose: tuple[float, ...]) -> bool:
+    if len(pose) != 16 or pose[12:] != (0.0, 0.0, 0.0, 1.0):
+        return False
+    matrix = np.reshape(pose, (4, 4))[:3, :3]
+    apart = np.abs(matrix @ matrix.T - np.eye(3)).max()
+    return bool(apart < 1e-3 and np.linalg.det(matrix) > 0.0)
+
+
+def _check_probation(rules: Probation, source: str) -> None:
+    for name, value, low, high in (
+        ("drop", rules.drop, 0.05, 0.9),
+        ("alpha", rules.alpha, 0.001, 0.4),
+        ("beta", rules.beta, 0.001, 0.4),
+        ("most_episodes", rules.most_episodes, 1, 10_000),
+        ("unjudged", rules.unjudged, 1, 10_000),
+    ):
+        if not low <= value <= high:
+            raise ConfigError(
+                f"{source}: probation.{name}", expected=f"{low:g} to {high:g}", found=value
+            )
+
+
+def _check_stops(config: RobotConfig, source: str) -> None:
+    """A robot's arm must not be without a master for longer than `MOST_SILENCE_S`."""
+    loop = config.loop
+    if not config.bench.enabled and max(loop.watchdog_timeout_s, loop.lease_s) > MOST_SILENCE_S:
+        raise ConfigError(
+            f"{source}: loop.watchdog_timeout_s, loop.lease_s: a robot's arm would go on so long after "
+            "its loop died",
+            expected=f"<= {MOST_SILENCE_S:g} s each without the bench",
+            found=(loop.watchdog_timeout_s, loop.lease_s),
+            remedy="set both, to 0.07 for instance",
+        )
+
+
+def _check_finite(value: Any, source: str, key: str = "") -> None:
+    """No number of the configuration may be infinite or NaN: every comparison with one passes or fails in
+    silence."""
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            _check_finite(inner, source, f"{key}.{name}" if key else str(name))
+    elif isinstance(value, list | tuple):
+        for index, inner in enumerate(value):
+            _check_finite(inner, source, f"{key}[{index}]")
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise ConfigError(f"{source}: {key}", expected="a finite number", found=value)
+
+
+def _check_gate(gate: GateSection, source: str) -> None:
+    margins = {f"soft_margins.{joint}": margin for joint, margin in gate.soft_margins.items()}
+    for name, value, low in (
+        *((name, value, 0.0) for name, value in margins.items()),
+        ("soft_margin", gate.soft_margin, 0.0),
+        ("jerk_time_s", gate.jerk_time_s, 0.0),
+        ("quiet_s", gate.quiet_s, 0.0),
+        ("quiet_units", gate.quiet_units, 0.01),
+        ("standstill_s", gate.standstill_s, 0.05),
+        ("max_action_age_s", gate.max_action_age_s, 0.001),
+    ):
+        if not low <= value < 1e6:
+            raise ConfigError(f"{source}: gate.{name}", expected=f">= {low:g}", found=value)

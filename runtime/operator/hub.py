@@ -1,0 +1,89 @@
+"""What all connections to the operator's page share: the desk, the pictures, the feed. No HTTP."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+
+from runtime.board import Board
+from runtime.operator.commands import Answer, Command, Desk
+from runtime.operator.doors import Doors
+from runtime.operator.feed import Feed
+from runtime.operator.pictures import Pictures
+from runtime.operator.status import Looker
+from runtime.run import Run
+from runtime.teleoperation.page import JOG, HandPage
+
+EVENTS_S = 0.2
+MOST_VIEWERS = 16
+ANSWER_S = 1.5
+JOG_S = 0.25
+_PUMP_S = 0.02
+_KEPT = 32
+
+
+class Hub:
+    """Called from the threads of all connections; `forever` from one of its own."""
+
+    def __init__(self, run: Run, board: Board) -> None:
+        operator = run.config.operator
+        self.run, self.board = run, board
+        self.looker = Looker(run, board)
+        self.pictures = Pictures(self.looker, operator.picture_rate_hz, operator.picture_width)
+        self.feed = Feed(MOST_VIEWERS)
+        self.stop = threading.Event()
+        self.doors: Doors | None = None
+        self._desk = Desk(board, "web", run.desk_path("web"))
+        self._lock = threading.Condition()
+        self._answers: dict[int, Answer] = {}
+        self._page: HandPage | None = None
+
+    def ask(self, command: Command) -> str:
+        """Give a command and wait a moment for control's answer: "done", "refused" or "waiting"."""
+        with self._lock:
+            number = self._desk.send(command)
+            self._pump()
+            self._lock.wait_for(lambda: number in self._answers, ANSWER_S)
+            answer = self._answers.pop(number, None)
+        return answer.name.lower() if answer else "waiting"
+
+    def jog(self, shares: tuple[float, ...]) -> None:
+        """Move joints for a moment. Raises `EntracteError`."""
+        with self._lock:
+            if self._page is None:
+                self._page = HandPage.open(self.run.hand_path("web"))
+            now_s = time.monotonic()
+            self._page.write(JOG, shares, now_s, now_s + JOG_S)
+
+    def event(self, name: str = "status", seconds: float = 3.0) -> bytes:
+        """Everything as one server-sent event; signals of the last seconds, so that one that was dropped
+        leaves no gap."""
+        status = self.looker.look() | {
+            "signals": self.looker.recent(seconds),
+            "viewers": self.feed.viewers,
+            "viewer_events_dropped": self.feed.dropped,
+            "viewer_pictures_skipped": self.pictures.skipped,
+        }
+        return f"event: {name}\ndata: {json.dumps(status, allow_nan=False)}\n\n".encode()
+
+    def forever(self) -> None:
+        """Look and tell, until the end; the last event says how it ended."""
+        due_s = time.monotonic()
+        while not self.stop.wait(_PUMP_S):
+            with self._lock:
+                self._pump()
+            if time.monotonic() >= due_s:
+                due_s = time.monotonic() + EVENTS_S
+                self.feed.publish(self.event())
+        self.feed.publish(self.event("ended"))
+
+    def close(self) -> None:
+        self._desk.close()
+
+    def _pump(self) -> None:
+        """Post what waits and hand out the answers that came, whoever asked. With the lock held."""
+        for answered in self._desk.pump():
+            self._answers = dict(list(self._answers.items())[1 - _KEPT :])
+            self._answers[answered.number] = answered.answer
+            self._lock.notify_all()

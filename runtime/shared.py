@@ -1,0 +1,65 @@
+"""Memory that processes share: how it is made, opened and told apart, and the barrier between writes.
+
+What lies in it, and who may write when, is its owner's affair (`runtime.frames`, `runtime.operator.window`).
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import threading
+from pathlib import Path
+
+import numpy as np
+
+from contracts.errors import EntracteError
+
+
+class Barrier:
+    """Called, it keeps what was written before from being seen after what is written next. A lock is the only
+    full memory barrier that Python offers."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+
+    def __call__(self) -> None:
+        with self._lock:
+            pass
+
+
+def create(path: Path, size: int) -> mmap.mmap:
+    """`size` zero bytes that nobody but this user may read, in place of whatever was there."""
+    file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
+    try:
+        os.ftruncate(file, size)
+        return mmap.mmap(file, size)
+    finally:
+        os.close(file)
+
+
+def open_existing(
+    path: Path, magic: int, head_bytes: int, what: str, error: type[EntracteError] = EntracteError
+) -> mmap.mmap:
+    """What another process created: a `what` that begins with `magic` and has at least a head. Raises
+    `error`; the head says how large the whole must be (`require_size`)."""
+    try:
+        file = os.open(path, os.O_RDWR)
+    except OSError as cause:
+        raise error(f"no {what} at {path}", found=cause.strerror) from cause
+    try:
+        if os.fstat(file).st_size < head_bytes:
+            raise error(f"{path} is no {what} of this layout", found="too small for its head")
+        memory = mmap.mmap(file, 0)
+    finally:
+        os.close(file)
+    if np.frombuffer(memory, np.int64, 1)[0] != magic:
+        raise error(f"{path} is no {what} of this layout", found="another version's, or none")
+    return memory
+
+
+def require_size(
+    memory: mmap.mmap, size: int, what: str, error: type[EntracteError] = EntracteError
+) -> None:
+    """Raise `error` if there is less than what the head promises."""
+    if not 0 < size <= len(memory):
+        raise error(f"a {what} was cut off", expected=f"{size} bytes", found=len(memory))

@@ -1,0 +1,41 @@
+"""`robot-bench probation`: trials through control's releases end as their pools of episodes say."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tiny_package import make_package
+
+from benchmarks.probation import decisions, simulate
+from benchmarks.probation_trials import Pool, drawn, summary, worsened
+from runtime.probation import Probation, Tally
+
+
+@pytest.mark.parametrize(("success", "outcome"), [(1, "committed"), (0, "rolled_back")])
+def test_trials_end_as_their_pool_is(tmp_path: Path, success: int, outcome: str) -> None:
+    package = make_package(tmp_path / "policy").folder
+    healthy = Pool("healthy", "", {str(seed): int(seed % 10 != 0) for seed in range(20)})
+    tried = Pool("tried", "", {str(seed): success for seed in range(20)})
+    found = drawn(package, healthy, tried, trials=2, reference=30)
+    assert [trial.outcome for trial in found] == [outcome] * 2
+    assert all(2 <= trial.episodes <= 12 for trial in found), found
+    assert f"| tried | 2 | {2 * (not success)} |" in summary("tried", found)
+
+
+def test_simulated_episodes_end_where_the_table_of_verdicts_says() -> None:
+    rules = Probation(most_episodes=12)
+    table = decisions(Tally(45, 5), rules)
+    assert table[0, 3] == 1 and table[6, 0] == -1 and table[0, 0] == 0
+    assert (table[np.arange(13), 12 - np.arange(13)] != 0).all(), "no trial goes on for ever"
+    row = simulate(0.9, 50, 0.0, rules, 50, np.random.default_rng(0))
+    assert row.rolled_back == 1.0 and row.episodes <= 4 and row.within_10 == 1.0
+
+
+def test_a_head_is_worsened_by_shares_of_its_own_spread() -> None:
+    weights = {"head/mix": np.random.default_rng(0).normal(size=(400, 50)).astype(np.float32) * 7}
+    found = worsened(weights, 0.2, seed=1)
+    assert found["head/mix"].dtype == np.float32
+    assert np.std(found["head/mix"] - weights["head/mix"]) == pytest.approx(1.4, rel=0.02)
+    assert np.array_equal(found["head/mix"], worsened(weights, 0.2, seed=1)["head/mix"])

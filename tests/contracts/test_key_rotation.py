@@ -1,0 +1,70 @@
+"""A robot follows the signing key from the one it has, by steps that both keys of a step have signed."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from contracts.errors import ReleaseRejected
+from contracts.key_rotation import MAX_CHAIN, NewKey, announce, follow, hex_of
+from contracts.messages import KeyStatement
+
+KEYS = [Ed25519PrivateKey.generate() for _ in range(4)]
+HEX = [hex_of(key.public_key()) for key in KEYS]
+
+
+def step(old: int, new: int) -> KeyStatement:
+    return announce(KEYS[old], KEYS[new], trainer="lab", now_unix_s=1.0)
+
+
+CHAIN = (step(0, 1), step(1, 2))
+
+
+@pytest.mark.parametrize("start", [0, 1, 2])
+def test_whoever_was_away_ends_at_the_newest_key(start: int) -> None:
+    assert follow(HEX[start], CHAIN) == HEX[2]
+
+
+def test_a_chain_of_somebody_elses_keys_changes_nothing() -> None:
+    assert follow(HEX[3], CHAIN) == HEX[3]
+
+
+def forged(**changed: str) -> bytes:
+    said = msgspec.json.decode(step(0, 1).statement, type=NewKey)
+    return msgspec.json.encode(msgspec.structs.replace(said, **changed))
+
+
+def by(*keys: int, statement: bytes) -> KeyStatement:
+    return KeyStatement(statement, *(KEYS[key].sign(statement) for key in keys))
+
+
+@pytest.mark.parametrize(
+    ("statement", "why"),
+    [
+        (by(3, 1, statement=forged()), "signed by both"),  # not by the old key
+        (by(0, 3, statement=forged()), "signed by both"),  # by one that does not hold the new key
+        (by(0, 1, statement=forged(purpose="release")), "another kind"),
+        (KeyStatement(forged(new=HEX[3]), step(0, 1).by_old, step(0, 1).by_new), "signed by both"),
+        (by(0, 1, statement=forged(new="zz")), "malformed"),
+        (by(0, 1, statement=b"{}"), "malformed"),
+        (by(0, 1, statement=b"[" * 3000), "malformed"),
+        (by(0, 1, statement=bytes(5000)), "too large"),
+    ],
+)
+def test_nothing_of_a_chain_with_a_false_statement_is_believed(
+    statement: KeyStatement, why: str
+) -> None:
+    with pytest.raises(ReleaseRejected, match=why) as error:
+        follow(HEX[0], (step(0, 1), statement, step(1, 2)))
+    assert error.value.reason == "key"
+
+
+def test_a_chain_never_goes_back_to_a_key_that_was_given_up() -> None:
+    with pytest.raises(ReleaseRejected, match="given up"):
+        follow(HEX[0], (step(0, 1), step(1, 0)))
+
+
+def test_a_chain_has_an_end() -> None:
+    with pytest.raises(ReleaseRejected, match="too many"):
+        follow(HEX[0], CHAIN * MAX_CHAIN)

@@ -1,0 +1,277 @@
+"""The arm's process around somebody's own driver: its bugs are faults with the arm in hold, its lost commands
+are noticed, its limits must limit, and nobody powers it after a stop.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, ClassVar
+
+import msgspec
+import numpy as np
+import pytest
+from robots import until
+
+from contracts.errors import ConfigError, DeviceError
+from contracts.specs import ActionSpec
+from runtime.arms import ArmState, Glitch
+from runtime.arms.answering import Answering
+from runtime.arms.client import ServedArm
+from runtime.arms.guarded import Guarded
+from runtime.arms.server import ArmServer
+from runtime.arms.sim import SO101_ACTION
+from runtime.board import ArmPhase, Board
+from runtime.config import ArmSection, GateSection
+from runtime.gate_limits import limits_of
+
+POSE = np.zeros(6)
+
+
+class Own:
+    """A driver with six joints that are where they were told to be, until a test gives it a fault."""
+
+    in_control: ClassVar[bool] = False
+
+    def __init__(self) -> None:
+        self.at = POSE.copy()
+        self.holds = self.enabled = 0
+        self.on: dict[str, Callable[[], Any]] = {}
+
+    def _do(self, what: str) -> None:
+        self.on.get(what, lambda: None)()
+
+    def spec(self) -> ActionSpec:
+        return SO101_ACTION
+
+    def open(self) -> None:
+        self._do("open")
+
+    def read(self) -> ArmState:
+        self._do("read")
+        return ArmState(self.at.astype(np.float32), time.monotonic())
+
+    def enable(self) -> None:
+        self._do("enable")
+        self.enabled += 1
+
+    def write(self, targets: np.ndarray) -> None:
+        self._do("write")
+        self.at = targets
+
+    def hold(self) -> None:
+        self.holds += 1
+        self._do("hold")
+
+    def release(self) -> None:
+        self._do("release")
+
+    def close(self) -> None:
+        self._do("close")
+
+    def retries(self) -> int:
+        self._do("retries")
+        return 0
+
+    def warmest_c(self) -> float:
+        return 0.0
+
+
+class Hosted:
+    """A driver in the arm's process as it is, but for the process."""
+
+    def __init__(self, driver: Own, folder: Path) -> None:
+        self.driver, self.address = driver, folder / "arm"
+        self.board = Board.create(folder / "board")
+        section = ArmSection(kind="own", command_timeout_s=30.0, fault_after_s=0.1)
+        self.server = ArmServer(section, self.board, Guarded(driver))
+
+    def arm(self) -> ServedArm:
+        arm = ServedArm(self.address, "test", 2.0, 5.0)
+        arm.take(1)
+        return arm
+
+    @contextmanager
+    def running(self) -> Iterator[ServedArm]:
+        stop = threading.Event()
+        with Answering(self.address) as answering:
+            self.server.begin()
+            answering.begin(self.server.answer)
+            thread = threading.Thread(target=self.server.forever, args=(stop,))
+            thread.start()
+            arm = self.arm()
+            try:
+                yield arm
+            finally:
+                stop.set()
+                thread.join()
+                arm.close()
+                self.server.leave()
+
+
+@pytest.fixture
+def hosted(tmp_path: Path) -> Iterator[Hosted]:
+    one = Hosted(Own(), tmp_path)
+    yield one
+    one.board.close()
+
+
+def _key_error() -> None:
+    raise KeyError("gripper")
+
+
+@pytest.mark.parametrize("where", ["read", "write", "enable", "retries"])
+def test_a_bug_in_a_driver_is_a_fault_with_its_words_and_the_arm_in_hold(
+    hosted: Hosted, where: str
+) -> None:
+    with hosted.running() as arm:
+        if where != "enable":
+            arm.enable()
+        hosted.driver.on[where] = _key_error
+        with suppress(DeviceError):
+            arm.enable() if where == "enable" else arm.write(POSE)
+        until(lambda: hosted.board.arm_state == ArmPhase.FAILED)
+        with pytest.raises(DeviceError, match=r"driver raised KeyError: found 'gripper'"):
+            arm.read()
+        until(lambda: hosted.driver.holds > 0)
+        hosted.driver.on["hold"] = _key_error
+        with pytest.raises(DeviceError, match=r"driver raised KeyError"):
+            arm.hold()
+        hosted.driver.on.clear()
+        arm.hold()  # its process lives, so it can still be held
+
+
+def test_a_state_with_another_number_of_joints_is_a_fault(hosted: Hosted) -> None:
+    with hosted.running() as arm:
+        hosted.driver.at = np.zeros(5)
+        until(lambda: hosted.board.arm_state == ArmPhase.FAILED)
+        with pytest.raises(DeviceError, match=r"a state of shape \(5,\)"):
+            arm.read()
+
+
+def test_commands_that_are_lost_for_too_long_are_a_fault(hosted: Hosted) -> None:
+    def lost() -> None:
+        raise Glitch("the command was lost")
+
+    with hosted.running() as arm:
+        arm.enable()
+        hosted.driver.on["write"] = lost
+        for _ in range(3):
+            assert arm.write(POSE)
+        hosted.driver.on.clear()
+        assert arm.write(POSE)  # noise that passed is nothing
+        time.sleep(0.15)
+        hosted.driver.on["write"] = lost
+        assert arm.write(POSE)
+        assert hosted.board.arm_state == ArmPhase.POWERED
+        with pytest.raises(DeviceError, match="the command was lost"):
+            for _ in range(100):
+                arm.write(POSE)
+                time.sleep(0.01)
+        assert hosted.driver.holds == 1
+
+
+@pytest.mark.parametrize("word", ["estop_requested", "stop_requested"])
+def test_after_a_stop_nothing_is_powered(hosted: Hosted, word: str) -> None:
+    with hosted.running() as arm:
+        setattr(hosted.board, word, 1)
+        with pytest.raises(DeviceError, match=r"stop was asked for: no motor was powered"):
+            arm.enable()
+        assert hosted.driver.enabled == 0
+        setattr(hosted.board, word, 0)
+        hosted.driver.on["enable"] = lambda: setattr(hosted.board, word, 1)
+        with pytest.raises(DeviceError, match="stop was asked for: the arm is powered and in hold"):
+            arm.enable()
+        assert (hosted.driver.enabled, hosted.driver.holds) == (1, 1)
+        with pytest.raises(DeviceError, match="before the motors were powered"):
+            arm.write(POSE)
+
+
+def test_what_has_power_after_a_failed_start_is_held(hosted: Hosted) -> None:
+    def half() -> None:
+        raise DeviceError("servo 4 does not take its power")
+
+    with hosted.running() as arm:
+        hosted.driver.on["enable"] = half
+        with pytest.raises(DeviceError, match="servo 4"):
+            arm.enable()
+        assert hosted.board.arm_state == ArmPhase.FAILED
+        before = hosted.driver.holds
+        assert before > 0
+        arm.hold()
+        assert hosted.driver.holds == before + 1
+    assert hosted.driver.holds > before + 1, "nor is it left as it is at the end"
+
+
+def test_the_arm_can_be_spoken_to_while_it_is_powered_and_by_one_thread_at_a_time(
+    hosted: Hosted,
+) -> None:
+    with hosted.running() as arm:
+        go_on = threading.Event()
+        hosted.driver.on["enable"] = lambda: go_on.wait(5.0)
+        refused = []
+
+        def power() -> None:
+            with pytest.raises(DeviceError, match="emergency stop was asked for") as caught:
+                arm.enable()
+            refused.append(caught.value)
+
+        powering = threading.Thread(target=power)
+        powering.start()
+        for _ in range(20):
+            arm.read()
+        hosted.board.estop_requested = 1
+        held: list[BaseException | None] = []
+
+        def hold() -> None:
+            try:
+                arm.hold()
+                held.append(None)
+            except DeviceError as error:
+                held.append(error)
+
+        holding = threading.Thread(target=hold)
+        holding.start()
+        time.sleep(0.05)
+        with pytest.raises(DeviceError, match="two threads speak to the arm at once"):
+            arm.read()
+        go_on.set()
+        powering.join()
+        holding.join()
+        assert refused and held == [None]
+        assert hosted.driver.holds == 2  # that of the emergency stop, and the one asked for
+
+
+@pytest.mark.parametrize(
+    ("limit", "value", "words"),
+    [
+        ("max_velocity", math.nan, "the arm's max_velocity of shoulder_lift.pos"),
+        ("max_acceleration", 0.0, "the arm's max_acceleration of shoulder_lift.pos"),
+        ("max_velocity", math.inf, "a finite number above 0, found inf"),
+        ("low", math.nan, "the arm's low of shoulder_lift.pos"),
+        ("low", 200.0, "the arm's range of shoulder_lift.pos: expected low < high"),
+    ],
+)
+def test_limits_that_limit_nothing_are_refused(limit: str, value: float, words: str) -> None:
+    values = list(getattr(SO101_ACTION, limit))
+    values[1] = value
+    spec = msgspec.structs.replace(SO101_ACTION, **{limit: tuple(values)})
+
+    class Wrong(Own):
+        def spec(self) -> ActionSpec:
+            return spec
+
+    for use in (lambda: limits_of(spec, GateSection(), 30.0), lambda: Guarded(Wrong())):
+        with pytest.raises(ConfigError) as caught:
+            use()
+        assert words in str(caught.value)
+
+
+def test_a_driver_that_cant_even_open_says_so_in_one_sentence(hosted: Hosted) -> None:
+    hosted.driver.on["open"] = _key_error
+    with pytest.raises(DeviceError, match="driver raised KeyError"):
+        Guarded(hosted.driver).open()

@@ -1,0 +1,179 @@
+"""The `lerobot` arm with a robot of the test's own in our program in LeRobot's Python: what it says of
+itself, and that hold stops an arm and never takes a moving one for held.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from contracts.errors import ConfigError, DeviceError
+from runtime import arms
+from runtime.arms import Glitch, lerobot
+from runtime.arms.lerobot import LeRobotArm
+from runtime.config import load_config
+
+ROBOT = """
+import json, os, sys, time
+sys.path.insert(0, os.environ["ARMS"])
+import lerobot_child
+
+NAMES = ["pan.pos", "gripper.pos"]
+
+class Arm:
+    name = "own"
+    is_calibrated = is_connected = True
+    def __init__(self):
+        self.at, self.speed, self.told = [0.0, 50.0], 0.0, time.monotonic()
+    def faults(self):
+        return json.load(open(os.environ["FAULTS"]))
+    def connect(self):
+        pass
+    def get_observation(self):
+        faults = self.faults()
+        if faults.get("read"):
+            raise ConnectionError("Failed to sync read")
+        moved = faults.get("speed", 0.0) * (time.monotonic() - self.told)
+        return dict(zip(NAMES, [self.at[0] + moved - faults.get("sag", 0.0), self.at[1]]))
+    def send_action(self, action):
+        faults = self.faults()
+        if faults.get("write"):
+            raise ConnectionError("Failed to sync write")
+        with open(os.environ["SAID"], "a") as said:
+            said.write(json.dumps(action) + "\\n")
+        self.at, self.told = [action[name] for name in NAMES], time.monotonic()
+        return action
+
+class Own(lerobot_child.Robot):
+    def describe(self, request):
+        self.device = Arm()
+        return {"name": "own", "action": NAMES, "observation": NAMES}
+
+lerobot_child.KINDS["robot"] = Own
+lerobot_child.main()
+"""
+LIMITS: dict[str, Any] = {
+    "low": [-90.0, 0.0],
+    "high": [90.0, 100.0],
+    "velocity": [90.0, 200.0],
+    "acceleration": [900.0, 900.0],
+}
+
+
+class Own:
+    """A robot on which a test sets faults, and what it was told."""
+
+    def __init__(self, folder: Path) -> None:
+        self._faults, self._said = folder / "faults", folder / "said"
+        self.fault()
+        self._said.touch()
+
+    def fault(self, **faults: float) -> None:
+        now = self._faults.with_suffix(".new")
+        now.write_text(json.dumps(faults))
+        now.replace(self._faults)
+
+    @property
+    def told(self) -> list[float]:
+        return [json.loads(line)["pan.pos"] for line in self._said.read_text().splitlines()]
+
+
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Own:
+    (tmp_path / "robot.py").write_text(ROBOT)
+    for name, path in (
+        ("FAULTS", tmp_path / "faults"),
+        ("SAID", tmp_path / "said"),
+        ("ARMS", Path(arms.__file__).parent),
+    ):
+        monkeypatch.setenv(name, str(path))
+    monkeypatch.setattr(lerobot, "CHILD", tmp_path / "robot.py")
+    return Own(tmp_path)
+
+
+def make(**options: Any) -> LeRobotArm:
+    run: Any = SimpleNamespace(config=load_config(None, ["gate.standstill_s=0.3"]))
+    return LeRobotArm(
+        run, {"type": "own"}, python=sys.executable, answer_s=5.0, **{**LIMITS, **options}
+    )
+
+
+@pytest.fixture
+def arm(own: Own) -> Iterator[LeRobotArm]:
+    arm = make()
+    arm.open()
+    arm.enable()
+    yield arm
+    arm.close()
+
+
+def watched(arm: LeRobotArm, seconds: float = 0.6) -> None:
+    until_s = time.monotonic() + seconds
+    while time.monotonic() < until_s:
+        arm.read()
+        time.sleep(0.01)
+
+
+def test_its_own_commands_are_not_given_out_as_what_was_read_back(arm: LeRobotArm) -> None:
+    arm.write(np.array([10.0, 40.0]))
+    assert arm.read().targets is None
+    assert arm.read().positions.tolist() == [10.0, 40.0]
+
+
+def test_an_arm_that_moves_on_in_hold_is_a_fault(arm: LeRobotArm, own: Own) -> None:
+    arm.write(np.array([10.0, 40.0]))
+    arm.hold()
+    watched(arm)  # it stands
+    own.fault(speed=10.0)
+    arm.hold()
+    watched(arm)  # whoever moves it after it was seen to stand is not the driver's affair
+    arm.write(np.array([10.0, 40.0]))
+    arm.hold()
+    with pytest.raises(
+        DeviceError, match=r"hold can't be verified: .*pan\.pos moves at 1?\d\.\d/s"
+    ):
+        watched(arm)
+
+
+def test_a_lost_reading_does_not_keep_a_stop_from_the_arm(arm: LeRobotArm, own: Own) -> None:
+    arm.write(np.array([10.0, 40.0]))
+    own.fault(sag=8.0)
+    arm.read()
+    own.fault(sag=8.0, read=1)
+    with pytest.raises(Glitch):
+        arm.read()
+    arm.hold()
+    assert own.told[-1] == 2.0
+    own.fault(write=1)
+    with pytest.raises(DeviceError, match="Failed to sync write"):
+        arm.hold()
+
+
+def test_holding_a_loaded_arm_again_and_again_does_not_lower_it(arm: LeRobotArm, own: Own) -> None:
+    arm.write(np.array([40.0, 40.0]))
+    own.fault(sag=5.0)
+    for _ in range(10):
+        arm.hold()
+        arm.read()
+    assert set(own.told[1:]) == {35.0}
+
+
+def test_before_it_was_enabled_a_hold_commands_nothing(own: Own) -> None:
+    arm = make()
+    arm.open()
+    arm.hold()
+    arm.close()
+    assert own.told == []
+
+
+def test_limits_that_are_no_numbers_are_refused(own: Own) -> None:
+    with pytest.raises(ConfigError, match=r"max_velocity of pan\.pos"):
+        make(velocity=[float("nan"), 100.0])

@@ -1,0 +1,73 @@
+"""`kind: opencv` on a real video file, through OpenCV as a webcam would come."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import msgspec
+import numpy as np
+import pytest
+
+from contracts.errors import ConfigError, DeviceError
+from runtime.cameras.examine import examine, webcam_lines
+from runtime.cameras.opencv import OpenCVCamera
+from runtime.config import CameraSection, load_config
+from runtime.run import Run, RunPlan
+
+COLOURS = ((200, 30, 30), (30, 200, 30), (30, 30, 200))
+
+
+def a_run(folder: Path, **keys: object) -> Run:
+    camera = {"kind": "opencv", "width": 64, "height": 48, "rate_hz": 20.0, "depth": False} | keys
+    cameras = {"front": msgspec.convert(camera, CameraSection)}
+    config = msgspec.structs.replace(load_config(None, ["pace=realtime"]), cameras=cameras)
+    return Run(config, RunPlan(), str(folder), str(folder), "test")
+
+
+@pytest.fixture
+def video(tmp_path: Path) -> str:
+    path = str(tmp_path / "three.avi")
+    writer = cv2.VideoWriter(path, cv2.VideoWriter.fourcc(*"MJPG"), 20.0, (64, 48))
+    for red, green, blue in COLOURS:
+        writer.write(np.full((48, 64, 3), (blue, green, red), np.uint8))
+    writer.release()
+    return path
+
+
+def test_a_video_plays_in_rgb_at_its_pace_over_and_over(tmp_path: Path, video: str) -> None:
+    camera = OpenCVCamera(a_run(tmp_path), "front", index_or_path=video)
+    found = []
+    while len(found) < 7:
+        picture = camera.wait(0.2)
+        if picture is not None:
+            found.append((picture.received_s, picture.rgb.mean(axis=(0, 1))))
+    camera.close()
+    for at, (_, colour) in enumerate(found):
+        assert colour == pytest.approx(COLOURS[at % 3], abs=8)
+    assert found[-1][0] - found[0][0] >= 6 / 20 - 0.02
+
+
+def test_what_is_wrong_is_one_clear_sentence(tmp_path: Path, video: str) -> None:
+    with pytest.raises(DeviceError, match=r"'front' is not there.*opens at 93.*the index"):
+        OpenCVCamera(a_run(tmp_path), "front", index_or_path=93)
+    with pytest.raises(ConfigError, match=r"expected 64x48 at 30 Hz, found 64x48 at 20 Hz"):
+        OpenCVCamera(a_run(tmp_path, rate_hz=30.0), "front", index_or_path=video)
+    with pytest.raises(ConfigError, match=r"has no depth; set cameras.front.depth: false"):
+        OpenCVCamera(a_run(tmp_path, depth=True), "front", index_or_path=video)
+    with pytest.raises(ConfigError, match=r"no option 'exposur'.*'exposure'"):
+        OpenCVCamera(a_run(tmp_path), "front", index_or_path=video, options={"exposur": 1.0})
+
+
+def test_the_doctor_lists_webcams_by_name_and_says_which_may_not_be_opened(tmp_path: Path) -> None:
+    for node, index, name in (("video77", "0", "C920"), ("video78", "1", "C920 metadata")):
+        folder = tmp_path / "sys" / node
+        folder.mkdir(parents=True)
+        (folder / "index").write_text(index + "\n")
+        (folder / "name").write_text(name + "\n")
+    [line] = webcam_lines(tmp_path / "sys")
+    assert line.what == "/dev/video77" and "C920, may not be opened" in line.found
+    assert line.status == "warn" and "group video" in line.fix
+    section = a_run(tmp_path, options={"index_or_path": 93}).config.cameras["front"]
+    absent, *_ = examine("front", section)
+    assert absent.status == "fail" and "no /dev/video93" in absent.found

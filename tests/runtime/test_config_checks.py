@@ -1,0 +1,54 @@
+"""Values of a configuration that would disarm a stop in silence are refused in one sentence."""
+
+from __future__ import annotations
+
+import pytest
+
+from contracts.errors import ConfigError
+from runtime.config import DEFAULT_CONFIG, load_config
+
+ROBOT = DEFAULT_CONFIG.parent / "lerobot_arm.yaml"
+
+
+@pytest.mark.parametrize(
+    ("override", "named"),
+    [
+        ("loop.watchdog_timeout_s=.inf", r"loop\.watchdog_timeout_s"),
+        ("gate.workspace_z_m=[.nan, .nan]", r"gate\.workspace_z_m\[0\]"),
+        ("gate.stale_fault_s=.inf", r"gate\.stale_fault_s"),
+        ("gate.max_state_age_s=.nan", r"gate\.max_state_age_s"),
+        ("arm.options={velocity_deg_s: .inf}", r"arm\.options\.velocity_deg_s"),
+    ],
+)
+def test_no_number_is_infinite_or_none(override: str, named: str) -> None:
+    with pytest.raises(ConfigError, match=f"{named}: expected a finite number"):
+        load_config(None, [override])
+
+
+def test_a_robot_must_set_its_watchdog() -> None:
+    """The defaults are the bench's, whose time stands still while a process starts."""
+    load_config(ROBOT)
+    for key in ("watchdog_timeout_s", "lease_s"):
+        with pytest.raises(ConfigError, match=r"loop died.*<= 0\.5 s each without the bench"):
+            load_config(ROBOT, [f"loop.{key}=10"])
+
+
+@pytest.mark.parametrize(
+    "pose",
+    [
+        "[1, 0, 0]",
+        "[1, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1, 0, 0, 0, 0, 2]",
+        "[2, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1]",  # stretched
+        "[-1, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1]",  # mirrored
+    ],
+)
+def test_where_a_camera_is_is_a_rigid_transform(pose: str) -> None:
+    load_config(None, ["cameras.front.pose=[0,-1,0,0.3, 1,0,0,0, 0,0,1,0.5, 0,0,0,1]"])
+    with pytest.raises(ConfigError, match=r"cameras\.front\.pose: expected 16 numbers"):
+        load_config(None, [f"cameras.front.pose={pose}"])
+
+
+@pytest.mark.parametrize("value", ["0", "-1"])
+def test_a_ring_has_room(value: str) -> None:
+    with pytest.raises(ConfigError, match=r"recording\.ring_s"):
+        load_config(None, [f"recording.ring_s={value}"])

@@ -1,0 +1,156 @@
+"""The spool and the recorder where disks fill, clocks are set back and acknowledgements are wrong."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tiny_robot import episode, session_start
+
+from contracts import wire
+from contracts.files.log_to_dataset import read_episode
+from contracts.messages import EpisodeStored, EpisodeWait
+from runtime.link_episodes import FOREIGN_TIMES, Recorder, Stalled, Uploader
+from runtime.ring import Ring
+from runtime.spool import Spool, SpoolFull
+from tests.faults.ends import SmallDisk
+
+
+def recorder(folder: Path, *, waits: bool = True, max_bytes: int = 1 << 30) -> Recorder:
+    made = Recorder(Spool(folder, max_bytes), None, 90, waits=waits)
+    made.take(wire.unpack(wire.pack(session_start())))
+    return made
+
+
+def record(into: Recorder, *seqs: int, steps: int = 5) -> None:
+    for seq in seqs:
+        for parts in episode(seq, steps=steps):
+            into.take(wire.unpack(parts))
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[SmallDisk]:
+    small = SmallDisk(tmp_path / "disk", 4)
+    if not small.usable:
+        pytest.skip(f"this user may not mount a small disk: {small.why}")
+    yield small
+    small.unmount()
+
+
+def test_episodes_go_out_in_the_order_of_their_numbers_whatever_the_clock_did(
+    tmp_path: Path,
+) -> None:
+    record(recorder(tmp_path), 8, 9, 10, 11)
+    for number, path in enumerate(sorted(tmp_path.glob("*.elog"))):
+        os.utime(path, (1e9 - number, 1e9 - number))
+    assert [item.episode_seq for item in Spool(tmp_path, 1 << 30).waiting] == [8, 9, 10, 11]
+
+
+def test_a_full_disk_is_waited_for_and_then_not_a_step_is_missing(
+    disk: SmallDisk, tmp_path: Path
+) -> None:
+    """With the ring as the link uses it: at every record the disk is full once, then there is room."""
+    into = recorder(disk.folder / "spool")
+    ring = Ring.create(tmp_path / "ring", 1 << 20)
+    stalls = 0
+    for seq in (1, 2):
+        for parts in episode(seq, steps=12):
+            assert ring.try_push(parts)
+            disk.fill()
+            while (popped := ring.pop()) is not None:
+                try:
+                    into.take(wire.unpack(popped))
+                except Stalled:
+                    del popped
+                    ring.put_back()
+                    stalls += 1
+                    disk.free()
+                    continue
+                del popped
+                ring.release()
+            disk.free()
+    assert stalls > 5, "the disk was never full"
+    assert ring.waiting == 0 and into.lost_records == into.unkept == 0
+    ring.close()
+    for item in into.spool.waiting:
+        found = read_episode(item.path)
+        assert (found.torn, found.steps_lost, found.lost) == ("", 0, 0)
+        assert found.columns["observation.state"][:, 5].tolist() == list(range(12))
+        assert item.log.sha256 == Spool(item.path.parent, 1).find("s1", item.episode_seq).log.sha256
+
+
+def test_told_to_go_on_it_keeps_what_there_was_and_counts_the_episode(disk: SmallDisk) -> None:
+    into = recorder(disk.folder / "spool", waits=False)
+    packets = [wire.unpack(parts) for parts in episode(1, steps=40)]
+    for packet in packets[:20]:
+        into.take(packet)
+    disk.fill()
+    for packet in packets[20:]:
+        into.take(packet)
+    disk.free()
+    assert into.unkept == 1 and into.lost_records > 0 and "disk" in into.error
+    (item,) = into.spool.waiting
+    found = read_episode(item.path)
+    assert found.end.reason == "aborted" and len(found.columns["observation.state"]) >= 18
+    record(into, 2)
+    assert len(into.spool.waiting) == 2, "the next one is recorded again"
+
+
+def test_room_is_kept_for_one_more_episode_as_large_as_the_largest(tmp_path: Path) -> None:
+    into = recorder(tmp_path)
+    record(into, 1, steps=40)
+    (large,) = into.spool.waiting
+    small = Spool(tmp_path, 2 * large.nbytes)
+    assert small.no_room() == ""
+    small = Spool(tmp_path, 2 * large.nbytes - 1)
+    assert "in 1 episodes" in small.no_room()
+    with pytest.raises(SpoolFull, match="start the trainer"):
+        small.begin("s1", 2)
+    small.drop("s1", 1)
+    assert small.no_room() == "", "an empty spool takes an episode of any size"
+    free = os.statvfs(tmp_path).f_bavail * os.statvfs(tmp_path).f_frsize
+    assert "stay free" in Spool(tmp_path, 1 << 40, 2 * free).no_room()
+
+
+def test_an_episode_that_control_began_is_recorded_without_room_too(tmp_path: Path) -> None:
+    """It had asked before the link knew; the arm is moving, and a stall would be in the midst of it."""
+    into = recorder(tmp_path, max_bytes=1)
+    record(into, 1, 2)
+    assert into.spool.no_room() and len(into.spool.waiting) == 2
+    into = recorder(tmp_path, waits=False, max_bytes=1)
+    record(into, 3)
+    assert len(into.spool.waiting) == 2 and into.unkept == 1 and "spool is full" in into.error
+
+
+def test_an_episode_is_dropped_only_for_its_own_hash(tmp_path: Path) -> None:
+    """One wrong word may be a bit; the same three times is another episode in its place: both are kept."""
+    into = recorder(tmp_path)
+    record(into, 1, 2)
+    uploader = Uploader(into.spool, "bench-0", lambda parts: True)
+    uploader.tick(0.0)
+    for number in range(2 * FOREIGN_TIMES):
+        uploader.on_stored(EpisodeStored("s1", 1, f"{number:064x}"), 0.0)
+    assert len(into.spool.waiting) == 2 and not uploader.aside
+    for _ in range(FOREIGN_TIMES):
+        uploader.on_stored(EpisodeStored("s1", 1, "f" * 64), 0.0)
+    (aside,) = uploader.aside
+    assert read_episode(aside).start.episode_seq == 1
+    (left,) = Spool(tmp_path, 1 << 30).waiting
+    uploader.on_stored(EpisodeStored("s1", 2, left.log.sha256), 0.0)
+    assert into.spool.waiting == [] and not left.path.exists()
+
+
+def test_a_trainer_without_room_is_asked_less_often(tmp_path: Path) -> None:
+    into = recorder(tmp_path)
+    record(into, 1)
+    sent: list[float] = []
+    now_s = 0.0
+    uploader = Uploader(into.spool, "bench-0", lambda parts: sent.append(now_s) or True)
+    while now_s < 10.0:
+        uploader.tick(now_s)
+        if sent and sent[-1] == now_s:
+            uploader.on_wait(EpisodeWait("s1", 1, "the disk is full"), now_s)
+        now_s += 0.25
+    assert sent == [0.0, 3.0, 6.0, 9.0] and uploader.waits_for == "the disk is full"

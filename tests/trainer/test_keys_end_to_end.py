@@ -1,0 +1,228 @@
+"""Keys from enrolment to revocation with the real programs (`enroll`, `serve`, the link, `keys`), all of it
+with pickle, marshal and torch.load made to raise."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+import zmq
+from daemon_bench import NO_PICKLE, Robot, Trainer, stored, wait
+from tiny_package import make_package
+
+from contracts import wire
+from contracts.files.keys import KeyStore
+from contracts.files.packages import Package
+from contracts.messages import EpisodeStart, Goodbye, Heartbeat, Hello, RobotKey
+from contracts.sockets import Client, Pass, open_socket
+from contracts.sockets.curve import new_pair
+
+ROBOT = "bench-0"
+PRETRAINED = Path(__file__).resolve().parents[2] / "pretrained" / "policy-open_drawer"
+
+
+@pytest.fixture(scope="module")
+def package(tmp_path_factory) -> Package:
+    return make_package(tmp_path_factory.mktemp("package") / "policy")
+
+
+@pytest.fixture
+def trainer(tmp_path: Path, package: Package) -> Iterator[Trainer]:
+    (tmp_path / "trainer").mkdir()
+    trainer = Trainer(tmp_path / "trainer", package)
+    yield trainer
+    if trainer.process is not None:
+        trainer.stop(signal.SIGKILL)
+
+
+def start(*words: object) -> subprocess.Popen[str]:
+    command = [sys.executable, NO_PICKLE, *map(str, words)]
+    pipe = subprocess.PIPE
+    return subprocess.Popen(
+        command,
+        stdin=pipe,
+        stdout=pipe,
+        stderr=pipe,
+        text=True,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+    )
+
+
+def command(*words: object) -> str:
+    process = start(*words)
+    said, complaint = process.communicate(timeout=90)
+    assert process.returncode == 0, complaint
+    return said
+
+
+def code_of(process: subprocess.Popen[str]) -> str:
+    assert process.stdout is not None
+    found = re.search(r"code (\d{3}) (\d{3})", process.stdout.readline())
+    assert found is not None
+    return found[1] + found[2]
+
+
+def enroll(trainer_root: Path, robot: Path) -> None:
+    """As two people do: one types y, the other gives the code in another terminal."""
+    there = start(
+        "trainer.app", "enroll", "--run-dir", trainer_root, "--listen", "tcp://127.0.0.1:*"
+    )
+    assert there.stderr is not None
+    address = there.stderr.readline().split()[-1]
+    here = start("runtime.app", "enroll", address, "--run-dir", robot, "--set", f"robot.id={ROBOT}")
+    code = code_of(here)
+    assert code == code_of(there)
+    there_said = command("trainer.app", "enroll", "--run-dir", trainer_root, "--yes-code", code)
+    assert "the same" in there_said
+    _, complaint = here.communicate("y\n", timeout=60)
+    assert here.returncode == 0, complaint
+    _, complaint = there.communicate(timeout=60)
+    assert there.returncode == 0, complaint
+
+
+def with_keys(robot: Robot) -> Robot:
+    link = msgspec.structs.replace(robot.run.config.link, curve="always")
+    config = msgspec.structs.replace(robot.run.config, link=link)
+    robot.run = msgspec.structs.replace(robot.run, config=config)
+    robot.run.save()
+    return robot
+
+
+def test_from_enrolment_to_revocation_and_back(
+    tmp_path: Path, package: Package, trainer: Trainer
+) -> None:
+    folder = tmp_path / "robot"
+    enroll(trainer.root, folder)
+    trainer.start(listen__curve="always")
+    robot = with_keys(Robot(folder, package, trainer, ROBOT)).start()
+    try:
+        for seq in range(3):
+            robot.play(seq, success=True)
+        wait("a release over CURVE", lambda: robot.board.staged_policy_seq == 1)
+
+        # The trainer signs with another key from now on; the robot takes it on the old one's word.
+        before = (folder / "trainer.pub").read_text()
+        command("trainer.app", "keys", "rotate", "--run-dir", trainer.root)
+        wait("the new signing key", lambda: (folder / "trainer.pub").read_text() != before)
+        for seq in range(3, 6):
+            robot.play(seq, success=True)
+        wait("a release by the new key", lambda: robot.board.staged_policy_seq == 2)
+
+        # The robot's own key, while everything runs.
+        store = KeyStore(trainer.root / "keys")
+        (old,) = store.passes()
+        settings = (
+            "link.curve=always",
+            f"link.weights={trainer.endpoints['weights']}",
+            f"robot.id={ROBOT}",
+        )
+        shared = [word for one in settings for word in ("--set", one)]
+        command("runtime.app", "keys", "rotate", "--run-dir", folder, *shared)
+        robot.play(6, success=True)
+        wait("an episode under the new key", lambda: (ROBOT, 6) in stored(trainer))
+        wait("the old key's end", lambda: len(store.passes()) == 1)
+        assert store.passes()[0].key != old.key
+
+        listed = command("trainer.app", "keys", "list", "--run-dir", trainer.root)
+        assert f"{ROBOT}: " in listed and "good" in listed
+        command("trainer.app", "keys", "revoke", ROBOT, "--run-dir", trainer.root)
+        wait("its refusal", lambda: trainer.records("robot")[-1]["state"] == "lost")
+        robot.play(7, success=True)
+        wait("its spool", lambda: robot.spooled)
+        assert (ROBOT, 7) not in stored(trainer)
+
+        enroll(trainer.root, folder)
+        wait("what had waited", lambda: (ROBOT, 7) in stored(trainer))
+        assert robot.stop() == 0 and trainer.stop() == 0
+    finally:
+        robot.stop(signal.SIGKILL)
+    assert stored(trainer) == [(ROBOT, seq) for seq in range(8)], "nothing lost, nothing twice"
+    counts = trainer.records("door")[-1]["counts"]
+    assert counts["cut off"] and counts["revoked"]
+
+
+class Insider:
+    """An enrolled robot's key in the wrong hands: it says what it likes."""
+
+    def __init__(self, trainer: Trainer, name: str) -> None:
+        store = KeyStore(trainer.root / "keys")
+        pair = new_pair()
+        store.add(Pass(name=name, key=pair.public, enrolled_unix_s=1.0))
+        self._keys = Client(pair, store.own().public)
+        self._endpoints = trainer.endpoints
+        self._context = zmq.Context()
+
+    def say(self, socket: str, *messages, answer: bool = True):
+        with open_socket(
+            self._context, zmq.DEALER, connect=self._endpoints[socket], security=self._keys
+        ) as line:
+            for message in messages:
+                assert line.poll(20_000, zmq.POLLOUT), "not let in"
+                line.send_multipart(wire.pack(message))
+            if not answer:
+                line.close(linger=2000)
+                return None
+            return wire.unpack(line.recv_multipart()).message if line.poll(20_000) else None
+
+
+def hello(robot_id: str) -> Hello:
+    return Hello(robot_id, "s9", wire.VERSIONS)
+
+
+def test_a_robots_key_speaks_for_that_robot_alone(tmp_path: Path, trainer: Trainer) -> None:
+    KeyStore(trainer.root / "keys").own(make=True)
+    trainer.start(listen__curve="always")
+    insider = Insider(trainer, "arm-1")
+    answer = insider.say("episodes", hello("arm-2"))
+    assert isinstance(answer, Goodbye) and answer.reason == "identity"
+    foreign = Heartbeat("arm-2", "s9", 1, "running", 0, 0, 30.0, 0.0, 0, 0, 0)
+    insider.say("health", foreign, answer=False)
+    start_of = EpisodeStart("arm-2", "s9", 0, "", "", "refine", 0, "", 0, "", -1, 0.0)
+    insider.say("frames", start_of, answer=False)
+    wait("both", lambda: len([r for r in trainer.records("malformed")]) >= 2)
+    stolen = insider.say("weights", hello("arm-1"), RobotKey("arm-2", new_pair().public))
+    assert stolen is None or not hasattr(stolen, "key")
+    assert trainer.stop() == 0
+    counts = trainer.records("door")[-1]["counts"]
+    assert counts["another robot's id"] >= 3
+    assert not trainer.records("robot") and len(KeyStore(trainer.root / "keys").passes()) == 1
+
+
+def test_off_loopback_nothing_is_bound_without_keys(tmp_path: Path) -> None:
+    words = ["trainer.app", "serve", "--run-dir", tmp_path / "t", "--set", "refiner.kind=''"]
+    words += ["--set", "reward.model=success", "--set", "listen.frames=tcp://192.0.2.77:5701"]
+    process = start(*words)
+    _, complaint = process.communicate(timeout=90)
+    assert process.returncode == 2 and "robot-trainer enroll" in complaint, complaint
+    assert not (tmp_path / "t" / "endpoints.json").exists()
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "import pickle; pickle.loads(b'')",
+        "import pickle; pickle.Unpickler(None)",
+        "import marshal; marshal.loads(b'i\\0\\0\\0\\0')",
+        "import torch; torch.load('x')",
+        "import numpy as np; np.load('x', allow_pickle=True)",
+    ],
+)
+def test_the_trap_of_these_tests_springs(statement: str) -> None:
+    command_line = [sys.executable, NO_PICKLE, "-c", statement]
+    done = subprocess.run(command_line, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 1 and "code out of data" in done.stderr
+
+
+def test_a_robot_without_the_keys_that_it_needs_does_not_start(tmp_path: Path) -> None:
+    words = ["runtime.app", "start", "--run-dir", tmp_path / "r", "--package", PRETRAINED]
+    process = start(*words, "--set", "link.weights=tcp://192.0.2.77:5703")
+    _, complaint = process.communicate(timeout=90)
+    assert process.returncode == 2 and "enroll" in complaint, complaint
+    assert not (tmp_path / "r" / "logs").exists()

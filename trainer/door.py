@@ -1,0 +1,159 @@
+"""The trainer's side of keys: whom the daemon's sockets let in, as whom each may speak, what was refused.
+
+Owns the doorman of the daemon's sockets, the robots' passes and the chain of signing keys as robots hear it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import zmq
+
+from contracts.errors import ConfigError, EntracteError, WireError
+from contracts.files.keys import KeyStore
+from contracts.messages import Hello, RobotKey, RobotKeyStored, TrainerKeys
+from contracts.sockets import Doorman, KeyPair, Limits, Pass, Visitor, bindable, is_local
+from trainer.config import LimitsSection, ListenSection
+from trainer.metrics import Metrics
+from trainer.signing import CHAIN_FILE, SigningKey
+
+KEYS_FOLDER = "keys"
+LOOK_S = 1.0
+REPORT_S = 10.0
+FOREIGN = "another robot's id"
+
+
+class Door:
+    """Before the daemon's sockets: bind them with `doorman`, then `start`."""
+
+    def __init__(
+        self,
+        context: zmq.Context[Any],
+        root: Path,
+        listen: ListenSection,
+        limits: LimitsSection,
+        metrics: Metrics,
+    ) -> None:
+        """Raises `ConfigError` where an address needs keys and there are none, or others may read them."""
+        self._root, self._metrics = root, metrics
+        self._store = KeyStore(root / KEYS_FOLDER)
+        self.doorman = Doorman(
+            context,
+            self._own_keys(listen),
+            load=self._store.allow_list,
+            stamp=self._store.stamp,
+            first_use=self._store.settle,
+            limits=Limits(
+                messages_per_s=limits.messages_per_s,
+                bytes_per_s=limits.mib_per_s * 2**20,
+                held_bytes=limits.held_mib << 20,
+                rest_s=limits.rest_s,
+                silent=limits.silent_connections,
+            ),
+        )
+        self._chain_stamp = self._stamp_of_chain()
+        self._looked_s = self._reported_s = time.monotonic()
+        self._reported: dict[str, int] = {}
+
+    def _own_keys(self, listen: ListenSection) -> KeyPair | None:
+        named = (listen.frames, listen.episodes, listen.weights, listen.health)
+        outside = [address for address in named if not is_local(bindable(address))]
+        if not outside and listen.curve == "auto":
+            return None
+        if not self._store.present:
+            raise ConfigError(
+                f"no keys at {self._store.folder}",
+                expected=f"keys, since {outside[0] if outside else 'listen.curve: always'} asks for them",
+                remedy=f"robot-trainer enroll --run-dir {self._root}",
+            )
+        self._store.passes()  # a list that can't be read must be said now, not to the first robot
+        return self._store.own()
+
+    def may_speak(self, robot_id: str, user: str) -> str:
+        """ "" or why the holder of that key may not speak for that robot."""
+        if not user or user == robot_id:
+            return ""
+        self.doorman.counts[FOREIGN] += 1
+        return f"this connection's key is that of {user}"
+
+    def check_speaker(self, visitor: Visitor, message: object) -> None:
+        """Raise `WireError` for a message that names another robot than the key's. A greeting passes: it is
+        answered with the reason (`may_speak`)."""
+        if isinstance(message, Hello):
+            return
+        robot_id = getattr(message, "robot_id", visitor.name)
+        if not visitor.may_be(robot_id):
+            self.doorman.refuse(visitor, FOREIGN)
+            raise WireError(
+                "message of another robot than the key's",
+                expected=visitor.name,
+                found=str(robot_id)[:80],
+            )
+
+    def renew(self, visitor: Visitor, message: RobotKey) -> RobotKeyStored:
+        """Let a robot's new key in; it is on disk when this returns. It is valid as long as the old one was
+        to be. Raises `WireError` on a connection without a key, or for no key."""
+        old = {one.key: one for one in self._store.passes()}.get(visitor.key)
+        if old is None:
+            raise WireError("a new key came on a connection without one", found=message.robot_id)
+        now_s = time.time()
+        lasts_s = old.expires_unix_s - old.enrolled_unix_s if old.expires_unix_s else 0.0
+        try:
+            self._store.add(
+                Pass(
+                    name=visitor.name,
+                    key=message.key,
+                    enrolled_unix_s=now_s,
+                    expires_unix_s=now_s + lasts_s if lasts_s else 0.0,
+                    replaces=visitor.key,
+                )
+            )
+        except ConfigError as error:
+            raise WireError("unusable new key", found=str(error)) from error
+        return RobotKeyStored(message.key)
+
+    def signing_keys(self) -> TrainerKeys | None:
+        """What a robot hears after its greeting; None while the signing key was never changed."""
+        if self._chain_stamp is None:
+            return None
+        return TrainerKeys(SigningKey(self._root / "releases").chain())
+
+    def signing_key_changed(self) -> bool:
+        """True once after every rotation; looks once a second."""
+        now_s = time.monotonic()
+        if now_s - self._looked_s < LOOK_S:
+            return False
+        self._looked_s = now_s
+        stamp, before = self._stamp_of_chain(), self._chain_stamp
+        self._chain_stamp = stamp
+        return stamp != before and stamp is not None
+
+    def report(self, *, now: bool = False) -> None:
+        """Counts of what came and what was refused, to the metrics where they changed. Raises `EntracteError`
+        if nobody stands at the door any more."""
+        if not now and not self.doorman.standing:
+            raise EntracteError(
+                "the doorman of the trainer's sockets ended",
+                remedy="see its traceback and start again with the same folder: nothing is lost",
+            )
+        at_s = time.monotonic()
+        if at_s - self._reported_s < REPORT_S and not now:
+            return
+        self._reported_s = at_s
+        counts = dict(self.doorman.counts)
+        if counts != self._reported and set(counts) - {"connections", "let in"}:
+            self._metrics.add("door", counts=counts, last_refused=self.doorman.last_refused)
+        self._reported = counts
+
+    def _stamp_of_chain(self) -> object:
+        try:
+            found = (self._root / CHAIN_FILE).stat()
+        except OSError:
+            return None
+        return found.st_mtime_ns, found.st_ino
+
+    def admit(self, frames: Sequence[zmq.Frame]) -> Visitor | None:
+        return self.doorman.admit(frames)

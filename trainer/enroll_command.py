@@ -1,0 +1,79 @@
+"""The verb `robot-trainer enroll`: waits for one robot, a person compares a code on both ends."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from contracts.errors import ConfigError
+from contracts.files import question
+from contracts.files.keys import KeyStore, check_name, expiry
+from contracts.sockets import Pass
+from contracts.sockets.curve import checked
+from contracts.sockets.enrolling import enrol_robot
+from trainer.config import load_config
+from trainer.door import KEYS_FOLDER
+from trainer.signing import SigningKey
+
+RunDirOption = Annotated[Path, typer.Option("--run-dir", help="the trainer's folder")]
+
+
+def command(
+    run_dir: RunDirOption,
+    config: Annotated[Path | None, typer.Option(help="YAML file; hw_configs/trainer.yaml.")] = None,
+    listen: Annotated[
+        str, typer.Option(help="tcp://<interface or address>:<port>; default: listen.enroll")
+    ] = "",
+    name: Annotated[str, typer.Option(help="what robots call this trainer")] = "trainer",
+    days: Annotated[float, typer.Option(help="the robot's key is good for so long; 0: ever")] = 365,
+    patience_s: Annotated[float, typer.Option(help="how long to wait for people")] = 300.0,
+    yes_code: Annotated[
+        str, typer.Option(help="answer an enroll that waits in another terminal: the code there")
+    ] = "",
+) -> None:
+    """Let one robot in: run `robot-run enroll` on it while this waits, compare the codes, say yes on both. A
+    running daemon that has keys takes it in at once."""
+    folder = run_dir / KEYS_FOLDER
+    if yes_code:
+        if not question.answer(folder, yes_code.replace(" ", "")):
+            raise ConfigError(
+                "the codes differ: refused",
+                remedy="somebody is in between: use another network, and enroll again",
+            )
+        typer.echo("the codes are the same; the command that waits goes on")
+        return
+    address = listen or load_config(config).listen.enroll
+    store = KeyStore(folder)
+    mine = store.own(make=True)
+    signing = SigningKey(run_dir / "releases").public
+
+    def decide(code: str, robot_id: str) -> bool:
+        typer.echo(
+            f"robot {check_name(robot_id)!r}: code {code[:3]} {code[3:]}\n"
+            "does the robot show the same code? [y/N] ",
+            nl=False,
+        )
+        return question.ask(folder, code, patience_s)
+
+    ask = enrol_robot(
+        address,
+        check_name(name),
+        mine.public,
+        signing,
+        decide,
+        patience_s=patience_s,
+        listening=lambda at: typer.echo(f"waiting for a robot: robot-run enroll {at}", err=True),
+    )
+    now_s = time.time()
+    store.add(
+        Pass(
+            name=ask.robot_id,
+            key=checked(ask.key),
+            enrolled_unix_s=now_s,
+            expires_unix_s=expiry(days, now_s),
+        )
+    )
+    typer.echo(f"{ask.robot_id} is enrolled; keys are in {folder}")

@@ -1,0 +1,157 @@
+"""Releases at the trainer's counter: answers queries and wants, sends offers, records what became of them.
+
+Of the I/O thread. No sockets: `send` hands a packet's parts to one peer of the weights socket.
+"""
+
+from __future__ import annotations
+
+import math
+import queue
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+
+from contracts import wire
+from contracts.encodings import kind_of
+from contracts.errors import WireError
+from contracts.messages import (
+    OutcomeStored,
+    ReleaseNone,
+    ReleaseOffer,
+    ReleaseOutcome,
+    ReleaseQuery,
+    ReleaseWant,
+)
+from trainer.metrics import Metrics, read_metrics
+from trainer.work import Work
+
+MAX_REPORT_ID = 200
+MAX_ROBOTS = 1024
+MAX_REMEMBERED = 10_000
+"""Reports and times kept; the oldest go. A robot tells its reports one at a time and in order, so that only
+its last ones can come again."""
+
+
+class ReleaseDesk:
+    """`work` is asked for publishers; `published` may be called from its thread, all else from one."""
+
+    def __init__(
+        self,
+        metrics_path: Path,
+        metrics: Metrics,
+        send: Callable[[bytes, list[bytes | memoryview]], None],
+        wake: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._metrics, self._send, self._wake = metrics, send, wake
+        self._reports = _known_reports(metrics_path)
+        self._fresh: queue.SimpleQueue[tuple[float, int, ReleaseOffer]] = queue.SimpleQueue()
+        self._peers: OrderedDict[bytes, tuple[str, frozenset[str]]] = OrderedDict()
+        self._published: OrderedDict[tuple[str, int], float] = OrderedDict()
+        self._offered: OrderedDict[tuple[str, str, int], float] = OrderedDict()
+
+    def published(self, publish_seq: int, offer: ReleaseOffer) -> None:
+        """A new release (of the worker's thread)."""
+        self._fresh.put((time.monotonic(), publish_seq, offer))
+        self._wake()
+
+    def send_offers(self) -> None:
+        """A new release goes to every known robot at once; their queries are the fallback."""
+        while not self._fresh.empty():
+            published_s, publish_seq, offer = self._fresh.get()
+            _remember(self._published, (offer.target, publish_seq), published_s)
+            for peer, (robot_id, features) in self._peers.items():
+                self._note_offer(robot_id, publish_seq, offer)
+                self._send(peer, wire.pack(_understood(offer, features)))
+
+    def on_query(
+        self,
+        peer: bytes,
+        query: ReleaseQuery,
+        work: Work,
+        features: frozenset[str] = frozenset(wire.FEATURES),
+    ) -> None:
+        """`features`: what that robot's greeting named; encodings of other kinds are not offered to it."""
+        self._peers[peer] = query.robot_id, features
+        self._peers.move_to_end(peer)
+        if len(self._peers) > MAX_ROBOTS:
+            self._peers.popitem(last=False)
+        publisher = work.publisher_of(query.target)
+        answer: ReleaseOffer | ReleaseNone = ReleaseNone(query.target, work.iteration)
+        if publisher is not None:
+            answer = publisher.answer_query(query, work.iteration, work.note)
+        if isinstance(answer, ReleaseOffer) and publisher is not None:
+            self._note_offer(query.robot_id, publisher.newest_seq, answer)
+            answer = _understood(answer, features)
+        self._send(peer, wire.pack(answer))
+
+    def on_want(self, peer: bytes, want: ReleaseWant, work: Work) -> None:
+        """Raises `WireError` on a want that can't be honoured."""
+        publisher = work.publisher_of(want.target)
+        if publisher is None:
+            raise WireError("nothing is released for that target", found=want.target)
+        self._send(peer, publisher.answer_want(want))
+
+    def on_outcome(self, peer: bytes, outcome: ReleaseOutcome) -> None:
+        """Recorded once, however often it is told, and synced before it is acknowledged. Raises `OSError`
+        where it can't be: the robot tells it again."""
+        if len(outcome.report_id) > MAX_REPORT_ID:
+            raise WireError("report_id too long", found=len(outcome.report_id))
+        report = (outcome.robot_id, outcome.report_id)
+        if report not in self._reports:
+            if not self._record(outcome):
+                raise OSError("the outcome of a release was not written")
+            if outcome.report_id:
+                self._metrics.sync()
+                _remember(self._reports, report, None)
+        if outcome.report_id:
+            self._send(peer, wire.pack(OutcomeStored(outcome.report_id)))
+
+    def _record(self, outcome: ReleaseOutcome) -> bool:
+        """Times from publishing on: the robot's are since its offer arrived, ours add how long that took."""
+        published = self._published.get((outcome.target, outcome.publish_seq), math.nan)
+        key = (outcome.robot_id, outcome.target, outcome.publish_seq)
+        # A query answered in the moment of publishing may be ahead by microseconds; NaN stays NaN.
+        wait_s = max(self._offered.get(key, math.nan) - published, 0.0)
+        return self._metrics.add(
+            "release",
+            robot_id=outcome.robot_id,
+            target=outcome.target,
+            publish_seq=outcome.publish_seq,
+            outcome=outcome.outcome,
+            reason=outcome.reason,
+            episode_seq=outcome.episode_seq,
+            bytes_on_wire=outcome.bytes_on_wire,
+            publish_to_offer_s=wait_s,
+            publish_to_verified_s=wait_s + outcome.verified_s,
+            publish_to_staged_s=wait_s + outcome.staged_s,
+            publish_to_swapped_s=wait_s + outcome.swapped_s,
+            report_id=outcome.report_id,
+        )
+
+    def _note_offer(self, robot_id: str, publish_seq: int, offer: ReleaseOffer) -> None:
+        key = (robot_id, offer.target, publish_seq)
+        if key not in self._offered:
+            _remember(self._offered, key, time.monotonic())
+
+
+def _understood(offer: ReleaseOffer, features: frozenset[str]) -> ReleaseOffer:
+    encodings = tuple(e for e in offer.encodings if kind_of(e.id) in features)
+    return msgspec.structs.replace(offer, encodings=encodings)
+
+
+def _remember(known: OrderedDict, key: tuple, value: object) -> None:  # type: ignore[type-arg]
+    known[key] = value
+    if len(known) > MAX_REMEMBERED:
+        known.popitem(last=False)
+
+
+def _known_reports(metrics: Path) -> OrderedDict[tuple[str, str], None]:
+    """(robot_id, report_id) of the outcomes recorded before."""
+    known: OrderedDict[tuple[str, str], None] = OrderedDict()
+    for record in read_metrics(metrics) if metrics.exists() else []:
+        if record["kind"] == "release" and record.get("report_id"):
+            _remember(known, (record["robot_id"], record["report_id"]), None)
+    return known

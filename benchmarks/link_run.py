@@ -13,7 +13,6 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import TracebackType
 
 import psutil
 
@@ -90,12 +89,7 @@ class Ends:
         self._wait("the greeting", lambda: self.board.link_state == LinkState.WELCOME)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        at: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         for process in (self.link, self.trainer):
             process.terminate()
             try:

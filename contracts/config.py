@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Hashable, Sequence
+import math
+from collections.abc import Hashable, Iterable, Sequence
 from typing import Any, TypeVar
 
 import msgspec
@@ -44,6 +45,15 @@ def convert(tree: dict[str, Any], kind: type[T], source: str) -> T:
         raise ConfigError(
             f"{source}: {error}", remedy=hint or "see hw_configs/README.md for every key"
         ) from error
+
+
+def check_ranges(where: str, rows: Iterable[tuple[str, float, float, float]]) -> None:
+    """Each row a key, its value, the least and the most it may be (inf: no most); the first one outside is
+    a `ConfigError` that names `where` + key. NaN is outside."""
+    for name, value, least, most in rows:
+        if not least <= value <= most:
+            expected = f">= {least:g}" if math.isinf(most) else f"{least:g} to {most:g}"
+            raise ConfigError(f"{where}{name}", expected=expected, found=value)
 
 
 def parse(text: str, source: str) -> dict[str, Any]:

@@ -7,11 +7,16 @@ A message is a msgspec struct with a tag; pictures and weights travel beside it 
 from __future__ import annotations
 
 import math
+import re
 
 import msgspec
 
 from contracts.reward import RewardSignal
 from contracts.specs import ActionSpec, ObservationSpec
+
+ROBOT_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]{0,63}")
+"""What a robot may be called on the wire; a session is named by the same letters. Names of files are made
+of both, parted by '_'."""
 
 
 class Message(msgspec.Struct, frozen=True, tag_field="kind"):

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import numpy as np
 
+from contracts.config import check_ranges
 from contracts.errors import ConfigError
+from contracts.messages import ROBOT_ID
 from runtime.operator.section import check_operator
 
 if TYPE_CHECKING:
@@ -23,37 +25,44 @@ MOST_SILENCE_S = 0.5
 def check(config: RobotConfig, source: str) -> None:
     """Values that contradict one another, each a `ConfigError` of one sentence."""
     _check_finite(msgspec.to_builtins(config), source)
+    if not ROBOT_ID.fullmatch(config.robot.id):
+        raise ConfigError(
+            f"{source}: robot.id",
+            expected="1 to 64 letters, digits, '.' and '-', a letter or digit first",
+            found=config.robot.id,
+        )
     if not config.cameras:
         raise ConfigError(f"{source}: no camera", remedy="add one under cameras:")
     if config.pace == "asap" and not config.bench.enabled:
         raise ConfigError(f"{source}: pace asap needs the bench", remedy="set pace: realtime")
-    for name, value, low in (
-        ("loop.rate_hz", config.loop.rate_hz, 0.1),
-        ("loop.watchdog_timeout_s", config.loop.watchdog_timeout_s, 0.001),
-        ("loop.lease_s", config.loop.lease_s, 0.001),
-        ("loop.pause_allowance_s", config.loop.pause_allowance_s, 0.0),
-        ("episode.max_s", config.episode.max_s, 0.1),
-        ("episode.reset_speed", config.episode.reset_speed, 0.1),
-        ("policy.execute_steps", config.policy.execute_steps, 1),
-        ("policy.fade_steps", config.policy.fade_steps, 0),
-        ("recording.frames_every", config.recording.frames_every, 1),
-        ("recording.ring_s", config.recording.ring_s, 0.01),
-        ("recording.queue_frames", config.recording.queue_frames, 1),
-        ("link.spool_max_mib", config.link.spool_max_mib, 1),
-        ("link.spool_min_free_mib", config.link.spool_min_free_mib, 0),
-        ("recording.min_free_mib", config.recording.min_free_mib, 0),
-        ("iteration.episodes", config.iteration.episodes, 1),
-        ("reward.end_after_s", config.reward.end_after_s, 0.0),
-        ("arm.read_rate_hz", config.arm.read_rate_hz, 1.0),
-        ("arm.fault_after_s", config.arm.fault_after_s, 0.001),
-        ("arm.command_timeout_s", config.arm.command_timeout_s, 0.001),
-        ("arm.answer_timeout_s", config.arm.answer_timeout_s, 0.001),
-        ("arm.state_latency_s", config.arm.state_latency_s, 0.0),
-        ("arm.action_latency_s", config.arm.action_latency_s, 0.0),
-        ("loop.inference_latency_ticks", config.loop.inference_latency_ticks, 0),
-    ):
-        if not value >= low:
-            raise ConfigError(f"{source}: {name}", expected=f">= {low:g}", found=value)
+    check_ranges(
+        f"{source}: ",
+        (
+            ("loop.rate_hz", config.loop.rate_hz, 0.1, math.inf),
+            ("loop.watchdog_timeout_s", config.loop.watchdog_timeout_s, 0.001, math.inf),
+            ("loop.lease_s", config.loop.lease_s, 0.001, math.inf),
+            ("loop.pause_allowance_s", config.loop.pause_allowance_s, 0.0, math.inf),
+            ("episode.max_s", config.episode.max_s, 0.1, math.inf),
+            ("episode.reset_speed", config.episode.reset_speed, 0.1, math.inf),
+            ("policy.execute_steps", config.policy.execute_steps, 1, math.inf),
+            ("policy.fade_steps", config.policy.fade_steps, 0, math.inf),
+            ("recording.frames_every", config.recording.frames_every, 1, math.inf),
+            ("recording.ring_s", config.recording.ring_s, 0.01, math.inf),
+            ("recording.queue_frames", config.recording.queue_frames, 1, math.inf),
+            ("link.spool_max_mib", config.link.spool_max_mib, 1, math.inf),
+            ("link.spool_min_free_mib", config.link.spool_min_free_mib, 0, math.inf),
+            ("recording.min_free_mib", config.recording.min_free_mib, 0, math.inf),
+            ("iteration.episodes", config.iteration.episodes, 1, math.inf),
+            ("reward.end_after_s", config.reward.end_after_s, 0.0, math.inf),
+            ("arm.read_rate_hz", config.arm.read_rate_hz, 1.0, math.inf),
+            ("arm.fault_after_s", config.arm.fault_after_s, 0.001, math.inf),
+            ("arm.command_timeout_s", config.arm.command_timeout_s, 0.001, math.inf),
+            ("arm.answer_timeout_s", config.arm.answer_timeout_s, 0.001, math.inf),
+            ("arm.state_latency_s", config.arm.state_latency_s, 0.0, math.inf),
+            ("arm.action_latency_s", config.arm.action_latency_s, 0.0, math.inf),
+            ("loop.inference_latency_ticks", config.loop.inference_latency_ticks, 0, math.inf),
+        ),
+    )
     _check_stops(config, source)
     _check_probation(config.probation, source)
     if not 0 <= config.policy.explore_deg <= MOST_EXPLORATION_DEG:
@@ -99,17 +108,16 @@ def _is_rigid(pose: tuple[float, ...]) -> bool:
 
 
 def _check_probation(rules: Probation, source: str) -> None:
-    for name, value, low, high in (
-        ("drop", rules.drop, 0.05, 0.9),
-        ("alpha", rules.alpha, 0.001, 0.4),
-        ("beta", rules.beta, 0.001, 0.4),
-        ("most_episodes", rules.most_episodes, 1, 10_000),
-        ("unjudged", rules.unjudged, 1, 10_000),
-    ):
-        if not low <= value <= high:
-            raise ConfigError(
-                f"{source}: probation.{name}", expected=f"{low:g} to {high:g}", found=value
-            )
+    check_ranges(
+        f"{source}: probation.",
+        (
+            ("drop", rules.drop, 0.05, 0.9),
+            ("alpha", rules.alpha, 0.001, 0.4),
+            ("beta", rules.beta, 0.001, 0.4),
+            ("most_episodes", rules.most_episodes, 1, 10_000),
+            ("unjudged", rules.unjudged, 1, 10_000),
+        ),
+    )
 
 
 def _check_stops(config: RobotConfig, source: str) -> None:
@@ -140,14 +148,15 @@ def _check_finite(value: Any, source: str, key: str = "") -> None:
 
 def _check_gate(gate: GateSection, source: str) -> None:
     margins = {f"soft_margins.{joint}": margin for joint, margin in gate.soft_margins.items()}
-    for name, value, low in (
-        *((name, value, 0.0) for name, value in margins.items()),
-        ("soft_margin", gate.soft_margin, 0.0),
-        ("jerk_time_s", gate.jerk_time_s, 0.0),
-        ("quiet_s", gate.quiet_s, 0.0),
-        ("quiet_units", gate.quiet_units, 0.01),
-        ("standstill_s", gate.standstill_s, 0.05),
-        ("max_action_age_s", gate.max_action_age_s, 0.001),
-    ):
-        if not low <= value < 1e6:
-            raise ConfigError(f"{source}: gate.{name}", expected=f">= {low:g}", found=value)
+    check_ranges(
+        f"{source}: gate.",
+        (
+            *((name, value, 0.0, 1e6) for name, value in margins.items()),
+            ("soft_margin", gate.soft_margin, 0.0, 1e6),
+            ("jerk_time_s", gate.jerk_time_s, 0.0, 1e6),
+            ("quiet_s", gate.quiet_s, 0.0, 1e6),
+            ("quiet_units", gate.quiet_units, 0.01, 1e6),
+            ("standstill_s", gate.standstill_s, 0.05, 1e6),
+            ("max_action_age_s", gate.max_action_age_s, 0.001, 1e6),
+        ),
+    )

@@ -16,6 +16,7 @@ from pathlib import Path
 from contracts.errors import WireError
 from contracts.files import atomic
 from contracts.messages import (
+    ROBOT_ID,
     EpisodeChunk,
     EpisodeOffer,
     EpisodeStored,
@@ -39,7 +40,6 @@ MAX_PARTIAL = 1024
 SILENCE_S, MAX_SILENCE_S = 0.9, 30.0
 """So long nothing, and what was asked for counts as lost; twice as long each time."""
 FORGET_S = 60.0
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]{0,63}")
 
 Answer = EpisodeWant | EpisodeStored | EpisodeWait
 Send = Callable[[bytes, Answer], None]
@@ -273,7 +273,7 @@ def _write_at(path: Path, offset: int, data: memoryview) -> None:
 def check_key(robot_id: str, session_id: str, episode_seq: int) -> EpisodeKey:
     """The key, if its parts may become a file name. Raises `WireError`."""
     for part in (robot_id, session_id):
-        if not _NAME.fullmatch(part):
+        if not ROBOT_ID.fullmatch(part):
             raise WireError("id on the wire", expected="letters, digits, '.', '-'", found=part[:80])
     if not 0 <= episode_seq < 10**8:
         raise WireError("episode_seq", found=episode_seq)

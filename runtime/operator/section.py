@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from contracts.config import check_ranges
 from contracts.errors import ConfigError
 
 
@@ -62,16 +63,15 @@ def check_operator(section: OperatorSection, source: str) -> None:
             expected="operator.token_file, or a loopback address",
             remedy="write a long random line into a file and name it, or use ssh -L",
         )
-    for name, value, low, high in (
-        ("web_port", section.web_port, 0, 65535),
-        ("picture_rate_hz", section.picture_rate_hz, 0.1, 60.0),
-        ("picture_width", section.picture_width, 64, 4096),
-        ("jog_speed", section.jog_speed, 0.1, 60.0),
-        ("match_within", section.match_within, 0.1, 45.0),
-        ("blend_s", section.blend_s, 0.0, 10.0),
-        ("leader_timeout_s", section.leader_timeout_s, 0.05, 2.0),
-    ):
-        if not low <= value <= high:
-            raise ConfigError(
-                f"{source}: operator.{name}", expected=f"{low:g} to {high:g}", found=value
-            )
+    check_ranges(
+        f"{source}: operator.",
+        (
+            ("web_port", section.web_port, 0, 65535),
+            ("picture_rate_hz", section.picture_rate_hz, 0.1, 60.0),
+            ("picture_width", section.picture_width, 64, 4096),
+            ("jog_speed", section.jog_speed, 0.1, 60.0),
+            ("match_within", section.match_within, 0.1, 45.0),
+            ("blend_s", section.blend_s, 0.0, 10.0),
+            ("leader_timeout_s", section.leader_timeout_s, 0.05, 2.0),
+        ),
+    )

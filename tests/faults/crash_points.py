@@ -17,7 +17,6 @@ import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 MOST_PENDING = 8
@@ -52,12 +51,7 @@ class Watch:
         io.open = builtins.open = self._open  # type: ignore[assignment]
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        at: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         io.open = builtins.open = self._real.pop("file")
         for name, function in self._real.items():
             setattr(os, name, function)

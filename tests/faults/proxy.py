@@ -15,7 +15,6 @@ import threading
 import time
 from collections import Counter
 from dataclasses import dataclass
-from types import TracebackType
 
 BLOCK_BYTES = 64 * 1024
 WAITING_BLOCKS = 16
@@ -179,12 +178,7 @@ class ChaosNet:
         self._thread.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        at: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         async def end() -> None:
             for wire in self.wires.values():
                 wire.cut()

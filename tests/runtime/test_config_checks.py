@@ -52,3 +52,10 @@ def test_where_a_camera_is_is_a_rigid_transform(pose: str) -> None:
 def test_a_ring_has_room(value: str) -> None:
     with pytest.raises(ConfigError, match=r"recording\.ring_s"):
         load_config(None, [f"recording.ring_s={value}"])
+
+
+@pytest.mark.parametrize("name", ["", "left_arm", "-a", "a/b", "a b", "x" * 65])
+def test_a_robot_is_called_what_the_trainer_takes(name: str) -> None:
+    load_config(None, ["robot.id=left-arm.2"])
+    with pytest.raises(ConfigError, match=r"robot\.id: expected 1 to 64 letters"):
+        load_config(None, [f"robot.id={name!r}"])

@@ -6,7 +6,7 @@ import functools
 import shutil
 import tempfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -154,11 +154,16 @@ def _spool_seeds() -> list[bytes]:
 
 def _mutate_spool(rng: Rng, data: bytes) -> bytes:
     header = of_tree(msgspec.msgpack.decode, msgspec.msgpack.encode)
+    return _mutate_one(rng, data, (header, mutate_log, header, mutate_log))
+
+
+def _mutate_one(rng: Rng, data: bytes, ways: Sequence[Callable[[Rng, bytes], bytes]]) -> bytes:
+    """One of the framed parts, each in its own way; what is no such frame as bytes."""
     parts = unframe(data)
-    if len(parts) != 4:
+    if len(parts) != len(ways):
         return mutate_bytes(rng, data)
-    at = rng.randrange(4)
-    parts[at] = (header, mutate_log, header, mutate_log)[at](rng, parts[at])
+    at = rng.randrange(len(ways))
+    parts[at] = ways[at](rng, parts[at])
     return frame(parts)
 
 
@@ -253,12 +258,7 @@ def _store_seeds() -> list[bytes]:
 
 def _mutate_store(rng: Rng, data: bytes) -> bytes:
     json = of_tree(msgspec.json.decode, lambda tree: msgspec.json.encode(tree) + b"\n")
-    parts = unframe(data)
-    if len(parts) != 4:
-        return mutate_bytes(rng, data)
-    at = rng.randrange(4)
-    parts[at] = (json, json, json, mutate_log)[at](rng, parts[at])
-    return frame(parts)
+    return _mutate_one(rng, data, (json, json, json, mutate_log))
 
 
 @contextmanager

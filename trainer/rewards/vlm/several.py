@@ -7,6 +7,7 @@ For whatever answers them: a model at hand (`trainer.rewards.vlm.model`) or a se
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
@@ -23,7 +24,7 @@ Asked = Sequence["list[list[Prompt]] | EntracteError"]
 """One a request: each question's prompts, or why it can't be asked."""
 
 
-class QuestionModel:
+class QuestionModel(ABC):
     """What a `VideoRewardModel` that asks questions is, whoever answers them; `score_batch` is its own."""
 
     def __init__(
@@ -51,9 +52,9 @@ class QuestionModel:
     def score(self, video: Video, instruction: str) -> RewardSignal:
         return self.score_batch([(video, instruction)])[0]
 
+    @abstractmethod
     def score_batch(self, requests: Requests) -> list[RewardSignal]:
         """One signal a request, in their order."""
-        raise NotImplementedError
 
 
 def refuse_twice(questions: Sequence[Question], model: str) -> None:

@@ -25,8 +25,9 @@ from calibration import rigid
 from calibration.boards import Board, Finder
 from calibration.handeye.closed_form import METHODS, guesses
 from calibration.handeye.estimate import estimate
-from calibration.handeye.samples import HandEyeError, Mount, Sample, View, make_setup
+from calibration.handeye.samples import HandEyeError, Sample, View, make_setup
 from calibration.rigid import Array
+from contracts.calibration import Mount
 from contracts.files.atomic import write_bytes
 
 COUNTS = (6, 10, 15, 40)

@@ -14,6 +14,10 @@ def command(
     capture: Annotated[Path, typer.Argument(help="Folder of `robot-calibrate capture`.")],
     camera: Annotated[str, typer.Option(help="Which camera of the capture.")],
     output: Annotated[Path | None, typer.Option(help="Write the lens there, as JSON.")] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(help="The robot's hardware config: put the lens into its calibration.json."),
+    ] = None,
 ) -> None:
     """Calibrate a camera's intrinsics, or see whether those of its factory still hold.
 
@@ -21,10 +25,14 @@ def command(
     import msgspec
     import numpy as np
 
-    from calibration import intrinsics, shots
+    from calibration import intrinsics, measured, shots
+    from calibration.record import Record
     from contracts.files import atomic
 
     taken = shots.read(capture)
+    record = None if config is None else Record(config)
+    if record is not None:
+        record.require_camera(camera)
     views = intrinsics.views_of(capture, taken, camera)
     declared = taken.cameras[camera]
     found = intrinsics.fit(views, declared)
@@ -60,3 +68,6 @@ def command(
     typer.echo("\n".join(lines))
     if level == "FAIL":
         raise typer.Exit(1)
+    if record is not None:
+        put = record.put(lambda now: measured.intrinsics(now, taken, camera, lens, worst))
+        typer.echo(record.said(put))

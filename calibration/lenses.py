@@ -6,42 +6,16 @@ The two models that RealSense cameras name: "brown_conrady" (OpenCV's five numbe
 
 from __future__ import annotations
 
-from typing import Literal
-
 import cv2
-import msgspec
 import numpy as np
 
-from calibration.handeye.samples import Camera, Mount
+from calibration.handeye.samples import Camera
 from calibration.rigid import Array
-from contracts.errors import ConfigError
-
-Model = Literal["none", "brown_conrady", "inverse_brown_conrady", "modified_brown_conrady"]
+from contracts.calibration import Intrinsics, Mount
 
 
-class Lens(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Pixels at `width` × `height`. `distortion`: k1, k2, p1, p2, k3 of `model`."""
-
-    width: int
-    height: int
-    fx: float
-    fy: float
-    cx: float
-    cy: float
-    model: Model = "none"
-    distortion: tuple[float, float, float, float, float] = (0.0, 0.0, 0.0, 0.0, 0.0)
-
-    def __post_init__(self) -> None:
-        numbers = (self.fx, self.fy, self.cx, self.cy, *self.distortion)
-        if not np.isfinite(numbers).all() or self.fx <= 0 or self.fy <= 0:
-            raise ConfigError(
-                "camera intrinsics", expected="finite, focal lengths above 0", found=numbers
-            )
-        if self.model == "modified_brown_conrady" and any(self.distortion):
-            raise ConfigError(
-                "distortion model modified_brown_conrady with coefficients",
-                remedy="calibrate the camera with `robot-calibrate intrinsics`",
-            )
+class Lens(Intrinsics, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Intrinsics, and what they do to pixels."""
 
     @property
     def matrix(self) -> Array:

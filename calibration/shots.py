@@ -18,8 +18,9 @@ import numpy.typing as npt
 
 from calibration import rigid
 from calibration.boards import MIN_SHARPNESS, Board, Corners, Finder
-from calibration.handeye.samples import MIN_CORNERS, Mount, Sample, Setup, View, make_setup
+from calibration.handeye.samples import MIN_CORNERS, Sample, Setup, View, make_setup
 from calibration.lenses import Lens
+from contracts.calibration import Mount
 from contracts.errors import EntracteError
 from contracts.files import atomic
 

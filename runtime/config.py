@@ -109,6 +109,14 @@ class CameraSection(_Section, frozen=True):
     options: dict[str, Any] = {}
 
 
+class CalibrationSection(_Section, frozen=True):
+    """`file`: the calibration.json that `robot-calibrate` wrote, empty for none; `key`: hex of the public key
+    that must have signed it. A model that is bound to another calibration is refused before motion."""
+
+    file: str = ""
+    key: str = ""
+
+
 class BenchSection(_Section, frozen=True):
     """The simulated bench. `enabled: false` on a real robot. `split`: "train" or "eval" scenes.
     `truth_file`: where the bench process writes the outcome of every episode, relative to the run
@@ -292,6 +300,7 @@ class RobotConfig(_Section, frozen=True):
     policy: PolicySection = PolicySection()
     reward: RewardSection = RewardSection()
     gate: GateSection = GateSection()
+    calibration: CalibrationSection = CalibrationSection()
     link: LinkSection = LinkSection()
     episode: EpisodeSection = EpisodeSection()
     iteration: IterationSection = IterationSection()

@@ -37,6 +37,7 @@ from contracts.messages import (
 )
 from contracts.package import package_id
 from runtime.board import Board, LoopState
+from runtime.calibration import own_id
 from runtime.clock_offset import ClockOffset
 from runtime.link_episodes import LiveStream, Recorder, Stalled, Uploader
 from runtime.link_releases import ReleaseFetcher
@@ -98,6 +99,7 @@ class Link:
             ("reward", config.reward.package),
         ):
             if not folder:
+        calibration_id = own_id(config.calibration, config.robot.id)
                 continue
             manifest = read_manifest(Path(folder))
             if not manifest.refinable:
@@ -130,6 +132,7 @@ class Link:
             )
         return fetchers
 
+                calibration_id=calibration_id,
     def run(self) -> None:
         """Until `stop`, and then until everything is uploaded: at most `DRAIN_S` longer, and no longer
         than `SILENT_S` for a trainer that is away."""

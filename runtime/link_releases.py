@@ -93,7 +93,7 @@ class ReleaseFetcher:
         on_staged: Callable[[int], None],
         on_refused: Callable[[int], None] = lambda seq: None,
         own: tuple[str, Path] | None = None,
-        calibration_id: str | None = None,
+        calibration_id: str = "",
         features: Callable[[], Collection[str]] = lambda: KINDS,
         background: Background = at_once,
         poll_s: float = 0.05,
@@ -104,8 +104,8 @@ class ReleaseFetcher:
         after the start. `report` takes what the trainer must hear of, durably. `on_staged` is called with
         the publish_seq of each newly staged release, `on_refused` with that of each signed one whose
         content is not sound. `own`: the package's own refinable weights, a delta's first base.
-        `calibration_id`: of this robot's cameras; None: the package's. `features`: what both ends can do,
-        encodings among them. `background`: where what arrived is unpacked and checked, which takes long for
+        `calibration_id`: this robot's own, "" for none. `features`: what both ends can do, encodings among
+        them. `background`: where what arrived is unpacked and checked, which takes long for
         large weights."""
         self.target, self._package, self._slots = target, package, slots
         self._package_id = package_id(package)
@@ -115,8 +115,7 @@ class ReleaseFetcher:
         self._on_staged, self._on_refused = on_staged, on_refused
         self._features = features
         self._background, self._clock, self._unix_clock = background, clock, unix_clock
-        own_calibration = package.observation.calibration_id
-        self._calibration_id = own_calibration if calibration_id is None else calibration_id
+        self._calibration_id = calibration_id
         self._files = ReleaseFiles(slots, own)
         self._have = tuple(self._files.held())
         self._told: tuple[tuple[str, ...], float] = ((), -math.inf)

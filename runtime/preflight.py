@@ -11,6 +11,7 @@ from contracts import registry
 from contracts.errors import ConfigError
 from contracts.files.packages import read_manifest
 from contracts.package import ChunkSpec, PackageManifest
+from runtime.calibration import own_calibration, require_bound
 from runtime.config import PolicySection, RewardSection, RobotConfig
 from runtime.engines import options_of, survey
 from runtime.run import RunPlan
@@ -21,6 +22,7 @@ def check(config: RobotConfig, plan: RunPlan) -> None:
     known("arms", config.arm.kind)
     for camera in config.cameras.values():
         known("cameras", camera.kind)
+    own_calibration(config.calibration, config.robot.id)
     if plan.driver == "policy":
         _usable(config.policy)
         if not config.policy.package:
@@ -88,7 +90,8 @@ def _usable(section: PolicySection | RewardSection) -> None:
 
 
 def manifest_of(config: RobotConfig, folder: str, *models: str) -> PackageManifest:
-    """Head of the package, of one of these kinds and for cameras that there are; else an error."""
+    """Head of the package, of one of these kinds, for cameras that there are, bound to no other calibration;
+    else an error."""
     manifest = read_manifest(Path(folder))
     if manifest.model not in models:
         raise ConfigError(
@@ -98,4 +101,7 @@ def manifest_of(config: RobotConfig, folder: str, *models: str) -> PackageManife
         )
     for camera in manifest.cameras:
         need_camera(config, camera, f"{manifest.model} model")
+    bound_to = manifest.observation.calibration_id
+    named = f"the {manifest.model} package {folder}"
+    require_bound(bound_to, config.calibration, config.robot.id, named)
     return manifest

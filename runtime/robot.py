@@ -19,6 +19,7 @@ from runtime import pacing
 from runtime.arms import open_arm
 from runtime.blackbox import SECTIONS, BlackBox
 from runtime.board import Board, Owner
+from runtime.calibration import bind, own_calibration, require_bound
 from runtime.cameras import open_cameras
 from runtime.clock import Clock, MonotonicClock, SimulatedClock
 from runtime.config import LoopSection
@@ -206,6 +207,7 @@ class Robot:
 def build(run: Run, board: Board) -> Robot:
     """The robot of a run. Raises `EntracteError` where a part is missing or doesn't fit another."""
     config = run.config
+    calibration = own_calibration(config.calibration, config.robot.id)
     driven = run.plan.driver == "policy"
     policy = open_policy(run) if driven else None
     reward = open_reward(run) if driven else None
@@ -215,8 +217,8 @@ def build(run: Run, board: Board) -> Robot:
     arm = open_arm(run, "control")
     senses = Senses(open_cameras(run), arm, config)
     action = arm.spec()
-    observation = senses.spec(action)
-    _check_packages(policy, reward, observation, action)
+    observation = bind(senses.spec(action), calibration)
+    _check_packages(run, policy, reward, observation, action)
     scene = open_scene(run)
     lockstep = config.pace == "asap"
     clock: Clock = (
@@ -316,6 +318,7 @@ def _start(run: Run, policy: PolicyRunner | None, reward: Reward | None) -> None
 
 
 def _check_packages(
+    run: Run,
     policy: PolicyRunner | None,
     reward: Reward | None,
     observation: ObservationSpec,
@@ -323,11 +326,9 @@ def _check_packages(
 ) -> None:
     for runner, what in ((policy, "policy"), (reward, "reward model")):
         if runner is not None:
-            manifest = runner.manifest
+            manifest, named = runner.manifest, f"the {what} {runner.package.folder}"
             require_compatible(
-                manifest.observation,
-                manifest.action or action,
-                observation,
-                action,
-                f"the {what} {runner.package.folder}",
+                manifest.observation, manifest.action or action, observation, action, named
             )
+            bound_to, config = manifest.observation.calibration_id, run.config
+            require_bound(bound_to, config.calibration, config.robot.id, named)

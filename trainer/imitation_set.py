@@ -27,7 +27,8 @@ EXAMPLES = 8
 def first_config(
     roots: Sequence[Path], width: int, height: int, texts: Sequence[str] = ()
 ) -> FlowConfig:
-    """Config of a policy from nothing for the robot and the words of these data sets, and of `texts`.
+    """Config of a policy from nothing for the robot and the words of these data sets, and of `texts`;
+    bound to their calibration if they all have the same one.
 
     Raises `ConfigError` when a data set doesn't say which robot it is of, `SpecMismatch` when they are of
     different robots.
@@ -42,9 +43,12 @@ def first_config(
             other.action,
             f"data set {roots[0]} and {root}",
         )
+    observation = first.observation
+    if any(s.observation.calibration_id != observation.calibration_id for s in sessions):
+        observation = msgspec.structs.replace(observation, calibration_id="")
     instructions = [*texts, *(text for root in roots for text in DatasetReader(root).tasks)]
     return FlowConfig(
-        observation=first.observation,
+        observation=observation,
         action=first.action,
         cameras=tuple(camera.name for camera in first.observation.cameras),
         image_height=height,

@@ -15,8 +15,9 @@ import numpy as np
 
 from calibration import rigid
 from calibration.handeye.closed_form import near_T_far
-from calibration.handeye.samples import Camera, Mount, Setup
+from calibration.handeye.samples import Camera, Setup
 from calibration.rigid import Array
+from contracts.calibration import Mount
 
 POSE = 6
 Block = tuple[str, str]

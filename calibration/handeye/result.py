@@ -11,9 +11,11 @@ from calibration import shots
 from calibration.handeye import refusals
 from calibration.handeye.estimate import Estimate, estimate
 from calibration.handeye.quality import CameraQuality, assess
-from calibration.handeye.samples import Mount, Setup
+from calibration.handeye.samples import Setup
 from calibration.handeye.verdict import Verdict, judge
 from calibration.rigid import Array
+from calibration.shots import Shots
+from contracts.calibration import Mount
 
 Rows = tuple[tuple[float, float, float, float], ...]
 
@@ -49,7 +51,13 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
 
 def solve(folder: Path, *, size_known: bool = True, bootstrap: int = 200) -> Result:
     """Raises `ShotsError` and `HandEyeError` for what gives no calibration."""
-    capture = shots.read(folder)
+    return solve_shots(folder, shots.read(folder), size_known=size_known, bootstrap=bootstrap)
+
+
+def solve_shots(
+    folder: Path, capture: Shots, *, size_known: bool = True, bootstrap: int = 200
+) -> Result:
+    """The same of a capture that was read already."""
     setup = shots.to_setup(folder, capture)
     return solve_setup(setup, size_known=size_known, bootstrap=bootstrap)
 

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
 
 import numpy as np
 
 from calibration import rigid
 from calibration.rigid import Array
+from contracts.calibration import Mount
 from contracts.errors import EntracteError
 
-Mount = Literal["hand", "world"]
 MIN_SAMPLES = 3
 MIN_CORNERS = 4
 

@@ -15,8 +15,9 @@ from calibration import rigid
 from calibration.handeye import closed_form
 from calibration.handeye.closed_form import Guess
 from calibration.handeye.linear import Poses
-from calibration.handeye.samples import Camera, HandEyeError, Mount, Setup
+from calibration.handeye.samples import Camera, HandEyeError, Setup
 from calibration.rigid import Array
+from contracts.calibration import Mount
 
 NEAR_PX = 8.0
 """A guess whose median corner is off by no more is good enough to begin with."""

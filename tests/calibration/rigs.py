@@ -6,8 +6,9 @@ import numpy as np
 
 from calibration import rigid
 from calibration.handeye.closed_form import project
-from calibration.handeye.samples import Camera, Mount, Sample, View
+from calibration.handeye.samples import Camera, Sample, View
 from calibration.rigid import Array
+from contracts.calibration import Mount
 
 FOCAL_PX = 600.0
 SQUARE_M = 0.03

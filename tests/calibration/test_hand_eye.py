@@ -11,7 +11,8 @@ from calibration import rigid
 from calibration.handeye import closed_form, refusals
 from calibration.handeye.estimate import Estimate, estimate
 from calibration.handeye.linear import Poses, linearise
-from calibration.handeye.samples import HandEyeError, Mount, Sample, Setup, View, make_setup
+from calibration.handeye.samples import HandEyeError, Sample, Setup, View, make_setup
+from contracts.calibration import Mount
 from tests.calibration.rigs import BOARD, Rig
 
 MOUNTS: tuple[Mount, Mount] = ("hand", "world")

@@ -1,0 +1,92 @@
+"""From what the verbs measured to what `calibration.json` and the hardware configuration hold. Pure."""
+
+from __future__ import annotations
+
+import msgspec
+
+from calibration.handeye.result import CameraResult, Result, Rows
+from calibration.hardware_file import Value
+from calibration.lenses import Lens
+from calibration.record import with_camera
+from calibration.shots import ShotCamera, Shots
+from contracts.calibration import Calibration, HandEye, Intrinsics
+
+
+def with_lenses(taken: Shots, calibration: Calibration) -> Shots:
+    """The capture with the lenses that were measured of its cameras, in place of those that it came with."""
+    cameras = dict(taken.cameras)
+    for name, camera in taken.cameras.items():
+        known = calibration.cameras.get(name)
+        if known is None or known.lens is None or known.lens_px is None:
+            continue
+        size = (known.lens.width, known.lens.height)
+        if known.serial == camera.serial and size == (camera.lens.width, camera.lens.height):
+            lens = msgspec.convert(known.lens, Lens, from_attributes=True)
+            cameras[name] = msgspec.structs.replace(camera, lens=lens)
+    return msgspec.structs.replace(taken, cameras=cameras)
+
+
+def intrinsics(
+    calibration: Calibration, taken: Shots, name: str, lens: Lens, worst_px: float
+) -> Calibration:
+    """With the lens of one camera; `worst_px`: two deviations where it is least sure."""
+    device = _device(taken.cameras[name])
+    return with_camera(calibration, name, **device, lens=_plain(lens), lens_px=worst_px)
+
+
+def hand_eye(calibration: Calibration, taken: Shots, result: Result) -> Calibration:
+    """With where every camera of the capture is, and through which lens that was found. `result` passes."""
+    for name, found in result.cameras.items():
+        camera = taken.cameras[name]
+        before = calibration.cameras.get(name)
+        lens = _plain(camera.lens)
+        lens_px = before.lens_px if before is not None and before.lens == lens else None
+        calibration = with_camera(
+            calibration,
+            name,
+            **_device(camera),
+            lens=lens,
+            lens_px=lens_px,
+            hand_eye=_hand_eye(camera, found, result),
+        )
+    return calibration
+
+
+def pose_keys(result: Result) -> dict[str, Value]:
+    """Keys of the hardware configuration."""
+    keys: dict[str, Value] = {}
+    for name, found in result.cameras.items():
+        keys[f"cameras.{name}.mount"] = found.mount
+        keys[f"cameras.{name}.pose"] = _flat(found.pose)
+    return keys
+
+
+def _hand_eye(camera: ShotCamera, found: CameraResult, result: Result) -> HandEye:
+    assert result.verdict.level != "fail"
+    quality = found.quality
+    return HandEye(
+        mount=found.mount,
+        pose=_flat(found.pose),
+        covariance=found.covariance,
+        stands=quality.stands,
+        corner_px=quality.corner_px.median,
+        held_out_px=quality.held_out.pixels.median,
+        held_out_mm=quality.held_out.mm.median,
+        interval_mm=max(quality.interval_mm),
+        interval_deg=max(quality.interval_deg),
+        verdict=result.verdict.level,
+        board=msgspec.to_builtins(camera.board),
+        board_pose=_flat(result.boards[found.mount]),
+    )
+
+
+def _device(camera: ShotCamera) -> dict[str, str]:
+    return {"serial": camera.serial, "firmware": camera.firmware}
+
+
+def _plain(lens: Lens) -> Intrinsics:
+    return msgspec.convert(lens, Intrinsics, from_attributes=True)
+
+
+def _flat(rows: Rows) -> tuple[float, ...]:
+    return tuple(value for row in rows for value in row)

@@ -1,0 +1,120 @@
+"""The robot's `calibration.json`, grown step by step: each verb that measured something puts it in.
+
+Owns where the file is and who signs it; the format is `contracts.calibration`'s, the hardware configuration
+that names it `calibration.hardware_file`'s.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from calibration import hardware_file
+from calibration.hardware_file import Value
+from contracts.calibration import VERSION, Calibration, CameraCalibration
+from contracts.errors import ConfigError
+from contracts.files import calibration_file
+from contracts.key_rotation import hex_of
+
+_ARM_NAMES = ("id", "serial", "calibration", "port")
+"""Options that tell one arm of a kind from another, the surest first."""
+
+
+class Record:
+    """Of the robot whose hardware configuration is at `config`. Raises `ConfigError` for a configuration or
+    a calibration that can't be read: asked before anything is measured."""
+
+    def __init__(self, config: Path) -> None:
+        self.config, self._tree = config, hardware_file.read(config)
+        named = self._section("calibration").get("file") or ""
+        self.path = Path(named).expanduser() if named else _beside(config)
+        self._key = calibration_file.signing_key(self.path)
+        self.now = self._read() if named or self.path.exists() else self._empty()
+
+    @property
+    def cameras(self) -> dict[str, dict[str, Any]]:
+        """The configured cameras' sections by name."""
+        return self._section("cameras")
+
+    def put(
+        self,
+        change: Callable[[Calibration], Calibration],
+        keys: Mapping[str, Value] | None = None,
+        *,
+        clock: Callable[[], float] = time.time,
+    ) -> str:
+        """Change the calibration, sign and write it, then `keys` (dotted) and its place into the hardware
+        configuration. Returns the new id."""
+        date = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(clock()))
+        self.now = msgspec.structs.replace(change(self.now), date=date)
+        found = calibration_file.write(self.path, self.now, self._key)
+        named: dict[str, Value] = {
+            "calibration.file": str(self.path),
+            "calibration.key": self.public_key,
+        }
+        hardware_file.change(self.config, {**(keys or {}), **named})
+        return found
+
+    def said(self, found: str) -> str:
+        """For a terminal, after `put`."""
+        return f"calibration {found} in {self.path}, signed; {self.config} names it"
+
+    @property
+    def public_key(self) -> str:
+        """Hex."""
+        return hex_of(self._key.public_key())
+
+    def require_camera(self, name: str) -> None:
+        """Raise `ConfigError` unless the configuration has a camera of that name."""
+        if name not in self.cameras:
+            raise ConfigError(
+                f"{self.config} has no camera '{name}'",
+                expected=f"one of {sorted(self.cameras)}",
+                remedy="name the capture's camera as the configuration does",
+            )
+
+    def _section(self, name: str) -> dict[str, Any]:
+        found = self._tree.get(name) or {}
+        if not isinstance(found, dict):
+            raise ConfigError(f"{self.config}: {name}", expected="a section", found=found)
+        return found
+
+    def _read(self) -> Calibration:
+        found = calibration_file.read(self.path, self.public_key)
+        if found.robot_id != self._robot_id:
+            raise ConfigError(
+                f"{self.path} is of another robot",
+                expected=self._robot_id,
+                found=found.robot_id,
+                remedy="name another file under calibration.file, or robot.id as it was",
+            )
+        return msgspec.structs.replace(found, arm=self._arm)
+
+    def _empty(self) -> Calibration:
+        return Calibration(version=VERSION, robot_id=self._robot_id, arm=self._arm, date="")
+
+    @property
+    def _robot_id(self) -> str:
+        return str(self._section("robot").get("id") or "bench-0")
+
+    @property
+    def _arm(self) -> str:
+        arm = self._section("arm")
+        options: dict[str, Any] = arm.get("options") or {}
+        own = next((Path(str(options[k])).name for k in _ARM_NAMES if options.get(k)), "")
+        return f"{arm.get('kind', 'sim')} {own}".strip()
+
+
+def with_camera(calibration: Calibration, name: str, **measured: object) -> Calibration:
+    """The calibration with these fields of one camera replaced."""
+    before = calibration.cameras.get(name, CameraCalibration())
+    now = msgspec.structs.replace(before, **measured)
+    return msgspec.structs.replace(calibration, cameras={**calibration.cameras, name: now})
+
+
+def _beside(config: Path) -> Path:
+    return config.parent / f"{config.stem}-calibration" / "calibration.json"

@@ -1,0 +1,120 @@
+"""What a verb measured goes into the signed file and, by name, into the hardware configuration as it is."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from calibration import hardware_file
+from calibration.app import app
+from calibration.record import Record, with_camera
+from contracts.calibration import calibration_id
+from contracts.errors import ConfigError
+from contracts.files import calibration_file
+from runtime.config import DEFAULT_CONFIG, load_config
+from tests.calibration.test_boards_and_shots import capture
+
+ROBOTS = sorted(p for p in DEFAULT_CONFIG.parent.glob("*.yaml") if p.name not in ("trainer.yaml",))
+
+
+@pytest.mark.parametrize("path", ROBOTS, ids=lambda path: path.stem)
+def test_keys_are_set_and_all_else_stays_as_it_was_written(path: Path) -> None:
+    text = path.read_text()
+    before = load_config(path)
+    camera = next(iter(before.cameras))
+    pose = (
+        *(0.0, -1.0, 0.0, 0.25),
+        *(1.0, 0.0, 0.0, 0.1),
+        *(0.0, 0.0, 1.0, 0.5),
+        0.0,
+        0.0,
+        0.0,
+        1.0,
+    )
+    values: dict[str, hardware_file.Value] = {
+        f"cameras.{camera}.latency_s": 0.00002,
+        f"cameras.{camera}.pose": pose,
+        f"cameras.{camera}.mount": "hand",
+        "arm.action_latency_s": 0.05,
+        "calibration.file": "here: it is # so",
+        "calibration.key": "ab" * 32,
+    }
+    once = hardware_file.edited(text, values, "x")
+    assert hardware_file.edited(once, values, "x") == once
+    gone = [line for line in text.splitlines() if line not in once.splitlines()]
+    assert len(gone) <= 2  # the flow mappings into which keys went
+    for comment in re.findall(r"#.*", text):
+        assert comment in once
+    tree = hardware_file.parse(once, "x")
+    assert tree["cameras"][camera]["pose"] == list(pose)
+    assert tree["calibration"] == {"file": "here: it is # so", "key": "ab" * 32}
+    again = {key: value for key, value in values.items() if "latency" in key}
+    other = hardware_file.edited(once, dict.fromkeys(again, 0.07), "x")
+    assert hardware_file.parse(other, "x")["arm"]["action_latency_s"] == 0.07
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "cameras: &a {front: {latency_s: 1}}\nother: *a\n",
+        "cameras:\n  front:\n    - 1\n",
+        "cameras:\n  front: [1]\n",
+        "cameras: 3\n",
+    ],
+)
+def test_a_layout_that_would_lose_something_is_left_alone(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "robot.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError):
+        hardware_file.change(path, {"cameras.front.latency_s": 0.1})
+    assert path.read_text() == text
+
+
+def test_a_hand_eye_result_is_recorded_signed_and_named_by_the_configuration(
+    tmp_path: Path,
+) -> None:
+    config = tmp_path / "robot.yaml"
+    config.write_text(
+        "robot: {id: bench-0}  # mine\ncameras:\n  wrist: {kind: sim, width: 640, height: 480}\n"
+    )
+    folder = capture(tmp_path / "capture")
+    options = ["--config", str(config), "--bootstrap", "0"]
+    said = CliRunner().invoke(app, ["handeye", str(folder), *options])
+    assert said.exit_code == 0, said.output
+    robot = load_config(config)
+    found = calibration_file.read(Path(robot.calibration.file), robot.calibration.key)
+    wrist = found.cameras["wrist"]
+    assert wrist.hand_eye is not None and wrist.lens is not None
+    assert robot.cameras["wrist"].pose == wrist.hand_eye.pose
+    assert robot.cameras["wrist"].mount == "hand"
+    assert wrist.hand_eye.board["columns"] == 7 and wrist.hand_eye.interval_mm < 5.0
+    assert np.linalg.eigvalsh(np.array(wrist.hand_eye.covariance)).min() > 0
+    assert calibration_id(found) in said.output
+    assert "# mine" in config.read_text()
+    first = calibration_id(found)
+    # A second step keeps the first one's pose, and the calibration before it can still be read.
+    record = Record(config)
+    second = record.put(lambda now: with_camera(now, "wrist", serial="42"))
+    assert record.now.cameras["wrist"].hand_eye == wrist.hand_eye
+    assert second != first
+    former = calibration_file.former(record.path, first, record.public_key)
+    assert former is not None and msgspec.structs.replace(former, date="") == (
+        msgspec.structs.replace(found, date="")
+    )
+    config.write_text(config.read_text().replace("bench-0", "bench-1"))
+    with pytest.raises(ConfigError, match="another robot"):
+        Record(config)
+
+
+def test_a_camera_that_is_not_configured_is_refused_before_the_work(tmp_path: Path) -> None:
+    config = tmp_path / "robot.yaml"
+    config.write_text("cameras: {front: {kind: sim}}\n")
+    said = CliRunner().invoke(
+        app, ["handeye", str(capture(tmp_path / "c", count=3)), "--config", str(config)]
+    )
+    assert said.exit_code != 0 and "no camera 'wrist'" in str(said.exception)

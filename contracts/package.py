@@ -189,7 +189,7 @@ def check_tensors(required: tuple[TensorSpec, ...], tensors: Mapping[str, np.nda
     problems += [f"'{name}' is not refinable" for name in sorted(tensors.keys() - wanted.keys())]
     for name in sorted(wanted.keys() & tensors.keys()):
         spec, tensor = wanted[name], tensors[name]
-        if str(tensor.dtype) != spec.dtype or tuple(tensor.shape) != spec.shape:
+        if tensor.dtype != spec.dtype or tuple(tensor.shape) != spec.shape:
             problems.append(
                 f"'{name}' should be {spec.dtype}{list(spec.shape)} "
                 f"and is {tensor.dtype}{list(tensor.shape)}"

@@ -98,7 +98,7 @@ def _cases(path: Path, graph: GraphSpec, arrays: Arrays) -> tuple[GoldenCase, ..
             array = arrays.get(key)
             if array is None:
                 raise PackageError(f"{path}: golden vector '{key}' is missing", remedy=_REMEDY)
-            if str(array.dtype) != spec.dtype or not _fits(array.shape[1:], spec):
+            if array.dtype != spec.dtype or not _fits(array.shape[1:], spec):
                 raise PackageError(
                     f"{path}: golden vector '{key}'",
                     expected=f"{spec.dtype}{list(spec.shape)}",

@@ -171,7 +171,7 @@ def check_inputs(
         fits = array.ndim == len(spec.shape) and all(
             wanted in (-1, size) for size, wanted in zip(array.shape, spec.shape, strict=True)
         )
-        if not fits or str(array.dtype) != spec.dtype:
+        if not fits or array.dtype != spec.dtype:
             raise PackageError(
                 f"input '{spec.name}' of graph '{graph}'",
                 expected=f"{spec.dtype}{list(spec.shape)}",

@@ -131,16 +131,12 @@ class Worker(threading.Thread):
             return
         try:
             self._store.write_dataset(entry, keep_log=self._config.store.keep_logs)
-        except EntracteError as error:
-            self._metrics.add("dataset_failure", key=str(entry.key), problem=str(error))
         except OSError as error:
             # A full disk: the log has it, and the data set will once there is room.
             self._metrics.add("dataset_failure", key=str(entry.key), problem=str(error))
             self._backlog.appendleft(entry)
             self._disk_again_s = time.monotonic() + DISK_AGAIN_S
-
-
-def _decode(descriptor: wire.Buffer, data: bytes) -> np.ndarray:
-    if descriptor.codec == "raw":
-        return np.frombuffer(data, descriptor.dtype).reshape(descriptor.shape)
-    return images.decode(descriptor.codec, data, descriptor.shape)
+        except Exception as error:  # one episode must not end the trainer, at every start again
+            known = isinstance(error, EntracteError)
+            problem = str(error) if known else f"{type(error).__name__}: {error}"
+            self._metrics.add("dataset_failure", key=str(entry.key), problem=problem)

@@ -17,13 +17,21 @@ import numpy as np
 from contracts import images, wire
 from contracts.errors import WireError
 from contracts.files.dataset import DatasetWriter
-from contracts.files.dataset_format import CAMERA_PREFIX, DEPTH16, VIDEO, Feature
+from contracts.files.dataset_format import (
+    CAMERA_PREFIX,
+    DEPTH16,
+    VIDEO,
+    DatasetError,
+    Feature,
+)
 from contracts.files.episode_log import EpisodeLogReader
 from contracts.files.step_table import StepTable
 from contracts.messages import EpisodeEnd, EpisodeStart, SessionStart, Step
 
 DEPTH_PREFIX = "observation.depth."
 COLOUR, DEPTH = ".colour", ".depth"
+MAX_RATE_HZ = 10_000.0
+"""No arm is commanded more often; a data set keeps its first episode's rate for good."""
 
 
 @dataclass(frozen=True)
@@ -210,7 +218,9 @@ def record_of(
 
 
 def create_dataset(root: Path, episode: LoggedEpisode) -> DatasetWriter:
-    """A new data set whose features are those of this episode."""
+    """A new data set whose features are those of this episode. Raises `DatasetError`."""
+    if len(episode.columns["time.tick"]) == 0:
+        raise DatasetError("empty episode", expected="at least one step", found="none")
     pictures = episode.pictures
     rate = rate_hz(episode.session, episode.columns["time.tick"])
     features = features_of(
@@ -224,7 +234,11 @@ def create_dataset(root: Path, episode: LoggedEpisode) -> DatasetWriter:
 def create_for(
     root: Path, session: SessionStart, features: Mapping[str, Feature], rate: float
 ) -> DatasetWriter:
-    """A new data set for episodes of this session, `rate` steps a second."""
+    """A new data set for episodes of this session, `rate` steps a second. Raises `DatasetError`."""
+    if not 0 < rate <= MAX_RATE_HZ:
+        raise DatasetError(
+            "steps a second of an episode", expected=f"above 0, at most {MAX_RATE_HZ:g}", found=rate
+        )
     extra = {
         "observation": msgspec.to_builtins(session.observation),
         "action": msgspec.to_builtins(session.action),

@@ -1,0 +1,105 @@
+"""Episodes that no data set can hold: stored, said, and no reason for the trainer to stop."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from types import SimpleNamespace
+
+import msgspec
+import pytest
+from tiny_robot import episode, session_start
+
+from contracts import wire
+from contracts.files.dataset_format import DatasetError
+from contracts.files.dataset_reader import DatasetReader
+from contracts.files.episode_log import EpisodeLogWriter
+from contracts.messages import SessionStart
+from trainer.config import TrainerConfig
+from trainer.interfaces import EpisodeKey
+from trainer.keeper import keep
+from trainer.live_frames import LiveFrames
+from trainer.metrics import Metrics, read_metrics
+from trainer.store import Store
+from trainer.worker import Worker
+
+
+def store_one(
+    store: Store, seq: int, *, steps: int = 4, session: SessionStart | None = None
+) -> None:
+    log = EpisodeLogWriter(store.root / "inbox" / f"{seq}")
+    log.append(wire.pack(session or session_start()))
+    for parts in episode(seq, steps=steps):
+        log.append(parts)
+    finished = log.finish()
+    assert keep(store, EpisodeKey("bench-0", "s1", seq), finished.path, finished.sha256)
+
+
+@pytest.mark.parametrize("rate_hz", [math.inf, 1e300, 1e5])
+def test_a_data_set_is_not_begun_with_a_rate_that_there_is_not(
+    tmp_path: Path, rate_hz: float
+) -> None:
+    store = Store(tmp_path / "store")
+    store_one(store, 1, session=msgspec.structs.replace(session_start(), loop_rate_hz=rate_hz))
+    store_one(store, 2)
+    with pytest.raises(DatasetError, match="steps a second"):
+        store.write_dataset(store.entries[0], keep_log=True)
+    assert store.write_dataset(store.entries[1], keep_log=True)
+    reader = DatasetReader(store.root / "dataset" / "bench-0")
+    assert (reader.num_episodes, reader.fps) == (1, 10), "the next one begins it"
+
+
+def test_a_data_set_is_not_begun_with_an_episode_without_a_step(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    for seq, steps in ((1, 0), (2, 4), (3, 0)):
+        store_one(store, seq, steps=steps)
+    for entry in (store.entries[0], store.entries[2]):
+        with pytest.raises(DatasetError, match="at least one step"):
+            store.write_dataset(entry, keep_log=True)
+        if entry is store.entries[0]:
+            assert store.write_dataset(store.entries[1], keep_log=True)
+
+
+def work(store: Store, metrics: Metrics, until: Sequence[int]) -> Worker:
+    """A worker over what is stored that scores nothing; ended once it has taken the last of `until`."""
+    stopping = threading.Event()
+    taken: list[int] = []
+
+    def take(entry) -> None:
+        taken.append(entry.episode_seq)
+        if taken == list(until):
+            stopping.set()
+
+    worker = Worker(
+        TrainerConfig(), store, metrics, SimpleNamespace(take=take), LiveFrames(False), stopping
+    )
+    for entry in store.entries:
+        worker.put(entry)
+    worker.start()
+    worker.join(60)
+    assert not worker.is_alive()
+    return worker
+
+
+def test_whatever_an_episode_does_to_the_data_set_the_worker_goes_on(
+    tmp_path: Path, monkeypatch
+) -> None:
+    store, metrics = Store(tmp_path / "store"), Metrics(tmp_path / "metrics.jsonl")
+    for seq, steps in ((1, 0), (2, 4), (3, 4)):
+        store_one(store, seq, steps=steps)
+    write = store.write_dataset
+
+    def failing(entry, *, keep_log: bool) -> bool:
+        if entry.episode_seq == 2:
+            raise IndexError("of a kind that nobody thought of")
+        return write(entry, keep_log=keep_log)
+
+    monkeypatch.setattr(store, "write_dataset", failing)
+    assert work(store, metrics, (1, 2, 3)).failure == ""
+    told = read_metrics(tmp_path / "metrics.jsonl")
+    assert [record["kind"] for record in told] == ["dataset_failure"] * 2
+    assert "at least one step" in told[0]["problem"]
+    assert told[1]["problem"] == "IndexError: of a kind that nobody thought of"
+    assert DatasetReader(store.root / "dataset" / "bench-0").num_episodes == 1

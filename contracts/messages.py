@@ -184,11 +184,13 @@ class EpisodeStored(Message, frozen=True, tag="episode_stored"):
 
 
 class EpisodeWait(Message, frozen=True, tag="episode_wait"):
-    """Trainer -> robot: that episode can't be taken in now; offer it again later. `reason` is for people."""
+    """Trainer -> robot: that episode can't be taken in now; offer it again later. `reason` is for people.
+    `never`: not later either; the next one may be."""
 
     session_id: str
     episode_seq: int
     reason: str
+    never: bool = False
 
 
 class ReleaseQuery(Message, frozen=True, tag="release_query"):

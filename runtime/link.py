@@ -275,10 +275,8 @@ class Link:
         elif uploader.waits_for:
             self._note_trouble(f"the trainer takes nothing in: {uploader.waits_for}")
         elif uploader.aside:
-            where = uploader.aside[-1]
-            self._note_trouble(
-                f"the trainer has another episode in place of {where}: it stays here"
-            )
+            where, why = list(uploader.aside.items())[-1]
+            self._note_trouble(f"{where} is set aside: {why}")
 
     def _note_trouble(self, what: str) -> None:
         """Tell people, each kind of trouble once in a while."""

@@ -41,8 +41,9 @@ Send: TypeAlias = Callable[[Parts], bool]
 MAX_CHUNK_BYTES = 4 * 1024 * 1024
 OFFER_AGAIN_S = 1.0
 WAIT_AGAIN_S = 3.0
-FOREIGN_TIMES = 3
-"""So often in a row the trainer must say that it has another log in an episode's place: once may be a bit."""
+REFUSED_TIMES = 3
+"""So often in a row the trainer must say that it has another log in an episode's place, or will never take
+it: once may be a bit."""
 REALTIME = "realtime"
 
 
@@ -295,12 +296,12 @@ class Uploader:
         self._spool, self._robot_id, self._send = spool, robot_id, send
         self._current: tuple[str, int] | None = None
         self._again_s = -math.inf
-        self._foreign: deque[str] = deque(maxlen=FOREIGN_TIMES)
+        self._refusals: deque[str] = deque(maxlen=REFUSED_TIMES)
         self.delivered = self.bytes_sent = 0
         self.waits_for = ""
         """Why the trainer takes nothing in now, in its words; "" while it does."""
-        self.aside: list[Path] = []
-        """Episodes in place of which the trainer has others: kept here, not offered again."""
+        self.aside: dict[Path, str] = {}
+        """Episodes that the trainer does not take, and why: kept here, not offered again."""
 
     def tick(self, now_s: float) -> None:
         """Offer the next episode, or the same again when nothing was heard of it for a while."""
@@ -331,9 +332,13 @@ class Uploader:
             self.bytes_sent += data.nbytes
 
     def on_wait(self, wait: EpisodeWait, now_s: float) -> None:
-        """The trainer has no room: ask less often."""
-        if self._current == (wait.session_id, wait.episode_seq):
-            self.waits_for, self._again_s = wait.reason, now_s + WAIT_AGAIN_S
+        """The trainer has no room: ask less often. What it will never take must not hold up the rest."""
+        key = (wait.session_id, wait.episode_seq)
+        if self._current != key:
+            return
+        self.waits_for, self._again_s = wait.reason, now_s + WAIT_AGAIN_S
+        if wait.never:
+            self._refused(key, f"the trainer will not take it: {wait.reason}")
 
     def on_stored(self, stored: EpisodeStored, now_s: float) -> None:
         """Drop what is stored, if it is what we have: what was acknowledged in error is kept."""
@@ -342,10 +347,7 @@ class Uploader:
         if item is None:
             return
         if item.log.sha256 != stored.sha256:
-            self._foreign.append(f"{key} {stored.sha256}")
-            if self._foreign.count(self._foreign[-1]) == FOREIGN_TIMES:
-                aside = self._spool.set_aside(*key)
-                self.aside += [aside] if aside else []
+            self._refused(key, f"the trainer has another one in its place ({stored.sha256})")
             return
         self._spool.drop(*key)
         self.delivered += 1
@@ -353,3 +355,12 @@ class Uploader:
         if self._current == key:
             self._current = None
             self.tick(now_s)
+
+    def _refused(self, key: tuple[str, int], why: str) -> None:
+        self._refusals.append(f"{key} {why}")
+        if self._refusals.count(self._refusals[-1]) < REFUSED_TIMES:
+            return
+        if (aside := self._spool.set_aside(*key)) is not None:
+            self.aside[aside] = why
+        if self._current == key:
+            self._current, self.waits_for = None, ""

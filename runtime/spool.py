@@ -125,7 +125,7 @@ class Spool:
         return True
 
     def set_aside(self, session_id: str, episode_seq: int) -> Path | None:
-        """Keep an episode that the trainer has another one in place of, out of the way of the next."""
+        """Keep an episode that the trainer does not take, out of the way of the next."""
         item = self._waiting.pop((session_id, episode_seq), None)
         if item is None:
             return None

@@ -108,7 +108,12 @@ class Receiver:
         if sha256 is not None:
             self._send(peer, EpisodeStored(key.session_id, key.episode_seq, sha256))
             return
-        self._check(offer)
+        _check(offer)
+        if offer.nbytes > self._max_bytes:
+            size, most = -(-offer.nbytes >> 20), self._max_bytes >> 20
+            why = f"the episode has {size} MiB (store.max_episode_mib {most})"
+            self._send(peer, EpisodeWait(key.session_id, key.episode_seq, why, never=True))
+            return
         now_s = self._clock()
         known = self._incoming.get(key)
         if known is not None and known.offer == offer:
@@ -170,14 +175,6 @@ class Receiver:
                 incoming.silent = freed = True
         if freed:
             self._grant(now_s)
-
-    def _check(self, offer: EpisodeOffer) -> None:
-        if not 0 < offer.nbytes <= self._max_bytes:
-            raise WireError(
-                "episode of that size", expected=f"<= {self._max_bytes} bytes", found=offer.nbytes
-            )
-        if not re.fullmatch(r"[0-9a-f]{64}", offer.sha256):
-            raise WireError("sha256 of an offer", found=offer.sha256[:80])
 
     def _begin(self, key: EpisodeKey, peer: bytes, offer: EpisodeOffer, now_s: float) -> str:
         """Take the offer on; else why not now."""
@@ -268,6 +265,13 @@ def _write_at(path: Path, offset: int, data: memoryview) -> None:
         if file.write(data) != len(data):
             file.truncate(offset)
             raise OSError(f"disk did not take {len(data)} bytes of {path.name}")
+
+
+def _check(offer: EpisodeOffer) -> None:
+    if offer.nbytes <= 0:
+        raise WireError("episode of that size", expected="some bytes", found=offer.nbytes)
+    if not re.fullmatch(r"[0-9a-f]{64}", offer.sha256):
+        raise WireError("sha256 of an offer", found=offer.sha256[:80])
 
 
 def check_key(robot_id: str, session_id: str, episode_seq: int) -> EpisodeKey:

@@ -140,3 +140,9 @@ class Worker(threading.Thread):
             known = isinstance(error, EntracteError)
             problem = str(error) if known else f"{type(error).__name__}: {error}"
             self._metrics.add("dataset_failure", key=str(entry.key), problem=problem)
+
+
+def _decode(descriptor: wire.Buffer, data: bytes) -> np.ndarray:
+    if descriptor.codec == "raw":
+        return np.frombuffer(data, descriptor.dtype).reshape(descriptor.shape)
+    return images.decode(descriptor.codec, data, descriptor.shape)

@@ -12,7 +12,7 @@ from tiny_robot import episode, session_start
 from contracts import wire
 from contracts.files.log_to_dataset import read_episode
 from contracts.messages import EpisodeStored, EpisodeWait
-from runtime.link_episodes import FOREIGN_TIMES, Recorder, Stalled, Uploader
+from runtime.link_episodes import REFUSED_TIMES, Recorder, Stalled, Uploader
 from runtime.ring import Ring
 from runtime.spool import Spool, SpoolFull
 from tests.faults.ends import SmallDisk
@@ -130,10 +130,10 @@ def test_an_episode_is_dropped_only_for_its_own_hash(tmp_path: Path) -> None:
     record(into, 1, 2)
     uploader = Uploader(into.spool, "bench-0", lambda parts: True)
     uploader.tick(0.0)
-    for number in range(2 * FOREIGN_TIMES):
+    for number in range(2 * REFUSED_TIMES):
         uploader.on_stored(EpisodeStored("s1", 1, f"{number:064x}"), 0.0)
     assert len(into.spool.waiting) == 2 and not uploader.aside
-    for _ in range(FOREIGN_TIMES):
+    for _ in range(REFUSED_TIMES):
         uploader.on_stored(EpisodeStored("s1", 1, "f" * 64), 0.0)
     (aside,) = uploader.aside
     assert read_episode(aside).start.episode_seq == 1

@@ -12,8 +12,8 @@ from tiny_robot import episode, session_start
 from contracts import wire
 from contracts.errors import WireError
 from contracts.files.dataset_reader import DatasetReader
-from contracts.files.episode_log import EpisodeLogWriter
-from contracts.messages import EpisodeOffer, EpisodeStored, EpisodeWant
+from contracts.files.episode_log import EpisodeLogWriter, describe
+from contracts.messages import EpisodeOffer, EpisodeStored, EpisodeWait, EpisodeWant
 from contracts.reward import RewardSignal, abstain
 from runtime.link_episodes import Uploader
 from runtime.spool import Spool
@@ -43,7 +43,7 @@ def fill(log: EpisodeLogWriter, seq: int, steps: int) -> None:
 class Ends:
     """Uploader and receiver joined by hand; `lose` drops that many chunks on the way."""
 
-    def __init__(self, spool: Spool, store: Store, lose: int = 0) -> None:
+    def __init__(self, spool: Spool, store: Store, lose: int = 0, max_bytes: int = 1 << 30) -> None:
         self.now, self.lose = 0.0, lose
         self.to_trainer: list[wire.Packet] = []
         self.uploader = Uploader(spool, "bench-0", self._send)
@@ -55,7 +55,7 @@ class Ends:
             store.sha256_of,
             lambda *log: self.receiver.kept(log[0], log[2] if keep(store, *log) else None),
             lambda peer, answer: self.answers.append(answer),
-            1 << 30,
+            max_bytes,
             clock=clock,
         )
 
@@ -83,6 +83,8 @@ class Ends:
                     answer = self.answers.pop(0)
                     if isinstance(answer, EpisodeWant):
                         self.uploader.on_want(answer, self.now)
+                    elif isinstance(answer, EpisodeWait):
+                        self.uploader.on_wait(answer, self.now)
                     else:
                         self.uploader.on_stored(answer, self.now)
 
@@ -127,6 +129,24 @@ def test_bytes_that_a_crash_spoiled_are_fetched_again(tmp_path: Path) -> None:
     assert ends.receiver.corrupt == 1 and store.have(key)
 
 
+def test_an_episode_that_is_too_large_does_not_hold_up_the_next(tmp_path: Path) -> None:
+    """It stays on the robot's disk, set aside and said; one word of it may be a bit, three are not."""
+    spool, store = spooled(tmp_path / "spool", 1, steps=60), Store(tmp_path / "store")
+    (large,) = spool.waiting
+    for seq in (2, 3):
+        log = spool.begin("s1", seq)
+        fill(log, seq, 6)
+        spool.finished("s1", seq, log.finish())
+    ends = Ends(spool, store, max_bytes=large.nbytes - 1)
+    ends.run(1)
+    assert len(spool.waiting) == 3 and "max_episode_mib" in ends.uploader.waits_for
+    ends.run()
+    assert [entry.episode_seq for entry in store.entries] == [2, 3] and spool.waiting == []
+    ((aside, why),) = ends.uploader.aside.items()
+    assert describe(aside).sha256 == large.log.sha256 and "max_episode_mib" in why
+    assert ends.uploader.waits_for == "" and not list((store.root / "inbox").iterdir())
+
+
 def test_an_episode_that_is_stored_is_acknowledged_and_not_fetched(tmp_path: Path) -> None:
     spool, store = spooled(tmp_path / "spool", 1), Store(tmp_path / "store")
     item = spool.waiting[0]
@@ -149,7 +169,7 @@ def test_an_episode_that_is_stored_is_acknowledged_and_not_fetched(tmp_path: Pat
         {"episode_seq": -1},
         {"episode_seq": 10**9},
         {"nbytes": 0},
-        {"nbytes": 2**50},
+        {"nbytes": -1},
         {"sha256": "../x"},
     ],
 )

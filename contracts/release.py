@@ -97,16 +97,31 @@ def verify(
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise ReleaseRejected("manifest", "manifest is malformed", found=str(error)) from error
     _check_for_whom(manifest, expected)
-    if manifest.publish_seq <= expected.newest_seq:
-        raise ReleaseRejected(
-            "replay",
-            "publish_seq does not increase",
-            expected=f"> {expected.newest_seq}",
-            found=manifest.publish_seq,
-        )
+    require_newer(manifest, expected.newest_seq)
     if manifest.publish_seq > MAX_PUBLISH_SEQ:
         # Taken, it would be the last one that this robot ever takes.
         raise ReleaseRejected("sequence", "publish_seq out of bounds", found=manifest.publish_seq)
+    require_fresh(manifest, now_unix_s)
+    if not 0 < manifest.nbytes <= MAX_WEIGHTS_BYTES:
+        raise ReleaseRejected("size", "size out of bounds", found=manifest.nbytes)
+    if not is_sha256(manifest.sha256):
+        raise ReleaseRejected("manifest", "sha256 is none", found=repr(manifest.sha256[:80]))
+    return manifest
+
+
+def require_newer(manifest: ReleaseManifest, newest_seq: int) -> None:
+    """Raise `ReleaseRejected` unless its number is above `newest_seq`."""
+    if manifest.publish_seq <= newest_seq:
+        raise ReleaseRejected(
+            "replay",
+            "publish_seq does not increase",
+            expected=f"> {newest_seq}",
+            found=manifest.publish_seq,
+        )
+
+
+def require_fresh(manifest: ReleaseManifest, now_unix_s: float) -> None:
+    """Raise `ReleaseRejected` once it has expired."""
     if not manifest.expires_unix_s >= now_unix_s:
         raise ReleaseRejected(
             "expired",
@@ -114,11 +129,6 @@ def verify(
             found=f"{now_unix_s - manifest.expires_unix_s:.0f} s ago",
             remedy="publish again, or set the clock of the robot",
         )
-    if not 0 < manifest.nbytes <= MAX_WEIGHTS_BYTES:
-        raise ReleaseRejected("size", "size out of bounds", found=manifest.nbytes)
-    if not is_sha256(manifest.sha256):
-        raise ReleaseRejected("manifest", "sha256 is none", found=repr(manifest.sha256[:80]))
-    return manifest
 
 
 def _check_for_whom(manifest: ReleaseManifest, expected: Expected) -> None:

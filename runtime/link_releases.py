@@ -74,6 +74,7 @@ class _Fetch:
     heard_s: float
     bytes_on_wire: int = 0
     unpacking: Future[None] | None = None
+    stage_again_s: float = -math.inf
 
 
 class ReleaseFetcher:
@@ -124,6 +125,7 @@ class ReleaseFetcher:
         self._refused: set[str] = set()
         self._refused_ways: tuple[int, set[str]] = (0, set())
         self._newest_seq = slots.state().newest_seq
+        """What is asked for must be above it; whether an offer is, is for the disk to say."""
         self.rejected = self.bytes_fetched = 0
         self.reasons: Counter[str] = Counter()
         """Refusals by their reason: of offers, of ways to have one ("encoding", "base"), of contents."""
@@ -135,7 +137,8 @@ class ReleaseFetcher:
         fetch = self._fetch
         if fetch is not None:
             if fetch.unpacking is not None:
-                self._end_unpacking(fetch)
+                if now_s >= fetch.stage_again_s:
+                    self._end_unpacking(fetch)
                 return
             if now_s - fetch.heard_s > SILENCE_S:
                 # The trainer may have restarted: ask anew; the same offer goes on where this stopped.
@@ -160,6 +163,7 @@ class ReleaseFetcher:
         now_s = self._clock()
         if self._fetch is not None:
             return  # one at a time; a newer one is offered again when this one is staged
+        self._newest_seq = self._slots.state().newest_seq
         action = self._package.action
         expected = Expected(
             target=self.target,
@@ -182,13 +186,13 @@ class ReleaseFetcher:
                 t.name for t in self._package.refinable
             ) or set(manifest.tensors) != set(self._package.refinable):
                 raise ReleaseRejected("tensors", "tensors are not the package's refinable ones")
+            slot, _ = self._slots.begin_fetch(manifest, now_s)
         except ReleaseRejected as error:
             if error.reason == "replay" and self._known(offer):
                 return  # the answer to a question asked before the first answer came
             self._refuse(offer, error)
             self._next_query_s = now_s + BACK_OFF_S
             return
-        slot, _ = self._slots.begin_fetch(manifest, now_s)
         if self._refused_ways[0] != manifest.publish_seq:
             self._refused_ways = (manifest.publish_seq, set())
         self._have = tuple(self._files.held())
@@ -274,6 +278,9 @@ class ReleaseFetcher:
         if isinstance(error, EncodingRefused):
             self._another_way(fetch, error)
             return
+        if error is None:
+            self._stage(fetch)
+            return
         self._fetch = None
         self._next_query_s = self._clock()
         if isinstance(error, ReleaseRejected):
@@ -288,9 +295,7 @@ class ReleaseFetcher:
             self.reasons["disk"] += 1  # full or failing: what arrived stays for the next try
             self._next_query_s += BACK_OFF_S
             return
-        if error is not None:
-            raise error
-        self._stage(fetch)
+        raise error
 
     def _another_way(self, fetch: _Fetch, error: EncodingRefused) -> None:
         """The release may be sound although this encoding of it is not: fetch it without that one."""
@@ -300,12 +305,20 @@ class ReleaseFetcher:
         self._begin(fetch.offer, fetch.manifest, fetch.slot, fetch.offered_s, fetch.bytes_on_wire)
 
     def _stage(self, fetch: _Fetch) -> None:
+        """Done again until it is done: what the disk took of it by then is found there."""
         verified_s = self._clock() - fetch.offered_s
-        self._slots.mark_verified(fetch.slot, verified_s, fetch.bytes_on_wire)
-        self._files.forget(fetch.slot)
-        self._slots.mark_staged(fetch.slot, self._clock() - fetch.offered_s)
-        self._newest_seq = fetch.manifest.publish_seq
-        self._have = tuple(self._files.held())
+        try:
+            self._slots.mark_verified(fetch.slot, verified_s, fetch.bytes_on_wire)
+            self._files.forget(fetch.slot)
+            self._slots.mark_staged(fetch.slot, self._clock() - fetch.offered_s)
+            self._newest_seq = self._slots.state().newest_seq
+            self._have = tuple(self._files.held())
+        except OSError:
+            self.reasons["disk"] += 1
+            fetch.stage_again_s = self._clock() + BACK_OFF_S
+            return
+        self._fetch = None
+        self._next_query_s = self._clock()
         self._on_staged(fetch.manifest.publish_seq)
 
     def _known(self, offer: ReleaseOffer) -> bool:

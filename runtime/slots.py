@@ -17,7 +17,7 @@ from typing import TypeVar
 import msgspec
 
 from contracts.files import atomic
-from contracts.release import ReleaseManifest
+from contracts.release import ReleaseManifest, require_newer
 from runtime.probation import Probation, Verdict, judge
 from runtime.slot_state import (
     MAX_ATTEMPTS,
@@ -91,9 +91,11 @@ class SlotStore:
     def begin_fetch(self, manifest: ReleaseManifest, offered_s: float) -> tuple[str, int]:
         """(slot, bytes already there) for a release whose signature holds. The same release again goes
         on where it was, as long as the machine has not gone down: what was never synced may be anything
-        then. Another one takes the place of an unfinished fetch."""
+        then. Another one takes the place of an unfinished fetch. Raises `ReleaseRejected` for a number that
+        was seen, whatever its caller remembers: no release may lie in two slots."""
         with self._locked():
             state = self._read()
+            require_newer(manifest, state.newest_seq)
             for name, slot in state.slots.items():
                 if slot.state == "fetching":
                     if slot.manifest == manifest and slot.boot_id == boot_id():
@@ -118,12 +120,16 @@ class SlotStore:
             return name, 0
 
     def mark_verified(self, name: str, verified_s: float, bytes_on_wire: int) -> None:
-        """The partial file is complete and its content holds: sync it and give it its name."""
-        atomic.sync(self.partial_path(name))
-        os.replace(self.partial_path(name), self.weights_path(name))
+        """The partial file is complete and its content holds: sync it and give it its name. May be called
+        again after the disk failed at any point of it."""
+        if self.partial_path(name).exists() or not self.weights_path(name).exists():
+            atomic.sync(self.partial_path(name))
+            os.replace(self.partial_path(name), self.weights_path(name))
         atomic.sync(self.folder / name)
 
         def change(state: TargetState) -> tuple[TargetState, None]:
+            if state.slots[name].state != "fetching":
+                return state, None  # written, and only the sync of its folder failed
             state = changed(
                 moved(state, name, "verified"),
                 name,

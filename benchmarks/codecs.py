@@ -1,4 +1,4 @@
-"""Which library makes JPEGs, and how depth is packed: `python -m benchmarks.codecs` prints both tables.
+"""Which library makes JPEGs, how depth is packed, what video saves: `python -m benchmarks.codecs`.
 
 On one thread, all candidates on the same pictures in turns. What is not installed is left out and said so;
 what is lossless is checked to be.
@@ -20,9 +20,10 @@ import zstandard
 
 from benchmarks import link_scene, rvl
 from benchmarks.machine import in_words, machine
-from contracts import images
+from contracts import images, live_video
 
 QUALITY = 95
+CRFS = (18, 23)
 
 
 class Codec(NamedTuple):
@@ -99,6 +100,90 @@ def colour_codecs() -> tuple[list[Codec], list[str]]:
     else:
         missing.append("PyTurboJPEG (or the system's libturbojpeg)")
     return found, missing
+
+
+class Film(NamedTuple):
+    """A camera's pictures in order, through one codec: means over all and over those that stand by themselves
+    (kB), medians of CPU milliseconds of all and the slowest encoding."""
+
+    name: str
+    kb: float
+    key_kb: float
+    encode_ms: float
+    worst_ms: float
+    decode_ms: float
+    psnr_db: float
+
+
+def films(moments: Sequence[np.ndarray], groups: int) -> tuple[list[Film], list[str]]:
+    """The live stream's codecs on a camera that goes to and fro over `moments`, for so many groups; (rows,
+    what is missing). Each picture goes through all of them before the next. x265 works in a thread of its own
+    even when told to use one: the whole process's time counts."""
+    there = [*moments, *moments[-2:0:-1]]
+    lanes: dict[str, Callable[[], tuple[Callable[..., bytes], Callable[[bytes], np.ndarray]]]] = {
+        f"JPEG, quality {QUALITY}": lambda: (
+            lambda picture: images.encode_jpeg(picture, QUALITY),
+            images.decode_jpeg,
+        )
+    }
+    missing = [codec for codec in live_video.CODECS if not live_video.encodes(codec)]
+    for codec in live_video.CODECS:
+        for crf in CRFS if codec not in missing else ():
+            lanes[f"{codec}, crf {crf}"] = lambda codec=codec, crf=crf: _film(  # type: ignore[misc]
+                codec, crf, moments[0].shape
+            )
+    ends = {name: make() for name, make in lanes.items()}
+    taken: dict[str, list[tuple[int, float, float, float]]] = {name: [] for name in lanes}
+    for at in range(groups * live_video.KEY_EVERY):
+        picture = there[at % len(there)]
+        for name, (encode, decode) in ends.items():
+            began_s = time.process_time()
+            data = encode(picture)
+            packed_s = time.process_time()
+            back = decode(data)
+            done_s = time.process_time()
+            error = float(np.square(back.astype(float) - picture).mean())
+            taken[name].append((len(data), packed_s - began_s, done_s - packed_s, error))
+    rows = []
+    for name, found in taken.items():
+        sizes, encode_s, decode_s, errors = (
+            np.array(column) for column in zip(*found, strict=True)
+        )
+        rows.append(
+            Film(
+                name,
+                sizes.mean() / 1e3,
+                sizes[:: live_video.KEY_EVERY].mean() / 1e3,
+                1e3 * float(np.median(encode_s)),
+                1e3 * float(encode_s.max()),
+                1e3 * float(np.median(decode_s)),
+                _psnr(errors.tolist()),
+            )
+        )
+    return rows, missing
+
+
+def _film(
+    codec: str, crf: int, shape: tuple[int, ...]
+) -> tuple[Callable[..., bytes], Callable[[bytes], np.ndarray]]:
+    encoder, decoder = live_video.Encoder(codec, shape, crf), live_video.Decoder()
+    return encoder.encode, lambda data: decoder.decode(codec, data, shape)
+
+
+def film_table(rows: Sequence[Film], missing: Sequence[str]) -> str:
+    lines = [
+        "| colour of the live stream | kB a picture | kB, by itself | of JPEG's bytes | pack, ms (slowest) | "
+        "unpack, ms | PSNR dB |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        lines.append(
+            f"| {row.name} | {row.kb:.1f} | {row.key_kb:.1f} | {row.kb / rows[0].kb:.2f} | "
+            f"{row.encode_ms:.2f} ({row.worst_ms:.1f}) | {row.decode_ms:.2f} | {row.psnr_db:.1f} |"
+        )
+    if missing:
+        lines.append(f"\nNot in this PyAV: {', '.join(missing)}.")
+    return "\n".join(lines)
 
 
 def depth_codecs() -> tuple[list[Codec], list[str]]:
@@ -201,6 +286,7 @@ def table(rows: Sequence[Row], missing: Sequence[str], quality: str) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--groups", type=int, default=3, help="of video, 30 pictures each")
     parser.add_argument("--frame", type=Path, help=".npz with a camera's `rgb` and `depth`")
     given = parser.parse_args()
     cv2.setNumThreads(1)
@@ -216,6 +302,8 @@ def main() -> None:
     ):
         found, missing = codecs()
         print(table(measure(found, pictures, given.rounds), missing, quality) + "\n")
+    film = [moment["front"][0] for moment in link_scene.views()]
+    print(film_table(*films(film, given.groups)) + "\n")
     print(f"CPU time of one thread. Machine: {in_words(machine())}.")
 
 

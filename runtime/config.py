@@ -204,7 +204,9 @@ class LinkSection(_Section, frozen=True):
     """Addresses of the trainer (frames, episodes, weights) and where the robot publishes its health. `keys`:
     folder of the robot's keys, relative to the run folder. `curve`: "auto" asks for keys off loopback,
     "always" there, too.
-    `live`: stream frames while an episode runs. `trainer_key`: file with the trainer's Ed25519 public
+    `live`: stream frames while an episode runs. `colour_codec`: how their colour travels, as JPEG of
+    `jpeg_quality` or, where both ends can, as video of `colour_crf` (0 is best, 51 worst); what is recorded
+    stays JPEG. `trainer_key`: file with the trainer's Ed25519 public
     key (32 bytes, hex), relative to the run folder; releases are refused without it. `spool_max_mib`: what
     may wait for the trainer on this disk, `spool_min_free_mib`: what stays free of it. `on_full`: without
     room for another episode the arm is in hold before it ("hold"), or it goes on unrecorded ("continue")."""
@@ -216,6 +218,8 @@ class LinkSection(_Section, frozen=True):
     health: str = "tcp://127.0.0.1:5704"
     live: bool = True
     jpeg_quality: int = 95
+    colour_codec: Literal["jpeg", "h264", "hevc"] = "jpeg"
+    colour_crf: int = 18
     live_queue: int = 16
     release_poll_s: float = 0.05
     trainer_key: str = "trainer.pub"

@@ -49,6 +49,8 @@ def check(config: RobotConfig, source: str) -> None:
             ("recording.frames_every", config.recording.frames_every, 1, math.inf),
             ("recording.ring_s", config.recording.ring_s, 0.01, math.inf),
             ("recording.queue_frames", config.recording.queue_frames, 1, math.inf),
+            ("link.jpeg_quality", config.link.jpeg_quality, 1, 100),
+            ("link.colour_crf", config.link.colour_crf, 0, 51),
             ("link.spool_max_mib", config.link.spool_max_mib, 1, math.inf),
             ("link.spool_min_free_mib", config.link.spool_min_free_mib, 0, math.inf),
             ("recording.min_free_mib", config.recording.min_free_mib, 0, math.inf),

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from contracts import images, wire
+from contracts import images, live_video, wire
 from contracts.errors import EntracteError, WireError
 from contracts.files.lock import FolderLock
 from contracts.files.own_weights import own_weights
@@ -40,6 +40,7 @@ from runtime.board import Board, LoopState
 from runtime.calibration import own_id
 from runtime.clock_offset import ClockOffset
 from runtime.link_episodes import LiveStream, Recorder, Stalled, Uploader
+from runtime.link_pictures import LiveColour
 from runtime.link_releases import ReleaseFetcher
 from runtime.link_sockets import LinkSockets
 from runtime.outcomes import OutcomeSpool
@@ -66,18 +67,23 @@ class Link:
         config = run.config
         self._run, self._board, self._ring = run, board, ring
         self._robot_id = config.robot.id
-        self._sockets = LinkSockets(run)
+        codec = _live_codec(config.link.colour_codec) if config.link.live else ""
+        self._sockets = LinkSockets(run, (codec,) if codec else ())
         self._clock_offset = ClockOffset()
         self._spool = Spool(
             run.spool_dir, config.link.spool_max_mib << 20, config.link.spool_min_free_mib << 20
         )
         self._lock = FolderLock(run.spool_dir, "link")
         self._live = LiveStream(self._sockets.sender("frames"), config.link.live_queue)
+        colour = LiveColour(
+            codec, config.link.colour_crf, lambda: codec in self._sockets.features("episodes")
+        )
         self._recorder = Recorder(
             self._spool,
             self._live if config.link.live else None,
             config.link.jpeg_quality,
             waits=config.link.on_full == "hold",
+            colour=colour if codec else None,
         )
         self._stalled_until_s = 0.0
         self._stalled = ""
@@ -326,6 +332,15 @@ class Link:
             clock_error_s=error_s,
         )
         self._sockets.say("health", wire.pack(beat))
+
+
+def _live_codec(wanted: str) -> str:
+    """The video codec of the live stream; "" for JPEG, which it stays where this end can't write video."""
+    if wanted == images.JPEG or live_video.encodes(wanted):
+        return "" if wanted == images.JPEG else wanted
+    why = f"no encoder of {wanted} here (PyAV with libx264 or libx265)"
+    print(f"link: {why}: the live stream's colour stays JPEG", file=sys.stderr, flush=True)
+    return ""
 
 
 def main(arguments: list[str] | None = None) -> int:

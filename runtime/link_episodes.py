@@ -1,4 +1,4 @@
-"""Episodes through the link: pictures encoded, packets logged in the spool, streamed live, uploaded.
+"""Episodes through the link: packets logged in the spool, streamed live, uploaded.
 
 Three small classes without sockets: `Recorder` (ring packets → spool and live stream), `LiveStream`
 (newest wins) and `Uploader` (spool → trainer, resumable, acknowledged). Sending is injected.
@@ -32,6 +32,7 @@ from contracts.messages import (
     SessionStart,
     Step,
 )
+from runtime.link_pictures import Buffers, LiveColour, encoded_buffers
 from runtime.spool import Spool, SpoolFull
 
 Parts: TypeAlias = list[bytes | memoryview]
@@ -49,24 +50,26 @@ REALTIME = "realtime"
 
 class LiveStream:
     """Packets for whoever watches: at most `capacity` wait, the oldest steps go first, and are counted. What
-    says which session or episode they are of stays: without it they would say nothing."""
+    says which session or episode they are of stays: without it they would say nothing. With a step go those
+    whose pictures are changes to its own: they would say nothing either."""
 
     def __init__(self, send: Send, capacity: int) -> None:
         self._send, self._capacity = send, max(1, capacity)
-        self._waiting: deque[tuple[Parts, bool]] = deque()
+        self._waiting: deque[tuple[Parts, bool, bool | None]] = deque()
         self.sent = self.dropped = self.bytes_sent = 0
+        self.broken = False
+        """What is pushed next must not need what was pushed last; whoever obeys it takes it back."""
 
     @property
     def waiting(self) -> int:
         """Packets that found no room in the socket yet."""
         return len(self._waiting)
 
-    def push(self, parts: Parts, *, step: bool = True) -> None:
-        self._waiting.append((parts, step))
+    def push(self, parts: Parts, *, step: bool = True, follows: bool | None = False) -> None:
+        """`follows`: whether the pictures of a step need those pushed before; None: it has none."""
+        self._waiting.append((parts, step, follows))
         if len(self._waiting) > self._capacity:
-            at = next((n for n, (_, step) in enumerate(self._waiting) if step), 0)
-            del self._waiting[at]
-            self.dropped += 1
+            self._drop()
         self.flush()
 
     def flush(self) -> None:
@@ -74,22 +77,20 @@ class LiveStream:
             self.sent += 1
             self.bytes_sent += sum(len(part) for part in self._waiting.popleft()[0])
 
-
-def encode_step(packet: wire.Packet, quality: int) -> Parts:
-    """The same step with raw colour as JPEG and raw depth packed losslessly; copies out of the ring."""
-    buffers: list[tuple[wire.Buffer, bytes | np.ndarray]] = []
-    for name, descriptor in packet.descriptors.items():
-        if descriptor.codec == "raw" and name.endswith(".colour"):
-            array = packet.array(name)
-            data = images.encode_jpeg(array, quality)
-            buffers.append(wire.encoded(name, images.JPEG, data, array.shape, "uint8"))
-        elif descriptor.codec == "raw" and name.endswith(".depth"):
-            array = packet.array(name)
-            data = images.encode_depth(array)
-            buffers.append(wire.encoded(name, images.DEPTH_VZS_ZSTD, data, array.shape, "uint16"))
-        else:
-            buffers.append((descriptor, bytes(packet.data[name])))
-    return wire.pack(packet.message, buffers)
+    def _drop(self) -> None:
+        at = next((n for n, (_, step, _) in enumerate(self._waiting) if step), 0)
+        del self._waiting[at]
+        self.dropped += 1
+        while at < len(self._waiting):
+            _, step, follows = self._waiting[at]
+            if step and follows is False:
+                return
+            if step and follows:
+                del self._waiting[at]
+                self.dropped += 1
+            else:
+                at += 1
+        self.broken = True
 
 
 class Stalled(EntracteError):
@@ -115,10 +116,17 @@ class Recorder:
     """
 
     def __init__(
-        self, spool: Spool, live: LiveStream | None, jpeg_quality: int, *, waits: bool = True
+        self,
+        spool: Spool,
+        live: LiveStream | None,
+        jpeg_quality: int,
+        *,
+        waits: bool = True,
+        colour: LiveColour | None = None,
     ) -> None:
-        """`waits`: whether a full disk is waited for (`Stalled`), or the episode goes on unrecorded."""
-        self.spool, self._live, self._quality = spool, live, jpeg_quality
+        """`waits`: whether a full disk is waited for (`Stalled`), or the episode goes on unrecorded.
+        `colour`: what makes video of the live stream's pictures; None: they are those of the log."""
+        self.spool, self._live, self._quality, self._colour = spool, live, jpeg_quality, colour
         self._waits, self._ended = waits, False
         self._session: SessionStart | None = None
         self._log: EpisodeLogWriter | None = None
@@ -144,7 +152,10 @@ class Recorder:
         elif isinstance(message, Step):
             if message.index <= self._last_index:
                 return
-            self._add(encode_step(packet, self._quality), step=True)
+            buffers = encoded_buffers(packet, self._quality)
+            parts = wire.pack(message, buffers)
+            self._add(parts)
+            self._show_step(packet, buffers, parts)
             self._steps, self._last_index = self._steps + 1, message.index
             if message.captured_s and self._session is not None and self._session.pace == REALTIME:
                 self.ages.append(time.monotonic() - min(message.captured_s.values()))
@@ -189,8 +200,10 @@ class Recorder:
         self.unkept += self._log is None
         self._start, self._steps, self._last_index = start, 0, -1
         if session is not None:
-            self._show(wire.pack(session), step=False)
-        self._show(wire.pack(start), step=False)
+            self._show(wire.pack(session))
+        self._show(wire.pack(start))
+        if self._colour is not None:
+            self._colour.begin()
 
     def _open_log(self, session: SessionStart, start: EpisodeStart) -> EpisodeLogWriter:
         log = self.spool.begin(start.session_id, start.episode_seq, under_way=self._waits)
@@ -202,12 +215,25 @@ class Recorder:
             raise
         return log
 
-    def _show(self, parts: Parts, *, step: bool) -> None:
+    def _show(self, parts: Parts) -> None:
         if self._live is not None:
-            self._live.push(parts, step=step)
+            self._live.push(parts, step=False)
 
-    def _add(self, parts: Parts, *, step: bool = False) -> None:
-        """The same packet to the log and to the live stream."""
+    def _show_step(self, packet: wire.Packet, buffers: Buffers, parts: Parts) -> None:
+        """After the log has it: a step that is offered again must not be in the video twice."""
+        if self._live is None:
+            return
+        follows: bool | None = False
+        if self._colour is not None:
+            if self._live.broken:
+                self._colour.begin()
+                self._live.broken = False
+            shown, follows = self._colour.instead(packet, buffers)
+            parts = wire.pack(packet.message, shown) if shown is not buffers else parts
+        self._live.push(parts, follows=follows)
+
+    def _add(self, parts: Parts) -> None:
+        """To the log."""
         if self._log is None:
             self.lost_records += 1
         else:
@@ -222,7 +248,6 @@ class Recorder:
                 self.error = str(error)
                 self.lost_records += 1
                 self._keep_torn(self._log)
-        self._show(parts, step=step)
 
     def _keep_torn(self, log: EpisodeLogWriter) -> None:
         """An episode that goes on without being recorded: its log ends here."""
@@ -234,7 +259,9 @@ class Recorder:
     def _end(self, end: EpisodeEnd) -> None:
         """Write the end once and finish; after `Stalled` it goes on where it was."""
         if not self._ended:
-            self._add(wire.pack(end))
+            parts = wire.pack(end)
+            self._add(parts)
+            self._show(parts)
             self._ended = True
         self._finish(keep=end.reason != "rerecord")
 

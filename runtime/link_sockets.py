@@ -31,8 +31,9 @@ MESSAGES_PER_TURN = 16
 class LinkSockets:
     """Connections to one trainer. No call waits for the other end."""
 
-    def __init__(self, run: Run) -> None:
-        """Raises `ConfigError` where an address needs keys and there are none."""
+    def __init__(self, run: Run, features: tuple[str, ...] = ()) -> None:
+        """`features`: what this robot can do beyond `wire.FEATURES`. Raises `ConfigError` where an address
+        needs keys and there are none."""
         link = run.config.link
         self._robot_id = run.config.robot.id
         self._addresses = {
@@ -58,7 +59,8 @@ class LinkSockets:
         for name, socket in self._sockets.items():
             if name != "frames":  # nothing ever comes back on it
                 self._poller.register(socket, zmq.POLLIN)
-        hello = Hello(self._robot_id, run.session_id, wire.VERSIONS, wire.FEATURES, __version__)
+        can = (*wire.FEATURES, *features)
+        hello = Hello(self._robot_id, run.session_id, wire.VERSIONS, can, __version__)
         self._greetings = {
             name: Handshake(hello, functools.partial(self._send, name)) for name in GREETED
         }

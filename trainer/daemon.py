@@ -15,7 +15,7 @@ from typing import Any
 
 import zmq
 
-from contracts import __version__, wire
+from contracts import __version__, live_video, wire
 from contracts.errors import EntracteError, VersionMismatch, WireError
 from contracts.files import atomic
 from contracts.files.lock import FolderLock
@@ -39,13 +39,14 @@ from trainer.config import TrainerConfig
 from trainer.disk import DiskBudget
 from trainer.door import Door
 from trainer.keeper import Keeper
+from trainer.live_frames import LiveFrames
 from trainer.metrics import Metrics
 from trainer.peers import Peers, check_speaker
 from trainer.receiver import Receiver
 from trainer.release_desk import ReleaseDesk
 from trainer.store import Store
 from trainer.work import Work
-from trainer.worker import LiveFrames, Worker
+from trainer.worker import Worker
 
 POLL_MS = 5
 BYTES_PER_TURN, MESSAGE_BYTES = 2 << 20, 16 << 10
@@ -89,7 +90,8 @@ class Daemon:
         self._context = zmq.Context(io_threads=1)
         self._sockets: dict[str, zmq.Socket[bytes]] = {}
         self._door = Door(self._context, root, config.listen, config.limits, self.metrics)
-        self._peers = Peers("trainer", __version__, self._door.may_speak)
+        readable = tuple(codec for codec in live_video.CODECS if live_video.decodes(codec))
+        self._peers = Peers("trainer", __version__, self._door.may_speak, features=readable)
         self._live = LiveFrames(config.reward.live)
         self._beats: dict[str, tuple[float, Heartbeat]] = {}
         self._ages = Ages()

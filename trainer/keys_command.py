@@ -11,7 +11,7 @@ from contracts.errors import ConfigError
 from contracts.files.keys import KeyStore, described, fingerprint
 from trainer.door import KEYS_FOLDER
 from trainer.enroll_command import RunDirOption
-from trainer.signing import SigningKey
+from trainer.signing import SigningKey, read_public
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -24,7 +24,8 @@ def list_(run_dir: RunDirOption) -> None:
     """This trainer's keys and its robots. Secrets are never shown."""
     for line in described(KeyStore(run_dir / KEYS_FOLDER), time.time()):
         typer.echo(line)
-    typer.echo(f"releases are signed by: {fingerprint(SigningKey(run_dir / 'releases').public)}")
+    signs = read_public(run_dir)
+    typer.echo(f"releases are signed by: {fingerprint(signs) if signs else 'nobody yet'}")
 
 
 @app.command()

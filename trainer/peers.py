@@ -42,8 +42,11 @@ class Peers:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._trainer_id, self._software_version = trainer_id, software_version
+        features: tuple[str, ...] = (),
         self._may_speak, self._clock = may_speak, clock
+        """`features`: what this end can do beyond `wire.FEATURES`."""
         self._known: dict[tuple[str, bytes], Peer] = {}
+        self._features = features
         self.refused: dict[str, int] = {}
         """How many greetings and messages were turned away, by the reason of their `Goodbye`."""
 
@@ -64,7 +67,8 @@ class Peers:
             if now_s - self._known[oldest].heard_s < KEPT_S:
                 return self.turn_away("full", f"{len(self._known)} connections are known already")
             del self._known[oldest]
-        features = [name for name in hello.features if name in wire.FEATURES]
+        can = (*wire.FEATURES, *self._features)
+        features = [name for name in hello.features if name in can]
         self._known[socket, peer] = Peer(
             hello.robot_id, hello.session_id, frozenset(features), now_s
         )

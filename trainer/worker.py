@@ -6,62 +6,17 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections import OrderedDict, deque
+from collections import deque
 
-import numpy as np
-
-from contracts import images, wire
 from contracts.errors import EntracteError
-from contracts.messages import EpisodeStart, Step
-from contracts.wire import Packet
 from trainer.config import TrainerConfig
+from trainer.live_frames import LiveFrames
 from trainer.metrics import Metrics
 from trainer.store import IndexEntry, Store
 from trainer.work import Work
 
-LIVE_WAITING = 8
-MAX_SPEAKERS = 1024
 FLUSH_DATASET_S = 60.0
 DISK_AGAIN_S = 5.0
-
-Encoded = dict[str, tuple[wire.Buffer, bytes]]
-
-
-class LiveFrames:
-    """Pictures of episodes under way: the newest few, taken in by the I/O thread, looked at by the worker."""
-
-    def __init__(self, wanted: bool) -> None:
-        self._wanted = wanted
-        self._instructions: OrderedDict[bytes, str] = OrderedDict()
-        self._waiting: deque[tuple[str, int, Encoded]] = deque(maxlen=LIVE_WAITING)
-        self.frames = self.skipped = 0
-
-    def __bool__(self) -> bool:
-        return bool(self._waiting)
-
-    def take(self, peer: bytes, packet: Packet) -> None:
-        message = packet.message
-        if isinstance(message, EpisodeStart):
-            self._instructions[peer] = message.instruction
-            self._instructions.move_to_end(peer)
-            if len(self._instructions) > MAX_SPEAKERS:
-                self._instructions.popitem(last=False)
-        elif isinstance(message, Step) and peer in self._instructions:
-            self.frames += 1
-            if not self._wanted:
-                return
-            encoded = {
-                name.removesuffix(".colour"): (packet.descriptors[name], bytes(data))
-                for name, data in packet.data.items()
-                if name.endswith(".colour")
-            }
-            self.skipped += len(self._waiting) == self._waiting.maxlen
-            self._waiting.append((self._instructions[peer], message.index, encoded))
-
-    def next(self) -> tuple[str, int, dict[str, np.ndarray]]:
-        """(instruction, step, decoded pictures by camera). Raises `EntracteError` if they are damaged."""
-        instruction, step, encoded = self._waiting.popleft()
-        return instruction, step, {name: _decode(*item) for name, item in encoded.items()}
 
 
 class Worker(threading.Thread):
@@ -121,7 +76,8 @@ class Worker(threading.Thread):
             except EntracteError:
                 self.malformed += 1
                 return
-            self._work.scorer.watch(*seen)
+            if seen is not None:
+                self._work.scorer.watch(*seen)
         elif self._backlog and time.monotonic() >= self._disk_again_s:
             self._write_dataset()
 
@@ -140,9 +96,3 @@ class Worker(threading.Thread):
             known = isinstance(error, EntracteError)
             problem = str(error) if known else f"{type(error).__name__}: {error}"
             self._metrics.add("dataset_failure", key=str(entry.key), problem=problem)
-
-
-def _decode(descriptor: wire.Buffer, data: bytes) -> np.ndarray:
-    if descriptor.codec == "raw":
-        return np.frombuffer(data, descriptor.dtype).reshape(descriptor.shape)
-    return images.decode(descriptor.codec, data, descriptor.shape)

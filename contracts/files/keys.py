@@ -7,18 +7,18 @@ lock, since a command may change what a running daemon reads.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import os
 import stat
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
 
 from contracts.errors import ConfigError
 from contracts.files import atomic
+from contracts.files.lock import locked
 from contracts.sockets.admission import AllowList, Pass
 from contracts.sockets.curve import KeyPair, checked, new_pair, pair_of
 
@@ -156,14 +156,8 @@ class KeyStore:
                 self._passes, msgspec.json.format(msgspec.json.encode(edit(self.passes())))
             )
 
-    @contextlib.contextmanager
-    def _locked(self) -> Iterator[None]:
-        descriptor = os.open(self.folder / LOCK, os.O_RDWR | os.O_CREAT, SECRET_MODE)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-            yield
-        finally:
-            os.close(descriptor)
+    def _locked(self) -> contextlib.AbstractContextManager[None]:
+        return locked(self.folder / LOCK)
 
 
 def _stamp(path: Path) -> object:

@@ -1,9 +1,11 @@
-"""One process at a time: a lock on a folder, released by the system when its holder ends, however it does."""
+"""One process at a time: locks that the system releases when their holder ends, however it does."""
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 from contracts.errors import EntracteError
@@ -25,3 +27,15 @@ class FolderLock:
 
     def release(self) -> None:
         os.close(self._descriptor)
+
+
+@contextlib.contextmanager
+def locked(path: Path, *, wait: bool = True) -> Iterator[None]:
+    """Alone among all that lock that file, in other threads and processes, too. The file is made, for its
+    owner only. Without `wait` raises `BlockingIOError` where another has it."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        yield
+    finally:
+        os.close(descriptor)

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from benchmarks import codecs, link_scene, rvl
+from contracts import live_video
 
 
 def unpacked(data: bytes, shape: tuple[int, int]) -> np.ndarray:
@@ -55,4 +56,15 @@ def test_every_codec_that_is_here_is_in_the_table(there) -> None:
     ours = next(row for row in rows if "ours" in row.name)
     assert (ours.psnr_db == float("inf")) == depth and ours.psnr_db > 30
     text = codecs.table(rows, [*missing, "another"], "error")
+    assert all(row.name in text for row in rows) and "another." in text
+
+
+def test_what_video_saves_is_measured_against_jpeg_on_the_same_pictures() -> None:
+    pictures = [moment["front"][0][:96, :128].copy() for moment in link_scene.views(4)]
+    rows, missing = codecs.films(pictures, 2)
+    assert rows[0].name.startswith("JPEG") and rows[0].kb == pytest.approx(rows[0].key_kb, rel=0.1)
+    assert len(rows) + 2 * len(missing) == 1 + 2 * len(live_video.CODECS)
+    for row in rows[1:]:
+        assert row.kb < rows[0].kb and row.key_kb > row.kb and row.psnr_db > 30
+    text = codecs.film_table(rows, [*missing, "another"])
     assert all(row.name in text for row in rows) and "another." in text

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 import time
 from collections.abc import Mapping, Sequence
@@ -90,7 +91,10 @@ class BrightnessReward(_Plugin):
 
     def watch(self, instruction: str, step: int, images: Mapping[str, np.ndarray]) -> None:
         self.watched += 1
-        self._mean(images["front"])
+        mean = self._mean(images["front"])
+        if seen := self.options.get("seen"):
+            with Path(seen).open("a") as file:
+                file.write(json.dumps({"step": step, "mean": mean}, separators=(",", ":")) + "\n")
 
     def score_episode(self, episode: StoredEpisode) -> list[RewardSignal]:
         frames = episode.frames("front")

@@ -14,18 +14,21 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 import zmq
 from daemon_bench import Robot, Trainer, stored, wait
 from tiny_package import head_inputs, make_package
-from tiny_robot import episode
+from tiny_robot import episode, pictures
+from wiretap import Tap
 
-from contracts import wire
+from contracts import live_video, wire
 from contracts.files.dataset_reader import DatasetReader
 from contracts.files.log_to_dataset import read_episode
 from contracts.files.packages import Package
-from contracts.messages import Hello, OutcomeStored, ReleaseOutcome, Welcome
+from contracts.messages import Hello, OutcomeStored, ReleaseOutcome, Step, Welcome
+from runtime.board import LinkState
 
 
 @pytest.fixture(scope="module")
@@ -255,6 +258,60 @@ def test_live_scoring_changes_no_score(
     del robots
     known = [json.loads(found) for found in scores.values()]
     assert known[0]["signals"] == known[1]["signals"]
+
+
+@pytest.mark.skipif(not live_video.encodes("h264"), reason="this PyAV writes no H.264 (libx264)")
+def test_live_colour_travels_as_video_and_is_stored_as_it_would_be_anyway(
+    tmp_path: Path, package: Package, trainer: Trainer
+) -> None:
+    """What the trainer looks at is what the robot saw; JPEG where the robot was not told otherwise."""
+    seen = tmp_path / "seen.jsonl"
+    trainer.start(reward__model="brightness", reward__options__seen=seen)
+    sent: dict[str, list[wire.Packet]] = {}
+    for codec in ("h264", "jpeg"):
+        tap = Tap(trainer.endpoints)
+        real, trainer.endpoints = trainer.endpoints, tap.endpoints
+        robot = Robot(tmp_path / codec, package, trainer, name=f"robot-{codec}")
+        trainer.endpoints = real
+        link = msgspec.structs.replace(robot.run.config.link, colour_codec=codec)
+        config = msgspec.structs.replace(robot.run.config, link=link)
+        robot.run = msgspec.structs.replace(robot.run, config=config)
+        robot.run.save()
+        robot.start()
+        wait("the greeting", lambda board=robot.board: board.link_state == LinkState.WELCOME)
+        for parts in episode(1, steps=20, robot_id=f"robot-{codec}"):
+            robot.push(parts)
+            time.sleep(
+                0.01
+            )  # so that some are looked at on the way; how many is the machine's to say
+        wait("its end at the trainer", lambda name=f"robot-{codec}": (name, 1) in stored(trainer))
+        wait("a look at it", seen.exists)
+        robot.stop()
+        looks = [json.loads(line) for line in seen.read_text().splitlines()]
+        seen.unlink()
+        for look in looks:
+            truth = pictures(look["step"], 1)[0][1]
+            assert abs(look["mean"] - truth.mean() / 255) < 0.01
+        tap.close()
+        frames = [parts for name, parts in tap.messages() if name == "frames"]
+        packets = [wire.unpack(parts) for parts in frames]
+        sent[codec] = [packet for packet in packets if isinstance(packet.message, Step)]
+    codecs = {
+        codec: [packet.descriptors["front.colour"].codec for packet in packets]
+        for codec, packets in sent.items()
+    }
+    assert codecs == {"h264": ["h264"] * 20, "jpeg": ["jpeg"] * 20}
+    sizes = {
+        codec: sum(len(packet.data["front.colour"]) for packet in packets)
+        for codec, packets in sent.items()
+    }
+    assert sizes["h264"] < sizes["jpeg"] / 4
+    logs = [
+        read_episode(trainer.root / "store" / "logs" / f"robot-{codec}__s1__00000001.elog")
+        for codec in sent
+    ]
+    one, other = (log.pictures.frames("front") for log in logs)
+    assert np.array_equal(one, other) and logs[0].session.colour_codec == "jpeg"
 
 
 def test_a_port_in_use_is_one_sentence(tmp_path: Path, package: Package, trainer: Trainer) -> None:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable
 
 import msgspec
 import numpy as np
 
-from contracts import images, wire
+from contracts import images, live_video, wire
 from contracts.errors import EntracteError
 from tests.faults.fuzz.examples import all_messages
 from tests.faults.fuzz.mutation import (
+    MAX_INPUT_BYTES,
     Mutator,
     Rng,
     frame,
@@ -105,6 +107,43 @@ def _depth_mutator(rng: Rng, data: bytes) -> bytes:
     return mutate_bytes(rng, data)
 
 
+FILM = (48, 64, 3)
+_film = of_parts(mutate_bytes, mutate_bytes)
+
+
+def _film_seeds() -> list[bytes]:
+    """Framed pictures of one camera; the codec's place in `live_video.CODECS` is each one's first byte."""
+    found = []
+    for place, codec in enumerate(live_video.CODECS):
+        if live_video.encodes(codec):
+            encoder = live_video.Encoder(codec, FILM, 30)
+            rng = np.random.default_rng(0)
+            ground = np.kron(rng.integers(0, 255, (3, 4, 3), np.uint8), np.ones((16, 16, 1)))
+            shots = [np.roll(ground.astype(np.uint8), at, axis=1) for at in range(4)]
+            found.append(frame([bytes([place]) + encoder.encode(shot) for shot in shots]))
+    return found or [frame([b"\0" * 11])]
+
+
+def _film_mutator(rng: Rng, data: bytes) -> bytes:
+    """Mostly with checksums made right again, so that parser and decoder are reached."""
+    parts = unframe(_film(rng, data))
+    if rng.random() < 0.9:
+        parts = [part[:1] + zlib.crc32(part[5:]).to_bytes(4, "little") + part[5:] for part in parts]
+    return frame(parts)[:MAX_INPUT_BYTES]
+
+
+def decode_film(data: bytes) -> None:
+    """As the trainer does, picture after picture by one decoder; a picture that comes out is whole."""
+    decoder = live_video.Decoder()
+
+    def show(part: bytes) -> None:
+        codec = live_video.CODECS[part[0] % len(live_video.CODECS)] if part else "none"
+        found = decoder.decode(codec, part[1:], FILM)
+        assert found.shape == FILM and found.dtype == np.uint8
+
+    each(*(lambda part=part: show(part) for part in unframe(data)))
+
+
 # Conversations: framed packets, each of framed parts.
 
 
@@ -119,6 +158,7 @@ def targets() -> list[Target]:
         Target("wire", packet_seeds, packet, plain(decode_packet), share=40, grows_mib=256),
         Target("jpeg", _jpeg_seeds, jpeg, plain(lambda d: void(images.decode_jpeg(d))), 8, 256),
         Target("depth", _depth_seeds, _depth_mutator, plain(decode_depth), 8, 256),
+        Target("live-video", _film_seeds, _film_mutator, plain(decode_film), 8, 256),
     ]
 
 

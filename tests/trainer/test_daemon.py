@@ -281,9 +281,7 @@ def test_live_colour_travels_as_video_and_is_stored_as_it_would_be_anyway(
         wait("the greeting", lambda board=robot.board: board.link_state == LinkState.WELCOME)
         for parts in episode(1, steps=20, robot_id=f"robot-{codec}"):
             robot.push(parts)
-            time.sleep(
-                0.01
-            )  # so that some are looked at on the way; how many is the machine's to say
+            time.sleep(0.01)  # some are looked at on the way; how many is the machine's to say
         wait("its end at the trainer", lambda name=f"robot-{codec}": (name, 1) in stored(trainer))
         wait("a look at it", seen.exists)
         robot.stop()

@@ -18,6 +18,9 @@ MAX_PEERS = 256
 """Connections known at once: two a robot. The one that was silent longest makes room for a new one."""
 KEPT_S = 30.0
 """But none that spoke so recently: with all places taken by those, a new one is refused."""
+MAX_OF_ROBOT = 4
+"""Of one robot on one socket; it needs one, and one that broke without a word. Beyond it makes its own
+room."""
 
 
 @dataclass
@@ -40,13 +43,13 @@ class Peers:
         software_version: str = "",
         may_speak: Callable[[str, str], str] = lambda robot_id, user: "",
         clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self._trainer_id, self._software_version = trainer_id, software_version
         features: tuple[str, ...] = (),
-        self._may_speak, self._clock = may_speak, clock
+    ) -> None:
         """`features`: what this end can do beyond `wire.FEATURES`."""
-        self._known: dict[tuple[str, bytes], Peer] = {}
+        self._trainer_id, self._software_version = trainer_id, software_version
         self._features = features
+        self._may_speak, self._clock = may_speak, clock
+        self._known: dict[tuple[str, bytes], Peer] = {}
         self.refused: dict[str, int] = {}
         """How many greetings and messages were turned away, by the reason of their `Goodbye`."""
 
@@ -62,9 +65,11 @@ class Peers:
         if problem:
             return self.turn_away("identity", problem)
         now_s = self._clock()
-        if len(self._known) >= MAX_PEERS:
-            oldest = min(self._known, key=lambda key: self._known[key].heard_s)
-            if now_s - self._known[oldest].heard_s < KEPT_S:
+        own = [(socket, each) for each in self.of_robot(hello.robot_id, socket)]
+        full = len(own) >= MAX_OF_ROBOT
+        if full or len(self._known) >= MAX_PEERS:
+            oldest = min(own if full else self._known, key=lambda key: self._known[key].heard_s)
+            if not full and now_s - self._known[oldest].heard_s < KEPT_S:
                 return self.turn_away("full", f"{len(self._known)} connections are known already")
             del self._known[oldest]
         can = (*wire.FEATURES, *self._features)

@@ -148,13 +148,32 @@ def test_connections_are_bounded_and_the_silent_make_room(monkeypatch) -> None:
     now = [0.0]
     trainer = Peers("t", clock=lambda: now[0])
     for number in range(MAX_PEERS):
-        assert isinstance(trainer.greet("episodes", b"%d" % number, HELLO), Welcome)
+        robot = msgspec.structs.replace(HELLO, robot_id=f"robot-{number}")
+        assert isinstance(trainer.greet("episodes", b"%d" % number, robot), Welcome)
     answer = trainer.greet("episodes", b"new", HELLO)
     assert isinstance(answer, Goodbye) and answer.reason == "full"
     now[0] = peers.KEPT_S
     assert trainer.known("episodes", b"1") is not None
     assert isinstance(trainer.greet("episodes", b"new", HELLO), Welcome)
     assert trainer.known("episodes", b"0") is None and trainer.known("episodes", b"1") is not None
+
+
+def test_a_robot_with_many_connections_makes_room_for_its_own(monkeypatch) -> None:
+    now = [0.0]
+    trainer = Peers("t", clock=lambda: now[0])
+    other = msgspec.structs.replace(HELLO, robot_id="bench-1")
+    assert isinstance(trainer.greet("episodes", b"other", other), Welcome)
+    for number in range(2 * MAX_PEERS):
+        now[0] += 0.01
+        for socket in ("episodes", "weights"):
+            assert isinstance(trainer.greet(socket, b"%d" % number, HELLO), Welcome)
+        assert trainer.known("episodes", b"0") is not None, "the one that speaks keeps its place"
+    assert len(trainer.of_robot("bench-0", "episodes")) == peers.MAX_OF_ROBOT
+    assert len(trainer.of_robot("bench-0", "weights")) == peers.MAX_OF_ROBOT
+    assert isinstance(trainer.greet("weights", b"other", other), Welcome), (
+        "and others find theirs free"
+    )
+    assert trainer.known("episodes", b"other") is not None
 
 
 def test_a_release_is_offered_in_the_encodings_that_the_robots_greeting_named(tmp_path) -> None:

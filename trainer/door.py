@@ -95,21 +95,23 @@ class Door:
 
     def renew(self, visitor: Visitor, message: RobotKey) -> RobotKeyStored:
         """Let a robot's new key in; it is on disk when this returns. It is valid as long as the old one was
-        to be. Raises `WireError` on a connection without a key, or for no key."""
+        to be. Raises `WireError` on a connection without a valid key, for no key, and for one that is known
+        already: it would take that from whose it is."""
         old = {one.key: one for one in self._store.passes()}.get(visitor.key)
         if old is None:
             raise WireError("a new key came on a connection without one", found=message.robot_id)
         now_s = time.time()
         lasts_s = old.expires_unix_s - old.enrolled_unix_s if old.expires_unix_s else 0.0
         try:
-            self._store.add(
+            self._store.renew(
                 Pass(
                     name=visitor.name,
                     key=message.key,
                     enrolled_unix_s=now_s,
                     expires_unix_s=now_s + lasts_s if lasts_s else 0.0,
                     replaces=visitor.key,
-                )
+                ),
+                now_s,
             )
         except ConfigError as error:
             raise WireError("unusable new key", found=str(error)) from error

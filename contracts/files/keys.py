@@ -55,7 +55,10 @@ class KeyStore:
         """The pair that is to replace the own one, once the other end knows it."""
         path = self.folder / NEXT_SECRET
         if make and not path.exists():
-            write_secret(path, new_pair().secret.encode("ascii"))
+            make_private(self.folder)
+            with self._locked():
+                if not path.exists():
+                    write_secret(path, new_pair().secret.encode("ascii"))
         return self._pair(path) if path.exists() else None
 
     def adopt_next(self) -> KeyPair:
@@ -133,6 +136,39 @@ class KeyStore:
             )
 
         self._edit(edit)
+
+    def renew(self, new: Pass, now_unix_s: float) -> None:
+        """`new` waits beside the key that it `replaces`, which must be valid now and of that name. Raises
+        `ConfigError` for a key that this end knows already: it is another's, was given up, or is this one's
+        own; the same once more is fine."""
+        checked(new.key)
+
+        def edit(passes: tuple[Pass, ...]) -> tuple[Pass, ...]:
+            known = {one.key: one for one in passes}
+            old, same = known.get(new.replaces), known.get(new.key)
+            if old is None or old.name != new.name or old.problem(now_unix_s):
+                raise ConfigError("the old key is not valid any more", found=new.name)
+            if same is not None:
+                told = (same.name, same.replaces) == (new.name, new.replaces)
+                if told and not same.problem(now_unix_s):
+                    return passes
+                raise ConfigError("a new key that is known already", found=f"that of {same.name}")
+            kept = [one for one in passes if one.name != new.name or one.key == new.replaces]
+            return (*kept, new)
+
+        self._edit(edit)
+
+    def follow(self, signing_key: str, newest: str) -> None:
+        """The trainers whose releases were by `signing_key` sign with `newest` now."""
+        if any(one.signing_key == signing_key for one in self.passes()):
+            self._edit(
+                lambda passes: tuple(
+                    msgspec.structs.replace(one, signing_key=newest)
+                    if one.signing_key == signing_key
+                    else one
+                    for one in passes
+                )
+            )
 
     def revoke(self, name: str, now_unix_s: float) -> int:
         """Every key of that name; returns how many were valid. They stay in the file, as a record."""

@@ -13,7 +13,8 @@ NONE, UNKNOWN, REVOKED, EXPIRED = "", "unknown key", "revoked", "expired"
 
 class Pass(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """One public key (CURVE, Z85) and whose it is. Times are Unix seconds; 0: never. `replaces`: the key that
-    ends as soon as this one is used."""
+    ends as soon as this one is used. `signing_key`: of a trainer, the key (Ed25519, hex) that its releases are
+    by now."""
 
     name: str
     key: str
@@ -21,6 +22,7 @@ class Pass(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     expires_unix_s: float = 0.0
     revoked_unix_s: float = 0.0
     replaces: str = ""
+    signing_key: str = ""
 
     def problem(self, now_unix_s: float) -> str:
         """Why it is not valid now, or ""."""

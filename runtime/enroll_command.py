@@ -10,13 +10,14 @@ import typer
 
 from contracts import enrolment
 from contracts.errors import ConfigError
-from contracts.files import atomic, question
+from contracts.files import question
 from contracts.files.keys import KeyStore, check_name, expiry
 from contracts.key_rotation import public_key
 from contracts.sockets import Pass
 from contracts.sockets.curve import checked
 from contracts.sockets.enrolling import enrol_with_trainer
 from runtime.config import RobotConfig, load_config
+from runtime.link_keys import LinkKeys
 
 RunDirOption = Annotated[Path, typer.Option("--run-dir", help="the robot's run folder")]
 ConfigOption = Annotated[
@@ -54,7 +55,8 @@ def enroll(
     if not address:
         raise ConfigError("no address", expected="robot-run enroll tcp://<trainer>:<port>")
     said = _exchange(resolved, run_dir, address, patience_s)
-    keep(resolved, run_dir, said, time.time(), days)
+    for line in keep(resolved, run_dir, said, time.time(), days):
+        typer.echo(line)
     typer.echo(f"enrolled with {said.trainer_id}; keys are in {folder}")
 
 
@@ -70,18 +72,27 @@ def confirm(folder: Path, code: str) -> None:
 
 def keep(
     config: RobotConfig, run_dir: Path, said: enrolment.Commitment, now_unix_s: float, days: float
-) -> None:
-    """What a person has confirmed, on disk: the trainer's pass and its signing key."""
-    store = KeyStore(run_dir / config.link.keys)
-    store.add(
+) -> list[str]:
+    """What a person has confirmed, on disk: the trainer's pass and its signing key. Returns what ended by
+    that, in words."""
+    keys = LinkKeys(config.link, run_dir)
+    before = {one.name: one.key for one in keys.store.passes() if not one.revoked_unix_s}
+    keys.store.add(
         Pass(
             name=said.trainer_id,
             key=said.key,
             enrolled_unix_s=now_unix_s,
             expires_unix_s=expiry(days, now_unix_s),
+            signing_key=said.signing_key,
         )
     )
-    atomic.write_bytes(run_dir / config.link.trainer_key, said.signing_key.encode("ascii") + b"\n")
+    dropped = keys.pin(said.signing_key)
+    ended = []
+    if before.get(said.trainer_id, said.key) != said.key:
+        ended.append(f"this is another '{said.trainer_id}' than before, whose key ends with this")
+    if dropped:
+        ended.append(f"releases by another key that waited: {dropped}; they never act")
+    return ended
 
 
 def _exchange(

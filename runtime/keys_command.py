@@ -36,8 +36,7 @@ def list_(run_dir: RunDirOption, config: ConfigOption = None, set_: SetOption = 
     keys = LinkKeys(load_config(config, set_ or []).link, run_dir)
     for line in described(keys.store, time.time()):
         typer.echo(line)
-    signs = keys.signing_path.read_text().strip() if keys.signing_path.exists() else ""
-    typer.echo(f"releases are taken from: {fingerprint(signs) if signs else 'nobody'}")
+    _say_whose(keys)
 
 
 def revoke(
@@ -45,13 +44,16 @@ def revoke(
 ) -> None:
     """Connect to that trainer no more, and take no release of its; a running link obeys within a second."""
     keys = LinkKeys(load_config(config, set_ or []).link, run_dir)
-    count = keys.store.revoke(trainer, time.time())
-    if not count:
-        raise ConfigError(
-            f"no trainer '{trainer}' to revoke", remedy="robot-run keys list names those there are"
-        )
-    keys.signing_path.unlink(missing_ok=True)
-    typer.echo(f"{trainer} is revoked, and its releases with it")
+    dropped = keys.revoke(trainer)
+    typer.echo(f"{trainer} is revoked")
+    if dropped:
+        typer.echo(f"releases of its that waited and never act: {', '.join(map(str, dropped))}")
+    _say_whose(keys)
+
+
+def _say_whose(keys: LinkKeys) -> None:
+    signs = keys.pinned()
+    typer.echo(f"releases are taken from: {fingerprint(signs) if signs else 'nobody'}")
 
 
 def rotate(run_dir: RunDirOption, config: ConfigOption = None, set_: SetOption = None) -> None:
@@ -63,6 +65,7 @@ def rotate(run_dir: RunDirOption, config: ConfigOption = None, set_: SetOption =
             "this link has no keys to rotate",
             expected="a trainer off loopback, or link.curve: always",
         )
+    keys.client()  # raises where the robot is not enrolled yet, before a key is made for nothing
     # The new one is on disk before the trainer hears of it: broken off anywhere, one of both still works.
     new = keys.store.next(make=True)
     assert new is not None

@@ -16,6 +16,7 @@ from contracts.key_rotation import follow
 from contracts.messages import TrainerKeys
 from contracts.sockets import Client, Pass, is_local
 from runtime.config import LinkSection
+from runtime.slots import opened
 
 LOOK_S = 1.0
 
@@ -26,7 +27,7 @@ class LinkKeys:
     def __init__(
         self, link: LinkSection, run_dir: Path, unix_clock: Callable[[], float] = time.time
     ) -> None:
-        self._link, self._unix_clock = link, unix_clock
+        self._link, self._unix_clock, self._run_dir = link, unix_clock, run_dir
         self.store = KeyStore(run_dir / link.keys)
         self.signing_path = run_dir / link.trainer_key
         self._stamp = self._now()
@@ -46,10 +47,9 @@ class LinkKeys:
 
     def trainer(self) -> Pass:
         """The trainer that was enrolled last. Raises `ConfigError` without a valid one."""
-        passes = self.store.passes()
-        now_s = self._unix_clock()
-        valid = [one for one in passes if not one.problem(now_s)]
+        valid = self._valid()
         if not valid:
+            passes, now_s = self.store.passes(), self._unix_clock()
             why = f"{passes[-1].name} is {passes[-1].problem(now_s)}" if passes else "none"
             raise ConfigError(
                 f"no trainer to connect to in {self.store.folder}",
@@ -71,18 +71,63 @@ class LinkKeys:
     def follow(self, message: TrainerKeys) -> bool:
         """Take the signing key that the chain leads to; whether it is another one. Raises `WireError` for a
         chain that is not to be believed. Where no key was ever pinned nothing is taken."""
-        try:
-            pinned = atomic.read_bytes(self.signing_path, 1024).decode("ascii").strip()
-        except (atomic.FileError, OSError, UnicodeDecodeError):
+        pinned = self.pinned()
+        if not pinned:
             return False
         try:
             newest = follow(pinned, message.statements)
-        except ReleaseRejected as error:
+            if newest == pinned:
+                return False
+            # In this order: killed in between, the same chain leads there again.
+            self.store.follow(pinned, newest)
+        except (ReleaseRejected, ConfigError) as error:
             raise WireError(str(error)) from error
-        if newest == pinned:
-            return False
-        atomic.write_bytes(self.signing_path, newest.encode("ascii") + b"\n")
+        self._write_pinned(newest)
         return True
+
+    def pinned(self) -> str:
+        """The key (hex) that releases are taken by; "" for none."""
+        try:
+            return atomic.read_bytes(self.signing_path, 1024).decode("ascii").strip()
+        except (atomic.FileError, OSError, UnicodeDecodeError):
+            return ""
+
+    def pin(self, signing_key: str) -> list[int]:
+        """Take releases by that key from now on, "": by none. What waits here by another one never acts;
+        returns the numbers of those."""
+        if signing_key == self.pinned():
+            return []
+        if signing_key:
+            self._write_pinned(signing_key)
+        else:
+            self.signing_path.unlink(missing_ok=True)
+            atomic.sync(self.signing_path.parent)
+        dropped: list[int] = []
+        for store in opened(self._run_dir).values():
+            dropped += store.quarantine_waiting("its trainer's key is not trusted any more")
+        return dropped
+
+    def revoke(self, name: str) -> list[int]:
+        """Connect to that trainer no more. Releases are taken as before where another one signs them, else
+        from the one enrolled last that is left; returns what waited and never acts. Raises `ConfigError`
+        where no trainer of that name is valid."""
+        if not any(one.name == name and not one.revoked_unix_s for one in self.store.passes()):
+            raise ConfigError(
+                f"no trainer '{name}' to revoke",
+                remedy="robot-run keys list names those there are",
+            )
+        left = [one.signing_key for one in self._valid() if one.name != name and one.signing_key]
+        # First, so that broken off it can be said again.
+        dropped = [] if self.pinned() in left else self.pin(left[-1] if left else "")
+        self.store.revoke(name, self._unix_clock())
+        return dropped
+
+    def _valid(self) -> list[Pass]:
+        now_s = self._unix_clock()
+        return [one for one in self.store.passes() if not one.problem(now_s)]
+
+    def _write_pinned(self, signing_key: str) -> None:
+        atomic.write_bytes(self.signing_path, signing_key.encode("ascii") + b"\n")
 
     def _now(self) -> object:
         return self.store.stamp(), self.store.own_stamp()

@@ -19,8 +19,8 @@ TRANSITIONS: dict[str, tuple[str, ...]] = {
     # state: what may follow. "idle" is an empty slot. docs/releases.md says why, and is tested against this.
     "idle": ("fetching",),
     "fetching": ("verified", "quarantined", "idle"),
-    "verified": ("staged",),
-    "staged": ("shadow", "superseded"),
+    "verified": ("staged", "quarantined"),
+    "staged": ("shadow", "superseded", "quarantined"),
     "shadow": ("probation", "quarantined", "staged"),
     "probation": ("committed", "rolled_back", "superseded", "staged", "quarantined"),
     "committed": ("superseded", "rolled_back"),

@@ -43,6 +43,8 @@ T = TypeVar("T")
 STATE_FILE = "state.json"
 WEIGHTS_FILE = "weights.safetensors"
 PARTIAL_FILE = "weights.part"
+TARGETS = ("policy", "reward")
+WAITING = ("fetching", "verified", "staged")
 
 
 class SlotStore:
@@ -171,6 +173,17 @@ class SlotStore:
         def change(state: TargetState) -> tuple[TargetState, Slot]:
             state = moved(state, name, "quarantined", reason)
             return state, state.slots[name]
+
+        return self._change(change)
+
+    def quarantine_waiting(self, reason: str) -> list[int]:
+        """Nothing that waits for its trial, or is arriving, gets one any more; returns their publish_seqs."""
+
+        def change(state: TargetState) -> tuple[TargetState, list[int]]:
+            waiting = {n: s for n, s in state.slots.items() if s.state in WAITING}
+            for name in waiting:
+                state = moved(state, name, "quarantined", reason)
+            return state, [slot.publish_seq for slot in waiting.values()]
 
         return self._change(change)
 
@@ -380,6 +393,12 @@ class SlotStore:
 
     def _write(self, state: TargetState) -> None:
         atomic.write_bytes(self.folder / STATE_FILE, msgspec.json.encode(state))
+
+
+def opened(run_dir: Path) -> dict[str, SlotStore]:
+    """The slots in a run folder, by target. Raises `SlotError` for those that are none."""
+    folders = {target: run_dir / "slots" / target for target in TARGETS}
+    return {target: SlotStore.open(path) for target, path in folders.items() if path.is_dir()}
 
 
 def boot_id() -> str:

@@ -16,9 +16,8 @@ from runtime.board import Board
 from runtime.config import RobotConfig
 from runtime.probation import evidence
 from runtime.run import Run
-from runtime.slots import SlotStore, TargetState
+from runtime.slots import TARGETS, SlotStore, TargetState, opened
 
-TARGETS = ("policy", "reward")
 RunDirOption = Annotated[Path, typer.Option("--run-dir", help="run folder of the robot")]
 TargetOption = Annotated[str, typer.Option("--target", help="policy or reward")]
 JsonOption = Annotated[bool, typer.Option("--json", help="print the slots as JSON")]
@@ -36,11 +35,7 @@ def register(app: typer.Typer) -> None:
 @slots.command(name="list")
 def list_(run_dir: RunDirOption, as_json: JsonOption = False) -> None:
     """What each slot holds, what acts, and how it does."""
-    found = {
-        target: SlotStore.open(_folder(run_dir, target)).state()
-        for target in TARGETS
-        if _folder(run_dir, target).is_dir()
-    }
+    found = {target: store.state() for target, store in opened(run_dir).items()}
     if not found:
         raise EntracteError(
             f"no slots in {run_dir}", remedy="name the --run-dir of a robot-run start"

@@ -41,6 +41,7 @@ TARGETS = {
 }
 CONTROL_SEEDS = 2  # constant and clock, as the issue asks
 EVALUATION_SEED_BASE = 1_000_000
+NOISE_BOUND = 1.5
 START_TIMEOUT_S = 120.0
 CELL_TIMEOUT_S = 3600.0
 
@@ -60,10 +61,20 @@ class Plan:
     episodes: int
     evaluation_episodes: int
     keep: bool
+    refiner: str = "bestofn"
+    options: tuple[str, ...] = ()
 
 
 def policy_package(plan: Plan, task: str) -> Path:
-    return plan.pretrained / f"policy-{task}"
+    """What is refined: the shipped policy; for `dsrl` the same behind an untrained noise actor."""
+    package = plan.pretrained / f"policy-{task}"
+    if plan.refiner != "dsrl":
+        return package
+    steered = plan.work / f"steered-{task}"
+    if not steered.exists():
+        command = [str(BIN / "robot-export"), "policy", str(package), str(steered)]
+        _run([*command, "--noise-actor", str(NOISE_BOUND)], plan.work / f"steered-{task}.log")
+    return steered
 
 
 def demonstrations(plan: Plan, task: str) -> Path:
@@ -82,7 +93,7 @@ def reward_package(plan: Plan, task: str, reward: str) -> Path | None:
 def trainer_settings(plan: Plan, task: str, reward: str, seed: int) -> list[str]:
     """Overrides of hw_configs/trainer.yaml for one cell."""
     model = {"truth": "success", "constant": "constant", "clock": "clock"}.get(reward, "edge")
-    refiner = "bestofn"
+    refiner = plan.refiner
     if reward == "demonstrations":
         # The label is never looked at: this refiner takes its gradient steps on demonstrations only.
         model, refiner = "constant", "demonstrations"
@@ -100,7 +111,7 @@ def trainer_settings(plan: Plan, task: str, reward: str, seed: int) -> list[str]
     package = reward_package(plan, task, reward)
     if package is not None:
         settings["reward.package"] = str(package)
-    return _set(settings)
+    return _set(settings) + [part for option in plan.options for part in ("--set", option)]
 
 
 def robot_settings(plan: Plan, reward: str, seed: int, endpoints: dict[str, str]) -> list[str]:
@@ -195,6 +206,8 @@ def run_cell(plan: Plan, task: str, reward: str, seed: int) -> None:
         "what": "refinement-cell",
         "task": task,
         "reward": reward,
+        "refiner": plan.refiner,
+        "options": plan.options,
         "seed": seed,
         "base": before,
         "final": after,
@@ -338,9 +351,12 @@ def main() -> None:
     parser.add_argument("--episodes", type=int, default=10)
     parser.add_argument("--evaluation-episodes", type=int, default=100)
     parser.add_argument("--workers", type=int, default=max(1, (os.cpu_count() or 2)))
+    parser.add_argument("--refiner", default="bestofn", help="with another one name another --out")
+    parser.add_argument("--set", action="append", default=[], help="of the trainer (repeat)")
     parser.add_argument("--keep", action="store_true", help="keep the run folders")
     given = parser.parse_args()
-    outputs.require_folder(given.work, "the runs", outputs.only(*TASKS))
+    made = (f"steered-{task}{suffix}" for task in TASKS for suffix in ("", ".log"))
+    outputs.require_folder(given.work, "the runs", outputs.only(*TASKS, *made))
     results = outputs.holding("table.md", *TASKS)
     outputs.require_folder(given.out, "the results", results)
     if given.verb == "table":
@@ -357,6 +373,8 @@ def main() -> None:
         given.episodes,
         given.evaluation_episodes,
         given.keep,
+        given.refiner,
+        tuple(given.set),
     )
     sys.exit(1 if run(plan, given.tasks, given.rewards, given.seeds, given.workers) else 0)
 

@@ -20,17 +20,13 @@ import torch
 from torch.nn import functional as F
 
 from contracts import config
-from contracts.errors import PackageError
-from contracts.files import atomic
-from contracts.files.packages import load_package, read_safetensors, safetensors_bytes
-from trainer.interfaces import ScoredEpisode, Update
+from contracts.files.packages import load_package
+from trainer.interfaces import Update
 from trainer.policies.flow import FlowHead, FlowPolicy
 from trainer.policies.noise import FeatureNoise, disturb
+from trainer.refiners.episodic import Episodic
 from trainer.refiners.experience import FrozenTrunk, Trajectory
 from trainer.refiners.head import HeadTrainer
-
-STATE_FILE = "refiner.json"
-TENSORS_FILE = "refiner.safetensors"
 
 
 class BestOfNOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -62,15 +58,8 @@ class BestOfNOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     threads: int = 1
 
 
-class _State(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    package_id: str
-    seed: int
-    iteration: int
-    successes: tuple[bool, ...]
-
-
-class BestOfN:
-    """See the module. Deterministic: every random number comes from (seed, iteration)."""
+class BestOfN(Episodic):
+    """See the module."""
 
     def __init__(
         self,
@@ -80,86 +69,18 @@ class BestOfN:
         options: Mapping[str, Any],
         seed: int,
     ) -> None:
-        self.options = config.convert(dict(options), BestOfNOptions, "refiner options")
+        o = config.convert(dict(options), BestOfNOptions, "refiner options")
         # Fixed, as sums differ in the last bit with the number of threads.
-        torch.set_num_threads(self.options.threads)
+        torch.set_num_threads(o.threads)
         loaded = load_package(package)
         policy = FlowPolicy.from_package(loaded)
-        self._package_id = loaded.package_id
-        self._trunk = FrozenTrunk(loaded, policy)
-        self._learner = Learner(
-            policy.head,
-            self._trunk.demonstrations(
-                demonstrations,
-                self.options.thin,
-                self.options.demonstration_views,
-                np.random.default_rng(seed),
-            ),
-            self.options,
+        trunk = FrozenTrunk(loaded, policy)
+        rng = np.random.default_rng(seed)
+        shown = trunk.demonstrations(demonstrations, o.thin, o.demonstration_views, rng)
+        learner = Learner(policy.head, shown, o)
+        super().__init__(
+            loaded, trunk, learner, seed, thin=o.thin, views=o.views, discount=o.discount
         )
-        self._seed = seed
-        self._iteration = 0
-
-    @property
-    def package_id(self) -> str:
-        return self._package_id
-
-    def update(self, episodes: list[ScoredEpisode], iteration: int) -> Update:
-        o, rng = self.options, np.random.default_rng([self._seed, iteration, 1])
-        fresh = [
-            self._trunk.trajectory(
-                scored.episode,
-                scored.success,
-                o.thin,
-                o.views,
-                rng,
-                signals=scored.signals,
-                discount=o.discount,
-            )
-            for scored in episodes
-            if scored.success is not None and scored.episode.steps > 0
-        ]
-        update = self._learner.learn(fresh, self._seed, iteration)
-        update.metrics["skipped"] = float(len(episodes) - len(fresh))
-        self._iteration = iteration
-        return update
-
-    def save(self, path: Path) -> None:
-        tensors = self._learner.trainer.state()
-        for index, kept in enumerate(self._learner.own):
-            for name in ("features", "chunks", "gains"):
-                tensors[f"own/{index}/{name}"] = getattr(kept, name)
-        state = _State(
-            self._package_id,
-            self._seed,
-            self._iteration,
-            tuple(kept.success for kept in self._learner.own),
-        )
-        atomic.make_directory(path)
-        atomic.write_bytes(path / TENSORS_FILE, safetensors_bytes(tensors))
-        atomic.write_bytes(path / STATE_FILE, msgspec.json.encode(state))
-
-    def load(self, path: Path) -> None:
-        state = msgspec.json.decode(atomic.read_bytes(path / STATE_FILE, 1 << 24), type=_State)
-        if (state.package_id, state.seed) != (self._package_id, self._seed):
-            raise PackageError(
-                f"{path} was refined from another package or seed",
-                expected=f"{self._package_id}, seed {self._seed}",
-                found=f"{state.package_id}, seed {state.seed}",
-            )
-        data = atomic.read_bytes(path / TENSORS_FILE, 1 << 32)
-        tensors = read_safetensors(data, str(path))
-        self._learner.trainer.restore(tensors, str(path))
-        self._learner.own = [
-            Trajectory(
-                tensors[f"own/{index}/features"],
-                tensors[f"own/{index}/chunks"],
-                tensors[f"own/{index}/gains"],
-                success,
-            )
-            for index, success in enumerate(state.successes)
-        ]
-        self._iteration = state.iteration
 
 
 class Learner:
@@ -228,6 +149,12 @@ class Learner:
                 "gradient_steps": float(len(imitation) - 1),
             },
         )
+
+    def state(self) -> dict[str, np.ndarray]:
+        return self.trainer.state()
+
+    def restore(self, tensors: Mapping[str, np.ndarray], what: str) -> None:
+        self.trainer.restore(tensors, what)
 
     def _differ(self) -> bool:
         """Whether chunks can be told apart at all: not by a reward that says the same of everything."""

@@ -7,7 +7,7 @@ Knows no refinement method.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +26,7 @@ from trainer.interfaces import StoredEpisode
 from trainer.policies.flow import FlowPolicy
 
 _TRUNK_BATCH = 32
+_ARRAYS = ("features", "chunks", "gains", "along")
 SHIFT_PX, COLOUR = ImitateOptions().shift_px, ImitateOptions().colour
 
 
@@ -34,12 +35,21 @@ class Trajectory:
     """One episode at the chunk rate, thinned: `features` float32[V, M, F] of the frozen trunk on V views of
     the same pictures, `chunks` float32[M, T, A] in arm units (what was executed from there on; after the
     end the last action again), `gains` float32[M] how much further the task is after the chunk than before,
-    in [-1, 1], `success` the label."""
+    in [-1, 1], `along` float32[M] how far it is before it (`potential`), `success` the label."""
 
     features: np.ndarray
     chunks: np.ndarray
     gains: np.ndarray
+    along: np.ndarray
     success: bool
+
+    def tensors(self, prefix: str) -> dict[str, np.ndarray]:
+        """All arrays, by name behind `prefix`; `of` takes them back."""
+        return {f"{prefix}{name}": getattr(self, name) for name in _ARRAYS}
+
+    @staticmethod
+    def of(tensors: Mapping[str, np.ndarray], prefix: str, success: bool) -> Trajectory:
+        return Trajectory(**{name: tensors[f"{prefix}{name}"] for name in _ARRAYS}, success=success)
 
 
 def potential(
@@ -176,7 +186,7 @@ class FrozenTrunk:
     ) -> Trajectory:
         ends = np.minimum(starts + every * self.chunk.length, len(actions))
         chunks = chunks_at(actions, starts, self.chunk.length, every)
-        return Trajectory(features, chunks, along[ends] - along[starts], success)
+        return Trajectory(features, chunks, along[ends] - along[starts], along[starts], success)
 
 
 def _ticks_per_action(tick_s: float, rate_hz: float) -> int:

@@ -60,32 +60,49 @@ class HeadTrainer:
         """Everything that `restore` needs, by name."""
         out = {f"trained/{k}": v.detach().numpy() for k, v in self.head.state_dict().items()}
         out |= {f"average/{k}": v.detach().numpy() for k, v in self.average.state_dict().items()}
-        for name, parameter in self._parameters.items():
-            for key, value in self._optimiser.state.get(parameter, {}).items():
-                out[f"{key}/{name}"] = value.numpy()
-        return out
+        return out | moments(self._optimiser, self._parameters)
 
     def restore(self, tensors: Mapping[str, np.ndarray], what: str) -> None:
         """Take back what `state` gave; raises `PackageError` if it is another head's."""
         try:
-            self.head.load_state_dict(_under("trained/", tensors))
-            self.average.load_state_dict(_under("average/", tensors))
+            self.head.load_state_dict(under("trained/", tensors))
+            self.average.load_state_dict(under("average/", tensors))
         except RuntimeError as error:
             raise PackageError(
                 f"{what} was saved by another refiner", found=str(error).replace("\n", " ")
             ) from error
-        self._optimiser.state.clear()
-        for name, parameter in self._parameters.items():
-            kept = {
-                key: torch.from_numpy(np.array(tensors[f"{key}/{name}"]))
-                for key in _MOMENTS
-                if f"{key}/{name}" in tensors
-            }
-            if kept:
-                self._optimiser.state[parameter] = kept
+        restore_moments(self._optimiser, self._parameters, tensors)
 
 
-def _under(prefix: str, tensors: Mapping[str, np.ndarray]) -> dict[str, torch.Tensor]:
+def moments(
+    optimiser: torch.optim.Optimizer, parameters: Mapping[str, torch.nn.Parameter]
+) -> dict[str, np.ndarray]:
+    """All that Adam keeps of these parameters, as "<moment>/<name>"."""
+    return {
+        f"{key}/{name}": value.numpy()
+        for name, parameter in parameters.items()
+        for key, value in optimiser.state.get(parameter, {}).items()
+    }
+
+
+def restore_moments(
+    optimiser: torch.optim.Optimizer,
+    parameters: Mapping[str, torch.nn.Parameter],
+    tensors: Mapping[str, np.ndarray],
+) -> None:
+    """Take back what `moments` gave, and nothing of before."""
+    for name, parameter in parameters.items():
+        kept = {
+            key: torch.from_numpy(np.array(tensors[f"{key}/{name}"]))
+            for key in _MOMENTS
+            if f"{key}/{name}" in tensors
+        }
+        optimiser.state.pop(parameter, None)
+        if kept:
+            optimiser.state[parameter] = kept
+
+
+def under(prefix: str, tensors: Mapping[str, np.ndarray]) -> dict[str, torch.Tensor]:
     return {
         name[len(prefix) :]: torch.from_numpy(np.array(value))
         for name, value in tensors.items()

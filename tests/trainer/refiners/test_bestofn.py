@@ -7,113 +7,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from small_policy import LENGTH, episode, iteration, same, scored
 
 from contracts.errors import ConfigError, PackageError
-from contracts.files.dataset import DatasetWriter
-from contracts.files.dataset_format import Feature
 from contracts.files.packages import Package, load_package
-from contracts.messages import EpisodeEnd, EpisodeStart, SessionStart
 from contracts.package import check_tensors
 from contracts.reward import RewardSignal, abstain
-from contracts.specs import SO101_JOINTS, ActionSpec, CameraSpec, ObservationSpec
-from export.policy import package_policy
-from trainer.interfaces import EpisodeKey, ScoredEpisode, StoredEpisode
-from trainer.policies.flow import FlowConfig, FlowPolicy
+from trainer.policies.flow import FlowPolicy
 from trainer.refiners.bestofn import BestOfN, BestOfNOptions, Learner
 from trainer.refiners.demonstrations import DemonstrationsOnly
 from trainer.refiners.experience import Trajectory, chunks_at, potential
 
-HEIGHT, WIDTH, LENGTH = 24, 32, 4
-UNITS = ("deg",) * 5 + ("percent",)
-OBSERVATION = ObservationSpec((CameraSpec("front", WIDTH, HEIGHT, 10.0),), SO101_JOINTS, UNITS)
-ACTION = ActionSpec(
-    SO101_JOINTS, UNITS, (-100.0,) * 5 + (0.0,), (100.0,) * 6, (90.0,) * 6, (600.0,) * 6, 10.0
-)
 OPTIONS = {"gradient_steps": 6, "batch": 8, "critic_batch": 8, "critic_after": 1, "samples": 4}
-
-
-class Frames:
-    """Pictures in memory."""
-
-    def __init__(self, pictures: np.ndarray) -> None:
-        self.pictures = pictures
-
-    def frames(self, camera, indices=None):
-        return self.pictures if indices is None else self.pictures[list(indices)]
-
-
-def episode(seq: int, steps: int = 9, rate_hz: float = 10.0) -> StoredEpisode:
-    rng = np.random.default_rng(seq)
-    session = SessionStart("r", "s", OBSERVATION, ACTION, "jpeg", "", "", "", "asap")
-    start = EpisodeStart("r", "s", seq, "open the drawer", "t", "refine", 0, "", 0, "", seq, 0.0)
-    columns = {
-        "observation.state": rng.normal(size=(steps, 6)).astype(np.float32) * 20,
-        "action": rng.normal(size=(steps, 6)).astype(np.float32) * 20 + 30,
-        "time.tick": 5.0 + np.arange(steps) / rate_hz,
-    }
-    pictures = Frames(rng.integers(0, 255, (steps, HEIGHT, WIDTH, 3), dtype=np.uint8))
-    end = EpisodeEnd(seq, steps, "time_limit")
-    return StoredEpisode(EpisodeKey("r", "s", seq), seq, session, start, end, columns, pictures)
-
-
-def scored(seq: int, success: bool | None) -> ScoredEpisode:
-    signals = (RewardSignal(0, 0.1), RewardSignal(8, 0.3 + 0.4 * bool(success)))
-    return ScoredEpisode(episode(seq), signals, success, "test")
-
-
-def iteration(number: int, success: bool | None = None) -> list[ScoredEpisode]:
-    """Four episodes: half of them successes, or all as told."""
-    first = 10 * number
-    return [scored(first + k, k % 2 == 0 if success is None else success) for k in range(4)]
-
-
-@pytest.fixture(scope="session")
-def package(tmp_path_factory) -> Package:
-    sizes = {"features": 36, "hidden": 16, "blocks": 1, "flow_steps": 2, "critics": 2}
-    policy = FlowPolicy(
-        FlowConfig(
-            OBSERVATION,
-            ACTION,
-            ("front",),
-            HEIGHT,
-            WIDTH,
-            ("drawer", "open", "the"),
-            (True,) * 5 + (False,),
-            instruction_length=4,
-            chunk_length=LENGTH,
-            critic_hidden=8,
-            **sizes,
-        )
-    )
-    rng = np.random.default_rng(0)
-    chunks = rng.normal(size=(50, LENGTH, 6)).astype(np.float32) * 20 + 30
-    policy.set_statistics(rng.normal(size=(50, 6)).astype(np.float32) * 20, chunks)
-    examples = {
-        "images.front": rng.integers(0, 255, (2, HEIGHT, WIDTH, 3), dtype=np.uint8),
-        "state": rng.normal(size=(2, 6)).astype(np.float32),
-        "tokens": np.array([[3, 4, 2, 0]] * 2, dtype=np.int64),
-    }
-    return package_policy(policy, examples, tmp_path_factory.mktemp("policy") / "package")
-
-
-@pytest.fixture(scope="session")
-def demonstrations(tmp_path_factory) -> Path:
-    root = tmp_path_factory.mktemp("demonstrations")
-    features = {
-        "observation.state": Feature("float32", (6,), SO101_JOINTS),
-        "action": Feature("float32", (6,), SO101_JOINTS),
-        "observation.images.front": Feature("video", (HEIGHT, WIDTH, 3)),
-    }
-    with DatasetWriter.create(root, 10, features, "so101") as writer:
-        for seed in range(2):
-            made = episode(100 + seed, 8)
-            writer.add_episode(
-                columns={k: made.columns[k] for k in ("observation.state", "action")},
-                frames={"observation.images.front": list(made.frames("front"))},
-                depth={},
-                task="open the drawer",
-            )
-    return root
 
 
 @pytest.fixture
@@ -127,10 +32,6 @@ def make(package: Package, demonstrations: Path):
         )
 
     return build
-
-
-def same(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> bool:
-    return a.keys() == b.keys() and all(np.array_equal(a[name], b[name]) for name in a)
 
 
 def test_update_gives_exactly_the_refinable_tensors(make, package):
@@ -261,7 +162,7 @@ def test_critics_choose_what_gained_and_only_where_something_did(package):
             chunks[..., 0] += 30 * side[:, None]
             features = rng.normal(size=(1, 20, size)).astype(np.float32)
             gains = 0.3 * side * gains_differ
-            found.append(Trajectory(features, chunks, gains, True))
+            found.append(Trajectory(features, chunks, gains, np.zeros_like(gains), True))
         return found
 
     options = BestOfNOptions(

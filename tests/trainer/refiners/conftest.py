@@ -1,0 +1,30 @@
+"""One package, one data set of demonstrations for all refiners' tests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import small_policy
+
+from contracts.files.packages import Package
+from trainer.policies.noise_actor import NoiseConfig, steer
+
+
+@pytest.fixture(scope="session")
+def package(tmp_path_factory) -> Package:
+    return small_policy.packaged(
+        small_policy.policy(), tmp_path_factory.mktemp("policy") / "package"
+    )
+
+
+@pytest.fixture(scope="session")
+def steered(tmp_path_factory) -> Package:
+    """The same kind of policy behind a noise actor."""
+    behind = steer(small_policy.policy(), NoiseConfig(bound=1.5, hidden=32))
+    return small_policy.packaged(behind, tmp_path_factory.mktemp("steered") / "package")
+
+
+@pytest.fixture(scope="session")
+def demonstrations(tmp_path_factory) -> Path:
+    return small_policy.record(tmp_path_factory.mktemp("demonstrations"))

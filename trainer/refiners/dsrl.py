@@ -1,0 +1,247 @@
+"""Diffusion steering: soft actor-critic over the noise that a frozen flow starts from.
+
+DSRL with noise aliasing (Wagenmaker et al. 2025, arXiv 2506.15799, algorithm 1), names as there: Q^A judges
+executed chunks by temporal difference; Q^W judges noises and is distilled from Q^A through the frozen flow,
+which makes a chunk of every noise; the actor pi^W climbs Q^W. So no noise need be recorded, and chunks that
+nobody drew (demonstrations, a person's, a braked one) teach Q^A too. SAC's temperature after Haarnoja et al.
+2018 (arXiv 1812.05905); layer norm, a random pair of an ensemble in the target and demonstrations in every
+batch after RLPD (Ball et al. 2023, arXiv 2302.02948), which also leaves the entropy out of the target.
+
+Needs a package behind a noise actor (`robot-export policy --noise-actor BOUND`).
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from contracts import config
+from contracts.errors import PackageError
+from contracts.files.packages import load_package
+from trainer.interfaces import Update
+from trainer.policies.flow import FlowHead
+from trainer.policies.noise import FeatureNoise, disturb
+from trainer.policies.noise_actor import SteeredHead, actor_tensors, steered_of_package
+from trainer.refiners.critics import Batch, Critics, Rewarding, draw_batch, follow
+from trainer.refiners.episodic import Episodic
+from trainer.refiners.experience import FrozenTrunk, Trajectory
+from trainer.refiners.head import moments, restore_moments, under
+
+
+class DsrlOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`execute`: actions of a chunk that the robot executes (policy.execute_steps). `discount` per action.
+    `outcome` is the reward of a success at its end, `shaping` weighs the reward model's process as a
+    potential (0: the outcome alone). `entropy`: the actor's, per element of the noise, in nats; `steps` of
+    all networks an iteration, the actor's every `actor_every`-th. `ensemble` critics of each kind.
+    `target_rate` of the slow copies, `average_decay` of the published actor. `after` labelled episodes it
+    begins; until then the base acts. The others are those of `bestofn`."""
+
+    execute: int = 8
+    discount: float = 0.98
+    outcome: float = 1.0
+    shaping: float = 0.5
+    entropy: float = 0.2
+    temperature: float = 0.02
+    temperature_rate: float = 3e-3
+    steps: int = 400
+    actor_every: int = 2
+    batch: int = 128
+    demonstration_share: float = 0.25
+    learning_rate: float = 3e-4
+    ensemble: int = 4
+    hidden: int = 256
+    target_rate: float = 0.005
+    average_decay: float = 0.98
+    after: int = 20
+    thin: int = 2
+    views: int = 2
+    demonstration_views: int = 4
+    noise: FeatureNoise = FeatureNoise()
+    threads: int = 1
+
+
+class Dsrl(Episodic):
+    """See the module."""
+
+    def __init__(
+        self,
+        *,
+        package: Path,
+        demonstrations: Sequence[Path],
+        options: Mapping[str, Any],
+        seed: int,
+    ) -> None:
+        o = config.convert(dict(options), DsrlOptions, "refiner options")
+        # Fixed, as sums differ in the last bit with the number of threads.
+        torch.set_num_threads(o.threads)
+        loaded = load_package(package)
+        policy = steered_of_package(loaded)
+        trunk = FrozenTrunk(loaded, policy)
+        rng = np.random.default_rng(seed)
+        shown = trunk.demonstrations(demonstrations, o.thin, o.demonstration_views, rng)
+        learner = DsrlLearner(policy.head, shown, o, seed)
+        super().__init__(
+            loaded, trunk, learner, seed, thin=o.thin, views=o.views, discount=o.discount
+        )
+
+
+class DsrlLearner:
+    """The method itself, on arrays. `own`: all labelled episodes so far, `demonstrations` for good."""
+
+    def __init__(
+        self, head: FlowHead, demonstrations: list[Trajectory], options: DsrlOptions, seed: int
+    ) -> None:
+        assert isinstance(head, SteeredHead)
+        o = self.options = options
+        self.head = head.requires_grad_(False)
+        self._average = copy.deepcopy(head)
+        self.demonstrations = demonstrations
+        self.own: list[Trajectory] = []
+        size = head.config.chunk_length * head.config.action_size
+        self._executed = min(o.execute, head.config.chunk_length) * head.config.action_size
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            self.q_a = Critics(head.config.unmixed, self._executed, o.hidden, o.ensemble)
+            self.q_w = Critics(head.config.unmixed, size, o.hidden, o.ensemble)
+        self.actor = head.noise_actor.requires_grad_(True)
+        self.log_alpha = nn.Parameter(torch.tensor([float(np.log(o.temperature))]))
+        self.q_a_target = copy.deepcopy(self.q_a).requires_grad_(False)
+        self._parameters: dict[str, nn.Parameter] = {"log_alpha": self.log_alpha}
+        for name, module in self._modules().items():
+            self._parameters |= {f"{name}/{k}": p for k, p in module.named_parameters()}
+        networks = nn.ModuleList((self.actor, self.q_a, self.q_w))
+        self._optimiser = torch.optim.Adam(networks.parameters(), lr=o.learning_rate)
+        self._optimiser.add_param_group({"params": [self.log_alpha], "lr": o.temperature_rate})
+        stride = max(1, o.execute // o.thin)
+        discount = o.discount ** (stride * o.thin)
+        self._rewarding = Rewarding(stride, discount, o.outcome, o.shaping)
+        seen = [kept.features.reshape(-1, head.config.features) for kept in demonstrations]
+        known = np.concatenate(seen or [np.zeros((1, head.config.features))]).astype(np.float32)
+        self._scales = o.noise.scales(torch.from_numpy(known), head.config)
+
+    def _modules(self) -> dict[str, nn.Module]:
+        average = self._average.noise_actor
+        return {
+            "actor": self.actor,
+            "q_a": self.q_a,
+            "q_w": self.q_w,
+            "target": self.q_a_target,
+            "average": average,
+        }
+
+    def learn(self, fresh: list[Trajectory], seed: int, iteration: int) -> Update:
+        """Take in fresh episodes and make the gradient steps of one iteration."""
+        o = self.options
+        self.own += fresh
+        rng = np.random.default_rng([seed, iteration])
+        generator = torch.Generator().manual_seed(int(rng.integers(1 << 62)))
+        found: list[dict[str, float]] = []
+        steps = o.steps if len(self.own) >= max(1, o.after) else 0
+        shown = round(o.batch * o.demonstration_share) if self.demonstrations else 0
+        for step in range(steps):
+            sources = [(self.demonstrations, shown), (self.own, o.batch - shown)]
+            batch = draw_batch(sources, self._rewarding, rng)
+            disturbed = disturb(batch.features, self._scales, generator)
+            batch = batch._replace(features=disturbed)
+            found.append(self._step(batch, rng, generator, acts=step % o.actor_every == 0))
+        names = found[0] if found else {}
+        return Update(
+            tensors=actor_tensors(self._average),
+            samples=1,
+            metrics={
+                **{n: float(np.mean([f[n] for f in found if n in f])) for n in names},
+                "successes": float(sum(kept.success for kept in self.own)),
+                "failures": float(sum(not kept.success for kept in self.own)),
+                "fresh_success": float(np.mean([float(kept.success) for kept in fresh] or [0.0])),
+                "gradient_steps": float(steps),
+            },
+        )
+
+    def _step(
+        self, batch: Batch, rng: np.random.Generator, generator: torch.Generator, *, acts: bool
+    ) -> dict[str, float]:
+        """One step of Q^A, Q^W and, if it `acts`, of pi^W and the temperature."""
+        o, head = self.options, self.head
+        with torch.no_grad():
+            w_next, _ = self.draw(batch.following, generator)
+            # Noises to distil at: half where the flow was trained, half where the actor goes.
+            w, _ = self.draw(batch.features, generator)
+            bound = self.actor.noise.bound
+            w[::2] = torch.randn(w[::2].shape, generator=generator).clamp(-bound, bound)
+            both = torch.cat([batch.following, batch.features])
+            next_chunks, chunks = head.integrate(both, torch.cat([w_next, w])).chunk(2)
+            pair = rng.choice(o.ensemble, size=min(2, o.ensemble), replace=False)
+            values = self.q_a_target(batch.following, self._judged(next_chunks))[pair]
+            y = batch.rewards + batch.discounts * values.amin(0)
+            distilled = self.q_a(batch.features, self._judged(chunks))
+        executed = head.normalise(batch.features, batch.chunks)
+        q_a = self.q_a(batch.features, self._judged(executed))
+        loss_a = F.mse_loss(q_a, y.expand_as(q_a))
+        loss_w = F.mse_loss(self.q_w(batch.features, w), distilled)
+        loss = loss_a + loss_w
+        found = {"q_a_loss": float(loss_a.detach()), "q_w_loss": float(loss_w.detach())}
+        if acts:
+            noises, log_pi = self.draw(batch.features, generator)
+            self.q_w.requires_grad_(False)
+            value = self.q_w(batch.features, noises).mean(0)
+            self.q_w.requires_grad_(True)
+            alpha = self.log_alpha.exp()
+            entropy = -log_pi / noises.shape[1]
+            loss = loss - value.mean() - alpha.detach() * entropy.mean()
+            loss = loss + alpha * (entropy.mean().detach() - o.entropy)
+            found |= {"value": float(value.mean().detach()), "alpha": float(alpha.detach())}
+            found["entropy"] = float(entropy.mean().detach())
+        self._optimiser.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        for module in (self.q_a, self.q_w, self.actor):
+            torch.nn.utils.clip_grad_norm_(module.parameters(), 1.0)
+        self._optimiser.step()
+        follow(self.q_a_target, self.q_a, o.target_rate)
+        if acts:
+            follow(self._average.noise_actor, self.actor, 1.0 - o.average_decay)
+        return found
+
+    def draw(
+        self, features: torch.Tensor, generator: torch.Generator
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Noises [B, T*A] of the actor's and log pi of each [B]."""
+        mean, log_std = self.actor.distribution(features)
+        draws = torch.randn(mean.shape, generator=generator)
+        spread = mean + log_std.exp() * draws
+        bound = self.actor.noise.bound
+        gaussian = -0.5 * draws**2 - log_std - 0.5 * float(np.log(2 * np.pi))
+        # log(1 - tanh(x)^2), which is exact where tanh is 1.
+        squashed = 2.0 * (float(np.log(2.0)) - spread - F.softplus(-2.0 * spread))
+        log_pi = (gaussian - squashed - float(np.log(bound))).sum(1)
+        return bound * torch.tanh(spread), log_pi
+
+    def _judged(self, chunks: torch.Tensor) -> torch.Tensor:
+        """Of normalised chunks [B, T*A] what is executed."""
+        return chunks[:, : self._executed]
+
+    def state(self) -> dict[str, np.ndarray]:
+        """Everything that `restore` needs, by name."""
+        out = {"log_alpha": self.log_alpha.detach().numpy()}
+        for name, module in self._modules().items():
+            out |= {f"{name}/{k}": v.detach().numpy() for k, v in module.state_dict().items()}
+        return out | moments(self._optimiser, self._parameters)
+
+    def restore(self, tensors: Mapping[str, np.ndarray], what: str) -> None:
+        """Take back what `state` gave. Raises `PackageError` if it is another refiner's."""
+        try:
+            self.log_alpha.data.copy_(torch.from_numpy(np.array(tensors["log_alpha"])))
+            for name, module in self._modules().items():
+                module.load_state_dict(under(f"{name}/", tensors))
+        except (KeyError, RuntimeError) as error:
+            raise PackageError(
+                f"{what} was saved by another refiner", found=str(error).replace("\n", " ")
+            ) from error
+        restore_moments(self._optimiser, self._parameters, tensors)

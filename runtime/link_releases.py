@@ -31,6 +31,7 @@ from contracts.messages import (
     ReleaseQuery,
     ReleaseWant,
 )
+from contracts.pace import LARGEST_BYTES, Pace
 from contracts.package import PackageManifest, package_id
 from contracts.release import Expected, ReleaseManifest, verify
 from contracts.specs import spec_hash
@@ -38,10 +39,11 @@ from runtime.link_episodes import Send
 from runtime.release_files import EncodingRefused, ReleaseFiles, Way
 from runtime.slots import SlotStore
 
-CHUNK_BYTES = 512 * 1024
+CHUNK_BYTES = LARGEST_BYTES
 CREDIT = 4
 """Chunks asked for ahead: bounds what waits in the sockets, so that heartbeats are not held up."""
-SILENCE_S = 1.0
+MAX_SILENCE_S = 4.0
+"""A fetch that hears nothing asks what is offered, then again after twice as long, up to this."""
 BACK_OFF_S = 1.0
 TELL_AGAIN_S = 2.0
 """What is held is said again so often, for a trainer that was restarted; queries between don't repeat it."""
@@ -64,6 +66,9 @@ def at_once(work: Callable[[], None]) -> Future[None]:
 
 @dataclass
 class _Fetch:
+    """`asked`: bytes asked for so far, from the start; `most_asked`: the same, before some of it was lost.
+    `silent`: nothing came for longer than `pace` says, and it was asked what is offered."""
+
     offer: ReleaseOffer
     manifest: ReleaseManifest
     slot: str
@@ -72,7 +77,10 @@ class _Fetch:
     received: int
     asked: int
     heard_s: float
+    pace: Pace
     bytes_on_wire: int = 0
+    most_asked: int = 0
+    silent: bool = False
     unpacking: Future[None] | None = None
     stage_again_s: float = -math.inf
 
@@ -140,29 +148,40 @@ class ReleaseFetcher:
                 if now_s >= fetch.stage_again_s:
                     self._end_unpacking(fetch)
                 return
-            if now_s - fetch.heard_s > SILENCE_S:
-                # The trainer may have restarted: ask anew; the same offer goes on where this stopped.
-                self._fetch = None
-                self._next_query_s = now_s
-            else:
-                return
+            if now_s - fetch.heard_s > fetch.pace.patience_s:
+                # A slow wire, or the trainer restarted. Answers come in the order of questions: what was
+                # asked for comes before this answer, or not at all.
+                fetch.pace.late()
+                fetch.heard_s, fetch.silent = now_s, True
+                self._query(now_s)
+            return
         if now_s >= self._next_query_s:
             self._next_query_s = now_s + self._poll_s
-            news = self._have != self._told[0] or now_s - self._told[1] > TELL_AGAIN_S
-            have = self._have if news else ()
-            query = ReleaseQuery(
-                self._robot_id, self.target, self._package_id, self._newest_seq, have
-            )
-            if self._send(wire.pack(query)) and news:
-                self._told = (self._have, now_s)
+            self._query(now_s)
+
+    def _query(self, now_s: float) -> None:
+        news = self._have != self._told[0] or now_s - self._told[1] > TELL_AGAIN_S
+        have = self._have if news else ()
+        query = ReleaseQuery(self._robot_id, self.target, self._package_id, self._newest_seq, have)
+        if self._send(wire.pack(query)) and news:
+            self._told = (self._have, now_s)
 
     def on_none(self, none: ReleaseNone) -> None:
         self.trainer_iteration = none.iteration
+        if self._fetch is not None and self._fetch.silent:
+            self._fetch = None  # it is offered no more; what came of it stays
 
     def on_offer(self, offer: ReleaseOffer) -> None:
-        now_s = self._clock()
-        if self._fetch is not None:
-            return  # one at a time; a newer one is offered again when this one is staged
+        now_s, fetch = self._clock(), self._fetch
+        if fetch is not None:
+            if not fetch.silent or fetch.unpacking is not None:
+                return  # one at a time; a newer one is offered again when this one is staged
+            still = fetch.way.encoding is None or fetch.way.encoding in offer.encodings
+            if still and offer.manifest == fetch.offer.manifest:
+                fetch.asked, fetch.heard_s, fetch.silent = fetch.received, now_s, False
+                fetch.pace.forget()
+                self._go_on()
+                return
         self._newest_seq = self._slots.state().newest_seq
         action = self._package.action
         expected = Expected(
@@ -205,6 +224,7 @@ class ReleaseFetcher:
         slot: str,
         offered_s: float,
         wasted: int = 0,
+        pace: Pace | None = None,
     ) -> None:
         features = self._features()
         known = [each for each in offer.encodings if kind_of(each.id) in features]
@@ -218,6 +238,7 @@ class ReleaseFetcher:
             received=way.received,
             asked=way.received,
             heard_s=self._clock(),
+            pace=pace or Pace(MAX_SILENCE_S),
             bytes_on_wire=wasted + way.received,
         )
         self._go_on()
@@ -228,15 +249,22 @@ class ReleaseFetcher:
         if fetch is None or chunk.publish_seq != fetch.manifest.publish_seq:
             return  # of a fetch that was given up
         if chunk.offset != fetch.received or chunk.encoding != fetch.way.name:
-            return  # one before it was lost (silence brings it back), or of another way
-        data = packet.array("data")
-        if data.dtype != "uint8" or not 0 < data.nbytes <= fetch.asked - fetch.received:
+            return  # come twice, or one before it was lost (silence brings it back), or of another way
+        data, now_s = packet.array("data"), self._clock()
+        if data.dtype != "uint8" or not 0 < data.nbytes <= fetch.most_asked - fetch.received:
             raise WireError("release chunk of another size than asked for", found=data.nbytes)
-        with fetch.way.path.open("ab") as file:
-            file.write(data.data)
+        try:
+            with fetch.way.path.open("ab") as file:
+                file.write(data.data)
+        except OSError:
+            self._fetch = None  # how much the disk took is seen when it is offered again
+            self._next_query_s = now_s + BACK_OFF_S
+            raise
         fetch.received += data.nbytes
+        fetch.asked = max(fetch.asked, fetch.received)
         fetch.bytes_on_wire += data.nbytes
-        fetch.heard_s = self._clock()
+        fetch.heard_s, fetch.silent = now_s, False
+        fetch.pace.came(now_s)
         self.bytes_fetched += data.nbytes
         self._go_on()
 
@@ -254,20 +282,21 @@ class ReleaseFetcher:
             )
             self._end_unpacking(fetch)
             return
-        while fetch.asked < fetch.way.nbytes and (
-            fetch.asked - fetch.received < CREDIT * CHUNK_BYTES
-        ):
+        size = min(fetch.pace.piece_bytes, CHUNK_BYTES)
+        while fetch.asked < min(fetch.way.nbytes, fetch.received + CREDIT * size):
             want = ReleaseWant(
                 self._robot_id,
                 self.target,
                 fetch.manifest.publish_seq,
                 fetch.asked,
-                min(CHUNK_BYTES, fetch.way.nbytes - fetch.asked),
+                min(size, fetch.way.nbytes - fetch.asked),
                 fetch.way.name,
             )
             if not self._send(wire.pack(want)):
                 return
             fetch.asked += want.length
+            fetch.most_asked = max(fetch.most_asked, fetch.asked)
+            fetch.pace.asked(self._clock())
 
     def _end_unpacking(self, fetch: _Fetch) -> None:
         """Complete and checked to the last byte: it gets its name, and control may have it."""
@@ -302,7 +331,8 @@ class ReleaseFetcher:
         fetch.way.path.unlink(missing_ok=True)
         self.reasons[error.reason] += 1
         self._refused_ways[1].add(fetch.way.name)
-        self._begin(fetch.offer, fetch.manifest, fetch.slot, fetch.offered_s, fetch.bytes_on_wire)
+        told = fetch.offer, fetch.manifest, fetch.slot, fetch.offered_s, fetch.bytes_on_wire
+        self._begin(*told, fetch.pace)
 
     def _stage(self, fetch: _Fetch) -> None:
         """Done again until it is done: what the disk took of it by then is found there."""

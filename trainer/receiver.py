@@ -23,22 +23,16 @@ from contracts.messages import (
     EpisodeWait,
     EpisodeWant,
 )
+from contracts.pace import LARGEST_BYTES, Pace
 from contracts.wire import Packet
 from trainer.interfaces import EpisodeKey
 
-CHUNK_BYTES = 512 * 1024
-FIRST_CHUNK_BYTES = 64 * 1024
-MIN_CHUNK_BYTES = 8 * 1024
-QUICK_S, SLOW_S = 0.1, 0.5
-"""A chunk that comes sooner makes the next one larger, one that comes later makes it smaller: a heartbeat
-must not wait behind a chunk on a slow wire until the connection is given up."""
+CHUNK_BYTES = LARGEST_BYTES
 CREDIT = 4
 """Chunks of one episode that may be under way."""
 IN_FLIGHT_BYTES = 16 * 1024 * 1024
 """Of all robots together: what may lie in this process's sockets. Given out in turn, robot by robot."""
 MAX_PARTIAL = 1024
-SILENCE_S, MAX_SILENCE_S = 0.9, 30.0
-"""So long nothing, and what was asked for counts as lost; twice as long each time."""
 FORGET_S = 60.0
 
 Answer = EpisodeWant | EpisodeStored | EpisodeWait
@@ -48,7 +42,7 @@ Send = Callable[[bytes, Answer], None]
 @dataclass
 class _Incoming:
     """`asked`: bytes asked for so far, from the start. `lapsed`: the same before a silence; chunks up to
-    there are late, not unasked. `wanted_s`: when each chunk under way was asked for."""
+    there are late, not unasked."""
 
     offer: EpisodeOffer
     peer: bytes
@@ -56,9 +50,7 @@ class _Incoming:
     asked: int
     heard_s: float
     lapsed: int = 0
-    patience_s: float = SILENCE_S
-    chunk_bytes: int = FIRST_CHUNK_BYTES
-    wanted_s: deque[float] = field(default_factory=deque)
+    pace: Pace = field(default_factory=Pace)
     keeping: bool = False
     silent: bool = False
     """It did not answer in time, and is asked for nothing until it is heard again."""
@@ -118,7 +110,7 @@ class Receiver:
         known = self._incoming.get(key)
         if known is not None and known.offer == offer:
             known.peer = peer  # it may have connected anew
-            if known.keeping or (known.under_way and now_s - known.heard_s < known.patience_s):
+            if known.keeping or (known.under_way and now_s - known.heard_s < known.pace.patience_s):
                 return
             self._lapse(known)
             known.heard_s, known.silent = now_s, False
@@ -144,7 +136,8 @@ class Receiver:
         incoming.received += data.nbytes
         incoming.asked = max(incoming.asked, incoming.received)
         self.received_bytes += data.nbytes
-        self._pace(incoming, now_s)
+        incoming.heard_s, incoming.silent = now_s, False
+        incoming.pace.came(now_s)
         if incoming.received == incoming.offer.nbytes:
             incoming.keeping = True
             self._keep(key, self._partial(key, incoming.offer.sha256), incoming.offer.sha256)
@@ -167,10 +160,10 @@ class Receiver:
             silent_s = now_s - incoming.heard_s
             if incoming.keeping:
                 continue
-            if silent_s > max(FORGET_S, incoming.patience_s):
+            if silent_s > max(FORGET_S, incoming.pace.patience_s):
                 del self._incoming[key]  # its bytes stay on disk, the next offer goes on with them
                 freed = True
-            elif incoming.under_way and silent_s > incoming.patience_s:
+            elif incoming.under_way and silent_s > incoming.pace.patience_s:
                 self._lapse(incoming)
                 incoming.silent = freed = True
         if freed:
@@ -182,7 +175,7 @@ class Receiver:
         for other in [k for k in self._incoming if k.robot_id == key.robot_id]:
             # One at a time, as links offer them, so that they are stored in order.
             known = self._incoming[other]
-            if known.keeping or (known.under_way and now_s - known.heard_s < known.patience_s):
+            if known.keeping or (known.under_way and now_s - known.heard_s < known.pace.patience_s):
                 return f"episode {other.episode_seq} of this robot is under way"
             del self._incoming[other]
         if len(self._incoming) >= MAX_PARTIAL:
@@ -205,20 +198,8 @@ class Receiver:
             return
         incoming.lapsed = max(incoming.lapsed, incoming.asked)
         incoming.asked = incoming.received
-        incoming.wanted_s.clear()
-        incoming.patience_s = min(2 * incoming.patience_s, MAX_SILENCE_S)
-        incoming.chunk_bytes = max(incoming.chunk_bytes // 2, MIN_CHUNK_BYTES)
-
-    def _pace(self, incoming: _Incoming, now_s: float) -> None:
-        incoming.heard_s, incoming.patience_s, incoming.silent = now_s, SILENCE_S, False
-        if not incoming.wanted_s:
-            return
-        took_s = now_s - incoming.wanted_s.popleft()
-        if took_s < QUICK_S:
-            incoming.chunk_bytes = min(2 * incoming.chunk_bytes, CHUNK_BYTES)
-        elif took_s > SLOW_S:
-            incoming.chunk_bytes = max(incoming.chunk_bytes // 2, MIN_CHUNK_BYTES)
-            incoming.patience_s = max(SILENCE_S, 4 * took_s)
+        incoming.pace.forget()
+        incoming.pace.late()
 
     def _grant(self, now_s: float) -> None:
         """One chunk a robot in turn, as long as there is credit and somebody wants it."""
@@ -240,7 +221,7 @@ class Receiver:
 
     def _ask(self, key: EpisodeKey, incoming: _Incoming, now_s: float) -> int:
         """Ask for the next chunk of that episode; its bytes, 0 if enough is under way."""
-        size = min(incoming.chunk_bytes, CHUNK_BYTES)
+        size = min(incoming.pace.piece_bytes, CHUNK_BYTES)
         if incoming.keeping or incoming.silent or incoming.under_way >= CREDIT * size:
             return 0
         length = min(size, incoming.offer.nbytes - incoming.asked)
@@ -249,7 +230,7 @@ class Receiver:
             if not incoming.under_way:
                 incoming.heard_s = max(incoming.heard_s, now_s)  # waiting for credit is no silence
             incoming.asked += length
-            incoming.wanted_s.append(now_s)
+            incoming.pace.asked(now_s)
             self._send(incoming.peer, want)
         return length
 

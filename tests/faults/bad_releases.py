@@ -29,7 +29,7 @@ from contracts.files.own_weights import own_weights
 from contracts.files.packages import Package
 from contracts.messages import ReleaseChunk, ReleaseOffer, ReleaseOutcome, ReleaseWant
 from contracts.package import PackageManifest
-from runtime.link_releases import SILENCE_S, ReleaseFetcher
+from runtime.link_releases import MAX_SILENCE_S, ReleaseFetcher
 from runtime.slots import SlotStore
 from tests.faults.bad_release_kinds import CALIBRATION, NEVER_WHOLE, NOW_S, ROBOT, Bad, Forger
 
@@ -97,7 +97,7 @@ class Robot:
                     [bytes(each) for each in wire.pack(chunk, [wire.raw("data", part)])]
                 )
                 self.fetcher.on_chunk(chunk, packet)
-        self.now_s += SILENCE_S + 1.0
+        self.now_s += MAX_SILENCE_S + 1.0
         self.fetcher.tick(self.now_s)
 
     def has(self) -> dict[str, tuple[str, str]]:

@@ -21,7 +21,7 @@ from contracts.messages import (
     ReleaseQuery,
     ReleaseWant,
 )
-from runtime.link_releases import SILENCE_S, ReleaseFetcher
+from runtime.link_releases import MAX_SILENCE_S, ReleaseFetcher
 from runtime.slots import SlotStore
 from trainer.encoder import EncodingOptions
 from trainer.interfaces import Update
@@ -72,7 +72,7 @@ class Robot:
     ) -> None:
         """Until there is nothing more to fetch, or `at_most` chunks came."""
         for _ in range(10):
-            self.now_s += SILENCE_S + 1.0
+            self.now_s += MAX_SILENCE_S + 1.0
             self.fetcher.tick(self.now_s)
             self.now_s += 0.1
             self.fetcher.tick(self.now_s)

@@ -12,6 +12,7 @@ import pytest
 
 from contracts import wire
 from contracts.messages import EpisodeChunk, EpisodeOffer, EpisodeStored, EpisodeWait, EpisodeWant
+from contracts.pace import LEAST_BYTES
 from tests.faults.ends import SmallDisk
 from trainer import receiver as receiver_module
 from trainer.config import StoreSection
@@ -143,7 +144,7 @@ def test_a_slow_wire_is_asked_for_little_at_a_time_and_a_quick_one_for_much(tmp_
         hall.serve(1)
         hall.offer("slow", 0, MIB)  # as a link does every second
     assert max(lengths["quick"]) == receiver_module.CHUNK_BYTES
-    assert min(lengths["slow"]) == receiver_module.MIN_CHUNK_BYTES
+    assert min(lengths["slow"]) == LEAST_BYTES
     assert {key.robot_id for key in hall.stored} == {"slow", "quick"}
 
 

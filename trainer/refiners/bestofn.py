@@ -25,7 +25,7 @@ from trainer.interfaces import Update
 from trainer.policies.flow import FlowHead, FlowPolicy
 from trainer.policies.noise import FeatureNoise, disturb
 from trainer.refiners.episodic import Episodic
-from trainer.refiners.experience import FrozenTrunk, Trajectory
+from trainer.refiners.experience import FrozenTrunk, Trajectory, noise_scales
 from trainer.refiners.head import HeadTrainer
 
 
@@ -96,11 +96,7 @@ class Learner:
         self._base = copy.deepcopy(head).requires_grad_(False) if options.anchor > 0 else None
         self.demonstrations = demonstrations
         self.own: list[Trajectory] = []
-        # From the demonstrations, not from all episodes: the same from the first update to the last.
-        size = head.config.features
-        seen = [kept.features.reshape(-1, size) for kept in demonstrations] or [np.zeros((1, size))]
-        known = torch.from_numpy(np.concatenate(seen).astype(np.float32))
-        self._scales = options.noise.scales(known, head.config)
+        self._scales = noise_scales(options.noise, demonstrations, head.config)
 
     def learn(self, fresh: list[Trajectory], seed: int, iteration: int) -> Update:
         """Take in fresh episodes and make the gradient steps of one iteration."""

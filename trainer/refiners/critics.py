@@ -44,6 +44,14 @@ class Rewarding(NamedTuple):
         gained = self.discount * float(kept.along[after]) - float(kept.along[at])
         return self.shaping * gained, self.discount, after
 
+    def returns(self, kept: Trajectory) -> np.ndarray:
+        """float32[M]: the discounted rewards from each step to the end."""
+        found = np.zeros(len(kept.chunks), np.float32)
+        for at in range(len(found) - 1, -1, -1):
+            reward, discount, after = self.of(kept, at)
+            found[at] = reward + discount * found[after] if discount else reward
+        return found
+
 
 def draw_batch(
     sources: list[tuple[list[Trajectory], int]], rewarding: Rewarding, rng: np.random.Generator

@@ -24,7 +24,6 @@ from torch import nn
 from torch.nn import functional as F
 
 from contracts import config
-from contracts.errors import PackageError
 from contracts.files.packages import load_package
 from trainer.interfaces import Update
 from trainer.policies.flow import FlowHead
@@ -32,8 +31,8 @@ from trainer.policies.noise import FeatureNoise, disturb
 from trainer.policies.noise_actor import SteeredHead, actor_tensors, steered_of_package
 from trainer.refiners.critics import Batch, Critics, Rewarding, draw_batch, follow
 from trainer.refiners.episodic import Episodic
-from trainer.refiners.experience import FrozenTrunk, Trajectory
-from trainer.refiners.head import moments, restore_moments, under
+from trainer.refiners.experience import FrozenTrunk, Trajectory, noise_scales
+from trainer.refiners.head import moments, restore_modules, restore_moments
 
 
 class DsrlOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -123,9 +122,7 @@ class DsrlLearner:
         stride = max(1, o.execute // o.thin)
         discount = o.discount ** (stride * o.thin)
         self._rewarding = Rewarding(stride, discount, o.outcome, o.shaping)
-        seen = [kept.features.reshape(-1, head.config.features) for kept in demonstrations]
-        known = np.concatenate(seen or [np.zeros((1, head.config.features))]).astype(np.float32)
-        self._scales = o.noise.scales(torch.from_numpy(known), head.config)
+        self._scales = noise_scales(o.noise, demonstrations, head.config)
 
     def _modules(self) -> dict[str, nn.Module]:
         average = self._average.noise_actor
@@ -236,12 +233,6 @@ class DsrlLearner:
 
     def restore(self, tensors: Mapping[str, np.ndarray], what: str) -> None:
         """Take back what `state` gave. Raises `PackageError` if it is another refiner's."""
-        try:
-            self.log_alpha.data.copy_(torch.from_numpy(np.array(tensors["log_alpha"])))
-            for name, module in self._modules().items():
-                module.load_state_dict(under(f"{name}/", tensors))
-        except (KeyError, RuntimeError) as error:
-            raise PackageError(
-                f"{what} was saved by another refiner", found=str(error).replace("\n", " ")
-            ) from error
+        restore_modules(self._modules(), tensors, what)
+        self.log_alpha.data.copy_(torch.from_numpy(np.array(tensors["log_alpha"])))
         restore_moments(self._optimiser, self._parameters, tensors)

@@ -23,7 +23,8 @@ from contracts.package import ChunkSpec
 from contracts.reward import RewardSignal
 from trainer.imitate import ImitateOptions, augment
 from trainer.interfaces import StoredEpisode
-from trainer.policies.flow import FlowPolicy
+from trainer.policies.flow import FlowConfig, FlowPolicy
+from trainer.policies.noise import FeatureNoise
 
 _TRUNK_BATCH = 32
 _ARRAYS = ("features", "chunks", "gains", "along")
@@ -75,6 +76,16 @@ def chunks_at(actions: np.ndarray, starts: np.ndarray, length: int, every: int) 
     """float32[M, length, A]: from each start, every `every`-th of actions float32[T, A]; the last repeats."""
     index = starts[:, None] + every * np.arange(length)[None, :]
     return np.ascontiguousarray(actions[np.minimum(index, len(actions) - 1)], dtype=np.float32)
+
+
+def noise_scales(
+    noise: FeatureNoise, demonstrations: Sequence[Trajectory], config: FlowConfig
+) -> torch.Tensor:
+    """float32[F]: how much noise a head's features get. From the demonstrations, not from all episodes: the
+    same from the first update to the last."""
+    seen = [kept.features.reshape(-1, config.features) for kept in demonstrations]
+    known = np.concatenate(seen or [np.zeros((1, config.features))]).astype(np.float32)
+    return noise.scales(torch.from_numpy(known), config)
 
 
 class FrozenTrunk:

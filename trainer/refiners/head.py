@@ -64,14 +64,21 @@ class HeadTrainer:
 
     def restore(self, tensors: Mapping[str, np.ndarray], what: str) -> None:
         """Take back what `state` gave; raises `PackageError` if it is another head's."""
-        try:
-            self.head.load_state_dict(under("trained/", tensors))
-            self.average.load_state_dict(under("average/", tensors))
-        except RuntimeError as error:
-            raise PackageError(
-                f"{what} was saved by another refiner", found=str(error).replace("\n", " ")
-            ) from error
+        restore_modules({"trained": self.head, "average": self.average}, tensors, what)
         restore_moments(self._optimiser, self._parameters, tensors)
+
+
+def restore_modules(
+    modules: Mapping[str, torch.nn.Module], tensors: Mapping[str, np.ndarray], what: str
+) -> None:
+    """Load each module from the tensors under its name. Raises `PackageError` if they are another's."""
+    try:
+        for name, module in modules.items():
+            module.load_state_dict(_under(f"{name}/", tensors))
+    except RuntimeError as error:
+        raise PackageError(
+            f"{what} was saved by another refiner", found=str(error).replace("\n", " ")
+        ) from error
 
 
 def moments(
@@ -102,7 +109,7 @@ def restore_moments(
             optimiser.state[parameter] = kept
 
 
-def under(prefix: str, tensors: Mapping[str, np.ndarray]) -> dict[str, torch.Tensor]:
+def _under(prefix: str, tensors: Mapping[str, np.ndarray]) -> dict[str, torch.Tensor]:
     return {
         name[len(prefix) :]: torch.from_numpy(np.array(value))
         for name, value in tensors.items()

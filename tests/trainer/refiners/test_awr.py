@@ -1,0 +1,105 @@
+"""Advantage-weighted imitation on a real, small flow policy."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from small_policy import LENGTH, iteration, same, scored
+
+from contracts.errors import PackageError
+from contracts.package import check_tensors
+from trainer.policies.flow import FlowPolicy
+from trainer.refiners.awr import Awr, AwrLearner, AwrOptions
+from trainer.refiners.critics import Rewarding
+from trainer.refiners.experience import Trajectory
+
+OPTIONS = {"steps": 6, "value_steps": 6, "batch": 8, "hidden": 16}
+
+
+@pytest.fixture
+def make(package, demonstrations):
+    def build(seed: int = 0, **options):
+        return Awr(
+            package=package.folder,
+            demonstrations=[demonstrations],
+            options={**OPTIONS, **options},
+            seed=seed,
+        )
+
+    return build
+
+
+def test_update_gives_exactly_the_refinable_tensors(make, package):
+    update = make().update(iteration(1), 1)
+    assert check_tensors(package.manifest.refinable, update.tensors) == []
+    assert update.samples == 1
+    assert not same(update.tensors, package.refinable_weights())
+
+
+def test_same_episodes_and_seed_give_the_same_tensors(make):
+    tensors = make().update(iteration(1), 1).tensors
+    assert same(tensors, make().update(iteration(1), 1).tensors)
+    assert not same(tensors, make(seed=1).update(iteration(1), 1).tensors)
+
+
+def test_resumes_to_the_bit(make, tmp_path):
+    whole = make()
+    whole.update(iteration(1), 1)
+    whole.save(tmp_path / "state")
+    whole.update(iteration(2), 2)
+    expected = whole.update(iteration(3), 3).tensors
+    resumed = make()
+    resumed.load(tmp_path / "state")
+    resumed.update(iteration(2), 2)
+    assert same(expected, resumed.update(iteration(3), 3).tensors)
+
+
+def test_another_refiners_state_is_refused(make, tmp_path):
+    make().save(tmp_path / "state")
+    with pytest.raises(PackageError, match="saved by another refiner"):
+        make(hidden=8).load(tmp_path / "state")
+
+
+def test_without_an_episode_the_demonstrations_are_imitated(make, package):
+    update = make().update([scored(77, None)], 1)
+    assert update.metrics["gradient_steps"] == OPTIONS["steps"]
+    assert not same(update.tensors, package.refinable_weights())
+
+
+def test_what_led_to_more_is_imitated_and_the_rest_is_not(package):
+    """From everywhere half of the chunks go up, half down, and one half succeeds: the policy goes there."""
+    went = {}
+    for wanted in (1.0, -1.0):
+        head = FlowPolicy.from_package(package).head
+        size = head.config.features
+        options = AwrOptions(steps=200, value_steps=100, batch=64, learning_rate=3e-3)
+        made = AwrLearner(head, [], options, 0)
+        rng = np.random.default_rng(0)
+        for _ in range(60):
+            side = np.float32(rng.choice([-1.0, 1.0]))
+            chunks = rng.normal(size=(1, LENGTH, 6)).astype(np.float32)
+            chunks[..., 0] += 30 * side
+            features = rng.normal(size=(1, 1, size)).astype(np.float32)
+            kept = Trajectory(features, chunks, np.zeros(1), np.zeros(1), bool(side == wanted))
+            made.own.append(kept)
+        found = made.learn([], 0, 1)
+        seen = torch.from_numpy(np.concatenate([kept.features[0] for kept in made.own]))
+        with torch.no_grad():
+            noise = torch.randn(60, LENGTH * 6, generator=torch.Generator().manual_seed(1))
+            flat = made.trainer.average.integrate(seen, noise)
+            chunks = made.trainer.average.denormalise(seen, flat)
+        went[wanted] = float(chunks[:, :, 0].mean())
+        assert 0.0 < found.metrics["weight"] < options.most_weight
+    # All imitated alike ends in between, whichever side succeeds.
+    assert went[1.0] > went[-1.0] + 30
+
+
+def test_returns_are_the_discounted_rewards_to_the_end():
+    nothing = np.zeros((4, 1, 1), np.float32)
+    along = np.array([0.1, 0.3, 0.2, 0.5], np.float32)
+    kept = Trajectory(nothing[None], nothing, along, along, True)
+    plain = Rewarding(1, 0.9, 1.0, 0.0).returns(kept)
+    np.testing.assert_allclose(plain, [0.9**3, 0.9**2, 0.9, 1.0], rtol=1e-6)
+    shaped = Rewarding(1, 0.9, 1.0, 0.5).returns(kept)
+    np.testing.assert_allclose(shaped, plain - 0.5 * along, rtol=1e-5)

@@ -1,0 +1,209 @@
+"""Advantage-weighted imitation: chunks that led to more than was to be expected are imitated more.
+
+Advantage-weighted regression (Peng et al. 2019, arXiv 1910.00177): a value V(s) is regressed on the returns
+R(s, a) of all episodes so far, and the flow net imitates each chunk with weight exp((R - V) / beta), at most
+`most_weight`. V of an episode is a member's that has not seen it: one that has knows how it ended, and
+finds no advantage in anything. Demonstrations have weight 1 and no return. With `least_advantage` 0 chunks
+that led to less than was to be expected are left out: a flow net that imitates failures, however little,
+learns them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from contracts import config
+from contracts.files.packages import load_package
+from trainer.interfaces import Update
+from trainer.policies.flow import FlowHead, FlowPolicy
+from trainer.policies.noise import FeatureNoise, disturb
+from trainer.refiners.critics import Critics, Rewarding
+from trainer.refiners.episodic import Episodic
+from trainer.refiners.experience import FrozenTrunk, Trajectory, noise_scales
+from trainer.refiners.head import HeadTrainer, moments, restore_modules, restore_moments
+
+
+class AwrOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`beta`: the temperature, in standard deviations of the advantages of a batch. `outcome`, `shaping`,
+    `discount` (per action) as in `dsrl`; `value_steps` of V before the `steps` of the flow net. V has `folds`
+    members, each of which leaves out one episode in so many. The others are those of `bestofn`."""
+
+    beta: float = 1.0
+    most_weight: float = 5.0
+    least_advantage: float = 0.0
+    discount: float = 0.98
+    outcome: float = 1.0
+    shaping: float = 0.5
+    steps: int = 200
+    value_steps: int = 200
+    batch: int = 128
+    demonstration_share: float = 0.25
+    learning_rate: float = 3e-4
+    value_rate: float = 1e-3
+    folds: int = 4
+    hidden: int = 128
+    average_decay: float = 0.98
+    thin: int = 2
+    views: int = 2
+    demonstration_views: int = 8
+    noise: FeatureNoise = FeatureNoise()
+    threads: int = 1
+
+
+class Awr(Episodic):
+    """See the module."""
+
+    def __init__(
+        self,
+        *,
+        package: Path,
+        demonstrations: Sequence[Path],
+        options: Mapping[str, Any],
+        seed: int,
+    ) -> None:
+        o = config.convert(dict(options), AwrOptions, "refiner options")
+        # Fixed, as sums differ in the last bit with the number of threads.
+        torch.set_num_threads(o.threads)
+        loaded = load_package(package)
+        policy = FlowPolicy.from_package(loaded)
+        trunk = FrozenTrunk(loaded, policy)
+        rng = np.random.default_rng(seed)
+        shown = trunk.demonstrations(demonstrations, o.thin, o.demonstration_views, rng)
+        learner = AwrLearner(policy.head, shown, o, seed)
+        super().__init__(
+            loaded, trunk, learner, seed, thin=o.thin, views=o.views, discount=o.discount
+        )
+
+
+class AwrLearner:
+    """The method itself, on arrays. `own`: all labelled episodes so far, `demonstrations` for good."""
+
+    def __init__(
+        self, head: FlowHead, demonstrations: list[Trajectory], options: AwrOptions, seed: int
+    ) -> None:
+        o = self.options = options
+        self.trainer = HeadTrainer(head, o.learning_rate, o.learning_rate, o.average_decay)
+        self.demonstrations = demonstrations
+        self.own: list[Trajectory] = []
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            self.value = Critics(head.config.unmixed, 0, o.hidden, max(2, o.folds))
+        self._optimiser = torch.optim.Adam(self.value.parameters(), lr=o.value_rate)
+        self._rewarding = Rewarding(1, o.discount**o.thin, o.outcome, o.shaping)
+        self._scales = noise_scales(o.noise, demonstrations, head.config)
+
+    def learn(self, fresh: list[Trajectory], seed: int, iteration: int) -> Update:
+        """Take in fresh episodes and make the gradient steps of one iteration."""
+        o = self.options
+        self.own += fresh
+        rng = np.random.default_rng([seed, iteration])
+        noise = torch.Generator().manual_seed(int(rng.integers(1 << 62)))
+        returns = [self._rewarding.returns(kept) for kept in self.own]
+        learns = len(self.own) > 0 or len(self.demonstrations) > 0
+        value_loss, imitation, weight = [0.0], [0.0], [0.0]
+        for _ in range(o.value_steps if self.own else 0):
+            features, _, reached, fold = self._own_batch(o.batch, returns, rng)
+            value = self._value(disturb(features, self._scales, noise))
+            errors = F.mse_loss(value, reached.expand_as(value), reduction="none")
+            seen = (torch.arange(len(value))[:, None] != fold).float()
+            loss = (errors * seen).sum() / seen.sum() * len(value)
+            self._optimiser.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+            self._optimiser.step()
+            value_loss.append(float(loss.detach()))
+        shown = round(o.batch * o.demonstration_share) if self.own else o.batch
+        shown = shown if self.demonstrations else 0
+        for _ in range(o.steps if learns else 0):
+            features, chunks, weights = self._weighted(o.batch - shown, returns, rng)
+            if shown:
+                told = [
+                    _pick(self.demonstrations, int(pick), rng)
+                    for pick in rng.integers(len(self.demonstrations), size=shown)
+                ]
+                features = torch.cat(
+                    [features, torch.from_numpy(np.stack([f for f, _, _ in told]))]
+                )
+                chunks = torch.cat([chunks, torch.from_numpy(np.stack([c for _, c, _ in told]))])
+                weights = torch.cat([weights, torch.ones(shown)])
+            features = disturb(features, self._scales, noise)
+            losses = self.trainer.head.flow_loss(features, chunks, noise)
+            loss = (weights * losses).sum() / weights.sum().clamp(min=1.0)
+            self.trainer.step(loss)
+            imitation.append(float(loss.detach()))
+            weight.append(float(weights[: o.batch - shown].mean()) if self.own else 0.0)
+        return Update(
+            tensors=self.trainer.published(),
+            samples=1,
+            metrics={
+                "imitation_loss": float(np.mean(imitation[1:] or imitation)),
+                "value_loss": float(np.mean(value_loss[1:] or value_loss)),
+                "weight": float(np.mean(weight[1:] or weight)),
+                "successes": float(sum(kept.success for kept in self.own)),
+                "failures": float(sum(not kept.success for kept in self.own)),
+                "fresh_success": float(np.mean([float(kept.success) for kept in fresh] or [0.0])),
+                "gradient_steps": float(len(imitation) - 1),
+            },
+        )
+
+    def _weighted(
+        self, count: int, returns: list[np.ndarray], rng: np.random.Generator
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """So many of the robot's chunks with their weights."""
+        o, settings = self.options, self.trainer.head.config
+        if not self.own or not count:
+            shape = (0, settings.chunk_length, settings.action_size)
+            return torch.zeros(0, settings.features), torch.zeros(shape), torch.zeros(0)
+        features, chunks, reached, fold = self._own_batch(count, returns, rng)
+        with torch.no_grad():
+            advantage = reached - self._value(features)[fold, torch.arange(count)]
+        weights = torch.exp(advantage / (o.beta * advantage.std(unbiased=False) + 1e-6))
+        weights = weights.clamp(max=o.most_weight) * (advantage >= o.least_advantage)
+        return features, chunks, weights
+
+    def _own_batch(
+        self, count: int, returns: list[np.ndarray], rng: np.random.Generator
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        """features [B, F], chunks [B, T, A], returns [B] and folds [B] of the robot's, every episode as
+        likely as any other."""
+        picks = rng.integers(len(self.own), size=count)
+        rows = [_pick(self.own, int(pick), rng) for pick in picks]
+        reached = [returns[pick][at] for pick, (_, _, at) in zip(picks, rows, strict=True)]
+        return (
+            torch.from_numpy(np.stack([f for f, _, _ in rows])),
+            torch.from_numpy(np.stack([c for _, c, _ in rows])),
+            torch.tensor(reached, dtype=torch.float32),
+            torch.from_numpy(picks % len(self.value.members)),
+        )
+
+    def _value(self, features: torch.Tensor) -> torch.Tensor:
+        """V(s) of every member [K, B]."""
+        values: torch.Tensor = self.value(features, features[:, :0])
+        return values
+
+    def state(self) -> dict[str, np.ndarray]:
+        value = {f"value/{k}": v.detach().numpy() for k, v in self.value.state_dict().items()}
+        return self.trainer.state() | value | moments(self._optimiser, self._named())
+
+    def restore(self, tensors: Mapping[str, np.ndarray], what: str) -> None:
+        self.trainer.restore(tensors, what)
+        restore_modules({"value": self.value}, tensors, what)
+        restore_moments(self._optimiser, self._named(), tensors)
+
+    def _named(self) -> dict[str, torch.nn.Parameter]:
+        return {f"value/{name}": p for name, p in self.value.named_parameters()}
+
+
+def _pick(
+    episodes: list[Trajectory], index: int, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray, int]:
+    """Features [F] in one of the views, chunk [T, A] and number of a step of that episode."""
+    kept = episodes[index]
+    at = int(rng.integers(len(kept.chunks)))
+    return kept.features[int(rng.integers(len(kept.features))), at], kept.chunks[at], at

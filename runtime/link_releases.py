@@ -269,9 +269,10 @@ class ReleaseFetcher:
         self._go_on()
 
     def report(self, outcome: ReleaseOutcome) -> None:
-        """Pass on what control made of a release."""
+        """Pass on what became of a release; what the slots owed the trainer is then on this end's disk."""
         self.rejected += outcome.outcome == "rejected"
         self._report(outcome)
+        self._slots.told(outcome.report_id)
 
     def _go_on(self) -> None:
         fetch = self._fetch

@@ -140,7 +140,9 @@ class Releases:
     def _tell(self, outcome: ReleaseOutcome) -> None:
         self._board.swaps_done += outcome.outcome == "swapped"
         self._board.swaps_rejected += outcome.outcome == "rejected"
-        # Named here: a link that is killed while it takes the report over takes it again.
-        self._reports += 1
-        report_id = f"{self._run.session_id}.{self._reports}"
-        self._robot.stream.boundary(msgspec.structs.replace(outcome, report_id=report_id))
+        if not outcome.report_id:
+            # Not owed by the slots. Named here: a link that is killed while it takes it over takes it again.
+            self._reports += 1
+            report_id = f"{self._run.session_id}.{self._reports}"
+            outcome = msgspec.structs.replace(outcome, report_id=report_id)
+        self._robot.stream.boundary(outcome)

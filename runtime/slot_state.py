@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import secrets
+
 import msgspec
 
 from contracts.errors import EntracteError
@@ -29,6 +31,11 @@ TRANSITIONS: dict[str, tuple[str, ...]] = {
     "quarantined": ("idle",),
 }
 REUSABLE = ("idle", "superseded", "rolled_back", "quarantined")
+MOST_OWED = 64
+"""Reports that wait for a trainer; where none ever comes, the newest are kept."""
+MOST_REASON = 500
+"""Characters of a report's reason."""
+PERSON = "put in force by a person"
 
 
 class SlotError(EntracteError):
@@ -56,11 +63,23 @@ class Slot(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     committed_no: int = 0
 
 
+class Owed(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What the trainer is to hear of a change of slots, written with the change itself: a `ReleaseOutcome`
+    without its times. It is owed until the link has it on its own disk."""
+
+    report_id: str
+    publish_seq: int
+    outcome: str
+    reason: str = ""
+    episode_seq: int = -1
+
+
 class TargetState(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`newest_seq`: highest publish_seq that was ever verified or refused for its content; anything not
     above it is a replay. `transitions` counts state changes since the folder was made. `own`: episodes with
     the package's own weights. `pinned`: a person has fixed what acts. `barred`: weights_id of what was
-    tried and found wanting, and why. `seen`: newest_seq of other packages that this robot has run."""
+    tried and found wanting, and why. `seen`: newest_seq of other packages that this robot has run. `owed`:
+    what the trainer has not been told yet, oldest first."""
 
     package_id: str
     slots: dict[str, Slot]
@@ -70,6 +89,7 @@ class TargetState(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     pinned: bool = False
     barred: dict[str, str] = {}
     seen: dict[str, int] = {}
+    owed: tuple[Owed, ...] = ()
 
     def named(self, *states: str) -> tuple[str, Slot] | None:
         """(name, slot): the newest release in one of these states."""
@@ -99,6 +119,15 @@ class TargetState(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """What a release on probation is compared with."""
         committed = self.named("committed")
         return committed[1].tally if committed else self.own
+
+
+def owing(
+    state: TargetState, publish_seq: int, outcome: str, reason: str = "", episode_seq: int = -1
+) -> TargetState:
+    """`state` with one more report that the trainer is owed, under a name that no other has."""
+    name = secrets.token_hex(8)
+    owed = Owed(name, publish_seq, outcome, reason[:MOST_REASON], episode_seq)
+    return msgspec.structs.replace(state, owed=(*state.owed, owed)[-MOST_OWED:])
 
 
 def empty(package_id: str, seen: dict[str, int]) -> TargetState:
@@ -173,3 +202,49 @@ def next_place(state: TargetState) -> str:
     free = [n for n, s in state.slots.items() if s.state in REUSABLE]
     spare = [n for n in free if previous is None or n != previous[0]] or free
     return min(spare, key=lambda n: state.slots[n].publish_seq, default="")
+
+
+def recovered(state: TargetState) -> tuple[TargetState, list[str]]:
+    """`state` as a start finds it, made fit to go on from; and what was done."""
+    notes = []
+    for name, slot in state.slots.items():
+        seq = slot.publish_seq
+        if slot.state == "verified":
+            state = staged(state, name)
+            notes.append(f"release {seq}: verified, now staged")
+        elif slot.state in ("shadow", "probation"):
+            to = "quarantined" if slot.attempts >= MAX_ATTEMPTS else "staged"
+            state = moved(state, name, to, f"interrupted in {slot.state}")
+            if to == "quarantined":
+                reason = state.slots[name].reason
+                state = owing(barred(state, name, reason), seq, "rejected", reason)
+            so_far = f", {slot.tally} episodes succeeded so far" if slot.served else ""
+            notes.append(f"release {seq}: interrupted in {slot.state}, now {to}{so_far}")
+    waiting = [(s.publish_seq, n) for n, s in state.slots.items() if s.state == "staged"]
+    for _, name in sorted(waiting)[:-1]:
+        state = moved(state, name, "superseded", "a newer release was staged")
+    return state, notes
+
+
+def staged(state: TargetState, name: str) -> TargetState:
+    """A verified release staged, an older one that was superseded."""
+    state = all_moved(state, "staged", "superseded", "a newer release was staged")
+    return moved(state, name, "staged")
+
+
+def committed(state: TargetState, name: str, why: str) -> TargetState:
+    old = state.named("committed")
+    state = moved(state, name, "committed")
+    return moved(state, old[0], "superseded", why) if old else state
+
+
+def rolled_back(state: TargetState, name: str, why: str) -> TargetState:
+    return barred(moved(state, name, "rolled_back", why), name, why)
+
+
+def owing_force(state: TargetState, before: tuple[str, Slot] | None) -> TargetState:
+    """What a person put in force, where that is another than acted `before`."""
+    force = state.in_force
+    if force is None or (before is not None and force[1].publish_seq == before[1].publish_seq):
+        return state
+    return owing(state, force[1].publish_seq, "committed", PERSON)

@@ -21,24 +21,31 @@ from contracts.release import ReleaseManifest, require_newer
 from runtime.probation import Probation, Verdict, judge
 from runtime.slot_state import (
     MAX_ATTEMPTS,
+    PERSON,
     REUSABLE,
     SLOTS,
     TRANSITIONS,
+    Owed,
     Slot,
     SlotError,
     TargetState,
     all_moved,
-    barred,
     changed,
+    committed,
     empty,
     moved,
     next_place,
+    owing,
+    owing_force,
     pardoned,
+    recovered,
+    rolled_back,
+    staged,
     with_slot,
 )
 
-__all__ = ["MAX_ATTEMPTS", "REUSABLE", "SLOTS", "TRANSITIONS"]
-__all__ += ["Slot", "SlotError", "SlotStore", "TargetState", "boot_id"]
+__all__ = ["MAX_ATTEMPTS", "PERSON", "REUSABLE", "SLOTS", "TRANSITIONS"]
+__all__ += ["Owed", "Slot", "SlotError", "SlotStore", "TargetState", "boot_id"]
 T = TypeVar("T")
 STATE_FILE = "state.json"
 WEIGHTS_FILE = "weights.safetensors"
@@ -151,7 +158,7 @@ class SlotStore:
                 # Control started meanwhile, and staged or even tried it (`recover`).
                 return state, []
             old = [s.publish_seq for s in state.slots.values() if s.state == "staged"]
-            return changed(_staged(state, name), name, staged_s=staged_s), old
+            return changed(staged(state, name), name, staged_s=staged_s), old
 
         return self._change(change)
 
@@ -161,18 +168,22 @@ class SlotStore:
         def change(state: TargetState) -> tuple[TargetState, int]:
             verified = state.named("verified")
             if verified is not None:
-                state = _staged(state, verified[0])
-            staged = state.named("staged")
-            return state, staged[1].publish_seq if staged else 0
+                state = staged(state, verified[0])
+            waits = state.named("staged")
+            return state, waits[1].publish_seq if waits else 0
 
         return self._change(change)
 
-    def quarantine(self, name: str, reason: str) -> Slot:
-        """This release must never run here; its publish_seq counts as seen."""
+    def quarantine(self, name: str, reason: str, *, owes: str = "") -> tuple[Owed, ...]:
+        """This release must never run here; its publish_seq counts as seen. `owes`: what the trainer is to
+        hear, empty where it has been told. Returns what it is owed by that."""
 
-        def change(state: TargetState) -> tuple[TargetState, Slot]:
+        def change(state: TargetState) -> tuple[TargetState, tuple[Owed, ...]]:
             state = moved(state, name, "quarantined", reason)
-            return state, state.slots[name]
+            if not owes:
+                return state, ()
+            state = owing(state, state.slots[name].publish_seq, "rejected", owes)
+            return state, state.owed[-1:]
 
         return self._change(change)
 
@@ -195,23 +206,7 @@ class SlotStore:
 
         def change(state: TargetState) -> tuple[TargetState, list[str]]:
             atomic.remove_leftovers(self.folder)
-            notes = []
-            for name, slot in state.slots.items():
-                seq = slot.publish_seq
-                if slot.state == "verified":
-                    state = _staged(state, name)
-                    notes.append(f"release {seq}: verified, now staged")
-                elif slot.state in ("shadow", "probation"):
-                    to = "quarantined" if slot.attempts >= MAX_ATTEMPTS else "staged"
-                    state = moved(state, name, to, f"interrupted in {slot.state}")
-                    if to == "quarantined":
-                        state = barred(state, name, state.slots[name].reason)
-                    so_far = f", {slot.tally} episodes succeeded so far" if slot.served else ""
-                    notes.append(f"release {seq}: interrupted in {slot.state}, now {to}{so_far}")
-            staged = [(s.publish_seq, n) for n, s in state.slots.items() if s.state == "staged"]
-            for _, name in sorted(staged)[:-1]:
-                state = moved(state, name, "superseded", "a newer release was staged")
-            return state, notes
+            return recovered(state)
 
         return self._change(change)
 
@@ -222,25 +217,33 @@ class SlotStore:
 
         self._change(change)
 
-    def begin_probation(self, name: str) -> list[int]:
-        """It passed its checks and takes effect now; one still on probation before it is superseded."""
+    def begin_probation(self, name: str, episode_seq: int = -1) -> tuple[Owed, ...]:
+        """It passed its checks and takes effect from that episode on; one still on probation before it is
+        superseded. Returns what the trainer is owed by that."""
 
-        def change(state: TargetState) -> tuple[TargetState, list[int]]:
+        def change(state: TargetState) -> tuple[TargetState, tuple[Owed, ...]]:
             old = [s.publish_seq for s in state.slots.values() if s.state == "probation"]
             state = all_moved(state, "probation", "superseded", "a newer release took its place")
-            return changed(moved(state, name, "probation"), name, served=True), old
+            state = changed(moved(state, name, "probation"), name, served=True)
+            seq = state.slots[name].publish_seq
+            for each in old:
+                state = owing(state, each, "superseded", f"release {seq} took its place")
+            state = owing(state, seq, "swapped", episode_seq=episode_seq)
+            return state, state.owed[-len(old) - 1 :]
 
         return self._change(change)
 
     def settle(
         self, publish_seq: int, success: bool | None, rules: Probation, fault: str = ""
-    ) -> tuple[Verdict, str, Slot]:
+    ) -> tuple[Verdict, Slot, tuple[Owed, ...]]:
         """One episode with that release (0: the package's own weights) is over: counts it and, if the release
-        is on probation, acts on what the count says, and on a `fault` at once. Returns the verdict, why, and
-        the slot."""
+        is on probation, acts on what the count says, and on a `fault` at once. Returns the verdict, the slot,
+        and what the trainer is owed by that."""
 
-        def change(state: TargetState) -> tuple[TargetState, tuple[Verdict, str, Slot]]:
-            nothing: tuple[Verdict, str, Slot] = ("on", "", Slot())
+        def change(
+            state: TargetState,
+        ) -> tuple[TargetState, tuple[Verdict, Slot, tuple[Owed, ...]]]:
+            nothing: tuple[Verdict, Slot, tuple[Owed, ...]] = ("on", Slot(), ())
             if publish_seq == 0:
                 return msgspec.structs.replace(state, own=state.own.add(success)), nothing
             found = state.by_seq(publish_seq)
@@ -255,12 +258,25 @@ class SlotStore:
             if fault:
                 verdict, why = "roll_back", fault
             if verdict == "commit":
-                state = _committed(state, name, "a newer release was committed")
+                state = committed(state, name, "a newer release was committed")
+                state = owing(state, publish_seq, "committed", why)
             elif verdict == "roll_back":
-                state = _rolled_back(state, name, why)
-            return state, (verdict, why, state.slots[name])
+                state = rolled_back(state, name, why)
+                state = owing(state, publish_seq, "rolled_back", why)
+            else:
+                return state, (verdict, state.slots[name], ())
+            return state, (verdict, state.slots[name], state.owed[-1:])
 
         return self._change(change)
+
+    def told(self, report_id: str) -> None:
+        """The link has that report on its own disk: it is owed no more."""
+
+        def change(state: TargetState) -> tuple[TargetState, None]:
+            left = tuple(one for one in state.owed if one.report_id != report_id)
+            return msgspec.structs.replace(state, owed=left), None
+
+        self._change(change)
 
     def pause(self) -> None:
         """An orderly end: that the next start begins its trial again is not the release's doing."""
@@ -275,10 +291,10 @@ class SlotStore:
 
     def commit(self, name: str) -> None:
         """The robot may start from it from now on; the one committed before is superseded."""
-        self._change(lambda s: (_committed(s, name, "a newer release was committed"), None))
+        self._change(lambda s: (committed(s, name, "a newer release was committed"), None))
 
     def roll_back(self, name: str, reason: str) -> None:
-        self._change(lambda state: (_rolled_back(state, name, reason), None))
+        self._change(lambda state: (rolled_back(state, name, reason), None))
 
     # A person's steps.
 
@@ -288,8 +304,9 @@ class SlotStore:
         why = "a person pinned another one"
 
         def change(state: TargetState) -> tuple[TargetState, TargetState]:
+            before = state.in_force
             state = self._put_in_force(state, publish_seq, why)
-            state = msgspec.structs.replace(state, pinned=True)
+            state = msgspec.structs.replace(owing_force(state, before), pinned=True)
             return state, state
 
         return self._change(change)
@@ -318,18 +335,20 @@ class SlotStore:
             if target is None and force[1].state == "committed":
                 previous = state.previous
                 target = previous[1].publish_seq if previous else 0
-            state = _rolled_back(state, force[0], why)
+            state = rolled_back(state, force[0], why)
+            state = owing(state, force[1].publish_seq, "rolled_back", why)
             if target is not None:
                 state = self._put_in_force(state, target, why)
+            state = owing_force(state, force)
             return state, state
 
         return self._change(change)
 
     def _put_in_force(self, state: TargetState, publish_seq: int, why: str) -> TargetState:
-        committed = state.named("committed")
+        now = state.named("committed")
         if publish_seq == 0:
             state = all_moved(state, "committed", "superseded", why)
-        elif committed is None or committed[1].publish_seq != publish_seq:
+        elif now is None or now[1].publish_seq != publish_seq:
             found = state.by_seq(publish_seq)
             if found is None or not self._may_act(*found):
                 can = [s.publish_seq for n, s in state.slots.items() if self._may_act(n, s)]
@@ -337,7 +356,7 @@ class SlotStore:
                     f"release {publish_seq} can't be put in force: it is not kept, or never acted here",
                     expected=sorted({0, *can}),
                 )
-            state = pardoned(_committed(state, found[0], why), found[0])
+            state = pardoned(committed(state, found[0], why), found[0])
         return all_moved(state, "probation", "superseded", why)
 
     def _may_act(self, name: str, slot: Slot) -> bool:
@@ -407,19 +426,3 @@ def boot_id() -> str:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:
         return ""
-
-
-def _staged(state: TargetState, name: str) -> TargetState:
-    """A verified release staged, an older one that was superseded."""
-    state = all_moved(state, "staged", "superseded", "a newer release was staged")
-    return moved(state, name, "staged")
-
-
-def _committed(state: TargetState, name: str, why: str) -> TargetState:
-    old = state.named("committed")
-    state = moved(state, name, "committed")
-    return moved(state, old[0], "superseded", why) if old else state
-
-
-def _rolled_back(state: TargetState, name: str, why: str) -> TargetState:
-    return barred(moved(state, name, "rolled_back", why), name, why)

@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import cast
 
+import msgspec
 import numpy as np
 
 from contracts.errors import EntracteError, ReleaseRejected
@@ -24,7 +25,7 @@ from contracts.files.packages import Package
 from contracts.messages import ReleaseOutcome
 from runtime.engines import Engine
 from runtime.probation import Probation
-from runtime.slots import Slot, SlotStore, TargetState, boot_id
+from runtime.slots import PERSON, Owed, Slot, SlotStore, TargetState, boot_id
 from runtime.swap_ahead import Ahead, Beside
 from runtime.swap_checks import SwapLimits, check_latency
 from runtime.swap_replay import ActiveHead, checked_head
@@ -35,7 +36,8 @@ LEAST_TIMED = 8
 """Fewer runs in an episode say nothing about its latency."""
 LATE_EPISODES = 2
 """So many in a row over the budget: one pause of the machine is no verdict."""
-PERSON = "put in force by a person"
+EARLIER = "earlier"
+"""For a boot that was another, or a moment that is past: no time is told."""
 
 
 @dataclass
@@ -75,7 +77,10 @@ class Swapper:
         self._late = 0
         self._trial: _Trial | None = None
         self._tried = 0
-        self._unfit: set[int] = set()
+        self._unfit: dict[int, str] = {}
+        """Releases that should act and can't be loaded any more, and why."""
+        self._told: set[str] = set()
+        """Reports that were given out since the start: what is owed besides was never heard of."""
         self._running = threading.Lock()
         self._ahead: Ahead | None = None
         self.newest_staged: Callable[[], int] | None = None
@@ -112,19 +117,30 @@ class Swapper:
 
     def follow(self, episode_seq: int) -> list[ReleaseOutcome]:
         """Make active what the slots say should act: a person may have pinned a release or rolled one back.
-        `episode_seq`: the first episode to run with it. Returns what the trainer should hear of that."""
-        before, state = self.version, self.slots.state()
+        `episode_seq`: the first episode to run with it. Returns what the trainer should hear of that, and all
+        that it is still owed from before the start (the power may have been cut before it was told)."""
+        state = self.slots.state()
         problem = self._follow(state)
-        if self.version == before and not problem:
-            return []
         outcomes = []
-        old, new = state.by_seq(before), state.in_force
-        if old is not None and old[1].state == "rolled_back":
-            outcomes.append(self._outcome(old[1], "rolled_back", old[1].reason, -1))
-        if new is not None:
-            outcome, why = ("rejected", problem) if problem else ("committed", PERSON)
-            outcomes.append(self._outcome(new[1], outcome, why, -1 if problem else episode_seq))
+        for owed in state.owed:
+            if owed.report_id in self._told:
+                continue
+            found = state.by_seq(owed.publish_seq)
+            slot = msgspec.structs.replace(found[1] if found else Slot(), boot_id=EARLIER)
+            outcomes.append(self._outcome(slot, self._as_it_is(owed, episode_seq)))
+        new = state.in_force
+        if problem and new is not None and not any(o.outcome == "rejected" for o in outcomes):
+            outcomes.append(self._unowed(new[1], problem))
         return outcomes
+
+    def _as_it_is(self, owed: Owed, episode_seq: int) -> Owed:
+        """What became of a person's wish, which was written down before control could follow it."""
+        if owed.reason != PERSON:
+            return owed
+        why = self._unfit.get(owed.publish_seq)
+        if why is not None:
+            return msgspec.structs.replace(owed, outcome="rejected", reason=why)
+        return msgspec.structs.replace(owed, episode_seq=episode_seq)
 
     def remember(self, inputs: Mapping[str, np.ndarray]) -> None:
         """Keep the head inputs of an inference for the next replay (copies nothing: don't write to them).
@@ -193,15 +209,13 @@ class Swapper:
         passes, so that runs which take too long are a reason too. None while nothing follows."""
         head, late = self.active, self._latency() if timed else ""
         self._taken_s.clear()
-        verdict, why, slot = self.slots.settle(head.version, success, self.rules, fault or late)
+        verdict, slot, owed = self.slots.settle(head.version, success, self.rules, fault or late)
         if verdict == "commit":
             self._drop(self._committed)
             self._committed = head
-            return self._outcome(slot, "committed", why, -1)
-        if verdict == "roll_back":
+        elif verdict == "roll_back":
             self._activate(self._committed)
-            return self._outcome(slot, "rolled_back", why, -1)
-        return None
+        return self._outcome(slot, owed[0]) if owed else None
 
     def close(self) -> None:
         """Close every engine; waits for a running trial first."""
@@ -234,9 +248,9 @@ class Swapper:
         try:
             self._activate(self._checked(*force))
         except (EntracteError, OSError) as error:
-            self._unfit.add(wanted)
+            self._unfit[wanted] = f"release {wanted} can't be loaded: {error}"
             self._activate(self._committed)
-            return f"release {wanted} can't be loaded: {error}"
+            return self._unfit[wanted]
         return ""
 
     def _use_committed(self, committed: tuple[str, Slot] | None) -> str:
@@ -254,10 +268,10 @@ class Swapper:
                 self._committed = self._checked(*committed)
             except (EntracteError, OSError) as error:
                 # On disk it stays committed: the next start may find it sound.
-                self._unfit.add(wanted)
+                self._unfit[wanted] = f"release {wanted} can't be loaded: {error}"
                 self._committed = self._own
                 self._drop(old)
-                return f"release {wanted} can't be loaded: {error}"
+                return self._unfit[wanted]
         self._drop(old)
         return ""
 
@@ -303,21 +317,18 @@ class Swapper:
                 head = self._from_ahead(ahead) or self._checked(name, slot)
             except (EntracteError, OSError) as error:
                 reason = f"{error.reason}: " if isinstance(error, ReleaseRejected) else ""
-                self.slots.quarantine(name, f"{reason}{error}")
-                trial.outcomes.append(self._outcome(slot, "rejected", str(error), -1))
+                said = self.slots.quarantine(name, f"{reason}{error}", owes=str(error))
+                trial.outcomes += [self._outcome(slot, one) for one in said]
                 return
-            for seq in self.slots.begin_probation(name):
-                old = Slot(publish_seq=seq, boot_id="superseded")
-                reason = f"release {slot.publish_seq} took its place"
-                trial.outcomes.append(self._outcome(old, "superseded", reason, -1))
+            for owed in self.slots.begin_probation(name, trial.episode_seq):
+                old = Slot(publish_seq=owed.publish_seq, boot_id=EARLIER)
+                mine = owed.publish_seq == slot.publish_seq
+                trial.outcomes.append(self._outcome(slot if mine else old, owed))
             trial.head = head
-            trial.outcomes.append(self._outcome(slot, "swapped", "", trial.episode_seq))
         except (
             Exception
         ) as error:  # a thread that dies silently would leave control waiting in hold
-            trial.outcomes.append(
-                self._outcome(Slot(), "rejected", f"{type(error).__name__}: {error}", -1)
-            )
+            trial.outcomes.append(self._unowed(Slot(), f"{type(error).__name__}: {error}"))
         finally:
             trial.done.set()
 
@@ -359,18 +370,24 @@ class Swapper:
                 remedy="robot-run slots pin, where they should act all the same",
             )
 
-    def _outcome(self, slot: Slot, outcome: str, reason: str, episode_seq: int) -> ReleaseOutcome:
+    def _unowed(self, slot: Slot, why: str) -> ReleaseOutcome:
+        """Refused without a change of slots: whoever tells it names it."""
+        return self._outcome(slot, Owed("", slot.publish_seq, "rejected", why))
+
+    def _outcome(self, slot: Slot, owed: Owed) -> ReleaseOutcome:
+        self._told.add(owed.report_id)
         same_boot = slot.boot_id == boot_id()
         now = self._clock() - slot.offered_s if same_boot else math.nan
         return ReleaseOutcome(
             robot_id=self.robot_id,
             target=self.target,
-            publish_seq=slot.publish_seq,
-            outcome=outcome,
-            reason=reason,
-            episode_seq=episode_seq,
+            publish_seq=owed.publish_seq,
+            outcome=owed.outcome,
+            reason=owed.reason,
+            episode_seq=owed.episode_seq,
             bytes_on_wire=slot.bytes_on_wire,
             verified_s=slot.verified_s if slot.verified_s >= 0 else math.nan,
             staged_s=slot.staged_s if slot.staged_s >= 0 else math.nan,
-            swapped_s=now if outcome == "swapped" else math.nan,
+            swapped_s=now if owed.outcome == "swapped" else math.nan,
+            report_id=owed.report_id,
         )

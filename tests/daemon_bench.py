@@ -140,7 +140,7 @@ class Robot:
 
     def tell(self, outcome: ReleaseOutcome) -> None:
         self._reports += 1
-        report_id = f"{self.run.session_id}.{self._reports}"
+        report_id = outcome.report_id or f"{self.run.session_id}.{self._reports}"
         self.push(wire.pack(msgspec.structs.replace(outcome, report_id=report_id)))
 
     def swapper(self, target: str = "policy") -> Swapper:

@@ -320,6 +320,8 @@ class RobotEnd(threading.Thread):
 
     def _episode(self) -> None:
         self._between_episodes()
+        for outcome in self.swapper.follow(self._seq):
+            self._tell(outcome)  # what a power cut kept from the trainer
         for outcome in self.swapper.swap(self._seq):
             self.swaps += outcome.outcome == "swapped"
             self._tell(outcome)
@@ -370,7 +372,7 @@ class RobotEnd(threading.Thread):
 
     def _tell(self, outcome: ReleaseOutcome) -> None:
         self._reports += 1
-        report_id = f"{self._run.session_id}.{self._reports}"
+        report_id = outcome.report_id or f"{self._run.session_id}.{self._reports}"
         self._push(wire.pack(msgspec.structs.replace(outcome, report_id=report_id)))
 
     def _push(self, parts: list[bytes | memoryview]) -> None:

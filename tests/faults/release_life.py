@@ -23,6 +23,7 @@ from contracts.release import ReleaseManifest, sign, verify_weights
 from runtime.engines import EngineOptions
 from runtime.engines.onnxruntime import OnnxRuntimeEngine
 from runtime.link_releases import ReleaseFetcher
+from runtime.outcomes import OutcomeSpool
 from runtime.slots import SlotStore
 from runtime.swap import Swapper
 from runtime.swap_checks import SwapLimits
@@ -87,7 +88,7 @@ class RobotLife:
     def __init__(self, folder: Path, releases: Releases) -> None:
         self.folder, self.releases = folder, releases
         self._wants: list[ReleaseWant] = []
-        self.outcomes: list[ReleaseOutcome] = []
+        self.outcomes = OutcomeSpool(folder / "outcomes", lambda parts: True)
         self.slots = SlotStore(folder / "slots" / "policy", releases.package.package_id)
         engine = OnnxRuntimeEngine(releases.package, "head", EngineOptions())
         self.swapper = Swapper(
@@ -105,7 +106,7 @@ class RobotLife:
             session_id="s",
             key_path=key,
             send=self._send,
-            report=self.outcomes.append,
+            report=self.outcomes.add,
             on_staged=lambda seq: None,
         )
 
@@ -130,6 +131,25 @@ class RobotLife:
                 packet = wire.unpack([bytes(p) for p in wire.pack(chunk, [wire.raw("data", part)])])
                 self.fetcher.on_chunk(chunk, packet)
 
+    def swap(self) -> None:
+        """Try what waits, and tell what became of it, as the link takes it over from control."""
+        self.tell(self.swapper.swap(0))
+
+    def tell(self, outcomes: list[ReleaseOutcome]) -> None:
+        for outcome in outcomes:
+            self.fetcher.report(outcome)
+
+    def settle(self, fault: str = "", success: bool | None = None) -> str:
+        """What an episode's end led to, which is told; "" for nothing."""
+        outcome = self.swapper.settle(fault, success)
+        self.tell([outcome] if outcome else [])
+        return outcome.outcome if outcome else ""
+
+    def heard(self) -> set[tuple[int, str]]:
+        """(release, outcome) of what is on the disk for the trainer: waiting for it, or owed."""
+        spooled = [outcome for _, outcome in self.outcomes._waiting]
+        return {(one.publish_seq, one.outcome) for one in (*spooled, *self.slots.state().owed)}
+
     def answer(self) -> np.ndarray:
         return _answer(self.swapper.engine)
 
@@ -138,10 +158,10 @@ class RobotLife:
         self.swapper.run(head_inputs(np.random.default_rng(0)))
 
     def until_decided(self, success: bool) -> str:
-        outcome = None
-        while outcome is None:
-            outcome = self.swapper.settle(success=success)
-        return outcome.outcome
+        outcome = ""
+        while not outcome:
+            outcome = self.settle(success=success)
+        return outcome
 
     @property
     def mark(self) -> Mark:
@@ -161,22 +181,25 @@ def story(folder: Path, releases: Releases, mark: Callable[[Mark], None]) -> Non
             mark(robot.mark)
 
     def swap() -> None:
-        robot.swapper.swap(0)
+        robot.swap()
+
+    def follow() -> None:
+        robot.tell(robot.swapper.follow(0))
 
     step(lambda: None, lambda: robot.fetch(1), swap, lambda: robot.until_decided(True))
     assert robot.swapper.version == 1
     step(lambda: robot.fetch(2), lambda: robot.fetch(3), swap, lambda: robot.until_decided(False))
     assert robot.swapper.version == 1 and robot.slots.find("rolled_back") is not None
-    step(lambda: robot.fetch(4), swap, lambda: robot.swapper.settle(fault="NaN"))
+    step(lambda: robot.fetch(4), swap, lambda: robot.settle(fault="NaN"))
     step(lambda: robot.fetch(CORRUPT), lambda: robot.fetch(WILD), swap)
     assert robot.mark == Mark(1, WILD), robot.mark
     step(lambda: robot.fetch(7), swap, lambda: robot.until_decided(True))
-    step(robot.slots.take_back, lambda: robot.swapper.follow(0))
+    step(robot.slots.take_back, follow)
     assert robot.mark.committed == robot.swapper.version == 1
-    step(lambda: robot.slots.pin(7), lambda: robot.swapper.follow(0), robot.slots.unpin)
+    step(lambda: robot.slots.pin(7), follow, robot.slots.unpin)
     assert robot.mark.committed == robot.swapper.version == 7
-    step(lambda: robot.fetch(8), swap, lambda: robot.swapper.settle(success=True))
-    step(lambda: robot.fetch(9), swap, lambda: robot.swapper.settle(success=True))
+    step(lambda: robot.fetch(8), swap, lambda: robot.settle(success=True))
+    step(lambda: robot.fetch(9), swap, lambda: robot.settle(success=True))
     step(robot.slots.pause)
     robot.swapper.close()
     robot = RobotLife(folder, releases)
@@ -199,6 +222,7 @@ def found_sound(folder: Path, releases: Releases, before: Mark | None, after: Ma
     for name, slot in state.slots.items():  # what a person may put in force is there, and whole
         if slot.served and slot.manifest and slot.state in ("superseded", "rolled_back"):
             verify_weights(slot.manifest, robot.slots.weights_path(name).read_bytes())
+    _found_told(robot)
     lowest = before.newest if before else 0
     assert lowest <= state.newest_seq <= after.newest, f"{state.newest_seq} after {lowest}"
     for seq in range(1, state.newest_seq + 1):
@@ -219,6 +243,25 @@ def found_sound(folder: Path, releases: Releases, before: Mark | None, after: Ma
     assert robot.mark == Mark(NEXT, NEXT)
     robot.swapper.close()
     return start
+
+
+SAID = {"quarantined": "rejected", "rolled_back": "rolled_back", "committed": "committed"}
+"""What the trainer must have heard of a slot in that state."""
+
+
+def _found_told(robot: RobotLife) -> None:
+    """What the slots say became of releases is on the disk for the trainer, whatever was cut off when; a link
+    that starts takes over what is owed, and no report comes under two names."""
+    found = robot.slots.state().slots.values()
+    due = {(slot.publish_seq, SAID[slot.state]) for slot in found if slot.state in SAID}
+    due |= {(slot.publish_seq, "swapped") for slot in found if slot.served}
+    assert due <= robot.heard(), f"never told: {due - robot.heard()}"
+    spooled = {outcome.report_id for _, outcome in robot.outcomes._waiting}
+    owed = {one.report_id for one in robot.slots.state().owed}
+    robot.tell(robot.swapper.follow(0))
+    assert not robot.slots.state().owed
+    assert {one.report_id for _, one in robot.outcomes._waiting} == spooled | owed
+    assert due <= robot.heard()
 
 
 def _answer(engine: OnnxRuntimeEngine) -> np.ndarray:

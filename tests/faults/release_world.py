@@ -201,7 +201,7 @@ class Robot:
     def _tell(self, outcomes: list[ReleaseOutcome]) -> None:
         for outcome in outcomes:
             self._reports += 1
-            report_id = f"s{self.sessions}.{self._reports}"
+            report_id = outcome.report_id or f"s{self.sessions}.{self._reports}"
             self.ring.append(msgspec.structs.replace(outcome, report_id=report_id))
 
     def drain(self, *, killed_before_release: bool = False) -> None:

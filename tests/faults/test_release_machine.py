@@ -58,6 +58,8 @@ class Releases(RuleBasedStateMachine):
         self.never: dict[int, str] = {}
         """Releases that must not act any more, and why."""
         self.acted: set[int] = {0}
+        self.owed: dict[str, tuple[int, str]] = {}
+        """Every report that was ever written with a change of slots: release and outcome."""
 
     # Whole stretches of the way, from which the single steps below then stray.
 
@@ -267,6 +269,11 @@ class Releases(RuleBasedStateMachine):
                 assert slot.publish_seq <= state.newest_seq
 
     @invariant()
+    def what_is_owed_is_noted(self) -> None:
+        for owed in self._store().state().owed:
+            self.owed.setdefault(owed.report_id, (owed.publish_seq, owed.outcome))
+
+    @invariant()
     def an_outcome_is_stored_once(self) -> None:
         twice = [name for name, n in Counter(self.world.trainer.stored()).items() if n > 1]
         assert not twice
@@ -290,9 +297,13 @@ class Releases(RuleBasedStateMachine):
         self._begin_episode()
         assert world.robot.swapper.version == seq, "a sound release does not get through any more"
         world.robot.end_episode("", True)
+        self.what_is_owed_is_noted()
         world.exchange(4 + 2 * len(world.robot.ring) + 2 * len(world.robot.outcomes))
         stored = Counter(world.trainer.stored())
         assert set(stored) == world.robot.told and max(stored.values(), default=1) == 1
+        never = {what for name, what in self.owed.items() if name not in stored}
+        assert not never, f"the trainer never heard of {never}"
+        assert not self._store().state().owed
         again = SlotStore(self.folder / "robot" / "slots", world.package.package_id)
         force = again.state().in_force
         assert force is not None and force[1].manifest is not None
@@ -302,6 +313,7 @@ class Releases(RuleBasedStateMachine):
         """What acts in it must be neither quarantined nor rolled back, until a person says so."""
         self.what_was_found_wanting_is_known()
         self.world.robot.begin_episode()
+        self.what_is_owed_is_noted()
         version = self.world.robot.swapper.version
         assert version not in self.never, f"release {version} acts, {self.never[version]}"
         self.acted.add(version)

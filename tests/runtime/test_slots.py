@@ -120,7 +120,8 @@ def test_a_newer_release_supersedes_staged_and_probation(store: SlotStore) -> No
     store.mark_verified(name, 0.1, 4)
     assert store.mark_staged(name, 0.2) == [3]
     store.begin_shadow(name)
-    assert store.begin_probation(name) == [2]
+    owed = store.begin_probation(name, 7)
+    assert [(one.publish_seq, one.outcome) for one in owed] == [(2, "superseded"), (4, "swapped")]
     assert states(store) == {1: "committed", 2: "superseded", 3: "superseded", 4: "probation"}
     store.roll_back(name, "fault")
     assert store.find("committed")[1].publish_seq == 1

@@ -1,6 +1,6 @@
 """`robot-calibrate`: what a robot's models and pictures must be measured for before they are trusted.
 
-One verb so far; each is a function `command` in calibration/<verb>_command.py.
+Each verb is a function `command` in calibration/<verb>_command.py.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import typer
 
 from contracts.errors import CheckFailed, EntracteError
 
-VERBS = ("board", "handeye", "intrinsics", "quantization")
+VERBS = ("board", "handeye", "intrinsics", "latency", "quantization")
 EXIT_WRONG_INPUT = 2
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
@@ -20,7 +20,7 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 
 @app.callback()
 def _root() -> None:
-    """Calibrate: sets of recorded observations for quantisation."""
+    """Calibrate a robot: cameras, where they are, how late they are, and sets for quantisation."""
 
 
 for _verb in VERBS:

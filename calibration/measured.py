@@ -6,6 +6,7 @@ import msgspec
 
 from calibration.handeye.result import CameraResult, Result, Rows
 from calibration.hardware_file import Value
+from calibration.latency.measure import Latencies
 from calibration.lenses import Lens
 from calibration.record import with_camera
 from calibration.shots import ShotCamera, Shots
@@ -58,6 +59,26 @@ def pose_keys(result: Result) -> dict[str, Value]:
     for name, found in result.cameras.items():
         keys[f"cameras.{name}.mount"] = found.mount
         keys[f"cameras.{name}.pose"] = _flat(found.pose)
+    return keys
+
+
+def latencies(calibration: Calibration, found: Latencies) -> Calibration:
+    """With how late cameras and arm are; cameras that did not see the arm keep what they had."""
+    for name, one in found.cameras.items():
+        calibration = with_camera(calibration, name, latency=one)
+    return msgspec.structs.replace(
+        calibration, state_latency=found.state, action_latency=found.action
+    )
+
+
+def latency_keys(found: Latencies) -> dict[str, Value]:
+    """Keys of the hardware configuration."""
+    keys: dict[str, Value] = {
+        "arm.state_latency_s": found.state_s,
+        "arm.action_latency_s": found.action.seconds,
+    }
+    for name, one in found.cameras.items():
+        keys[f"cameras.{name}.latency_s"] = one.seconds
     return keys
 
 

@@ -23,7 +23,7 @@ from typing import Any
 import msgspec
 
 from contracts import __version__
-from contracts.errors import DeviceError, EntracteError, GateFault
+from contracts.errors import DeviceError, EntracteError
 from contracts.files import atomic
 from contracts.messages import (
     CameraPose,
@@ -33,7 +33,7 @@ from contracts.messages import (
     SessionStart,
 )
 from contracts.specs import spec_hash
-from runtime import pacing, realtime
+from runtime import realtime, taking
 from runtime.board import Board, LoopState
 from runtime.config import LoopSection
 from runtime.diary import Diary
@@ -51,7 +51,6 @@ from runtime.scene import EpisodePlan
 
 FRESH_PICTURES_S = 5.0
 LABEL_PATIENCE_S = 120.0
-WATCHDOG_START_S = 20.0
 
 
 class Control:
@@ -79,7 +78,7 @@ class Control:
         if robot.clock.lockstep:  # no deadline: only what makes runs alike
             wanted = LoopSection(fifo=False, freeze_gc=wanted.freeze_gc)
         self._granted = realtime.ask(wanted)
-        if not self._take_arm():
+        if not taking.take_arm(robot, self._resting):
             return self._leave()
         board.control_ready = 1
         for plan in self._plans():
@@ -90,34 +89,6 @@ class Control:
         else:
             self._releases.take_last(self._diary.next_seq)
         return self._leave()
-
-    def _take_arm(self) -> bool:
-        """The arm looked at, taken and powered; False: a stop was asked for first. Raises `EntracteError`."""
-        robot, board, gate = self.robot, self.board, self.run.config.gate
-        give_up_s = time.monotonic() + WATCHDOG_START_S
-        while not board.watchdog_ready:
-            if board.estop_requested or board.stop_requested:
-                return False
-            if time.monotonic() > give_up_s:
-                raise GateFault(
-                    "the arm is not taken: no watchdog watches this run",
-                    found=f"none in {WATCHDOG_START_S:g} s",
-                    remedy="see logs/watchdog.log",
-                )
-            time.sleep(PAUSE_S)
-        if not robot.clock.lockstep:  # where time stands, nobody moves an arm
-            robot.gate.require_quiet(gate.quiet_s, gate.quiet_units)
-        self._prepare()
-        robot.pace = pacing.start(self.run.config.loop.rate_hz, robot.clock.now_s())
-        robot.post(0.0)
-        if board.estop_requested or board.stop_requested:
-            return False
-        robot.gate.take_arm()  # from here on the watchdog watches
-        return self._resting(robot.gate.power, "powering the motors")
-
-    def _prepare(self) -> None:
-        seen = self.robot.senses.observe(self.robot.clock.now_s())
-        self.robot.gate.prepare(seen.joints, seen.state_age_s)
 
     def _leave(self) -> int:
         """The arm in hold; returns the exit code."""
@@ -167,7 +138,7 @@ class Control:
         instruction, shown_from_s = set_up
         if not self._see_scene(shown_from_s) or robot.gate.faulted:
             return False
-        self._prepare()
+        taking.prepare(robot)
         self._resting(lambda: self._diary.begin(plan.episode_seq))
         board.episode_seq = plan.episode_seq
         started_s = time.monotonic()

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from calibration.latency.delay import DelayError, delay_of
-from calibration.latency.motion import velocities
+from calibration.latency.motion import blurred, components, products
 
 RATE_HZ = 50.0
 
@@ -40,16 +40,15 @@ def test_a_cameras_delay_is_found_from_pictures_at_30_hz(delay_s: float) -> None
     texture = cv2.GaussianBlur(random.uniform(0, 255, (600, 800)).astype(np.float32), (0, 0), 4)
     texture = 255 * (texture - texture.min()) / np.ptp(texture)
     at, joints = movement()
-    speeds = np.gradient(joints, at, axis=0)
     taken_s = np.arange(0.2, 11.8, 1 / 30)
     pictures = []
     for time_s in taken_s:
         place = [np.interp(time_s, at, joints[:, i]) for i in (0, 1)]
-        x, y = 240 + 40 * place[0] + 10 * place[1], 180 - 15 * place[0] + 30 * place[1]
+        x, y = 240 + 20 * place[0] + 5 * place[1], 180 - 8 * place[0] + 15 * place[1]
         cut = cv2.getRectSubPix(texture, (320, 240), (float(x) + 160, float(y) + 120))
         pictures.append((cut + random.normal(size=cut.shape) * 3).clip(0, 255).astype(np.uint8))
-    seen_s, moved = velocities((taken_s + delay_s).tolist(), pictures)
-    found = delay_of(at, speeds, seen_s, moved)
+    seen = components([blurred(picture) for picture in pictures])
+    found = delay_of(at, products(joints), taken_s + delay_s, seen)
     assert abs(found.seconds - delay_s) < 0.005
 
 

@@ -17,14 +17,12 @@ from robots import REALTIME, config
 
 from benchmarks.gate import HOME, RecordingArm
 from contracts.errors import DeviceError, EntracteError, GateFault
-from runtime import control as control_module
-from runtime import ending, resting, watchdog
+from runtime import ending, resting, taking, watchdog
 from runtime import robot as robot_module
 from runtime.arms import ArmState
 from runtime.arms.sim import SO101_ACTION
 from runtime.board import Board, LoopState, Owner, TripReason
 from runtime.config import GateSection
-from runtime.control import Control
 from runtime.episode import Episode
 from runtime.gate import OPERATOR_STOP, Gate, GateLimits, arm_at, judge, limits_of
 from runtime.inference import ThreadLane
@@ -219,13 +217,14 @@ def test_an_old_reading_arms_nothing(arm: Arm, board: Board) -> None:
 
 
 def test_no_arm_is_taken_without_a_watchdog(board: Board, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(control_module, "WATCHDOG_START_S", 0.05)
+    monkeypatch.setattr(taking, "WATCHDOG_START_S", 0.05)
     run = SimpleNamespace(config=SimpleNamespace(gate=GateSection()))
-    control: Any = SimpleNamespace(robot=None, board=board, run=run)
+    robot: Any = SimpleNamespace(board=board, run=run)
+    resting: Any = None
     with pytest.raises(GateFault, match="no watchdog"):
-        Control._take_arm(control)
+        taking.take_arm(robot, resting)
     board.stop_requested = 1
-    assert not Control._take_arm(control)
+    assert not taking.take_arm(robot, resting)
 
 
 # -- what hangs, and errors between episodes

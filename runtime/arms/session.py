@@ -1,0 +1,181 @@
+"""Cameras and arm in the hands of a tool (`robot-calibrate`) instead of the control process.
+
+Starts the same device processes and the same watchdog, opens the same `Camera` and `Arm`, and moves through
+the same gate; runs no policy, records nothing. Latencies of the configuration are left out: times are the
+devices' own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+
+import msgspec
+
+from contracts.errors import DeviceError, GateFault
+from contracts.specs import ActionSpec
+from runtime.arms import Arm, ArmState
+from runtime.board import LoopState
+from runtime.cameras import Camera
+from runtime.config import RobotConfig, load_config
+from runtime.gate import Verdict
+from runtime.priority import run_first
+from runtime.resting import Resting
+from runtime.robot import Robot, build
+from runtime.run import Run, RunPlan
+from runtime.supervisor import Child, Supervisor, make_run
+from runtime.taking import prepare, take_arm
+from runtime.teleoperation import KEYBOARD
+
+
+class Session:
+    """`with Session(config) as session:` devices open, the arm in hold. Raises `EntracteError` where one is
+    missing. `cameras`, `arm` and `now_s` are those of the loop; `tick` is one period of it."""
+
+    def __init__(self, config: RobotConfig, folder: Path | None = None) -> None:
+        """`folder`: where logs and reports go; by default one that is removed afterwards."""
+        self._config, self._folder = _as_devices_say(config), folder
+        self._own = tempfile.TemporaryDirectory(prefix="entracte-session-") if not folder else None
+        self.robot: Robot
+        self._taken = False
+
+    @classmethod
+    def of(cls, path: Path | None, overrides: Sequence[str] = ()) -> Session:
+        """Of a hardware configuration (None: the embedded bench's). Raises `ConfigError`."""
+        return cls(load_config(path, overrides))
+
+    def __enter__(self) -> Session:
+        folder = self._folder or Path(self._own.name)  # type: ignore[union-attr]
+        plan = RunPlan(purpose="record", driver="person", sink="none")
+        run = make_run(self._config, plan, folder)
+        self._devices = _Devices(run)
+        try:
+            self._devices.__enter__()
+            self.robot = build(run, self._devices.board)
+        except BaseException:
+            self._devices.close()
+            self._forget()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        robot = self.robot
+        try:
+            if self._taken and not robot.gate.faulted:
+                robot.come_to_rest("the session is over")
+                robot.board.loop_state = LoopState.DONE
+        finally:
+            robot.close()
+            with contextlib.suppress(OSError, AttributeError):
+                os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+            self._devices.close()
+            self._forget()
+
+    @property
+    def cameras(self) -> Mapping[str, Camera]:
+        return self.robot.senses.cameras
+
+    @property
+    def arm(self) -> Arm:
+        return self.robot.gate.arm
+
+    @property
+    def action(self) -> ActionSpec:
+        return self.robot.action
+
+    @property
+    def rate_hz(self) -> float:
+        return self._config.loop.rate_hz
+
+    def now_s(self) -> float:
+        return self.robot.clock.now_s()
+
+    def take_arm(self) -> None:
+        """Power it where it stands; from here on `tick` may move it, under the watchdog's eyes. Raises
+        `EntracteError`."""
+        if not self.robot.clock.lockstep:
+            run_first()  # as control would: the watchdog waits no longer for a tool
+        self._taken = take_arm(self.robot, Resting(self.robot))
+        if not self._taken:
+            raise self._stopped()
+        prepare(self.robot)
+
+    def tick(self, targets: Sequence[float] | None = None) -> tuple[ArmState, Verdict]:
+        """Wait for the next period, read the arm, and ask the gate for `targets` (the arm's units; None: come
+        to rest). Returns what was read before and what the gate made of it. Raises `GateFault` once the gate
+        has latched one, `DeviceError` when a device is gone or a stop was asked for."""
+        robot = self.robot
+        self._devices.look_after()
+        lateness_s = robot.wake()
+        if robot.board.stop_requested:
+            raise self._stopped()
+        joints = robot.gate.arm.read()
+        # No picture is acted on: their age is the caller's to judge.
+        verdict = robot.gate.command(targets, robot.clock.now_s() - joints.at_s, 0.0)
+        robot.post(lateness_s)
+        if robot.gate.faulted:
+            raise GateFault("the gate stopped the arm", found=robot.gate.state.reason)
+        return joints, verdict
+
+    def pause(self) -> ArmState:
+        """A period without a command: before the arm is taken, or while it holds."""
+        self._devices.look_after()
+        robot = self.robot
+        lateness_s = robot.wake()
+        if self._taken:
+            robot.gate.rest()
+        robot.post(lateness_s)
+        if robot.board.stop_requested:
+            raise self._stopped()
+        return robot.gate.arm.read()
+
+    def _stopped(self) -> DeviceError:
+        return DeviceError(self._devices.what or "stopped before it was done")
+
+    def _forget(self) -> None:
+        shutil.rmtree(self._devices.run.shm_dir, ignore_errors=True)
+        if self._own is not None:
+            self._own.cleanup()
+
+
+class _Devices(Supervisor):
+    """The processes of a run but those that act, record or talk; this process is control."""
+
+    def __init__(self, run: Run) -> None:
+        super().__init__(run)
+        kept = ("control", "bench", "arm", "watchdog")
+        self.children = [c for c in self.children if c.name in kept or c.name.startswith("camera-")]
+
+    @property
+    def what(self) -> str:
+        """What went wrong, in a sentence; empty so far."""
+        return self._what
+
+    def look_after(self) -> None:
+        """Deaths: what may be restarted is, anything else asks for a stop."""
+        self._look_after()
+
+    def _start(self, child: Child) -> None:
+        if child.name == "control":
+            self.board.control_pid = os.getpid()
+        else:
+            super()._start(child)
+
+
+def _as_devices_say(config: RobotConfig) -> RobotConfig:
+    replace = msgspec.structs.replace
+    arm = replace(config.arm, state_latency_s=0.0, action_latency_s=0.0)
+    cameras = {name: replace(camera, latency_s=0.0) for name, camera in config.cameras.items()}
+    operator = replace(config.operator, teleoperator=KEYBOARD, web=False, view=False)
+    calibration = replace(config.calibration, file="", key="")
+    return replace(config, arm=arm, cameras=cameras, operator=operator, calibration=calibration)

@@ -13,8 +13,8 @@ NONE, UNKNOWN, REVOKED, EXPIRED = "", "unknown key", "revoked", "expired"
 
 class Pass(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """One public key (CURVE, Z85) and whose it is. Times are Unix seconds; 0: never. `replaces`: the key that
-    ends as soon as this one is used. `signing_key`: of a trainer, the key (Ed25519, hex) that its releases are
-    by now."""
+    ends as soon as this one is used. `signing_key`: of a trainer, the key (Ed25519, hex) that its releases
+    are by now."""
 
     name: str
     key: str
@@ -47,15 +47,18 @@ class AllowList:
 
 
 class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Of each peer on each socket. `held_bytes`: most that may have come from it and wait in memory unread,
-    half-sent messages included. `rest_s`: a peer that goes on at more than twice its rate is cut off and not
-    let in for so long. `silent`: connections in all that never sent a message, the oldest go first."""
+    """Of each peer, which is a key on all its connections, and without keys one connection. `held_bytes`:
+    most that may have come from it and wait in memory unread, half-sent messages included; of all that never
+    sent a message together, too. `rest_s`: a peer that goes on at more than twice its rate is cut off and not
+    let in for so long. `silent`: connections in all that never sent a message, the oldest go first.
+    `connections`: of one key, the oldest go."""
 
     messages_per_s: float = 2000.0
     bytes_per_s: float = 256.0 * 2**20
     held_bytes: int = 256 * 2**20
     rest_s: float = 5.0
     silent: int = 256
+    connections: int = 32
 
 
 class Allowance:

@@ -14,7 +14,7 @@ import struct
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -37,9 +37,10 @@ LOOK_S = 0.25
 """How often the allow-list's file is looked at and memory is counted: a revocation bites within it."""
 PATIENCE_MS = 100
 HELLO_BYTES = 400
-"""A CURVE peer that has sent so much has at least tried to prove its key; less is one that says nothing."""
-PART_OVERHEAD = 48
-"""Of ZMTP and CURVE per part at most (9 of framing, 33 of the box, rounded up)."""
+"""A CURVE peer that has sent so much has at least tried to prove its key; of those that said nothing yet, the
+others go first."""
+PART_OVERHEAD, BOX_OVERHEAD = 9, 39
+"""Bytes that ZMTP frames a part with at most, and that CURVE boxes it in (33, rounded up)."""
 IDLE_BYTES_S = 128
 """Heartbeats, at most."""
 _FAILED: dict[int, str] = {
@@ -65,13 +66,21 @@ class Visitor:
 
 @dataclass
 class _Connection:
-    """`delivered`: bytes of the messages that were taken from it, overhead included."""
+    """`delivered`: bytes of the messages that were taken from it, overhead included. `overbooked`: by how
+    much that is known to be too many; of the doorman's thread."""
 
     address: object
     since_s: float
     key: str = ""
     delivered: int = 0
     heard: bool = False
+    overbooked: float = 0.0
+
+    def held(self, received: int, now_s: float) -> float:
+        """Bytes that came from it and were not delivered yet, never too many."""
+        booked = self.delivered + IDLE_BYTES_S * (now_s - self.since_s)
+        self.overbooked = max(self.overbooked, booked - received)
+        return received - (booked - self.overbooked)
 
 
 @dataclass
@@ -175,7 +184,8 @@ class Doorman:
         if connection is None:
             connection = self._connections[descriptor] = _Connection(None, now_s)
         connection.heard = True
-        connection.delivered += nbytes + PART_OVERHEAD * len(frames)
+        overhead = PART_OVERHEAD + (BOX_OVERHEAD if self.encrypts else 0)
+        connection.delivered += nbytes + overhead * len(frames)
         visitor = Visitor(descriptor)
         if self._keys is not None:
             found = self._identified(descriptor, frames[-1])
@@ -301,8 +311,9 @@ class Doorman:
     def _look(self, now_s: float) -> None:
         """Read the allow-list again if it changed, then look at every connection."""
         changed = self._reload()
-        unix_s = self._unix_clock()
-        silent = []
+        unix_s, limits = self._unix_clock(), self._limits
+        held: dict[object, list[tuple[float, int]]] = {}
+        silent: list[tuple[bool, float, int]] = []
         for descriptor, connection in list(self._connections.items()):
             key = connection.key
             if self._keys is not None and (
@@ -312,13 +323,30 @@ class Doorman:
                 self._cut(descriptor, "cut off")
                 continue
             received = _received(descriptor, connection.address)
-            idle = IDLE_BYTES_S * (now_s - connection.since_s)
-            if received - connection.delivered - idle > self._limits.held_bytes:
-                self._cut(descriptor, "cut for memory")
-            elif not connection.heard and received < HELLO_BYTES:
-                silent.append((connection.since_s, descriptor))
-        for _, descriptor in sorted(silent)[: max(0, len(silent) - self._limits.silent)]:
+            # Those who never spoke are one peer: nobody knows how many they are.
+            whose = key or (descriptor if connection.heard else "")
+            held.setdefault(whose, []).append((connection.held(received, now_s), descriptor))
+            if not connection.heard:
+                silent.append((received >= HELLO_BYTES, connection.since_s, descriptor))
+        for of_one in held.values():
+            total = sum(nbytes for nbytes, _ in of_one)
+            for nbytes, descriptor in sorted(of_one, reverse=True):
+                if total > limits.held_bytes:
+                    self._cut(descriptor, "cut for memory")
+                    total -= nbytes
+        for _, _, descriptor in sorted(silent)[: max(0, len(silent) - limits.silent)]:
             self._cut(descriptor, "cut for silence")
+        self._bound_connections()
+
+    def _bound_connections(self) -> None:
+        """Of one key, the oldest go: a robot that comes again may have left some half open."""
+        of_key: dict[str, list[tuple[float, int]]] = {}
+        for descriptor, connection in list(self._connections.items()):
+            if connection.key:
+                of_key.setdefault(connection.key, []).append((connection.since_s, descriptor))
+        for of_one in of_key.values():
+            for _, descriptor in sorted(of_one)[: max(0, len(of_one) - self._limits.connections)]:
+                self._cut(descriptor, "cut for connections")
 
     def _reload(self) -> bool:
         stamp = self._stamp()
@@ -337,19 +365,27 @@ class Doorman:
         connection = self._connections.pop(descriptor, None)
         if connection is None:
             return
-        with (
-            contextlib.suppress(OSError),
-            tcp.fromfd(descriptor, tcp.AF_INET, tcp.SOCK_STREAM) as end,
-        ):
+        with contextlib.suppress(OSError), _borrowed(descriptor) as end:
             # The descriptor may be somebody else's by now.
             if connection.address is not None and end.getpeername() == connection.address:
                 end.shutdown(tcp.SHUT_RDWR)
                 self.counts[why] += 1
 
 
+@contextlib.contextmanager
+def _borrowed(descriptor: int) -> Iterator[tcp.socket]:
+    """libzmq's own socket, not a duplicate: when no descriptor is left, some must be cut off all the same.
+    Raises `OSError` where it is closed."""
+    end = tcp.socket(tcp.AF_INET, tcp.SOCK_STREAM, fileno=descriptor)
+    try:
+        yield end
+    finally:
+        end.detach()
+
+
 def _peer(descriptor: int) -> object:
     """Address and port of the other end; None where it has gone."""
-    with contextlib.suppress(OSError), tcp.fromfd(descriptor, tcp.AF_INET, tcp.SOCK_STREAM) as end:
+    with contextlib.suppress(OSError), _borrowed(descriptor) as end:
         return end.getpeername()
     return None
 
@@ -358,7 +394,7 @@ def _received(descriptor: int, address: object) -> int:
     """Bytes that the kernel took from the peer of that connection; 0 where it can't be told."""
     with (
         contextlib.suppress(OSError, struct.error, AttributeError),
-        tcp.fromfd(descriptor, tcp.AF_INET, tcp.SOCK_STREAM) as end,
+        _borrowed(descriptor) as end,
     ):
         if address is not None and end.getpeername() == address:
             info = end.getsockopt(tcp.IPPROTO_TCP, tcp.TCP_INFO, 256)

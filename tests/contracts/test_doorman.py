@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import resource
 import socket as tcp
 import struct
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -106,6 +110,21 @@ def wait(what: str, condition: Callable[[], object], timeout_s: float = 20.0) ->
     while not condition():
         assert time.monotonic() < deadline, f"waited for {what}"
         time.sleep(0.01)
+
+
+def raw(server: Server) -> tcp.socket:
+    """A connection without keys after its handshake, for bytes that no library sends."""
+    port = int(server.address.rpartition(":")[2])
+    end = tcp.create_connection(("127.0.0.1", port), timeout=10)
+    end.sendall(GREETING + bytes([4, len(READY)]) + READY)
+    heard = b""
+    while b"ROUTER" not in heard:
+        heard += end.recv(256)
+    return end
+
+
+def part(nbytes: int) -> bytes:
+    return bytes([LONG_AND_MORE]) + struct.pack(">Q", nbytes) + bytes(nbytes)
 
 
 def test_an_enrolled_robot_speaks_under_its_own_name(serve) -> None:
@@ -221,18 +240,139 @@ def test_a_flood_is_refused_and_its_sender_rests(serve) -> None:
 def test_a_message_that_never_ends_is_cut_before_it_fills_memory(serve) -> None:
     """libzmq counts whole messages: parts with MORE set would pile up without bound."""
     server = serve(encrypts=False, limits=Limits(held_bytes=8 << 20))
-    port = int(server.address.rpartition(":")[2])
-    part = bytes([LONG_AND_MORE]) + struct.pack(">Q", 1 << 16) + bytes(1 << 16)
-    with tcp.create_connection(("127.0.0.1", port), timeout=10) as endless:
-        endless.sendall(GREETING + bytes([4, len(READY)]) + READY)
-        heard = b""
-        while b"ROUTER" not in heard:
-            heard += endless.recv(256)
-        with pytest.raises(OSError):
-            for _ in range(1 << 14):  # a GiB
-                endless.sendall(part)
+    with raw(server) as endless, pytest.raises(OSError):
+        for _ in range(1 << 14):  # a GiB
+            endless.sendall(part(1 << 16))
     wait("the count", lambda: server.door.counts["cut for memory"])
     assert server.next(timeout_s=0.2) is None
+
+
+def test_what_cost_its_sender_nothing_earns_it_no_room(serve) -> None:
+    """Empty parts take two bytes each; booked as more they would let an endless message grow later."""
+    server = serve(encrypts=False, limits=Limits(held_bytes=4 << 20, bytes_per_s=1e12))
+    message = bytes([1, 0]) * 999 + bytes([0, 0])
+    with raw(server) as end:
+        for _ in range(1000):
+            end.sendall(message)
+            assert server.next() == ("", b"")
+        with pytest.raises(OSError):
+            for _ in range(1 << 10):  # 64 MiB
+                end.sendall(part(1 << 16))
+        wait("the cut", lambda: server.door.counts["cut for memory"])
+
+
+def test_one_key_holds_no_more_on_many_connections_than_on_one(serve) -> None:
+    server = serve(limits=Limits(held_bytes=4 << 20))
+    arm, other = server.enrolled("arm"), server.enrolled("other")
+    wait("the list", lambda: server.door.counts["list read"])
+    quiet = server.connect(other)
+    quiet.send(b"hello")
+    assert server.next() == ("other", b"hello")
+    clients = [server.connect(arm) for _ in range(8)]
+    for client in clients:
+        client.send(b"hello")
+        assert server.next() == ("arm", b"hello")
+    for client in clients:
+        client.send(bytes(1 << 20))  # and nobody reads it
+    wait("the cut", lambda: server.door.counts["cut for memory"] >= 4)
+    quiet.send(b"still here")
+    while (found := server.next()) is not None and found[1] != b"still here":
+        pass
+    assert found == ("other", b"still here") and server.door.counts["cut for memory"] < 8
+
+
+def test_those_that_never_spoke_hold_together_no_more_than_one_may(serve) -> None:
+    server = serve(encrypts=False, limits=Limits(held_bytes=4 << 20))
+    spoken = server.connect()
+    spoken.send(b"hello")
+    assert server.next() == ("", b"hello")
+    ends = [raw(server) for _ in range(10)]
+    for end in ends:
+        with contextlib.suppress(OSError):  # cut off already
+            for _ in range(16):
+                end.sendall(part(1 << 16))
+    wait("the cuts", lambda: server.door.counts["cut for memory"] >= 6)
+    spoken.send(b"still here")
+    assert server.next() == ("", b"still here")
+    for end in ends:
+        end.close()
+
+
+def test_connections_of_one_key_are_bounded(serve) -> None:
+    server = serve(limits=Limits(connections=4))
+    arm, other = server.enrolled("arm"), server.enrolled("other")
+    wait("the list", lambda: server.door.counts["list read"])
+    first = server.connect(other)
+    first.send(b"hello")
+    assert server.next() == ("other", b"hello")
+    for _ in range(4):
+        server.connect(arm).send(b"hello")
+        assert server.next() == ("arm", b"hello")
+    server.connect(arm).send(b"one more")
+    assert server.next() == ("arm", b"one more")
+    wait("the oldest to go", lambda: server.door.counts["cut for connections"])
+    first.send(b"still here")
+    assert server.next() == ("other", b"still here")
+
+
+@contextlib.contextmanager
+def descriptors_left(count: int) -> Iterator[None]:
+    """This process can open so many more files and connections."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    highest = max(int(name) for name in os.listdir("/proc/self/fd"))
+    filling: list[int] = []
+    resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 20, before[1]))
+    try:
+        with contextlib.suppress(OSError):
+            while True:
+                filling.append(os.open(os.devnull, os.O_RDONLY))
+        for descriptor in filling[:count]:
+            os.close(descriptor)
+        del filling[:count]
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+        for descriptor in filling:
+            os.close(descriptor)
+
+
+def test_without_a_descriptor_left_who_fills_memory_is_cut_off(serve) -> None:
+    server = serve(encrypts=False, limits=Limits(held_bytes=4 << 20))
+    with raw(server) as endless:
+        wait("it", lambda: server.door.counts["connections"])
+        with descriptors_left(0), pytest.raises(OSError):
+            for _ in range(1 << 14):  # a GiB
+                endless.sendall(part(1 << 16))
+    wait("the count", lambda: server.door.counts["cut for memory"])
+
+
+SILENT = """
+import socket, sys
+sys.stdin.readline()
+ends = []
+for _ in range(int(sys.argv[2])):
+    ends.append(socket.create_connection(("127.0.0.1", int(sys.argv[1])), timeout=60))
+sys.stdin.read()
+"""
+
+
+def test_connections_that_take_every_descriptor_go_again(serve) -> None:
+    server = serve(limits=Limits(silent=4))
+    pair = server.enrolled("arm")
+    wait("the list", lambda: server.door.counts["list read"])
+    port = server.address.rpartition(":")[2]
+    command = [sys.executable, "-c", SILENT, port, "40"]
+    robot = server.connect(pair)
+    robot.send(b"hello")
+    assert server.next() == ("arm", b"hello")
+    with subprocess.Popen(command, stdin=subprocess.PIPE) as silent:
+        with descriptors_left(12):
+            silent.stdin.write(b"now\n")
+            silent.stdin.flush()
+            wait("the oldest to go", lambda: server.door.counts["cut for silence"] >= 36, 60.0)
+            robot.send(b"still here")
+            assert server.next() == ("arm", b"still here")
+        silent.kill()
 
 
 def test_traffic_that_is_read_never_counts_as_held(serve) -> None:

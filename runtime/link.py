@@ -39,10 +39,11 @@ from contracts.package import package_id
 from runtime.board import Board, LoopState
 from runtime.calibration import own_id
 from runtime.clock_offset import ClockOffset
-from runtime.link_episodes import LiveStream, Recorder, Stalled, Uploader
+from runtime.link_episodes import LiveStream, Recorder, Stalled
 from runtime.link_pictures import LiveColour
 from runtime.link_releases import ReleaseFetcher
 from runtime.link_sockets import LinkSockets
+from runtime.link_uploads import Uploader
 from runtime.outcomes import OutcomeSpool
 from runtime.ring import Ring
 from runtime.run import Run
@@ -88,9 +89,11 @@ class Link:
         self._stalled_until_s = 0.0
         self._stalled = ""
         self._told_s: dict[str, float] = {}
-        self._uploader = Uploader(self._spool, self._robot_id, self._sockets.sender("episodes"))
+        self._background = ThreadPoolExecutor(1, "background")
+        self._uploader = Uploader(
+            self._spool, self._robot_id, self._sockets.sender("episodes"), self._background.submit
+        )
         self._outcomes = OutcomeSpool(run.spool_dir / "outcomes", self._sockets.sender("weights"))
-        self._background = ThreadPoolExecutor(1, "unpack")
         self._fetchers = self._open_fetchers()
         self._last_beat_s = 0.0
         self._last_tick = -1
@@ -99,13 +102,13 @@ class Link:
 
     def _open_fetchers(self) -> dict[str, ReleaseFetcher]:
         config = self._run.config
+        calibration_id = own_id(config.calibration, config.robot.id)
         fetchers = {}
         for target, folder in (
             ("policy", config.policy.package),
             ("reward", config.reward.package),
         ):
             if not folder:
-        calibration_id = own_id(config.calibration, config.robot.id)
                 continue
             manifest = read_manifest(Path(folder))
             if not manifest.refinable:
@@ -132,13 +135,13 @@ class Link:
                 on_staged=staged,
                 on_refused=refused,
                 own=own_weights(Path(folder), manifest, slots.folder),
+                calibration_id=calibration_id,
                 features=lambda: self._sockets.features("weights"),
                 background=self._background.submit,
                 poll_s=config.link.release_poll_s,
             )
         return fetchers
 
-                calibration_id=calibration_id,
     def run(self) -> None:
         """Until `stop`, and then until everything is uploaded: at most `DRAIN_S` longer, and no longer
         than `SILENT_S` for a trainer that is away."""
@@ -192,7 +195,7 @@ class Link:
 
     def close(self) -> None:
         self._board.spooled = len(self._spool.waiting)
-        self._background.shutdown()
+        self._background.shutdown(cancel_futures=True)
         self._sockets.close()
 
     def _drain_ring(self) -> int:
@@ -282,7 +285,7 @@ class Link:
             self._note_trouble(f"the trainer takes nothing in: {uploader.waits_for}")
         elif uploader.aside:
             where, why = list(uploader.aside.items())[-1]
-            self._note_trouble(f"{where} is set aside: {why}")
+            self._note_trouble(f"an episode is set aside: {where}, {why}")
 
     def _note_trouble(self, what: str) -> None:
         """Tell people, each kind of trouble once in a while."""

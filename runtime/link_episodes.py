@@ -1,34 +1,26 @@
-"""Episodes through the link: packets logged in the spool, streamed live, uploaded.
+"""Episodes through the link: packets logged in the spool and streamed live; `link_uploads` has the rest.
 
-Three small classes without sockets: `Recorder` (ring packets → spool and live stream), `LiveStream`
-(newest wins) and `Uploader` (spool → trainer, resumable, acknowledged). Sending is injected.
+Two small classes without sockets: `Recorder` (ring packets → spool and live stream) and `LiveStream`
+(newest wins). Sending is injected.
 """
 
 from __future__ import annotations
 
 import contextlib
-import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import TypeAlias
 
 import msgspec
-import numpy as np
 
 from contracts import images, wire
 from contracts.errors import EntracteError, WireError
 from contracts.files import atomic
 from contracts.files.episode_log import EpisodeLogWriter
 from contracts.messages import (
-    EpisodeChunk,
     EpisodeEnd,
-    EpisodeOffer,
     EpisodeStart,
-    EpisodeStored,
-    EpisodeWait,
-    EpisodeWant,
     SessionStart,
     Step,
 )
@@ -39,12 +31,6 @@ Parts: TypeAlias = list[bytes | memoryview]
 Send: TypeAlias = Callable[[Parts], bool]
 """Hands parts to a socket without waiting; False when it has no room."""
 
-MAX_CHUNK_BYTES = 4 * 1024 * 1024
-OFFER_AGAIN_S = 1.0
-WAIT_AGAIN_S = 3.0
-REFUSED_TIMES = 3
-"""So often in a row the trainer must say that it has another log in an episode's place, or will never take
-it: once may be a bit."""
 REALTIME = "realtime"
 
 
@@ -289,7 +275,8 @@ class Recorder:
             except WireError as error:
                 # Not ours to judge, no reason not to start: the trainer keeps it and says why it's no use.
                 self.error = str(error)
-                self.spool.finish_unread(log)
+                with contextlib.suppress(OSError):  # it is found again at the next start
+                    self.spool.finish_unread(log)
                 continue
             starts = [message for message in messages if isinstance(message, EpisodeStart)]
             steps = [message for message in messages if isinstance(message, Step)]
@@ -314,80 +301,3 @@ class Recorder:
         except (atomic.FileError, WireError):
             return None
         return message if isinstance(message, SessionStart) else None
-
-
-class Uploader:
-    """Offers finished episodes one at a time, oldest first, until each is acknowledged."""
-
-    def __init__(self, spool: Spool, robot_id: str, send: Send) -> None:
-        self._spool, self._robot_id, self._send = spool, robot_id, send
-        self._current: tuple[str, int] | None = None
-        self._again_s = -math.inf
-        self._refusals: deque[str] = deque(maxlen=REFUSED_TIMES)
-        self.delivered = self.bytes_sent = 0
-        self.waits_for = ""
-        """Why the trainer takes nothing in now, in its words; "" while it does."""
-        self.aside: dict[Path, str] = {}
-        """Episodes that the trainer does not take, and why: kept here, not offered again."""
-
-    def tick(self, now_s: float) -> None:
-        """Offer the next episode, or the same again when nothing was heard of it for a while."""
-        if self._current is not None and now_s < self._again_s:
-            return
-        waiting = self._spool.waiting
-        if not waiting:
-            self._current = None
-            return
-        item = waiting[0]
-        log = item.log
-        offer = EpisodeOffer(
-            self._robot_id, item.session_id, item.episode_seq, log.nbytes, log.sha256
-        )
-        self._current, self._again_s = (item.session_id, item.episode_seq), now_s + OFFER_AGAIN_S
-        self._send(wire.pack(offer))
-
-    def on_want(self, want: EpisodeWant, now_s: float) -> None:
-        item = self._spool.find(want.session_id, want.episode_seq)
-        if item is None or not 0 <= want.offset < item.nbytes or want.length <= 0:
-            return
-        self._again_s, self.waits_for = now_s + OFFER_AGAIN_S, ""
-        with item.path.open("rb") as file:
-            file.seek(want.offset)
-            data = np.frombuffer(file.read(min(want.length, MAX_CHUNK_BYTES)), np.uint8)
-        chunk = EpisodeChunk(self._robot_id, want.session_id, want.episode_seq, want.offset)
-        if self._send(wire.pack(chunk, [wire.raw("data", data)])):
-            self.bytes_sent += data.nbytes
-
-    def on_wait(self, wait: EpisodeWait, now_s: float) -> None:
-        """The trainer has no room: ask less often. What it will never take must not hold up the rest."""
-        key = (wait.session_id, wait.episode_seq)
-        if self._current != key:
-            return
-        self.waits_for, self._again_s = wait.reason, now_s + WAIT_AGAIN_S
-        if wait.never:
-            self._refused(key, f"the trainer will not take it: {wait.reason}")
-
-    def on_stored(self, stored: EpisodeStored, now_s: float) -> None:
-        """Drop what is stored, if it is what we have: what was acknowledged in error is kept."""
-        key = (stored.session_id, stored.episode_seq)
-        item = self._spool.find(*key)
-        if item is None:
-            return
-        if item.log.sha256 != stored.sha256:
-            self._refused(key, f"the trainer has another one in its place ({stored.sha256})")
-            return
-        self._spool.drop(*key)
-        self.delivered += 1
-        self.waits_for = ""
-        if self._current == key:
-            self._current = None
-            self.tick(now_s)
-
-    def _refused(self, key: tuple[str, int], why: str) -> None:
-        self._refusals.append(f"{key} {why}")
-        if self._refusals.count(self._refusals[-1]) < REFUSED_TIMES:
-            return
-        if (aside := self._spool.set_aside(*key)) is not None:
-            self.aside[aside] = why
-        if self._current == key:
-            self._current, self.waits_for = None, ""

@@ -35,6 +35,7 @@ from contracts.pace import LARGEST_BYTES, Pace
 from contracts.package import PackageManifest, package_id
 from contracts.release import Expected, ReleaseManifest, verify
 from contracts.specs import spec_hash
+from runtime.background import Background, at_once
 from runtime.link_episodes import Send
 from runtime.release_files import EncodingRefused, ReleaseFiles, Way
 from runtime.slots import SlotStore
@@ -47,21 +48,6 @@ MAX_SILENCE_S = 4.0
 BACK_OFF_S = 1.0
 TELL_AGAIN_S = 2.0
 """What is held is said again so often, for a trainer that was restarted; queries between don't repeat it."""
-
-
-Background = Callable[[Callable[[], None]], "Future[None]"]
-"""Runs something beside the caller, or at once; the future is done when it has ended."""
-
-
-def at_once(work: Callable[[], None]) -> Future[None]:
-    """A `Background` for tests and for a process with nothing else to do."""
-    future: Future[None] = Future()
-    try:
-        work()
-        future.set_result(None)
-    except Exception as error:
-        future.set_exception(error)
-    return future
 
 
 @dataclass

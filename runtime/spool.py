@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import re
-from functools import cached_property
 from pathlib import Path
 
 from contracts.errors import EntracteError, WireError
@@ -25,15 +24,38 @@ class SpoolFull(EntracteError):
 
 
 class Spooled:
-    """One finished episode that waits. `log` is read and hashed when first asked for."""
+    """One finished episode that waits."""
 
-    def __init__(self, session_id: str, episode_seq: int, path: Path, nbytes: int) -> None:
+    def __init__(
+        self,
+        session_id: str,
+        episode_seq: int,
+        path: Path,
+        nbytes: int,
+        log: LogFile | None = None,
+    ) -> None:
         self.session_id, self.episode_seq = session_id, episode_seq
-        self.path, self.nbytes = path, nbytes
+        self.path, self.nbytes, self._log = path, nbytes, log
 
-    @cached_property
+    def read(self) -> None:
+        """Hash it, which takes long for a large one. Raises `OSError`."""
+        self._log = self._log or describe(self.path)
+
+    @property
     def log(self) -> LogFile:
-        return describe(self.path)
+        """What to say of it; read first where that was not done."""
+        self.read()
+        assert self._log is not None
+        return self._log
+
+    @property
+    def is_read(self) -> bool:
+        """Whether `log` is known already."""
+        return self._log is not None
+
+    def doubt(self) -> None:
+        """The file could not be read: `log` must not be said of it before it can."""
+        self._log = None
 
 
 class Spool:
@@ -45,10 +67,15 @@ class Spool:
         atomic.make_directory(folder)
         self._waiting: dict[tuple[str, int], Spooled] = {}
         self._largest = 0
+        self.aside: dict[Path, str] = {}
+        """What is kept here and not offered again before the next start, and why."""
         for path in sorted(folder.glob(f"*{SUFFIX}"), key=_number):
             if match := _NAME.fullmatch(path.name):
                 key = (match["session"], int(match["seq"]))
-                self._take_in(Spooled(*key, path, path.stat().st_size))
+                try:
+                    self._take_in(Spooled(*key, path, path.stat().st_size))
+                except OSError as error:
+                    self.aside[path] = f"it can't be read: {error}"
 
     @property
     def waiting(self) -> list[Spooled]:
@@ -88,8 +115,8 @@ class Spool:
         return EpisodeLogWriter(self.folder / name)
 
     def interrupted(self) -> list[tuple[EpisodeLogWriter, list[list[bytes]]]]:
-        """Logs that a killed link left unfinished, oldest first, open to go on, each
-        with its packets; what is no log is deleted. Call once, before `begin`."""
+        """Logs that a killed link left unfinished, oldest first, open to go on, each with its packets; what
+        is no log is deleted, what can't be read stays for the next start. Call once, before `begin`."""
         found = []
         for part in sorted(self.folder.glob(f"*{SUFFIX}{PART_SUFFIX}"), key=_number):
             try:
@@ -98,13 +125,13 @@ class Spool:
                 )
             except WireError:
                 part.unlink()
+            except OSError as error:
+                self.aside[part] = f"it can't be read: {error}"
         return found
 
     def finished(self, session_id: str, episode_seq: int, log: LogFile) -> Spooled:
         """Take in a log that `EpisodeLogWriter.finish` gave."""
-        item = Spooled(session_id, episode_seq, log.path, log.nbytes)
-        item.log = log
-        return self._take_in(item)
+        return self._take_in(Spooled(session_id, episode_seq, log.path, log.nbytes, log))
 
     def finish_unread(self, log: EpisodeLogWriter) -> None:
         """End and take in an interrupted log by what its file name says."""
@@ -124,14 +151,18 @@ class Spool:
         item.path.unlink(missing_ok=True)
         return True
 
-    def set_aside(self, session_id: str, episode_seq: int) -> Path | None:
-        """Keep an episode that the trainer does not take, out of the way of the next."""
+    def set_aside(self, session_id: str, episode_seq: int, why: str) -> None:
+        """Keep an episode that the trainer does not take or the disk does not give, out of the way of the
+        next."""
         item = self._waiting.pop((session_id, episode_seq), None)
         if item is None:
-            return None
+            return
         aside = item.path.with_name(item.path.name + ASIDE)
-        os.replace(item.path, aside)
-        return aside
+        try:
+            os.replace(item.path, aside)
+        except OSError:
+            aside = item.path  # tried again after the next start
+        self.aside[aside] = why
 
     def _take_in(self, item: Spooled) -> Spooled:
         self._waiting[item.session_id, item.episode_seq] = item

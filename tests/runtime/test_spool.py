@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
@@ -11,8 +12,9 @@ from tiny_robot import episode, session_start
 
 from contracts import wire
 from contracts.files.log_to_dataset import read_episode
-from contracts.messages import EpisodeStored, EpisodeWait
-from runtime.link_episodes import REFUSED_TIMES, Recorder, Stalled, Uploader
+from contracts.messages import EpisodeOffer, EpisodeStored, EpisodeWait, EpisodeWant
+from runtime.link_episodes import Recorder, Stalled
+from runtime.link_uploads import REFUSED_TIMES, Uploader
 from runtime.ring import Ring
 from runtime.spool import Spool, SpoolFull
 from tests.faults.ends import SmallDisk
@@ -154,3 +156,103 @@ def test_a_trainer_without_room_is_asked_less_often(tmp_path: Path) -> None:
             uploader.on_wait(EpisodeWait("s1", 1, "the disk is full"), now_s)
         now_s += 0.25
     assert sent == [0.0, 3.0, 6.0, 9.0] and uploader.waits_for == "the disk is full"
+
+
+def unreadable(path: Path) -> None:
+    """As a file on a failing disk is, for any user: reading it is an `OSError`."""
+    path.unlink()
+    path.mkdir()
+
+
+def offered(uploader: Uploader, sent: list[list[bytes]], until_s: float = 20.0) -> list[int]:
+    """What is offered, second by second, whatever is answered by nobody."""
+    sent.clear()
+    now_s = 0.0
+    while now_s < until_s:
+        uploader.tick(now_s)
+        now_s += 0.25
+    messages = [wire.unpack(parts).message for parts in sent]
+    return [message.episode_seq for message in messages if isinstance(message, EpisodeOffer)]
+
+
+def test_an_episode_that_the_disk_does_not_give_holds_up_no_other(tmp_path: Path) -> None:
+    record(recorder(tmp_path), 1, 2)
+    unreadable(tmp_path / "s1_00000001.elog")
+    spool, sent = Spool(tmp_path, 1 << 30), []
+    uploader = Uploader(
+        spool, "bench-0", lambda parts: sent.append([bytes(p) for p in parts]) or True
+    )
+    assert set(offered(uploader, sent)) == {2}
+    ((aside, why),) = uploader.aside.items()
+    assert aside.exists() and "can't be read" in why and "Is a directory" in why
+    assert [item.episode_seq for item in Spool(tmp_path, 1 << 30).waiting] == [2]
+
+
+def test_one_that_can_not_be_read_when_it_is_wanted_is_read_anew_and_then_set_aside(
+    tmp_path: Path,
+) -> None:
+    into = recorder(tmp_path)
+    record(into, 1, 2)
+    sent: list[list[bytes]] = []
+    uploader = Uploader(
+        into.spool, "bench-0", lambda parts: sent.append([bytes(p) for p in parts]) or True
+    )
+    uploader.tick(-5.0)
+    unreadable(tmp_path / "s1_00000001.elog")
+    for offset in (0, 100, 200, 300):  # as many as may be under way: one failure of the disk
+        with pytest.raises(OSError, match="directory"):
+            uploader.on_want(EpisodeWant("s1", 1, offset, 100), -5.0)
+    assert not uploader.aside
+    assert set(offered(uploader, sent)) == {2}
+    assert [path.name for path in uploader.aside] == ["s1_00000001.elog.aside"]
+
+
+def test_where_the_disk_gives_no_new_name_either_the_next_start_looks_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record(recorder(tmp_path), 1, 2)
+    path = tmp_path / "s1_00000001.elog"
+    unreadable(path)
+
+    def read_only(*_: object) -> None:
+        raise OSError(30, "Read-only file system")
+
+    sent: list[list[bytes]] = []
+    uploader = Uploader(
+        Spool(tmp_path, 1 << 30), "bench-0", lambda parts: sent.append(list(parts)) or True
+    )
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", read_only)
+        assert set(offered(uploader, sent)) == {2} and list(uploader.aside) == [path]
+    assert [item.episode_seq for item in Spool(tmp_path, 1 << 30).waiting] == [1, 2]
+
+
+def test_an_interrupted_log_that_can_not_be_read_ends_no_start(tmp_path: Path) -> None:
+    (tmp_path / "s1_00000001.elog.part").mkdir(parents=True)
+    into = recorder(tmp_path)
+    record(into, 2)
+    assert [item.episode_seq for item in into.spool.waiting] == [2]
+    ((part, why),) = into.spool.aside.items()
+    assert part.name == "s1_00000001.elog.part" and part.exists() and "can't be read" in why
+
+
+def test_an_episode_of_an_earlier_start_is_hashed_beside_the_loop(tmp_path: Path) -> None:
+    record(recorder(tmp_path), 1)
+    begun: list[tuple[Callable[[], None], Future[None]]] = []
+
+    def beside(work: Callable[[], None]) -> Future[None]:
+        begun.append((work, Future()))
+        return begun[-1][1]
+
+    spool, sent = Spool(tmp_path, 1 << 30), []
+    uploader = Uploader(
+        spool, "bench-0", lambda parts: sent.append([bytes(p) for p in parts]) or True, beside
+    )
+    assert offered(uploader, sent) == [] and len(begun) == 1 and not spool.waiting[0].is_read
+    ((work, future),) = begun
+    work()
+    future.set_result(None)
+    assert set(offered(uploader, sent)) == {1} and len(begun) == 1
+    (item,) = spool.waiting
+    uploader.on_stored(EpisodeStored("s1", 1, item.log.sha256), 30.0)
+    assert spool.waiting == []

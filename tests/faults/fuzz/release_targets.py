@@ -43,8 +43,8 @@ from contracts.release import Expected, ReleaseManifest, sign, verify, verify_we
 from contracts.specs import CameraSpec, ObservationSpec, spec_hash
 from contracts.weights import read_tensors
 from runtime.handshake import Handshake
-from runtime.link_episodes import Uploader
 from runtime.link_releases import ReleaseFetcher
+from runtime.link_uploads import Uploader
 from runtime.slots import SlotStore
 from runtime.spool import Spool
 from tests.faults.fuzz.mutation import (

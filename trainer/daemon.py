@@ -6,10 +6,11 @@ release desk (weights), the live frames and the list of robots. Work is `trainer
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from contracts.messages import (
     ReleaseQuery,
     ReleaseWant,
     RobotKey,
+    RobotKeyStored,
 )
 from contracts.sockets import Visitor, open_socket
 from contracts.wire import Packet
@@ -70,15 +72,16 @@ class Daemon:
         self.metrics = Metrics(root / "metrics.jsonl")
         self.store = Store(root / "store")
         self._bell = Bell()
+        self._keeper = Keeper(self.store, self._bell.ring)
         self._desk = ReleaseDesk(
             root / "metrics.jsonl",
             self.metrics,
             lambda peer, parts: self._send("weights", peer, parts),
             self._bell.ring,
+            self._keeper.aside,
         )
         self._work = Work(root, config, self.store, self.metrics, self._desk.published)
         self._disk = DiskBudget(root, config.store, lambda: self.store.log_bytes, self.metrics)
-        self._keeper = Keeper(self.store, self._bell.ring)
         self._receiver = Receiver(
             root / "store" / "inbox",
             self.store.sha256_of,
@@ -93,6 +96,7 @@ class Daemon:
         readable = tuple(codec for codec in live_video.CODECS if live_video.decodes(codec))
         self._peers = Peers("trainer", __version__, self._door.may_speak, features=readable)
         self._live = LiveFrames(config.reward.live)
+        self._renewing: set[str] = set()
         self._beats: dict[str, tuple[float, Heartbeat]] = {}
         self._ages = Ages()
         self._stop = threading.Event()
@@ -192,24 +196,46 @@ class Daemon:
             if visitor is None:
                 continue
             peer = frames[0].bytes
-            try:
-                packet = wire.unpack([frame.buffer for frame in frames[1:]])
+            with self._bearing():
+                try:
+                    packet = wire.unpack([frame.buffer for frame in frames[1:]])
+                except VersionMismatch as error:
+                    if name in GREETED:
+                        answer = self._peers.turn_away("version", str(error))
+                        self._send(name, peer, wire.pack(answer))
+                    raise
                 self._door.check_speaker(visitor, packet.message)
                 if name in GREETED and not self._is_known(name, peer, packet.message, visitor):
                     continue
                 if isinstance(packet.message, RobotKey):
-                    stored = self._door.renew(visitor, packet.message)
-                    self._send(name, peer, wire.pack(stored))
+                    self._renew(name, peer, visitor, packet.message)
                     continue
                 handle(peer, packet)
-            except WireError as error:
-                if isinstance(error, VersionMismatch) and name in GREETED:
-                    self._send(name, peer, wire.pack(self._peers.turn_away("version", str(error))))
-                self.malformed += 1
-                if self.malformed <= MAX_NOTED:
-                    self.metrics.add("malformed", problem=str(error)[:500])
-            except OSError as error:
-                self._disk.failed(str(error))  # nothing was acknowledged: it is told again
+
+    @contextlib.contextmanager
+    def _bearing(self) -> Iterator[None]:
+        """What one message brings about costs that message its answer, and nobody else anything."""
+        try:
+            yield
+        except EntracteError as error:
+            self.malformed += 1
+            if self.malformed <= MAX_NOTED:
+                self.metrics.add("malformed", problem=str(error)[:500])
+        except OSError as error:
+            self._disk.failed(str(error))  # nothing was acknowledged: it is told again
+
+    def _renew(self, name: str, peer: bytes, visitor: Visitor, message: RobotKey) -> None:
+        """A robot's new key; its list is synced beside this thread. One of a robot at a time."""
+
+        def answer(stored: RobotKeyStored | Exception) -> None:
+            self._renewing.discard(visitor.name)
+            if isinstance(stored, Exception):
+                raise stored
+            self._send(name, peer, wire.pack(stored))
+
+        if visitor.name not in self._renewing:
+            self._renewing.add(visitor.name)
+            self._keeper.aside(lambda: self._door.renew(visitor, message), answer)
 
     def _is_known(self, name: str, peer: bytes, message: Any, visitor: Visitor) -> bool:
         """Whether to listen: greetings are answered here, who has not greeted is told to, and nobody may
@@ -313,6 +339,9 @@ class Daemon:
             if problem:
                 self._disk.failed(problem)
             self._receiver.kept(key, sha256)
+        while not self._keeper.done.empty():
+            with self._bearing():
+                self._keeper.done.get()()
         for entry in self.store.since(self._handed_on):
             self.metrics.add("stored", key=str(entry.key), **self._ages.stored(entry.robot_id))
             self._worker.put(entry)

@@ -8,13 +8,15 @@ Weights are served from the disk: whatever their size, the trainer holds none of
 from __future__ import annotations
 
 import shutil
+import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgspec
 import numpy as np
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from contracts import wire
 from contracts.encodings import sha256_hex
@@ -45,12 +47,15 @@ WEIGHTS, MANIFEST, SIGNATURE = "weights.safetensors", "manifest.json", "signatur
 
 @dataclass(frozen=True)
 class _Offered:
+    """`signed_by`: the key of the offer's signature."""
+
     manifest: ReleaseManifest
     offer: ReleaseOffer
+    signed_by: Ed25519PrivateKey
 
 
 class Publisher:
-    """Releases of one target for one package."""
+    """Releases of one target for one package. One thread prepares and commits, another answers."""
 
     def __init__(
         self,
@@ -79,6 +84,8 @@ class Publisher:
         self._key = SigningKey(root)
         self._encoder = Encoder(self._folder, package, own, encodings or EncodingOptions())
         self._files = ServedFiles()
+        self._lock = threading.Lock()
+        """Of what is offered."""
         self._newest: _Offered | None = None
         self._serving: dict[int, _Offered] = {}
         self.bytes_sent = 0
@@ -141,13 +148,16 @@ class Publisher:
         size = (folder / WEIGHTS).stat().st_size
         if size != manifest.nbytes:
             raise PackageError(f"{folder} is damaged", expected=manifest.nbytes, found=size)
+        signed_by = self._key.private()
         signature = self._key.signature_of(text, folder / SIGNATURE)
         offer = ReleaseOffer(self.target, text, signature, self._encoder.offered(folder))
-        offered = _Offered(manifest, offer)
-        before = [self._newest] if self._newest else []
-        # The one before is served on: a robot in the middle of it comes to its end, however often we publish.
-        self._serving = {each.manifest.publish_seq: each for each in (*before, offered)}
-        self._newest = offered
+        offered = _Offered(manifest, offer, signed_by)
+        with self._lock:
+            before = [self._newest] if self._newest else []
+            # The one before is served on: a robot in the middle of it comes to its end, however often we
+            # publish.
+            self._serving = {each.manifest.publish_seq: each for each in (*before, offered)}
+            self._newest = offered
         self._drop_old(publish_seq)
         return offer
 
@@ -161,11 +171,13 @@ class Publisher:
         if query.target != self.target or query.package_id != self._package_id:
             return ReleaseNone(query.target, iteration, "this trainer refines another package")
         self._encoder.heard(query.robot_id, query.have)
-        if self._newest is None or self.newest_seq <= query.have_seq:
-            return ReleaseNone(query.target, iteration, note)
-        if self._key.changed():  # rotated meanwhile: robots that know the new key trust no other
-            self.commit(self.newest_seq)
-        return self._newest.offer
+        with self._lock:
+            if self._newest is None or self.newest_seq <= query.have_seq:
+                return ReleaseNone(query.target, iteration, note)
+            key = self._key.private()
+            if key is not self._newest.signed_by:  # robots that know the new key trust no other
+                self._newest = _signed_anew(self._newest, key)
+            return self._newest.offer
 
     def answer_want(self, want: ReleaseWant) -> list[bytes | memoryview]:
         """Parts of a `ReleaseChunk`. Raises `WireError` for what isn't offered or out of range."""
@@ -207,6 +219,16 @@ class Publisher:
             beyond = count >= self._keep or room < 0
             if beyond and folder not in served and int(folder.name) < publish_seq:
                 shutil.rmtree(folder, ignore_errors=True)
+
+
+def _signed_anew(offered: _Offered, key: Ed25519PrivateKey) -> _Offered:
+    """The same release by another key; on disk it is signed anew at the next start."""
+    signature = key.sign(offered.offer.manifest)
+    return replace(
+        offered,
+        offer=msgspec.structs.replace(offered.offer, signature=signature),
+        signed_by=key,
+    )
 
 
 def _named(encodings: Sequence[ReleaseEncoding], name: str) -> ReleaseEncoding:

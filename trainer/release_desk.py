@@ -10,7 +10,9 @@ import queue
 import time
 from collections import OrderedDict
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import TypeAlias
 
 import msgspec
 
@@ -25,18 +27,36 @@ from contracts.messages import (
     ReleaseQuery,
     ReleaseWant,
 )
+from contracts.sockets import Limits
+from contracts.sockets.admission import Allowance
+from trainer.keeper import caught
 from trainer.metrics import Metrics, read_metrics
 from trainer.work import Work
 
+Aside: TypeAlias = Callable[[Callable[[], None], Callable[[Exception | None], None]], None]
+"""Runs the first where it may wait for the disk, then calls the second with None or what that raised."""
+
+Report: TypeAlias = tuple[str, str]
+"""(robot_id, report_id)"""
+
 MAX_REPORT_ID = 200
+MAX_TEXT = 500
+"""Letters kept of what a robot says in its own words."""
+OUTCOMES = Limits(messages_per_s=5.0)
+"""Of one robot; a release has three at most. What comes faster is told again later."""
 MAX_ROBOTS = 1024
 MAX_REMEMBERED = 10_000
 """Reports and times kept; the oldest go. A robot tells its reports one at a time and in order, so that only
 its last ones can come again."""
 
 
+def _at_once(task: Callable[[], None], then: Callable[[Exception | None], None]) -> None:
+    then(caught(task))
+
+
 class ReleaseDesk:
-    """`work` is asked for publishers; `published` may be called from its thread, all else from one."""
+    """`work` is asked for publishers; `published` may be called from its thread, all else from one, what
+    `aside` calls included."""
 
     def __init__(
         self,
@@ -44,9 +64,18 @@ class ReleaseDesk:
         metrics: Metrics,
         send: Callable[[bytes, list[bytes | memoryview]], None],
         wake: Callable[[], None] = lambda: None,
+        aside: Aside = _at_once,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._metrics, self._send, self._wake = metrics, send, wake
+        self._aside, self._clock = aside, clock
         self._reports = _known_reports(metrics_path)
+        if self._reports:
+            metrics.sync()  # written by a process that was killed before it could
+        self._unsynced: dict[Report, bytes] = {}
+        """What is written and not yet synced -> who is to be told."""
+        self._syncing = False
+        self._allowances: OrderedDict[str, Allowance] = OrderedDict()
         self._fresh: queue.SimpleQueue[tuple[float, int, ReleaseOffer]] = queue.SimpleQueue()
         self._peers: OrderedDict[bytes, tuple[str, frozenset[str]]] = OrderedDict()
         self._published: OrderedDict[tuple[str, int], float] = OrderedDict()
@@ -96,18 +125,51 @@ class ReleaseDesk:
 
     def on_outcome(self, peer: bytes, outcome: ReleaseOutcome) -> None:
         """Recorded once, however often it is told, and synced before it is acknowledged. Raises `OSError`
-        where it can't be: the robot tells it again."""
+        where it can't be written, `WireError` where it comes too fast: the robot tells it again."""
         if len(outcome.report_id) > MAX_REPORT_ID:
             raise WireError("report_id too long", found=len(outcome.report_id))
         report = (outcome.robot_id, outcome.report_id)
+        if report in self._reports and report not in self._unsynced:
+            self._send(peer, wire.pack(OutcomeStored(outcome.report_id)))
+            return
         if report not in self._reports:
+            self._check_rate(outcome.robot_id)
             if not self._record(outcome):
                 raise OSError("the outcome of a release was not written")
-            if outcome.report_id:
-                self._metrics.sync()
-                _remember(self._reports, report, None)
-        if outcome.report_id:
-            self._send(peer, wire.pack(OutcomeStored(outcome.report_id)))
+            if not outcome.report_id:
+                return
+            _remember(self._reports, report, None)
+        self._unsynced[report] = peer
+        self._sync()
+
+    def _check_rate(self, robot_id: str) -> None:
+        now_s = self._clock()
+        allowance = self._allowances.get(robot_id) or Allowance(OUTCOMES, now_s)
+        _remember(self._allowances, robot_id, allowance)
+        if not allowance.take(0, now_s):
+            raise WireError(
+                "outcomes of releases come too fast",
+                expected=f"{OUTCOMES.messages_per_s:g} a second",
+                found=robot_id[:80],
+            )
+
+    def _sync(self) -> None:
+        """All that waits in one go, one at a time: however much comes, the disk is asked once."""
+        if self._unsynced and not self._syncing:
+            self._syncing = True
+            self._aside(self._metrics.sync, partial(self._synced, tuple(self._unsynced)))
+
+    def _synced(self, reports: tuple[Report, ...], problem: Exception | None) -> None:
+        self._syncing = False
+        for report in reports:
+            peer = self._unsynced.pop(report)
+            if problem is None:
+                self._send(peer, wire.pack(OutcomeStored(report[1])))
+            else:
+                self._reports.pop(report, None)  # nobody knows what the disk has: written anew
+        if problem is not None:
+            raise problem
+        self._sync()
 
     def _record(self, outcome: ReleaseOutcome) -> bool:
         """Times from publishing on: the robot's are since its offer arrived, ours add how long that took."""
@@ -117,11 +179,11 @@ class ReleaseDesk:
         wait_s = max(self._offered.get(key, math.nan) - published, 0.0)
         return self._metrics.add(
             "release",
-            robot_id=outcome.robot_id,
-            target=outcome.target,
+            robot_id=outcome.robot_id[:MAX_TEXT],
+            target=outcome.target[:MAX_TEXT],
             publish_seq=outcome.publish_seq,
-            outcome=outcome.outcome,
-            reason=outcome.reason,
+            outcome=outcome.outcome[:MAX_TEXT],
+            reason=outcome.reason[:MAX_TEXT],
             episode_seq=outcome.episode_seq,
             bytes_on_wire=outcome.bytes_on_wire,
             publish_to_offer_s=wait_s,
@@ -142,15 +204,15 @@ def _understood(offer: ReleaseOffer, features: frozenset[str]) -> ReleaseOffer:
     return msgspec.structs.replace(offer, encodings=encodings)
 
 
-def _remember(known: OrderedDict, key: tuple, value: object) -> None:  # type: ignore[type-arg]
+def _remember(known: OrderedDict, key: object, value: object) -> None:  # type: ignore[type-arg]
     known[key] = value
     if len(known) > MAX_REMEMBERED:
         known.popitem(last=False)
 
 
-def _known_reports(metrics: Path) -> OrderedDict[tuple[str, str], None]:
+def _known_reports(metrics: Path) -> OrderedDict[Report, None]:
     """(robot_id, report_id) of the outcomes recorded before."""
-    known: OrderedDict[tuple[str, str], None] = OrderedDict()
+    known: OrderedDict[Report, None] = OrderedDict()
     for record in read_metrics(metrics) if metrics.exists() else []:
         if record["kind"] == "release" and record.get("report_id"):
             _remember(known, (record["robot_id"], record["report_id"]), None)

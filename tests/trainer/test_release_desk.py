@@ -1,0 +1,172 @@
+"""Outcomes that robots tell, and offers while the key or the release is being changed."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from tiny_package import make_package
+
+from contracts import wire
+from contracts.errors import ConfigError, WireError
+from contracts.files.packages import Package
+from contracts.key_rotation import public_key
+from contracts.messages import ReleaseOffer, ReleaseOutcome, ReleaseQuery
+from trainer.encoder import EncodingOptions
+from trainer.interfaces import Update
+from trainer.keeper import caught
+from trainer.metrics import Metrics, read_metrics
+from trainer.publisher import KEY_FILE, Publisher
+from trainer.release_desk import MAX_TEXT, OUTCOMES, ReleaseDesk
+from trainer.signing import SigningKey
+
+
+def outcome(number: int, robot_id: str = "r", reason: str = "worse") -> ReleaseOutcome:
+    return ReleaseOutcome(
+        robot_id, "policy", 1, "rolled_back", reason, -1, 9, 0.1, 0.2, 0.3, f"s1.{number}"
+    )
+
+
+class Desk:
+    """A desk whose disk is asked when the test says so."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path, self.now_s = folder / "metrics.jsonl", 0.0
+        self.tasks: list[tuple[Callable[[], None], Callable]] = []
+        self.told: list[tuple[bytes, str]] = []
+        self.open()
+
+    def open(self) -> None:
+        self.metrics = Metrics(self.path)
+        self.desk = ReleaseDesk(
+            self.path,
+            self.metrics,
+            lambda peer, parts: self.told.append((peer, wire.unpack(parts).message.report_id)),
+            aside=lambda task, then: self.tasks.append((task, then)),
+            clock=lambda: self.now_s,
+        )
+
+    def sync(self) -> None:
+        task, then = self.tasks.pop(0)
+        then(caught(task))
+
+    @property
+    def written(self) -> list[str]:
+        found = read_metrics(self.path)
+        return [record["report_id"] for record in found if record["kind"] == "release"]
+
+
+def test_outcomes_are_synced_beside_the_thread_that_hears_them_and_then_acknowledged(
+    tmp_path: Path,
+) -> None:
+    bench = Desk(tmp_path)
+    for number in range(4):
+        bench.desk.on_outcome(b"p", outcome(number))
+    assert bench.told == [] and len(bench.tasks) == 1, "the disk is asked once at a time"
+    bench.sync()
+    assert bench.told == [(b"p", "s1.0")] and len(bench.tasks) == 1
+    bench.desk.on_outcome(b"again", outcome(2))  # connected anew meanwhile
+    bench.sync()
+    assert bench.told[1:] == [(b"p", "s1.1"), (b"again", "s1.2"), (b"p", "s1.3")]
+    bench.desk.on_outcome(b"p", outcome(1))
+    assert bench.told[-1] == (b"p", "s1.1") and bench.tasks == [], "known: told at once"
+    assert bench.written == [f"s1.{number}" for number in range(4)]
+    bench.open()
+    bench.desk.on_outcome(b"p", outcome(3))
+    assert bench.told[-1] == (b"p", "s1.3") and len(bench.written) == 4
+
+
+def test_an_outcome_that_the_disk_did_not_take_is_written_anew(tmp_path: Path, monkeypatch) -> None:
+    bench = Desk(tmp_path)
+    bench.desk.on_outcome(b"p", outcome(1))
+
+    def fails() -> None:
+        raise OSError("the disk is full")
+
+    monkeypatch.setattr(bench.metrics, "sync", fails)
+    bench.tasks[0] = (fails, bench.tasks[0][1])
+    with pytest.raises(OSError, match="disk is full"):
+        bench.sync()
+    monkeypatch.undo()
+    assert bench.told == []
+    bench.desk.on_outcome(b"p", outcome(1))
+    bench.sync()
+    assert bench.told == [(b"p", "s1.1")] and bench.written == ["s1.1"] * 2
+
+
+def test_a_robot_can_fill_neither_the_disk_nor_the_others_time(tmp_path: Path) -> None:
+    bench = Desk(tmp_path)
+    taken = 0
+    for number in range(1000):
+        try:
+            bench.desk.on_outcome(b"p", outcome(number, "bad", "x" * 200_000))
+            taken += 1
+        except WireError as error:
+            assert "too fast" in str(error)
+    assert 0 < taken < 10 * OUTCOMES.messages_per_s
+    assert bench.path.stat().st_size < taken * (MAX_TEXT + 1000)
+    bench.desk.on_outcome(b"q", outcome(1, "good"))
+    bench.now_s = 10.0
+    bench.desk.on_outcome(b"p", outcome(999, "bad"))
+    assert bench.written[-2:] == ["s1.1", "s1.999"], "later it is heard again"
+
+
+@pytest.fixture(scope="module")
+def package(tmp_path_factory) -> Package:
+    return make_package(tmp_path_factory.mktemp("package") / "policy")
+
+
+def test_a_key_changed_while_the_next_release_is_offered_takes_none_back(
+    tmp_path: Path, package: Package, monkeypatch
+) -> None:
+    """The thread that answers signs the newest anew, and is held up there while the other publishes."""
+    releases = tmp_path / "releases"
+    publisher = Publisher(releases, package.manifest, encodings=EncodingOptions(enabled=False))
+    update = Update(package.refinable_weights(), 1, {})
+    publisher.commit(publisher.prepare(update, 1).publish_seq)
+    second = publisher.prepare(update, 2).publish_seq
+    keys = SigningKey(releases)
+    keys.rotate("t", 1.0)
+    private, inside, go_on = publisher._key.private, threading.Event(), threading.Event()
+
+    def held_up() -> Ed25519PrivateKey:
+        if threading.current_thread().name == "answers":
+            inside.set()
+            assert go_on.wait(60)
+        return private()
+
+    monkeypatch.setattr(publisher._key, "private", held_up)
+    query = ReleaseQuery("r", "policy", package.package_id, 0)
+    answers = threading.Thread(target=publisher.answer_query, args=(query, 1), name="answers")
+    publishes = threading.Thread(target=publisher.commit, args=(second,))
+    answers.start()
+    assert inside.wait(60)
+    publishes.start()
+    publishes.join(0.5)  # done by then, or waiting for its turn
+    go_on.set()
+    answers.join()
+    publishes.join()
+    offer = publisher.answer_query(query, 2)
+    assert isinstance(offer, ReleaseOffer) and publisher.newest_seq == second
+    assert publisher.newest is not None and publisher.newest.publish_seq == second
+    public_key(keys.public).verify(offer.signature, offer.manifest)
+
+
+def test_a_key_that_cannot_be_read_leaves_a_query_unanswered_and_nothing_else(
+    tmp_path: Path, package: Package
+) -> None:
+    """What the daemon makes of it is `malformed`; the next query is answered."""
+    releases = tmp_path / "releases"
+    publisher = Publisher(releases, package.manifest, encodings=EncodingOptions(enabled=False))
+    publisher.commit(publisher.prepare(Update(package.refinable_weights(), 1, {}), 1).publish_seq)
+    query = ReleaseQuery("r", "policy", package.package_id, 0)
+    key = tmp_path / KEY_FILE
+    whole = key.read_bytes()
+    key.write_bytes(b"short")
+    with pytest.raises(ConfigError, match="not a signing key"):
+        publisher.answer_query(query, 1)
+    key.write_bytes(whole)
+    assert isinstance(publisher.answer_query(query, 1), ReleaseOffer)

@@ -6,6 +6,7 @@ messages out through an injected `send`. A log is acknowledged only when it is s
 
 from __future__ import annotations
 
+import contextlib
 import re
 import time
 from collections import deque
@@ -34,6 +35,8 @@ IN_FLIGHT_BYTES = 16 * 1024 * 1024
 """Of all robots together: what may lie in this process's sockets. Given out in turn, robot by robot."""
 MAX_PARTIAL = 1024
 FORGET_S = 60.0
+KEPT_S, SWEEP_S = 7 * 86400.0, 3600.0
+"""So long a part of a log lies here that nobody goes on with; how often that is looked at."""
 
 Answer = EpisodeWant | EpisodeStored | EpisodeWait
 Send = Callable[[bytes, Answer], None]
@@ -75,9 +78,11 @@ class Receiver:
         *,
         room: Callable[[int], str] = lambda nbytes: "",
         clock: Callable[[], float] = time.monotonic,
+        unix_clock: Callable[[], float] = time.time,
     ) -> None:
         self._inbox, self._stored, self._keep, self._send = inbox, stored, keep, send
-        self._max_bytes, self._room, self._clock = max_bytes, room, clock
+        self._max_bytes, self._room = max_bytes, room
+        self._clock, self._unix_clock, self._swept_s = clock, unix_clock, -SWEEP_S
         self._incoming: dict[EpisodeKey, _Incoming] = {}
         self._turns: deque[str] = deque()
         """Robots in the order in which they are given credit."""
@@ -155,6 +160,9 @@ class Receiver:
     def tick(self) -> None:
         """Take back credit that nobody used, and give it to who waits."""
         now_s = self._clock()
+        if now_s - self._swept_s >= SWEEP_S:
+            self._swept_s = now_s
+            self._sweep()
         freed = False
         for key, incoming in list(self._incoming.items()):
             silent_s = now_s - incoming.heard_s
@@ -168,6 +176,15 @@ class Receiver:
                 incoming.silent = freed = True
         if freed:
             self._grant(now_s)
+
+    def _sweep(self) -> None:
+        """Remove parts of logs that were given up (their robots are gone, or have another in their place). A
+        clock that jumped costs no more than having them sent again."""
+        known = {self._partial(key, each.offer.sha256) for key, each in self._incoming.items()}
+        for path in self._inbox.iterdir():
+            with contextlib.suppress(FileNotFoundError):  # stored just now
+                if path not in known and self._unix_clock() - path.stat().st_mtime > KEPT_S:
+                    path.unlink()
 
     def _begin(self, key: EpisodeKey, peer: bytes, offer: EpisodeOffer, now_s: float) -> str:
         """Take the offer on; else why not now."""

@@ -8,7 +8,6 @@ its own episodes' keys say what it holds.
 from __future__ import annotations
 
 import contextlib
-import itertools
 import os
 import threading
 from pathlib import Path
@@ -68,6 +67,10 @@ class Store:
         self._index_path = root / "index.jsonl"
         self._lock, self._writing = threading.Lock(), threading.Lock()
         self._entries: dict[EpisodeKey, IndexEntry] = {}
+        self._in_order: list[IndexEntry] = []
+        self._kept_bytes = sum(_size(path) for path in self._logs.iterdir())
+        """Of the logs folder: kept up rather than added up, once there are many. A log that somebody else
+        removes counts until the next start."""
         self._load_index()
         self._in_dataset: dict[str, set[EpisodeKey]] = {}
 
@@ -75,7 +78,7 @@ class Store:
     def entries(self) -> list[IndexEntry]:
         """Every stored episode in the order of arrival."""
         with self._lock:
-            return list(self._entries.values())
+            return self._in_order.copy()
 
     def have(self, key: EpisodeKey) -> bool:
         with self._lock:
@@ -89,13 +92,11 @@ class Store:
 
     @property
     def log_bytes(self) -> int:
-        """What the logs take of the disk, those under way included."""
-        return sum(
-            path.stat().st_size
-            for folder in (self._logs, self.root / "inbox")
-            if folder.exists()
-            for path in folder.iterdir()
-        )
+        """What the logs take of the disk, those under way included; one being stored may count twice."""
+        inbox = self.root / "inbox"
+        under_way = sum(_size(path) for path in inbox.iterdir()) if inbox.exists() else 0
+        with self._lock:
+            return self._kept_bytes + under_way
 
     def entry(self, key: EpisodeKey) -> IndexEntry:
         with self._lock:
@@ -112,14 +113,19 @@ class Store:
             if self.have(key):
                 partial.unlink(missing_ok=True)
                 return
-            os.replace(partial, self.log_path(key))
+            path = self.log_path(key)
+            # A crash or a full disk may have left it there already.
+            grown = _size(partial) - _size(path)
+            with self._lock:
+                os.replace(partial, path)
+                self._kept_bytes += grown
             atomic.sync(self._logs)
             self._enter(key, sha256, *described)
 
     def since(self, arrival: int) -> list[IndexEntry]:
         """The stored episodes from that arrival on, in order."""
         with self._lock:
-            return list(itertools.islice(self._entries.values(), arrival, None))
+            return self._in_order[arrival:]
 
     def load(self, entry: IndexEntry) -> StoredEpisode:
         """The episode from its log, or from the data set where the log is gone."""
@@ -179,7 +185,10 @@ class Store:
             self._in_dataset[entry.robot_id].add(entry.key)
             written = True
         if not keep_log:
+            dropped = _size(path)
             path.unlink(missing_ok=True)
+            with self._lock:
+                self._kept_bytes -= dropped
         return written
 
     def _dataset_keys(self, root: Path, robot_id: str) -> set[EpisodeKey]:
@@ -206,6 +215,7 @@ class Store:
             for number, line in enumerate(whole.splitlines(), 1):
                 entry = _entry(line, f"line {number} of {self._index_path}")
                 self._entries[entry.key] = entry
+            self._in_order = list(self._entries.values())
             if len(whole) < len(data):
                 atomic.write_bytes(self._index_path, whole)
         # Logs that a crash kept from being entered, in the order in which their robots numbered them: the
@@ -225,6 +235,7 @@ class Store:
         atomic.append_line(self._index_path, msgspec.json.encode(entry), synced=True)
         with self._lock:
             self._entries[key] = entry
+            self._in_order.append(entry)
 
 
 def _entry(line: bytes, what: str) -> IndexEntry:
@@ -257,6 +268,14 @@ def _describe(path: Path, key: EpisodeKey) -> tuple[str, int, str]:
     if (start.robot_id, start.session_id, start.episode_seq) != key:
         return "", -1, "log is of another episode than was offered"
     return start.purpose, start.policy_version, ""
+
+
+def _size(path: Path) -> int:
+    """0 where there is no such file (any more)."""
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
 
 
 def _signal_json(signal: RewardSignal) -> dict[str, object]:

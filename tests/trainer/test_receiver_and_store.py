@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import os
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -11,6 +16,7 @@ from tiny_robot import episode, session_start
 
 from contracts import wire
 from contracts.errors import WireError
+from contracts.files import atomic
 from contracts.files.dataset_reader import DatasetReader
 from contracts.files.episode_log import EpisodeLogWriter, describe
 from contracts.messages import EpisodeOffer, EpisodeStored, EpisodeWait, EpisodeWant
@@ -234,6 +240,89 @@ def test_scores_come_back_equal_for_the_same_model_only(tmp_path: Path) -> None:
     assert scores.success is None
     assert [msgspec.json.encode(s) for s in found] == [msgspec.json.encode(s) for s in signals]
     assert store.load_scores(loaded.key, "other") is None
+
+
+def no_room(path: Path, line: bytes, *, synced: bool = False) -> None:
+    raise OSError(errno.ENOSPC, "no room")
+
+
+def test_what_the_logs_take_is_known_without_looking_at_each(tmp_path: Path, monkeypatch) -> None:
+    """Once a second it is asked for, with tens of thousands of them, by the thread that answers robots."""
+    store = stored(tmp_path, 1, 2, 3)
+    logs = store.root / "logs"
+
+    def on_disk() -> int:
+        return sum(path.stat().st_size for path in (*logs.iterdir(), *inbox.iterdir()))
+
+    inbox = store.root / "inbox"
+    (inbox / "under-way.part").write_bytes(b"x" * 1000)
+    assert store.log_bytes == Store(store.root).log_bytes == on_disk() > 1000
+    key = EpisodeKey("bench-0", "s1", 3)
+    assert store.write_dataset(store.entry(key), keep_log=False)
+    assert not store.write_dataset(store.entry(key), keep_log=False)
+    again = Store(store.root)
+    for full in (True, False):
+        log = EpisodeLogWriter(inbox / "whole")
+        fill(log, 4, 3)
+        log.finish()
+        with monkeypatch.context() as patched, contextlib.suppress(OSError):
+            if full:  # after the log was moved: it is offered again
+                patched.setattr(atomic, "append_line", no_room)
+            again.accept(EpisodeKey("bench-0", "s1", 4), inbox / "whole", "")
+        assert again.log_bytes == on_disk()
+    assert again.have(EpisodeKey("bench-0", "s1", 4))
+    walk = Path.iterdir
+
+    def only_the_inbox(folder: Path) -> Iterator[Path]:
+        assert folder == inbox
+        yield from walk(folder)
+        yield inbox / "stored-meanwhile"
+
+    monkeypatch.setattr(Path, "iterdir", only_the_inbox)
+    assert again.log_bytes > 1000
+
+
+def test_episodes_since_one_are_those_and_no_others(tmp_path: Path) -> None:
+    store = stored(tmp_path, 1, 2, 3)
+    for one in (store, Store(store.root)):
+        assert [[e.episode_seq for e in one.since(n)] for n in range(5)] == [
+            [1, 2, 3],
+            [2, 3],
+            [3],
+            [],
+            [],
+        ]
+        assert one.since(0) == one.entries
+
+
+def test_parts_of_logs_that_nobody_offers_any_more_are_removed(tmp_path: Path) -> None:
+    """They counted against store.max_mib for ever. What is under way stays, whatever its age says."""
+    spool, store = spooled(tmp_path / "spool", 1), Store(tmp_path / "store")
+    ends = Ends(spool, store)
+    ends.uploader.tick(0.0)
+    offer = ends.to_trainer.pop().message
+    ends.receiver.on_offer(b"peer", offer)
+    ends.uploader.on_want(ends.answers.pop(0), 0.0)
+    packet = ends.to_trainer.pop()
+    ends.receiver.on_chunk(packet.message, packet)
+    inbox = store.root / "inbox"
+    (under_way,) = inbox.iterdir()
+    fresh = inbox / "gone__s1__00000002.00000000.part"
+    old = inbox / "gone__s1__00000001.00000000.part"
+    week_s = time.time() - receiver_module.KEPT_S
+    for path, written_s in ((under_way, week_s - 60), (fresh, week_s + 600), (old, week_s - 60)):
+        path.touch()
+        os.utime(path, (written_s, written_s))
+    ends.receiver.tick()
+    assert set(inbox.iterdir()) == {under_way, fresh}
+    os.utime(fresh, (1.0, 1.0))
+    ends.receiver.tick()
+    assert fresh.exists(), "looked at once in a while"
+    ends.now += receiver_module.SWEEP_S
+    ends.receiver.tick()
+    assert not fresh.exists()
+    ends.run()
+    assert [entry.episode_seq for entry in store.entries] == [1]
 
 
 def test_a_full_spool_refuses_new_episodes_and_keeps_the_old(tmp_path: Path) -> None:

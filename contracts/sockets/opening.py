@@ -12,8 +12,15 @@ from contracts.sockets.curve import Client
 from contracts.sockets.doorman import Doorman
 from contracts.wire import MAX_BUFFER_BYTES
 
-HEARTBEAT_IVL_MS = 1_000
-HEARTBEAT_TIMEOUT_MS = 5_000
+KEEPALIVE_S, KEEPALIVE_PROBES = 1, 5
+"""The kernel's, after silence: a peer that is off the network is noticed within 6 s. Not ZeroMQ's own
+heartbeats: libzmq (to 4.3.5) aborts the whole process (`!_io_error`) when one is due, or answered, on a
+connection that broke while its receive queue was full."""
+UNACKNOWLEDGED_MS = 5_000
+"""So long what was sent may stay unacknowledged before the connection is given up."""
+UNREAD_MESSAGES = 1 << 20
+"""Of one connection, behind a doorman, who bounds the bytes: a queue that fills is what lets a peer's
+heartbeat abort libzmq (see above)."""
 HANDSHAKE_IVL_MS = 5_000
 RECONNECT_IVL_MS = 500
 """With keys: one that is not let in costs the other end a handshake each time."""
@@ -32,7 +39,7 @@ def open_socket(
     security: Client | Doorman | None = None,
     immediate: bool = True,
 ) -> zmq.Socket[bytes]:
-    """A socket with bounded queues and part size, no linger, heartbeats; bound or connected.
+    """A socket with bounded queues and part size, no linger, TCP keepalive; bound or connected.
 
     `security`: a `Client` to connect, a `Doorman` to bind. Without keys only an address of this machine alone
     is taken; with them every tcp address is CURVE, loopback too. `immediate`: what is sent before the other
@@ -44,11 +51,15 @@ def open_socket(
     socket = context.socket(kind)
     socket.linger = 0
     socket.maxmsgsize = max_part_bytes
-    socket.sndhwm = socket.rcvhwm = high_water_mark
+    socket.sndhwm = high_water_mark
+    socket.rcvhwm = UNREAD_MESSAGES if isinstance(security, Doorman) else high_water_mark
     socket.setsockopt(zmq.HANDSHAKE_IVL, HANDSHAKE_IVL_MS)
     if address.startswith("tcp://"):
-        socket.setsockopt(zmq.HEARTBEAT_IVL, HEARTBEAT_IVL_MS)
-        socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, HEARTBEAT_TIMEOUT_MS)
+        socket.setsockopt(zmq.TCP_KEEPALIVE, 1)
+        socket.setsockopt(zmq.TCP_KEEPALIVE_IDLE, KEEPALIVE_S)
+        socket.setsockopt(zmq.TCP_KEEPALIVE_INTVL, KEEPALIVE_S)
+        socket.setsockopt(zmq.TCP_KEEPALIVE_CNT, KEEPALIVE_PROBES)
+        socket.setsockopt(zmq.TCP_MAXRT, UNACKNOWLEDGED_MS)
         if ":" in split(address)[0]:
             socket.setsockopt(zmq.IPV6, 1)
     if connect and immediate:

@@ -32,7 +32,6 @@ class Record:
         self.config, self._tree = config, hardware_file.read(config)
         named = self._section("calibration").get("file") or ""
         self.path = Path(named).expanduser() if named else _beside(config)
-        self._key = calibration_file.signing_key(self.path)
         self.now = self._read() if named or self.path.exists() else self._empty()
 
     @property
@@ -49,12 +48,13 @@ class Record:
     ) -> str:
         """Change the calibration, sign and write it, then `keys` (dotted) and its place into the hardware
         configuration. Returns the new id."""
+        key = calibration_file.signing_key(self.path)
         date = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(clock()))
         self.now = msgspec.structs.replace(change(self.now), date=date)
-        found = calibration_file.write(self.path, self.now, self._key)
+        found = calibration_file.write(self.path, self.now, key)
         named: dict[str, Value] = {
             "calibration.file": str(self.path),
-            "calibration.key": self.public_key,
+            "calibration.key": hex_of(key.public_key()),
         }
         hardware_file.change(self.config, {**(keys or {}), **named})
         return found
@@ -62,11 +62,6 @@ class Record:
     def said(self, found: str) -> str:
         """For a terminal, after `put`."""
         return f"calibration {found} in {self.path}, signed; {self.config} names it"
-
-    @property
-    def public_key(self) -> str:
-        """Hex."""
-        return hex_of(self._key.public_key())
 
     def require_camera(self, name: str) -> None:
         """Raise `ConfigError` unless the configuration has a camera of that name."""
@@ -84,7 +79,11 @@ class Record:
         return found
 
     def _read(self) -> Calibration:
-        found = calibration_file.read(self.path, self.public_key)
+        # Of a file that no configuration names yet: one that was written before the naming was cut short.
+        key = self._section("calibration").get("key") or hex_of(
+            calibration_file.signing_key(self.path).public_key()
+        )
+        found = calibration_file.read(self.path, key)
         if found.robot_id != self._robot_id:
             raise ConfigError(
                 f"{self.path} is of another robot",

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from calibration import rigid
 from calibration.boards import MIN_SHARPNESS, Board, Corners, Finder
-from calibration.handeye.samples import MIN_CORNERS, Sample, Setup, View, make_setup
+from calibration.handeye.samples import MIN_CORNERS, MIN_SAMPLES, Sample, Setup, View, make_setup
 from calibration.lenses import Lens
 from contracts.calibration import Mount
 from contracts.errors import EntracteError
@@ -111,9 +111,9 @@ def read_picture(path: Path) -> npt.NDArray[np.uint8]:
     return np.asarray(grey, np.uint8)
 
 
-def to_setup(folder: Path, shots: Shots) -> Setup:
+def to_setup(folder: Path, shots: Shots, fewest: int = MIN_SAMPLES) -> Setup:
     """Corners found in every picture, freed of distortion. What could not be used is in `left_out`. Raises
-    `ShotsError` and `HandEyeError`."""
+    `ShotsError`, and `HandEyeError` where a camera saw the board in less than `fewest` stands."""
     finders = {name: Finder(camera.board) for name, camera in shots.cameras.items()}
     points = {name: camera.board.points() for name, camera in shots.cameras.items()}
     left_out: list[str] = []
@@ -139,7 +139,7 @@ def to_setup(folder: Path, shots: Shots) -> Setup:
         pose = rigid.from_quaternion(shot.quaternion_xyzw, shot.position_m)
         samples.append(Sample(shot.name, pose, views))
     cameras = [camera.lens.pinhole(name, camera.mount) for name, camera in shots.cameras.items()]
-    setup = make_setup(cameras, samples)
+    setup = make_setup(cameras, samples, fewest)
     return Setup(setup.cameras, setup.samples, (*left_out, *setup.left_out))
 
 

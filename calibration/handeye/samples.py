@@ -77,8 +77,10 @@ class Setup:
         return [(s, s.views[camera.name]) for s in self.samples if camera.name in s.views]
 
 
-def make_setup(cameras: Sequence[Camera], samples: Sequence[Sample]) -> Setup:
-    """Checked for what every solver needs. Raises `HandEyeError`."""
+def make_setup(
+    cameras: Sequence[Camera], samples: Sequence[Sample], fewest: int = MIN_SAMPLES
+) -> Setup:
+    """Checked for what every solver needs; every camera in `fewest` stands. Raises `HandEyeError`."""
     left_out, kept = [], []
     for sample in samples:
         if not rigid.is_rigid(sample.base_T_hand):
@@ -96,10 +98,10 @@ def make_setup(cameras: Sequence[Camera], samples: Sequence[Sample]) -> Setup:
         kept.append(Sample(sample.name, sample.base_T_hand, views))
     for camera in cameras:
         count = sum(camera.name in sample.views for sample in kept)
-        if count < MIN_SAMPLES:
+        if count < fewest:
             raise HandEyeError(
                 f"camera '{camera.name}' saw the board in too few poses",
-                expected=f"{MIN_SAMPLES} or more, better 15",
+                expected=f"{fewest} or more, better 15",
                 found=f"{count} of {len(kept)}",
                 remedy="move the arm so that the board is in view, and capture again",
             )

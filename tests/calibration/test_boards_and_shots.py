@@ -121,9 +121,18 @@ def test_what_makes_no_board_or_lens_is_refused() -> None:
         Lens(width=640, height=480, fx=0.0, fy=600, cx=320, cy=240)
 
 
-def capture(folder: Path, count: int = 12, wrong: float = 1.0, aside: float = 0.03) -> Path:
-    """A capture of drawn pictures from an arm that is 1 mm and 0.1 degrees inexact."""
-    rig, random = Rig(3), np.random.default_rng(5)
+def capture(
+    folder: Path,
+    count: int = 12,
+    wrong: float = 1.0,
+    aside: float = 0.03,
+    seed: int = 5,
+    elsewhere_m: float = 0.0,
+) -> Path:
+    """A capture of drawn pictures from an arm that is 1 mm and 0.1 degrees inexact, the board by so much
+    beside its usual place."""
+    rig, random = Rig(3), np.random.default_rng(seed)
+    rig.far_T_board[:3, 3] += elsewhere_m
     found = []
     for number in range(count):
         tilt = (*random.uniform(-35, 35, 2), random.uniform(-60, 60))

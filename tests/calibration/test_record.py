@@ -102,7 +102,7 @@ def test_a_hand_eye_result_is_recorded_signed_and_named_by_the_configuration(
     second = record.put(lambda now: with_camera(now, "wrist", serial="42"))
     assert record.now.cameras["wrist"].hand_eye == wrist.hand_eye
     assert second != first
-    former = calibration_file.former(record.path, first, record.public_key)
+    former = calibration_file.former(record.path, first, robot.calibration.key)
     assert former is not None and msgspec.structs.replace(former, date="") == (
         msgspec.structs.replace(found, date="")
     )

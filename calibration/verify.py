@@ -1,0 +1,267 @@
+"""A calibration against pictures that it was not made from: how far a tool would miss, in millimetres.
+
+Three independent numbers: whether the cameras see a board that stands still at one place from everywhere,
+whether they see the calibration's own board where it was (drift), and whether a tip that touches corners is
+where the cameras see them. All hold the arm's own inexactness, as a tool's way would.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+import numpy as np
+
+from calibration import measured, rigid, shots
+from calibration.handeye.closed_form import board_pose, near_T_far
+from calibration.handeye.refusals import turns_deg
+from calibration.handeye.samples import Sample, Setup
+from calibration.rigid import Array
+from calibration.shots import Shots
+from contracts.calibration import Calibration, HandEye, apart
+from contracts.errors import EntracteError
+from contracts.files import atomic
+
+Level = Literal["pass", "warn", "fail"]
+Triple = tuple[float, float, float]
+FEWEST = 4
+MIN_TURN_DEG = 5.0
+"""Second largest spread of the hand's orientation: a hand that hardly turns shows the same error everywhere,
+and everything agrees."""
+
+
+class VerifyError(EntracteError):
+    """These pictures say nothing about this calibration."""
+
+
+class Touch(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The arm's pose base_T_hand with the tip on corner number `corner` of the board (as OpenCV numbers the
+    inner corners; of a marker 0 to 3 from the upper left, clockwise)."""
+
+    corner: int
+    position_m: Triple
+    quaternion_xyzw: tuple[float, float, float, float]
+
+
+class Touches(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """`touches.json`. `tip_m`: the tip in the hand's frame."""
+
+    tip_m: Triple
+    touches: tuple[Touch, ...]
+
+
+class CameraCheck(msgspec.Struct, frozen=True, kw_only=True):
+    """Of one camera: `stands` seen. `median_mm`, `p95_mm`: distance of the board's middle, seen from each
+    stand, from its middle over all; `turn_deg`: how far the hand turned meanwhile (second axis).
+    `drift_mm`, `drift_deg`: median distance and angle from where the calibration had it. `touch_mm`: distance
+    of the tip from each touched corner."""
+
+    stands: int
+    turn_deg: float
+    median_mm: float | None = None
+    p95_mm: float | None = None
+    drift_mm: float | None = None
+    drift_deg: float | None = None
+    touch_mm: tuple[float, ...] = ()
+
+
+class Check(msgspec.Struct, frozen=True, kw_only=True):
+    """`not_used`: views, each with the reason."""
+
+    level: Level
+    reasons: tuple[str, ...]
+    cameras: dict[str, CameraCheck]
+    not_used: tuple[str, ...]
+
+
+def read_touches(path: Path) -> Touches:
+    """Raises `VerifyError`."""
+    try:
+        return msgspec.json.decode(atomic.read_bytes(path, atomic.MAX_JSON_BYTES), type=Touches)
+    except (atomic.FileError, OSError, msgspec.MsgspecError) as error:
+        raise VerifyError(
+            f"{path} holds no touches",
+            found=str(error),
+            remedy='write {"tip_m": [...], "touches": [{"corner": 0, "position_m": [...], ...}]}',
+        ) from error
+
+
+def verify(
+    calibration: Calibration,
+    folder: Path,
+    *,
+    drift: bool = False,
+    touches: Touches | None = None,
+    limit_mm: float = 5.0,
+) -> Check:
+    """`drift`: the board stands (or is held) where it was when the hand-eye calibration was made; one picture
+    is enough. Warns above half of `limit_mm`, fails above it. Raises `VerifyError` and `ShotsError`."""
+    taken = measured.with_lenses(shots.read(folder), calibration)
+    places = {name: _known(calibration, taken, name) for name in taken.cameras}
+    setup = shots.to_setup(folder, taken, fewest=1)
+    cameras = {}
+    for camera in setup.cameras:
+        place = places[camera.name]
+        pose = np.reshape(place.pose, (4, 4))
+        seen = [
+            (sample, _board_at(setup, camera.name, sample, pose)) for sample, _ in setup.of(camera)
+        ]
+        board = taken.cameras[camera.name].board
+        if drift and msgspec.to_builtins(board) != place.board:
+            raise VerifyError(
+                f"camera '{camera.name}' looks at another board than the calibration's",
+                expected=place.board,
+                found=msgspec.to_builtins(board),
+                remedy="show it the calibration's board where it was, or leave out --drift",
+            )
+        points = board.points()
+        cameras[camera.name] = _checked(seen, points, place, drift, touches)
+    reasons = [each for name, one in cameras.items() for each in _reasons(name, one, limit_mm)]
+    level: Level = (
+        "fail" if any(one.startswith("fail") for one in reasons) else "warn" if reasons else "pass"
+    )
+    return Check(level=level, reasons=tuple(reasons), cameras=cameras, not_used=setup.left_out)
+
+
+def text_of(check: Check) -> str:
+    """For a terminal."""
+    lines = [check.level.upper(), *(f"  {reason}" for reason in check.reasons)]
+    for name, one in check.cameras.items():
+        said = []
+        if one.median_mm is not None:
+            said.append(
+                f"the board seen within {one.median_mm:.2f} mm (median), {one.p95_mm:.2f} mm (95 %) of one "
+                f"place while the hand turned by {one.turn_deg:.0f} deg"
+            )
+        if one.drift_mm is not None:
+            said.append(f"{one.drift_mm:.2f} mm and {one.drift_deg:.2f} deg from where it was")
+        if one.touch_mm:
+            said.append(
+                f"the tip {np.median(one.touch_mm):.2f} mm (median), {max(one.touch_mm):.2f} mm (largest) "
+                f"from {len(one.touch_mm)} corners that it touched"
+            )
+        lines.append(f"{name} ({one.stands} stands): {'; '.join(said)}")
+    return "\n".join([*lines, *(f"not used: {one}" for one in check.not_used)])
+
+
+def _known(calibration: Calibration, taken: Shots, name: str) -> HandEye:
+    camera, known = taken.cameras[name], calibration.cameras.get(name)
+    if known is None or known.hand_eye is None:
+        raise VerifyError(
+            f"where camera '{name}' is was never calibrated",
+            expected=f"one of {[n for n, c in calibration.cameras.items() if c.hand_eye]}",
+            remedy="run robot-calibrate handeye with --config first",
+        )
+    for what, before, now in (
+        ("serial number", known.serial, camera.serial),
+        ("mount", known.hand_eye.mount, camera.mount),
+    ):
+        if before and now and before != now:
+            raise VerifyError(
+                f"camera '{name}' is not as it was calibrated: {what}", expected=before, found=now
+            )
+    return known.hand_eye
+
+
+def _board_at(setup: Setup, name: str, sample: Sample, carrier_T_camera: Array) -> Array:
+    """far_T_board [4,4] as one stand shows it."""
+    camera = next(camera for camera in setup.cameras if camera.name == name)
+    seen, _ = board_pose(camera, sample.views[name])
+    return np.asarray(rigid.invert(near_T_far(camera, sample)) @ carrier_T_camera @ seen)
+
+
+def _checked(
+    seen: list[tuple[Sample, Array]],
+    points: Array,
+    place: HandEye,
+    drift: bool,
+    touches: Touches | None,
+) -> CameraCheck:
+    boards = [board for _, board in seen]
+    turn = float(turns_deg([sample for sample, _ in seen])[1]) if len(seen) > 1 else 0.0
+    check = CameraCheck(stands=len(seen), turn_deg=turn)
+    if len(seen) >= FEWEST:
+        off = _off_mm(boards, points.mean(axis=0))
+        median, p95 = np.quantile(off, [0.5, 0.95]).tolist()
+        check = msgspec.structs.replace(check, median_mm=median, p95_mm=p95)
+    if drift:
+        # Of the board's middle: its corner far away would turn a small angle into millimetres.
+        middle = rigid.transform(np.eye(3), points.mean(axis=0))
+        was = np.reshape(place.board_pose, (4, 4)) @ middle
+        both = [apart(_flat(was), _flat(board @ middle)) for board in boards]
+        mm, degrees = np.median(both, axis=0).tolist()
+        check = msgspec.structs.replace(check, drift_mm=mm, drift_deg=degrees)
+    if touches is not None:
+        check = msgspec.structs.replace(check, touch_mm=_touched(boards, points, place, touches))
+    if check.median_mm is None and check.drift_mm is None and not check.touch_mm:
+        raise VerifyError(
+            "too few pictures of the board",
+            expected=f"{FEWEST} stands and more, or --drift with the board where it was",
+            found=len(seen),
+            remedy="capture more, from all sides",
+        )
+    return check
+
+
+def _off_mm(boards: list[Array], middle: Array) -> Array:
+    """Distance of the board's middle in each stand from the mean over all; of few stands the mean goes along
+    with each, which is corrected for."""
+    at = np.array([board[:3, :3] @ middle + board[:3, 3] for board in boards])
+    scale = np.sqrt(len(at) / (len(at) - 1))
+    return np.asarray(1e3 * scale * np.linalg.norm(at - at.mean(axis=0), axis=1))
+
+
+def _touched(
+    boards: list[Array], points: Array, place: HandEye, touches: Touches
+) -> tuple[float, ...]:
+    if place.mount != "hand":
+        raise VerifyError(
+            "corners are touched on a board that stands still",
+            expected="a camera on the hand",
+            found="a board on the hand, seen by a camera beside it",
+        )
+    wrong = [one.corner for one in touches.touches if not 0 <= one.corner < len(points)]
+    if wrong or not touches.touches:
+        raise VerifyError(
+            "the board has no such corner",
+            expected=f"0 to {len(points) - 1}",
+            found=wrong or "none",
+        )
+    found = []
+    for one in touches.touches:
+        corner = np.median([b[:3, :3] @ points[one.corner] + b[:3, 3] for b in boards], axis=0)
+        hand = rigid.from_quaternion(one.quaternion_xyzw, one.position_m)
+        tip = hand[:3, :3] @ np.array(touches.tip_m) + hand[:3, 3]
+        found.append(1e3 * float(np.linalg.norm(tip - corner)))
+    return tuple(found)
+
+
+def _reasons(name: str, one: CameraCheck, limit_mm: float) -> list[str]:
+    found = []
+    for what, mm, do in (
+        ("the board is not where it was by", one.drift_mm, "see what moved, and calibrate again"),
+        (
+            "the tip misses corners by",
+            max(one.touch_mm, default=None),
+            "check tip_m, then calibrate again",
+        ),
+        (
+            "the board's place depends on the stand by",
+            one.p95_mm,
+            "calibrate again, with more tilt",
+        ),
+    ):
+        if mm is not None and mm > limit_mm / 2:
+            level = "fail" if mm > limit_mm else "warn"
+            found.append(f"{level}: {name}: {what} {mm:.2f} mm (fail above {limit_mm:g}): {do}")
+    if one.median_mm is not None and one.turn_deg < MIN_TURN_DEG:
+        found.append(
+            f"warn: {name}: the hand turned by {one.turn_deg:.1f} deg only (second axis): an error of the "
+            "camera's place would hardly show"
+        )
+    return found
+
+
+def _flat(pose: Array) -> tuple[float, ...]:
+    return tuple(pose.reshape(-1).tolist())

@@ -126,6 +126,8 @@ def robot_settings(plan: Plan, reward: str, seed: int, endpoints: dict[str, str]
             "iteration.episodes": plan.episodes,
             "link.live": False,
             "recording.depth": False,
+            # A noise actor explores by its own draws.
+            **({"policy.explore_deg": 0.0} if plan.refiner == "dsrl" else {}),
             **{f"link.{n}": endpoints[n] for n in ("frames", "episodes", "weights", "health")},
         }
     )

@@ -87,12 +87,13 @@ class ReleaseSection(_Section, frozen=True):
     """`robot_ids`: who may use the releases, empty for any robot that holds the package. `keep`, `keep_mib`:
     how many are kept, and in how much space; the oldest go. `encode`: offer them compressed and as
     differences from what robots hold, too; `bases`: from how many such files at most; `threads`: for large
-    ones."""
+    ones. `above`: numbers begin above it, where robots have seen those up to it of another trainer."""
 
     robot_ids: list[str] = []
     valid_s: float = 7 * 86400.0
     keep: int = 40
     keep_mib: int = 4096
+    above: int = 0
     encode: bool = True
     bases: int = 2
     threads: int = 2

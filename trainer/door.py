@@ -18,7 +18,7 @@ from contracts.messages import Hello, RobotKey, RobotKeyStored, TrainerKeys
 from contracts.sockets import Doorman, KeyPair, Limits, Pass, Visitor, bindable, is_local
 from trainer.config import LimitsSection, ListenSection
 from trainer.metrics import Metrics
-from trainer.signing import CHAIN_FILE, read_chain
+from trainer.signing import CHAIN_FILE, told
 
 KEYS_FOLDER = "keys"
 LOOK_S = 1.0
@@ -121,7 +121,7 @@ class Door:
         """What a robot hears after its greeting; None while the signing key was never changed."""
         if self._chain_stamp is None:
             return None
-        return TrainerKeys(read_chain(self._root))
+        return TrainerKeys(told(self._root))
 
     def signing_key_changed(self) -> bool:
         """True once after every rotation; looks once a second."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import time
 from pathlib import Path
 from typing import Annotated
@@ -10,7 +11,7 @@ import typer
 
 from contracts.errors import ConfigError
 from contracts.files import question
-from contracts.files.keys import KeyStore, check_name, expiry
+from contracts.files.keys import MAX_NAME, KeyStore, check_name, expiry
 from contracts.sockets import Pass
 from contracts.sockets.curve import checked
 from contracts.sockets.enrolling import enrol_robot
@@ -19,6 +20,14 @@ from trainer.door import KEYS_FOLDER
 from trainer.signing import SigningKey
 
 RunDirOption = Annotated[Path, typer.Option("--run-dir", help="the trainer's folder")]
+NameOption = Annotated[
+    str, typer.Option(help="what robots call this trainer; default: this machine's name")
+]
+
+
+def own_name() -> str:
+    """Of this trainer where nobody gave it one: two trainers must not have the same."""
+    return check_name(socket.gethostname()[:MAX_NAME])
 
 
 def command(
@@ -27,7 +36,7 @@ def command(
     listen: Annotated[
         str, typer.Option(help="tcp://<interface or address>:<port>; default: listen.enroll")
     ] = "",
-    name: Annotated[str, typer.Option(help="what robots call this trainer")] = "trainer",
+    name: NameOption = "",
     days: Annotated[float, typer.Option(help="the robot's key is good for so long; 0: ever")] = 365,
     patience_s: Annotated[float, typer.Option(help="how long to wait for people")] = 300.0,
     yes_code: Annotated[
@@ -60,7 +69,7 @@ def command(
 
     ask = enrol_robot(
         address,
-        check_name(name),
+        check_name(name or own_name()),
         mine.public,
         signing,
         decide,

@@ -1,4 +1,4 @@
-"""The verbs `robot-trainer keys list|revoke|rotate`: which robots are let in, and the signing key."""
+"""The verbs `robot-trainer keys list|revoke|rotate|replace`: which robots are let in, and the signing key."""
 
 from __future__ import annotations
 
@@ -8,14 +8,16 @@ from typing import Annotated
 import typer
 
 from contracts.errors import ConfigError
-from contracts.files.keys import KeyStore, described, fingerprint
+from contracts.files.keys import KeyStore, day, described, fingerprint
+from contracts.key_rotation import MAX_CHAIN
+from trainer import signing
 from trainer.door import KEYS_FOLDER
-from trainer.enroll_command import RunDirOption
+from trainer.enroll_command import NameOption, RunDirOption, own_name
 from trainer.signing import SigningKey, read_public
 
 app = typer.Typer(
     no_args_is_help=True,
-    help="Robots that are let in: list, revoke; the key that signs releases: rotate.",
+    help="Robots that are let in: list, revoke; the key that signs releases: rotate, replace.",
 )
 
 
@@ -41,9 +43,27 @@ def revoke(robot: str, run_dir: RunDirOption) -> None:
 @app.command()
 def rotate(
     run_dir: RunDirOption,
-    name: Annotated[str, typer.Option(help="what robots call this trainer")] = "trainer",
+    name: NameOption = "",
+    leave_behind: Annotated[
+        bool, typer.Option(help="even where robots that were long away have to be enrolled again")
+    ] = False,
 ) -> None:
     """A new key that signs releases. Robots take it on the word of the old one, when they next connect."""
+    since_s = signing.left_behind_since(run_dir)
+    if since_s and not leave_behind:
+        raise ConfigError(
+            f"robots that were not here since {day(since_s)} would not follow another rotation",
+            expected=f"one that each robot hears of: the last {MAX_CHAIN} are told",
+            remedy="have them connect first, or say --leave-behind and enroll those again",
+        )
     key = SigningKey(run_dir / "releases")
-    key.rotate(name, time.time())
+    key.rotate(name or own_name(), time.time())
     typer.echo(f"releases are signed by {fingerprint(key.public)} now")
+
+
+@app.command()
+def replace(run_dir: RunDirOption) -> None:
+    """A new key that signs releases, where the old one may have leaked or is lost: no robot takes it on the
+    old one's word, each must be enrolled again. Releases and their numbers are kept."""
+    public = signing.replace(run_dir)
+    typer.echo(f"releases are signed by {fingerprint(public)} now; enroll every robot again")

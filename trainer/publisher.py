@@ -68,17 +68,19 @@ class Publisher:
         valid_s: float = 7 * 86400.0,
         keep: int = 40,
         keep_mib: int = 4096,
+        above: int = 0,
         own: Path | None = None,
         encodings: EncodingOptions | None = None,
         unix_clock: Callable[[], float] = time.time,
     ) -> None:
         """`root`: folder of releases; the key pair is beside it. `own`: the package's folder, for deltas
-        against its own weights. The oldest releases go beyond `keep` of them or `keep_mib`."""
+        against its own weights. The oldest releases go beyond `keep` of them or `keep_mib`. Numbers begin
+        above `above`: those up to it were used."""
         self.target, self._package = target, package
         self._package_id = package_id(package)
         self._trainer, self._robot_ids = trainer, tuple(robot_ids)
         self._valid_s, self._keep, self._unix_clock = valid_s, keep, unix_clock
-        self._keep_bytes = keep_mib << 20
+        self._keep_bytes, self._above = keep_mib << 20, above
         self._folder = root / target
         atomic.make_directory(self._folder)
         self._key = SigningKey(root)
@@ -107,7 +109,8 @@ class Publisher:
             raise PackageError(f"refiner's update can't be released: {'; '.join(problems[:5])}")
         data = safetensors_bytes(update.tensors)
         # Above everything that was ever on disk here, committed or not: a number is never used twice.
-        seq = max([self.newest_seq, *(int(p.name) for p in self._releases())], default=0) + 1
+        on_disk = (int(path.name) for path in self._releases())
+        seq = max([self._above, self.newest_seq, *on_disk]) + 1
         now = self._unix_clock()
         action = self._package.action
         manifest = ReleaseManifest(
@@ -160,6 +163,10 @@ class Publisher:
             self._newest = offered
         self._drop_old(publish_seq)
         return offer
+
+    def holds(self, publish_seq: int) -> bool:
+        """Whether that release is still on disk."""
+        return self._release(publish_seq).is_dir()
 
     def load_weights(self, publish_seq: int) -> bytes:
         """The safetensors bytes of a release that is still on disk."""

@@ -43,9 +43,10 @@ Loader = Callable[[EpisodeKey], ScoredEpisode]
 class RewardHeads:
     """One robot reward package that is adapted. Used by the worker thread."""
 
-    def __init__(self, root: Path, settings: TrainerConfig, scored_by: str) -> None:
-        """`scored_by`: `model_id` of the trainer's reward model. Raises `EntracteError`: a package that is no
-        edge model, a label that would be the package's own word, demonstrations that can't be read."""
+    def __init__(self, root: Path, settings: TrainerConfig, scored_by: str, above: int = 0) -> None:
+        """`scored_by`: `model_id` of the trainer's reward model; `above`: number of the last head. Raises
+        `EntracteError`: a package that is no edge model, a label that would be the package's own word,
+        demonstrations that can't be read."""
         section: AdaptationSection = settings.adaptation
         folder = Path(section.package)
         self.options = config.convert(
@@ -70,6 +71,7 @@ class RewardHeads:
             valid_s=settings.release.valid_s,
             keep=settings.release.keep,
             keep_mib=settings.release.keep_mib,
+            above=max(settings.release.above, above),
             own=folder,
             encodings=encodings_of(settings.release),
         )
@@ -150,14 +152,14 @@ class RewardHeads:
         return out
 
 
-def open_heads(root: Path, settings: TrainerConfig, scored_by: str) -> RewardHeads:
-    """Of the configured package. Raises `EntracteError`."""
+def open_heads(root: Path, settings: TrainerConfig, scored_by: str, above: int = 0) -> RewardHeads:
+    """Of the configured package; numbers begin above `above`. Raises `EntracteError`."""
     unknown = sorted(set(settings.adaptation.labels) - {"operator", "model"})
     if unknown or not settings.adaptation.labels:
         raise ConfigError(
             "adaptation.labels", expected="operator, model or both", found=unknown or "none"
         )
     try:
-        return RewardHeads(root, settings, scored_by)
+        return RewardHeads(root, settings, scored_by, above)
     except OSError as error:
         raise EntracteError(f"adaptation: {error}") from error

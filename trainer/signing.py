@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -20,15 +18,16 @@ from contracts.errors import ConfigError
 from contracts.files import atomic
 from contracts.files.keys import read_secret, write_secret
 from contracts.files.lock import locked
-from contracts.key_rotation import NewKey, announce, hex_of, public_key
+from contracts.key_rotation import MAX_CHAIN, NewKey, announce, hex_of, public_key
 from contracts.messages import KeyStatement
 
 KEY_FILE = "trainer.key"
 NEXT_FILE = "trainer.key.next"
 PUBLIC_KEY_FILE = "trainer.pub"
 CHAIN_FILE = "trainer.chain"
+FORMER_FILE = "trainer.former"
 LOCK_FILE = "trainer.key.lock"
-LOOK_AGAIN_S = 0.1
+REPLACE = "robot-trainer keys replace --run-dir"
 
 
 def read_public(root: Path) -> str:
@@ -52,23 +51,65 @@ def read_chain(root: Path) -> tuple[KeyStatement, ...]:
         ) from error
 
 
+def told(root: Path) -> tuple[KeyStatement, ...]:
+    """As much of the chain as a robot takes at once, its end. Raises `ConfigError` as `read_chain`."""
+    return read_chain(root)[-MAX_CHAIN:]
+
+
+def left_behind_since(root: Path) -> float:
+    """Unix time of the step that falls out of what robots are told when the key is rotated once more: who was
+    not here since then does not follow. 0.0 where none does."""
+    chain = read_chain(root)
+    if len(chain) < MAX_CHAIN:
+        return 0.0
+    return msgspec.json.decode(chain[-MAX_CHAIN].statement, type=NewKey).created_unix_s
+
+
+def replace(root: Path) -> str:
+    """A new key in the trainer's folder that nothing of the old one leads to, as that one may have leaked or
+    is lost; hex of its public half. No statement is followed any more: robots must be enrolled again. What is
+    on disk by the keys before counts as this trainer's (`SigningKey.signature_of`). Raises `ConfigError` for
+    a folder that no key was ever made in."""
+    if not any((root / name).exists() for name in (KEY_FILE, PUBLIC_KEY_FILE)):
+        raise ConfigError(
+            f"{root} holds no signing key", remedy="name the --run-dir of robot-trainer serve"
+        )
+    with locked(root / LOCK_FILE):
+        _finish_rotation(root)
+        chain = [msgspec.json.decode(one.statement, type=NewKey).old for one in read_chain(root)]
+        public = root / PUBLIC_KEY_FILE
+        lost = _checked(public) if public.exists() else ""
+        known = dict.fromkeys([*_read_former(root), *chain, lost, read_public(root)])
+        # In this order: broken off anywhere it may be said again, and no key is forgotten.
+        atomic.write_bytes(root / FORMER_FILE, msgspec.json.encode([one for one in known if one]))
+        write_secret(root / KEY_FILE, Ed25519PrivateKey.generate().private_bytes_raw())
+        (root / CHAIN_FILE).unlink(missing_ok=True)
+        _write_public(root)
+        return read_public(root)
+
+
 class SigningKey:
     """The key pair beside the folder of releases; its public half as hex, for robots' enrolment."""
 
-    def __init__(self, releases: Path, clock: Callable[[], float] = time.monotonic) -> None:
-        """`releases`: <trainer's folder>/releases. Makes a key where there is none. Raises `ConfigError` for
-        a key that is none or that others may read."""
-        self._folder, self._clock = releases.parent, clock
+    def __init__(self, releases: Path) -> None:
+        """`releases`: <trainer's folder>/releases. Makes a key where there never was one. Raises
+        `ConfigError` for a key that is none or that others may read, and for one that is gone."""
+        self._folder = releases.parent
         atomic.make_directory(self._folder)
         with locked(self._folder / LOCK_FILE):
-            self._finish_rotation()
-            path = self._folder / KEY_FILE
+            _finish_rotation(self._folder)
+            path, public = self._folder / KEY_FILE, self._folder / PUBLIC_KEY_FILE
+            if not path.exists() and public.exists():
+                raise ConfigError(
+                    f"{path} is gone",
+                    expected=f"the key of {public.name}, which robots trust",
+                    remedy=f"put it back, or if it is lost: {REPLACE} {self._folder}",
+                )
             if not path.exists():
                 write_secret(path, Ed25519PrivateKey.generate().private_bytes_raw())
             self._stamp: object = None
-            self._looked_s = -LOOK_AGAIN_S
             self._key = self._load()
-            self._write_public()
+            _write_public(self._folder)
 
     @property
     def public(self) -> str:
@@ -82,18 +123,6 @@ class SigningKey:
             self._key = self._load()
         return self._key
 
-    def changed(self) -> bool:
-        """True once after the key on disk was replaced by another; looks at most every `LOOK_AGAIN_S`."""
-        now_s = self._clock()
-        if now_s - self._looked_s < LOOK_AGAIN_S:
-            return False
-        self._looked_s = now_s
-        self._end_broken_rotation()
-        if self._file_stamp() == self._stamp:
-            return False
-        before, self._key = self.public, self._load()
-        return self.public != before
-
     def chain(self) -> tuple[KeyStatement, ...]:
         """Every statement so far, oldest first: what a robot that was away follows."""
         return read_chain(self._folder)
@@ -102,15 +131,15 @@ class SigningKey:
         """A new key from now on. A crash at any point leaves either the old one or the new one and its
         statement: the statement is on disk before the key takes its place."""
         with locked(self._folder / LOCK_FILE):
-            self._finish_rotation()
+            _finish_rotation(self._folder)
             old, new = self._load(), Ed25519PrivateKey.generate()
             statement = announce(old, new, trainer=trainer, now_unix_s=now_unix_s)
             write_secret(self._folder / NEXT_FILE, new.private_bytes_raw())
             chain = msgspec.json.encode((*self.chain(), statement))
             atomic.write_bytes(self._folder / CHAIN_FILE, chain)
-            self._finish_rotation()
+            _finish_rotation(self._folder)
             self._key = self._load()
-            self._write_public()
+            _write_public(self._folder)
         return statement
 
     def signature_of(self, text: bytes, path: Path) -> bytes:
@@ -120,11 +149,13 @@ class SigningKey:
         key = self.private()
         if _signed(text, signature, key.public_key()):
             return signature
-        former = (msgspec.json.decode(each.statement, type=NewKey).old for each in self.chain())
-        if not any(_signed(text, signature, public_key(hexed)) for hexed in former):
+        former = [msgspec.json.decode(each.statement, type=NewKey).old for each in self.chain()]
+        known = [*former, *_read_former(self._folder)]
+        if not any(_signed(text, signature, public_key(hexed)) for hexed in known):
             raise ConfigError(
                 f"{path} is not by this trainer",
-                remedy="the trainer's key was replaced: delete its releases, or put the key back",
+                expected="a signature by its key, or by one that it replaced",
+                remedy=f"put the right {KEY_FILE} back, or remove {path.parent}: its number is kept",
             )
         signature = key.sign(text)
         atomic.write_bytes(path, signature)
@@ -135,21 +166,8 @@ class SigningKey:
         ends by itself, and is not waited for."""
         if (self._folder / NEXT_FILE).exists():
             with contextlib.suppress(BlockingIOError), locked(self._folder / LOCK_FILE, wait=False):
-                self._finish_rotation()
-                self._write_public()
-
-    def _finish_rotation(self) -> None:
-        """Under the lock: a key that waits takes its place if it was announced, else nobody knows it."""
-        path = self._folder / NEXT_FILE
-        if not path.exists():
-            return
-        chain = self.chain()
-        announced = msgspec.json.decode(chain[-1].statement, type=NewKey).new if chain else ""
-        if hex_of(_private(path).public_key()) == announced:
-            os.replace(path, self._folder / KEY_FILE)
-        else:
-            path.unlink()
-        atomic.sync(self._folder)
+                _finish_rotation(self._folder)
+                _write_public(self._folder)
 
     def _load(self) -> Ed25519PrivateKey:
         self._stamp = self._file_stamp()
@@ -159,10 +177,47 @@ class SigningKey:
         found = (self._folder / KEY_FILE).stat()
         return found.st_mtime_ns, found.st_ino
 
-    def _write_public(self) -> None:
-        path, said = self._folder / PUBLIC_KEY_FILE, read_public(self._folder).encode() + b"\n"
-        if not path.exists() or path.read_bytes() != said:
-            atomic.write_bytes(path, said)
+
+def _finish_rotation(root: Path) -> None:
+    """Under the lock: a key that waits takes its place if it was announced, else nobody knows it."""
+    path = root / NEXT_FILE
+    if not path.exists():
+        return
+    chain = read_chain(root)
+    announced = msgspec.json.decode(chain[-1].statement, type=NewKey).new if chain else ""
+    if hex_of(_private(path).public_key()) == announced:
+        os.replace(path, root / KEY_FILE)
+    else:
+        path.unlink()
+    atomic.sync(root)
+
+
+def _write_public(root: Path) -> None:
+    path, said = root / PUBLIC_KEY_FILE, read_public(root).encode() + b"\n"
+    if not path.exists() or path.read_bytes() != said:
+        atomic.write_bytes(path, said)
+
+
+def _checked(path: Path) -> str:
+    text = atomic.read_bytes(path, 1024).decode("ascii", "replace").strip()
+    try:
+        public_key(text)
+    except ValueError as error:
+        raise ConfigError(
+            f"{path} is not a public key", expected="64 hex digits", remedy=f"remove {path}"
+        ) from error
+    return text
+
+
+def _read_former(root: Path) -> list[str]:
+    """Keys (hex) that were replaced without a statement."""
+    path = root / FORMER_FILE
+    if not path.exists():
+        return []
+    try:
+        return msgspec.json.decode(atomic.read_bytes(path, atomic.MAX_JSON_BYTES), type=list[str])
+    except msgspec.MsgspecError as error:
+        raise ConfigError(f"{path} is malformed", found=str(error)) from error
 
 
 def _private(path: Path) -> Ed25519PrivateKey:

@@ -270,6 +270,14 @@ class Work:
     def _offer(self, publisher: Publisher, publish_seq: int) -> None:
         self._on_offer(publish_seq, publisher.commit(publish_seq))
 
+    def _offer_again(self, publisher: Publisher, publish_seq: int) -> None:
+        """At a start: what was offered last. Where a person removed it, robots keep what they have until the
+        next, whose number is above."""
+        if publish_seq and publisher.holds(publish_seq):
+            self._offer(publisher, publish_seq)
+        elif publish_seq:
+            self._metrics.add("release_gone", target=publisher.target, publish_seq=publish_seq)
+
     def _open_refiner(self) -> None:
         config = self._config
         if not config.refiner.package:
@@ -298,23 +306,23 @@ class Work:
             valid_s=config.release.valid_s,
             keep=config.release.keep,
             keep_mib=config.release.keep_mib,
+            above=max(config.release.above, self.state.published_seq),
             own=folder,
             encodings=encodings_of(config.release),
         )
         state = self.state
         if state.refiner:
             self.refiner.load(self._state_path.parent / state.refiner)
-        if state.published_seq:
-            self._offer(self.publisher, state.published_seq)
+        self._offer_again(self.publisher, state.published_seq)
 
     def _open_heads(self) -> RewardHeads:
         from trainer.reward_heads import (
             open_heads,
         )  # torch, which storing and scoring may do without
 
-        heads = open_heads(self._root, self._config, self.scorer.model.model_id)
-        if self.state.reward_seq:
-            self._offer(heads.publisher, self.state.reward_seq)
+        model_id, above = self.scorer.model.model_id, self.state.reward_seq
+        heads = open_heads(self._root, self._config, model_id, above)
+        self._offer_again(heads.publisher, above)
         return heads
 
     def _load_state(self) -> WorkState:

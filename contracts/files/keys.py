@@ -268,9 +268,9 @@ def described(store: KeyStore, now_unix_s: float) -> list[str]:
     own = fingerprint(store.own().public) if store.present else "none yet (enroll makes it)"
     lines = [f"own key: {own}"]
     for one in store.passes():
-        until = f", until {_day(one.expires_unix_s)}" if one.expires_unix_s else ""
+        until = f", until {day(one.expires_unix_s)}" if one.expires_unix_s else ""
         state = one.problem(now_unix_s) or ("waits for its first use" if one.replaces else "good")
-        since = f"enrolled {_day(one.enrolled_unix_s)}{until}"
+        since = f"enrolled {day(one.enrolled_unix_s)}{until}"
         lines.append(f"{one.name}: {fingerprint(one.key)}, {since}: {state}")
     return lines
 
@@ -280,7 +280,8 @@ def fingerprint(key: str) -> str:
     return hashlib.sha256(key.encode()).hexdigest()[:16]
 
 
-def _day(unix_s: float) -> str:
+def day(unix_s: float) -> str:
+    """Its date (UTC), for people."""
     return time.strftime("%Y-%m-%d", time.gmtime(unix_s))
 
 

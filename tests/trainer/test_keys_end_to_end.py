@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -18,11 +19,12 @@ from daemon_bench import NO_PICKLE, Robot, Trainer, stored, wait
 from tiny_package import make_package
 
 from contracts import wire
-from contracts.files.keys import KeyStore
+from contracts.files.keys import KeyStore, fingerprint
 from contracts.files.packages import Package
 from contracts.messages import EpisodeStart, Goodbye, Heartbeat, Hello, RobotKey
 from contracts.sockets import Client, Pass, open_socket
 from contracts.sockets.curve import new_pair
+from runtime.slots import SlotStore
 
 ROBOT = "bench-0"
 PRETRAINED = Path(__file__).resolve().parents[2] / "pretrained" / "policy-open_drawer"
@@ -69,11 +71,10 @@ def code_of(process: subprocess.Popen[str]) -> str:
     return found[1] + found[2]
 
 
-def enroll(trainer_root: Path, robot: Path) -> None:
+def enroll(trainer_root: Path, robot: Path, *more: str) -> None:
     """As two people do: one types y, the other gives the code in another terminal."""
-    there = start(
-        "trainer.app", "enroll", "--run-dir", trainer_root, "--listen", "tcp://127.0.0.1:*"
-    )
+    listens = ("--listen", "tcp://127.0.0.1:*", *more)
+    there = start("trainer.app", "enroll", "--run-dir", trainer_root, *listens)
     assert there.stderr is not None
     address = there.stderr.readline().split()[-1]
     here = start("runtime.app", "enroll", address, "--run-dir", robot, "--set", f"robot.id={ROBOT}")
@@ -146,6 +147,65 @@ def test_from_enrolment_to_revocation_and_back(
     assert stored(trainer) == [(ROBOT, seq) for seq in range(8)], "nothing lost, nothing twice"
     counts = trainer.records("door")[-1]["counts"]
     assert counts["cut off"] and counts["revoked"]
+
+
+def test_after_a_leak_and_with_another_trainer_releases_come_as_documented(
+    tmp_path: Path, package: Package, trainer: Trainer
+) -> None:
+    """What docs/security.md says under "what to do when", word for word."""
+    folder = tmp_path / "robot"
+    enroll(trainer.root, folder)
+    trainer.start(listen__curve="always")
+    robot = with_keys(Robot(folder, package, trainer, ROBOT)).start()
+    other = Trainer(tmp_path / "other", package)
+    try:
+        for seq in range(3):
+            robot.play(seq, success=True)
+        wait("a release", lambda: robot.board.staged_policy_seq == 1)
+
+        # The signing key may have leaked.
+        name = socket.gethostname()
+        said = command("runtime.app", "keys", "revoke", name, "--run-dir", folder)
+        assert "taken from: nobody" in said and "1" in said
+        assert trainer.stop() == 0
+        command("trainer.app", "keys", "replace", "--run-dir", trainer.root)
+        assert f"releases are signed by: {signs(trainer.root)}" in command(
+            "trainer.app", "keys", "list", "--run-dir", trainer.root
+        )
+        trainer.start(listen__curve="always")
+        enroll(trainer.root, folder)
+        for seq in range(3, 6):
+            robot.play(seq, success=True)
+        wait("a release by the new key", lambda: robot.board.staged_policy_seq == 2)
+        slots = SlotStore.open(folder / "slots" / "policy").state().slots.values()
+        assert {s.publish_seq: s.state for s in slots if s.publish_seq} == {
+            1: "quarantined",
+            2: "staged",
+        }
+
+        # The trainer is replaced.
+        assert trainer.stop() == 0
+        other.endpoints = trainer.endpoints
+        other.root.mkdir()
+        enroll(other.root, folder, "--name", "other")
+        command("runtime.app", "keys", "revoke", name, "--run-dir", folder)
+        assert "newest release seen 2" in command(
+            "runtime.app", "slots", "list", "--run-dir", folder
+        )
+        other.start(listen__curve="always", release__above=2)
+        for seq in range(6, 9):
+            robot.play(seq, success=True)
+        wait("a release of the other trainer", lambda: robot.board.staged_policy_seq == 3)
+        assert robot.stop() == 0 and other.stop() == 0
+    finally:
+        robot.stop(signal.SIGKILL)
+        if other.process is not None:
+            other.stop(signal.SIGKILL)
+    assert stored(trainer) + stored(other) == [(ROBOT, seq) for seq in range(9)]
+
+
+def signs(root: Path) -> str:
+    return fingerprint((root / "trainer.pub").read_text().strip())
 
 
 class Insider:

@@ -3,15 +3,22 @@ that robots follow ends at a key that the trainer holds."""
 
 from __future__ import annotations
 
+import itertools
 import subprocess
 import sys
 import threading
 from pathlib import Path
 
+import msgspec
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from contracts import wire
+from contracts.errors import ConfigError
 from contracts.files import atomic
-from contracts.key_rotation import follow
+from contracts.files.keys import write_secret
+from contracts.key_rotation import MAX_CHAIN, announce, follow, hex_of, public_key
+from contracts.messages import TrainerKeys
 from trainer import keys_command, signing
 from trainer.signing import (
     CHAIN_FILE,
@@ -20,6 +27,7 @@ from trainer.signing import (
     SigningKey,
     read_chain,
     read_public,
+    told,
 )
 
 KILLED = """
@@ -96,3 +104,77 @@ def test_looking_writes_nothing(tmp_path: Path) -> None:
     assert stamps == {
         p.name: (p.stat().st_mtime_ns, p.stat().st_ino) for p in releases.parent.iterdir()
     }
+
+
+def release(releases: Path, text: bytes) -> tuple[bytes, Path]:
+    """A signature on disk by the key of now."""
+    path = releases / f"{text.decode()}.signature"
+    atomic.write_bytes(path, SigningKey(releases).private().sign(text))
+    return text, path
+
+
+def test_after_a_leak_nothing_leads_from_the_old_key_and_what_is_on_disk_counts(
+    releases: Path,
+) -> None:
+    """As docs/security.md says it: `keys replace`, not `rotate`."""
+    first = release(releases, b"1")
+    key = SigningKey(releases)
+    pinned = {key.public}
+    key.rotate("lab", 1.0)
+    pinned.add(key.public)
+    second = release(releases, b"2")
+    keys_command.replace(releases.parent)
+    found = SigningKey(releases)
+    assert found.public not in pinned and found.chain() == ()
+    assert {follow(one, found.chain()) for one in pinned} == pinned
+    for text, path in (first, second):
+        public_key(found.public).verify(found.signature_of(text, path), text)
+        public_key(found.public).verify(path.read_bytes(), text)
+    found.rotate("lab", 2.0)
+    keys_command.replace(releases.parent)
+    assert SigningKey(releases).signature_of(*second) == second[1].read_bytes()
+    atomic.write_bytes(second[1], Ed25519PrivateKey.generate().sign(b"2"))
+    with pytest.raises(ConfigError, match=r"not by this trainer.*its number is kept"):
+        SigningKey(releases).signature_of(*second)
+
+
+def test_a_key_that_is_gone_is_no_reason_for_another_that_no_robot_knows(releases: Path) -> None:
+    signed = release(releases, b"1")
+    key = releases.parent / KEY_FILE
+    key.unlink()
+    with pytest.raises(ConfigError, match=r"is gone.*robot-trainer keys replace --run-dir"):
+        SigningKey(releases)
+    keys_command.replace(releases.parent)
+    assert SigningKey(releases).signature_of(*signed) == signed[1].read_bytes()
+
+
+def test_there_is_nothing_to_replace_in_another_folder(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no signing key"):
+        keys_command.replace(tmp_path)
+    assert not [*tmp_path.iterdir()]
+
+
+def test_robots_are_told_as_many_rotations_as_they_take_and_who_drops_out_is_said_before(
+    releases: Path,
+) -> None:
+    root, keys = releases.parent, [Ed25519PrivateKey.generate() for _ in range(MAX_CHAIN + 1)]
+    chain = [
+        announce(*pair, trainer="lab", now_unix_s=86400.0 * (number + 1))
+        for number, pair in enumerate(itertools.pairwise(keys))
+    ]
+    root.mkdir()
+    write_secret(root / KEY_FILE, keys[-1].private_bytes_raw())
+    (root / CHAIN_FILE).write_bytes(msgspec.json.encode(chain))
+    key, pinned = SigningKey(releases), [hex_of(each.public_key()) for each in keys]
+    assert follow(pinned[0], told(root)) == key.public
+    with pytest.raises(ConfigError, match=r"not here since 1970-01-02.*--leave-behind"):
+        keys_command.rotate(root)
+    assert SigningKey(releases).public == key.public
+    keys_command.rotate(root, leave_behind=True)
+    newest = SigningKey(releases).public
+    assert follow(pinned[0], told(root)) == pinned[0]
+    assert follow(pinned[1], told(root)) == newest != key.public
+    with pytest.raises(ConfigError, match="1970-01-03"):
+        keys_command.rotate(root)
+    parts = wire.pack(TrainerKeys(told(root)))
+    assert wire.unpack([bytes(part) for part in parts]).message == TrainerKeys(told(root))

@@ -111,7 +111,8 @@ def test_the_page_gives_files_and_keys_to_who_must_read_them() -> None:
     page = (ROOT / "docs" / "systemd.md").read_text()
     installed = re.findall(r"^sudo install -D .*$", page, re.MULTILINE)
     assert len(installed) == 2 and all(" -m 644 " in line for line in installed)
-    key = f"/var/lib/entracte/trainer/releases/{PUBLIC_KEY_FILE}"
+    trainer = _read(ROOT / "tools" / "systemd" / "robot-trainer.service")["Service"]["ExecStart"]
+    key = f"{trainer.partition('--run-dir ')[2].split()[0]}/{PUBLIC_KEY_FILE}"
     (copied,) = re.findall(r"^.*install .*trainer\.pub.*$", page, re.MULTILINE)
     robot = _read(ROOT / "tools" / "systemd" / "robot-run.service")["Service"]["ExecStart"]
     run_dir = robot.partition("--run-dir ")[2].split()[0]

@@ -17,7 +17,7 @@ import msgspec
 from contracts import images, wire
 from contracts.errors import EntracteError, WireError
 from contracts.files import atomic
-from contracts.files.episode_log import EpisodeLogWriter
+from contracts.files.episode_log import EpisodeLogReader, EpisodeLogWriter
 from contracts.messages import (
     EpisodeEnd,
     EpisodeStart,
@@ -266,26 +266,32 @@ class Recorder:
 
     def _resume(self) -> None:
         self._session = self._read_session()
-        for log, packets in self.spool.interrupted():
+        for log in self.spool.interrupted():
             with contextlib.suppress(Stalled):  # it is found again at the next start
                 self.close()  # only the newest can still be running
-            oldest = wire.OLDEST_ON_DISK
+            start: EpisodeStart | None = None
+            steps, last_index, last = 0, -1, None
             try:
-                messages = [wire.unpack(parts, oldest=oldest).message for parts in packets]
+                for packet in EpisodeLogReader(log.part).packets():
+                    last = packet.message
+                    if isinstance(last, EpisodeStart):
+                        start = start or last
+                    elif isinstance(last, Step):
+                        steps, last_index = steps + 1, last.index
+            except OSError as error:
+                self.spool.aside[log.part] = f"it can't be read: {error}"
+                continue
             except WireError as error:
                 # Not ours to judge, no reason not to start: the trainer keeps it and says why it's no use.
                 self.error = str(error)
                 with contextlib.suppress(OSError):  # it is found again at the next start
                     self.spool.finish_unread(log)
                 continue
-            starts = [message for message in messages if isinstance(message, EpisodeStart)]
-            steps = [message for message in messages if isinstance(message, Step)]
-            if not starts:
+            if start is None:
                 log.abandon()
                 continue
-            self._log, self._start = log, starts[0]
-            self._steps, self._last_index = len(steps), steps[-1].index if steps else -1
-            last = messages[-1]
+            self._log, self._start = log, start
+            self._steps, self._last_index = steps, last_index
             if isinstance(last, EpisodeEnd):
                 self._ended = True
                 with contextlib.suppress(

@@ -114,9 +114,9 @@ class Spool:
             raise EntracteError("session id", expected="letters, digits, '-'", found=session_id)
         return EpisodeLogWriter(self.folder / name)
 
-    def interrupted(self) -> list[tuple[EpisodeLogWriter, list[list[bytes]]]]:
-        """Logs that a killed link left unfinished, oldest first, open to go on, each with its packets; what
-        is no log is deleted, what can't be read stays for the next start. Call once, before `begin`."""
+    def interrupted(self) -> list[EpisodeLogWriter]:
+        """Logs that a killed link left unfinished, oldest first, open to go on; what is no log is deleted,
+        what can't be read stays for the next start. Call once, before `begin`."""
         found = []
         for part in sorted(self.folder.glob(f"*{SUFFIX}{PART_SUFFIX}"), key=_number):
             try:

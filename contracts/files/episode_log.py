@@ -54,12 +54,14 @@ class EpisodeLogWriter:
         self._write([MAGIC])
 
     @classmethod
-    def resume(cls, path: Path) -> tuple[EpisodeLogWriter, list[list[bytes]]]:
-        """Go on with the ".part" that a killed writer left: (writer, whole packets so far); what is
-        torn is cut off. Raises `WireError` if it is no episode log."""
+    def resume(cls, path: Path) -> EpisodeLogWriter:
+        """Go on with the ".part" that a killed writer left; what is torn is cut off. The packets so far are
+        there to be read from `part`, one at a time: they may be gigabytes. Raises `WireError` if it is no
+        episode log."""
         part = path.with_name(path.name + PART_SUFFIX)
         reader = EpisodeLogReader(part)
-        packets = list(reader)
+        for _ in reader:
+            pass
         writer = cls.__new__(cls)
         writer.path, writer.part, writer._digest = path, part, hashlib.sha256()
         writer._file = part.open("r+b", buffering=0)
@@ -67,7 +69,7 @@ class EpisodeLogWriter:
         while block := writer._file.read(1024 * 1024):
             writer._digest.update(block)
         writer.nbytes = reader.good_bytes
-        return writer, packets
+        return writer
 
     def append(self, parts: Sequence[bytes | memoryview]) -> None:
         """Add one packet (`wire.pack`'s parts), whole or not at all. Raises `WireError` if it breaks a cap,

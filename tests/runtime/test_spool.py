@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import os
+import tracemalloc
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from pathlib import Path
 
+import numpy as np
 import pytest
 from tiny_robot import episode, session_start
 
 from contracts import wire
+from contracts.files import atomic
 from contracts.files.log_to_dataset import read_episode
-from contracts.messages import EpisodeOffer, EpisodeStored, EpisodeWait, EpisodeWant
+from contracts.messages import EpisodeOffer, EpisodeStored, EpisodeWait, EpisodeWant, Step
 from runtime.link_episodes import Recorder, Stalled
 from runtime.link_uploads import REFUSED_TIMES, Uploader
 from runtime.ring import Ring
@@ -256,3 +259,57 @@ def test_an_episode_of_an_earlier_start_is_hashed_beside_the_loop(tmp_path: Path
     (item,) = spool.waiting
     uploader.on_stored(EpisodeStored("s1", 1, item.log.sha256), 30.0)
     assert spool.waiting == []
+
+
+def test_going_on_with_a_large_log_takes_no_more_memory_than_one_of_its_steps(
+    tmp_path: Path,
+) -> None:
+    """A link that was killed starts again beside an arm that moves, on a machine with little to spare."""
+    log = Spool(tmp_path, 1 << 30).begin("s1", 1)
+    log.append(wire.pack(session_start()))
+    packets = [wire.unpack(parts) for parts in episode(1, steps=40)]
+    large = np.zeros((512, 512, 3), np.uint8)
+    for packet in packets[:-1]:
+        with_picture = isinstance(packet.message, Step)
+        log.append(
+            wire.pack(packet.message, [wire.raw("front.colour", large)] if with_picture else ())
+        )
+    size = log.nbytes
+    del log
+    tracemalloc.start()
+    try:
+        into = Recorder(Spool(tmp_path, 1 << 30), None, 90)
+        most = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert most < 8 * large.nbytes < size / 4
+    into.take(packets[20])
+    into.take(packets[-1])
+    (item,) = into.spool.waiting
+    found = read_episode(item.path)
+    assert found.columns["observation.state"][:, 5].tolist() == list(range(40))
+    assert (found.torn, found.end.steps) == ("", 40)
+
+
+def test_an_end_that_the_disk_interrupts_is_offered_again_and_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The log has its name already, and only its folder's sync fails: the second attempt ended the link."""
+    into = recorder(tmp_path)
+    *packets, end = [wire.unpack(parts) for parts in episode(1, steps=3)]
+    for packet in packets:
+        into.take(packet)
+    sync, failures = atomic.sync, [OSError(28, "No space left on device")] * 2
+
+    def failing(path: Path) -> None:
+        if failures:
+            raise failures.pop()
+        sync(path)
+
+    monkeypatch.setattr(atomic, "sync", failing)
+    for _ in range(2):
+        with pytest.raises(Stalled):
+            into.take(end)
+    into.take(end)
+    (item,) = into.spool.waiting
+    assert read_episode(item.path).torn == "" and into.unkept == 0

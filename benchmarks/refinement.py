@@ -357,7 +357,7 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], help="of the trainer (repeat)")
     parser.add_argument("--keep", action="store_true", help="keep the run folders")
     given = parser.parse_args()
-    made = (f"steered-{task}{suffix}" for task in TASKS for suffix in ("", ".log"))
+    made = (f"{kind}-{task}*" for task in TASKS for kind in ("record", "steered"))
     outputs.require_folder(given.work, "the runs", outputs.only(*TASKS, *made))
     results = outputs.holding("table.md", *TASKS)
     outputs.require_folder(given.out, "the results", results)

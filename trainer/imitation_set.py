@@ -44,7 +44,7 @@ def first_config(
             f"data set {roots[0]} and {root}",
         )
     observation = first.observation
-    if any(s.observation.calibration_id != observation.calibration_id for s in sessions):
+    if len({found for root in roots for found in _calibrations(root)}) > 1:
         observation = msgspec.structs.replace(observation, calibration_id="")
     instructions = [*texts, *(text for root in roots for text in DatasetReader(root).tasks)]
     return FlowConfig(
@@ -81,6 +81,16 @@ def card(argv: Sequence[str], seed: int, data: str) -> Provenance:
         created_unix_s=float(round(time.time())),
         versions={name: version(name) for name in ("entracte", "torch", "numpy")},
     )
+
+
+def _calibrations(root: Path) -> set[str]:
+    """Ids of every calibration that episodes were recorded under; a data set may have grown over several."""
+    reader = DatasetReader(root)
+    extras = (reader.meta(episode)["extra"] for episode in range(reader.num_episodes))
+    return {
+        str(extra.get("session", {}).get("observation", {}).get("calibration_id", ""))
+        for extra in extras
+    }
 
 
 def _session(root: Path) -> SessionStart:

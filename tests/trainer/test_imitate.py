@@ -222,6 +222,19 @@ def test_data_of_two_robots_is_refused(tmp_path: Path, monkeypatch: pytest.Monke
         first_config([first, second], WIDTH, HEIGHT)
 
 
+def test_a_policy_is_bound_to_the_calibration_of_all_its_data_or_to_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def under(calibration_id: str, name: str) -> Path:
+        observation = msgspec.structs.replace(OBSERVATION, calibration_id=calibration_id)
+        monkeypatch.setattr("test_imitate.OBSERVATION", observation)
+        return record(tmp_path / name, episodes=1)
+
+    roots = [under("5c1f", "a"), under("5c1f", "b"), under("90ab", "c")]
+    assert first_config(roots[:2], WIDTH, HEIGHT).observation.calibration_id == "5c1f"
+    assert first_config(roots, WIDTH, HEIGHT).observation.calibration_id == ""
+
+
 def test_starting_from_nothing_that_exists_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(PackageError, match="holds no trained policy"):
         FlowPolicy.load(tmp_path / "nowhere")

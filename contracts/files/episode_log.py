@@ -50,7 +50,8 @@ class EpisodeLogWriter:
         self.part = path.with_name(path.name + PART_SUFFIX)
         self._digest = hashlib.sha256()
         self.nbytes = 0
-        self._file = self.part.open("wb", buffering=0)
+        self._doubtful = False
+        self._file = self.part.open("w+b", buffering=0)
         self._write([MAGIC])
 
     @classmethod
@@ -64,6 +65,7 @@ class EpisodeLogWriter:
             pass
         writer = cls.__new__(cls)
         writer.path, writer.part, writer._digest = path, part, hashlib.sha256()
+        writer._doubtful = False
         writer._file = part.open("r+b", buffering=0)
         writer._file.truncate(reader.good_bytes)
         while block := writer._file.read(1024 * 1024):
@@ -91,10 +93,13 @@ class EpisodeLogWriter:
         self._write([_FRAME.pack(size, crc), head, *parts])
 
     def finish(self) -> LogFile:
-        """Sync, rename to the final name, sync the folder: from here on the episode is durable."""
-        os.fsync(self._file.fileno())
-        self._file.close()
-        os.replace(self.part, self.path)
+        """Sync, rename to the final name, sync the folder: from here on the episode is durable. Raises
+        `OSError` where the disk can't take it: it may be tried again."""
+        if not self._file.closed:
+            self._sync()
+            self._file.close()
+        if self.part.exists():
+            os.replace(self.part, self.path)
         atomic.sync(self.path.parent)
         return LogFile(self.path, self.nbytes, self._digest.hexdigest())
 
@@ -102,6 +107,22 @@ class EpisodeLogWriter:
         """Close and delete the unfinished file."""
         self._file.close()
         self.part.unlink(missing_ok=True)
+
+    def _sync(self) -> None:
+        """A sync that failed is not believed when it is repeated: the system may have dropped what it could
+        not write, and calls the rest written. So all of it is written again, as it is read; if that is
+        something else by now, its reader says where."""
+        if self._doubtful:
+            self._file.seek(0)
+            self._digest = hashlib.sha256()
+            while block := self._file.read(1024 * 1024):
+                self._file.seek(-len(block), os.SEEK_CUR)
+                if self._file.write(block) != len(block):
+                    raise OSError(errno.ENOSPC, f"disk did not take {self.part.name}")
+                self._digest.update(block)
+        self._doubtful = True
+        os.fsync(self._file.fileno())
+        self._doubtful = False
 
     def _write(self, pieces: Sequence[bytes | memoryview]) -> None:
         size = sum(len(piece) for piece in pieces)

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import io
+import os
 import struct
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -145,3 +149,77 @@ def test_into_a_data_set_and_back(tmp_path: Path) -> None:
         reader.depth(1, "observation.depth.front"), logged.pictures.depth("front")
     )
     assert reader.meta(1)["extra"]["start"]["episode_seq"] == 3
+
+
+def begun(path: Path) -> EpisodeLogWriter:
+    log = EpisodeLogWriter(path)
+    for parts in (wire.pack(session_start()), *episode(3, steps=5)):
+        log.append(parts)
+    return log
+
+
+class Counted(io.FileIO):
+    """How many bytes were written since it was opened."""
+
+    written = 0
+
+    def write(self, data: bytes) -> int:
+        self.written += len(data)
+        return super().write(data)
+
+
+@pytest.mark.parametrize("step", range(3))
+def test_a_finish_that_the_disk_interrupts_may_be_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
+) -> None:
+    """At its sync, its new name and the sync of its folder."""
+    log = begun(tmp_path / "a.elog")
+    calls = 0
+
+    def failing(real: Callable[..., None]) -> Callable[..., None]:
+        def call(*what: object) -> None:
+            nonlocal calls
+            calls += 1
+            if calls == step + 1:
+                raise OSError(errno.EIO, "Input/output error")
+            real(*what)
+
+        return call
+
+    monkeypatch.setattr(os, "fsync", failing(os.fsync))
+    monkeypatch.setattr(os, "replace", failing(os.replace))
+    with pytest.raises(OSError, match="Input/output"):
+        log.finish()
+    found = log.finish()
+    assert found == log.finish() == describe(tmp_path / "a.elog")
+    reader = EpisodeLogReader(found.path)
+    assert len(list(reader)) == 8 and reader.torn == ""
+    assert list(tmp_path.iterdir()) == [found.path]
+
+
+@pytest.mark.parametrize("lost", [False, True])
+def test_a_sync_that_failed_is_not_believed_when_it_is_repeated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lost: bool
+) -> None:
+    """The system calls pages written that it could not write: all are written again before the next sync.
+    `lost`: it has let go of one by then, so that the file reads as zeros there."""
+    log = begun(tmp_path / "a.elog")
+    log._file.close()
+    log._file = file = Counted(log.part, "r+b")
+    fsync = os.fsync
+
+    def failing(descriptor: int) -> None:
+        if lost:
+            os.pwrite(descriptor, bytes(64), log.nbytes // 2)
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as bad, pytest.raises(OSError, match="Input/output"):
+        bad.setattr(os, "fsync", failing)
+        log.finish()
+    synced: list[int] = []
+    monkeypatch.setattr(os, "fsync", lambda d: (synced.append(file.written), fsync(d))[1])
+    found = log.finish()
+    assert synced[0] == log.nbytes, "synced without being written again"
+    assert found == describe(tmp_path / "a.elog"), "what is said of it is what is there"
+    reader = EpisodeLogReader(found.path)
+    assert (len(list(reader)) == 8, reader.torn == "") == (not lost, not lost)

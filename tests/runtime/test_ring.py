@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from runtime.ring import Ring, RingError
+from runtime.ring import _POPPED_WORD, Ring, RingError
 
 
 def test_records_come_out_as_they_went_in_across_many_wraps(tmp_path: Path) -> None:
@@ -99,4 +99,35 @@ def test_across_processes_nothing_is_lost_or_torn(tmp_path: Path) -> None:
         ring.release()
         number += 1
     assert producer.wait(10) == 0
+    ring.close()
+
+
+def test_a_reader_killed_anywhere_in_a_release_leaves_a_ring_that_goes_on(tmp_path: Path) -> None:
+    """Counted and not yet given back, it is read once more; across wraps, and where it is the only one."""
+    path = tmp_path / "ring"
+    ring = Ring.create(path, 1000)
+    number = 0
+    for turn in range(200):
+        pushed = 1 + turn % 3
+        for _ in range(pushed):
+            assert ring.try_push([str(number).encode() * 20])
+            number += 1
+        reader = Ring.open(path)
+        while (found := reader.pop()) is not None:
+            last = bytes(found[0])
+            del found
+            if reader.waiting == 1 + turn // 3 % pushed:
+                reader._header[_POPPED_WORD] += 1  # and here SIGKILL
+                break
+            reader.release()
+        after = Ring.open(path)
+        read = []
+        while (found := after.pop()) is not None:
+            read.append(bytes(found[0]))
+            del found
+            after.release()
+        assert read[0] == last and read[-1] == str(number - 1).encode() * 20
+        assert after.waiting == after.used == 0
+        reader.close()
+        after.close()
     ring.close()

@@ -402,6 +402,19 @@ def test_a_releases_own_number_of_candidates_is_tried_before_it_acts(
         assert robot.swapper.engine.seen[-1] == 2, "the last to be let go of what is bound"
 
 
+@pytest.mark.parametrize(("samples", "limit_s"), [(4, 0.05), (2, 0.0)])
+def test_the_engine_that_acts_runs_no_candidates_of_one_that_is_too_slow(
+    robot: Robot, trainer: Publisher, tmp_path: Path, samples: int, limit_s: float
+) -> None:
+    """Too slow for them, or before: the loop's own inference would have to wait for those runs."""
+    engine = SlowForMany(robot.swapper.engine)
+    robot.swapper.active.engine = engine
+    robot.swapper.limits = SwapLimits(latency_s=limit_s, latency_ratio=0.0)
+    drawing(robot, tmp_path, samples)
+    quarantined(robot, "ms (p90)")
+    assert engine.seen and samples not in engine.seen
+
+
 def test_a_slot_that_rotted_on_disk_is_refused(robot: Robot, trainer: Publisher) -> None:
     robot.fetch(*release(trainer, nudged(robot.package)))
     path = robot.swapper.slots.weights_path(robot.swapper.slots.find("staged")[0])

@@ -220,10 +220,19 @@ def recovered(state: TargetState) -> tuple[TargetState, list[str]]:
                 state = owing(barred(state, name, reason), seq, "rejected", reason)
             so_far = f", {slot.tally} episodes succeeded so far" if slot.served else ""
             notes.append(f"release {seq}: interrupted in {slot.state}, now {to}{so_far}")
+    return _newest_waits(state), notes
+
+
+def put_back(state: TargetState, name: str) -> TargetState:
+    """A trial that was given up before it acted: its release waits again, unless a newer one does."""
+    return _newest_waits(moved(state, name, "staged"))
+
+
+def _newest_waits(state: TargetState) -> TargetState:
     waiting = [(s.publish_seq, n) for n, s in state.slots.items() if s.state == "staged"]
     for _, name in sorted(waiting)[:-1]:
         state = moved(state, name, "superseded", "a newer release was staged")
-    return state, notes
+    return state
 
 
 def staged(state: TargetState, name: str) -> TargetState:

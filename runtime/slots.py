@@ -38,6 +38,7 @@ from runtime.slot_state import (
     owing,
     owing_force,
     pardoned,
+    put_back,
     recovered,
     rolled_back,
     staged,
@@ -219,9 +220,13 @@ class SlotStore:
 
     def begin_probation(self, name: str, episode_seq: int = -1) -> tuple[Owed, ...]:
         """It passed its checks and takes effect from that episode on; one still on probation before it is
-        superseded. Returns what the trainer is owed by that."""
+        superseded. Returns what the trainer is owed by that: nothing where a person has pinned what acts
+        since the trial began. Then it waits, as if it had not been tried."""
 
         def change(state: TargetState) -> tuple[TargetState, tuple[Owed, ...]]:
+            if state.pinned:
+                attempts = state.slots[name].attempts - 1
+                return changed(put_back(state, name), name, attempts=attempts), ()
             old = [s.publish_seq for s in state.slots.values() if s.state == "probation"]
             state = all_moved(state, "probation", "superseded", "a newer release took its place")
             state = changed(moved(state, name, "probation"), name, served=True)

@@ -23,6 +23,7 @@ import numpy as np
 from contracts.errors import EntracteError, ReleaseRejected
 from contracts.files.packages import Package
 from contracts.messages import ReleaseOutcome
+from contracts.release import require_fresh
 from runtime.engines import Engine
 from runtime.probation import Probation
 from runtime.slots import PERSON, Owed, Slot, SlotStore, TargetState, boot_id
@@ -64,10 +65,11 @@ class Swapper:
         limits: SwapLimits | None = None,
         rules: Probation | None = None,
         clock: Callable[[], float] = time.monotonic,
+        unix_clock: Callable[[], float] = time.time,
     ) -> None:
         """`engine`: the head graph with the package's own weights; the swapper closes it at the end."""
         self.target, self.slots, self.package = target, slots, package
-        self.robot_id, self._clock = robot_id, clock
+        self.robot_id, self._clock, self._unix_clock = robot_id, clock, unix_clock
         self.limits, self.rules = limits or SwapLimits(), rules or Probation()
         chunk = package.manifest.chunk
         own = ActiveHead(engine, 0, chunk.samples if chunk else 0, package.manifest.settings)
@@ -311,16 +313,27 @@ class Swapper:
                 self.slots.begin_shadow(name)
             else:
                 return
-            self._tried = max(self._tried, slot.publish_seq)
+            before, self._tried = self._tried, max(self._tried, slot.publish_seq)
+            head = None
             try:
+                head = self._from_ahead(ahead)
                 self._require_not_barred(slot)
-                head = self._from_ahead(ahead) or self._checked(name, slot)
+                if slot.manifest is not None and not slot.served:  # it may have waited for long
+                    require_fresh(slot.manifest, self._unix_clock())
+                head = head or self._checked(name, slot)
             except (EntracteError, OSError) as error:
+                if head is not None:
+                    head.engine.close()
                 reason = f"{error.reason}: " if isinstance(error, ReleaseRejected) else ""
                 said = self.slots.quarantine(name, f"{reason}{error}", owes=str(error))
                 trial.outcomes += [self._outcome(slot, one) for one in said]
                 return
-            for owed in self.slots.begin_probation(name, trial.episode_seq):
+            said = self.slots.begin_probation(name, trial.episode_seq)
+            if not said:  # a person has pinned what acts: this one waits, untried
+                self._tried = before
+                head.engine.close()
+                return
+            for owed in said:
                 old = Slot(publish_seq=owed.publish_seq, boot_id=EARLIER)
                 mine = owed.publish_seq == slot.publish_seq
                 trial.outcomes.append(self._outcome(slot if mine else old, owed))

@@ -177,6 +177,7 @@ class Robot:
         self.swapper = Swapper(
             *("policy", slots, self._package, engine),
             robot_id=ROBOT, limits=LIMITS, rules=RULES, clock=lambda: self._world.now_s,
+            unix_clock=lambda: self._world.unix_s,
         )  # fmt: skip
         return self.swapper.start()
 

@@ -14,6 +14,7 @@ from runtime.probation import Tally
 from runtime.slots import MAX_ATTEMPTS, SlotError
 from runtime.swap import LATE_EPISODES, LEAST_TIMED
 from runtime.swap_checks import SwapLimits
+from runtime.swap_replay import ActiveHead
 
 
 @pytest.fixture(scope="module")
@@ -208,3 +209,57 @@ def test_the_release_committed_before_is_kept_for_a_rollback(robot: RobotLife) -
     robot.slots.take_back(1)
     robot.swapper.follow(0)
     acts(robot, 1)
+
+
+def test_a_pin_in_the_middle_of_a_trial_wins_and_what_was_tried_waits(robot: RobotLife) -> None:
+    checked = robot.swapper._checked
+
+    def pinned_meanwhile(*what: object) -> ActiveHead:
+        head = checked(*what)  # type: ignore[arg-type]
+        robot.slots.pin(1)
+        return head
+
+    robot.fetch(2)
+    robot.swapper._checked = pinned_meanwhile  # type: ignore[method-assign]
+    assert robot.swapper.swap(5) == []
+    robot.swapper._checked = checked  # type: ignore[method-assign]
+    acts(robot, 1)
+    waiting = robot.slots.state().by_seq(2)[1]
+    assert (waiting.state, waiting.attempts, waiting.served) == ("staged", 0, False)
+    assert robot.swapper.follow(6) == [] and robot.swapper.swap(6) == []
+    robot.slots.unpin()
+    assert robot.swapper.tried < 2, "it is news"
+    assert [o.outcome for o in robot.swapper.swap(7)] == ["swapped"]
+    acts(robot, 2)
+
+
+def test_a_trial_that_a_pin_ended_gives_way_to_what_came_meanwhile(robot: RobotLife) -> None:
+    robot.fetch(2)
+    name, _ = robot.slots.find("staged")
+    robot.slots.begin_shadow(name)
+    robot.fetch(3)
+    robot.slots.pin(1)
+    assert robot.slots.begin_probation(name, 5) == ()
+    state = robot.slots.state()
+    assert state.by_seq(2)[1].state == "superseded" and state.by_seq(3)[1].state == "staged"
+
+
+@pytest.mark.parametrize("ahead", [False, True])
+def test_what_expired_while_it_waited_never_acts(robot: RobotLife, ahead: bool) -> None:
+    robot.fetch(2)
+    if ahead:
+        robot.swapper.look_ahead()
+    robot.swapper._unix_clock = lambda: 2e12
+    (refused,) = robot.swapper.swap(1)
+    assert refused.outcome == "rejected" and "has expired" in refused.reason
+    assert robot.slots.state().by_seq(2)[1].state == "quarantined"
+    assert robot.slots.state().barred == {}, "its weights may come again under another number"
+    acts(robot, 1)
+
+
+def test_a_trial_that_began_in_time_goes_on_after_it_expired(robot: RobotLife) -> None:
+    put_on_probation(robot, 2)
+    again = RobotLife(robot.folder, robot.releases)
+    again.swapper._unix_clock = lambda: 2e12
+    assert [o.outcome for o in again.swapper.swap(9)] == ["swapped"]
+    acts(again, 2)

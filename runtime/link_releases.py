@@ -290,7 +290,10 @@ class ReleaseFetcher:
         assert fetch.unpacking is not None
         if not fetch.unpacking.done():
             return
-        error = fetch.unpacking.exception()
+        error, state = fetch.unpacking.exception(), self._slots.state()
+        if state.slots[fetch.slot].state == "quarantined":  # a person gave up its key meanwhile
+            self._fetch, self._newest_seq = None, state.newest_seq
+            return
         if isinstance(error, EncodingRefused):
             self._another_way(fetch, error)
             return

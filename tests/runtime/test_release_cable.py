@@ -259,3 +259,23 @@ def test_a_disk_that_takes_half_a_chunk_spoils_nothing(
                 line.turn()
     line.until_staged(BACK_OFF_S + 10.0)
     assert line.robot.outcomes == [] and line.robot.staged() == line.trainer.load_weights(seq)
+
+
+@pytest.mark.parametrize("spoilt", [False, True])
+def test_a_release_whose_key_is_given_up_while_it_comes_is_not_staged(
+    robot: Robot, trainer: Publisher, package: Package, spoilt: bool
+) -> None:
+    robot.fetcher._features = lambda: ()
+    staged: list[int] = []
+    robot.fetcher._on_staged = staged.append
+    publish(trainer, package, 0.01)
+
+    def given_up(want: ReleaseWant, data: bytes) -> bytes:
+        robot.slots.quarantine_waiting("its key is given up")
+        return bytes(len(data)) if spoilt else data
+
+    robot.talk(trainer, given_up)
+    assert staged == [] and kept(robot.slots) == [] and robot.outcomes == []
+    seq = publish(trainer, package, 0.02)
+    robot.talk(trainer)
+    assert staged == [seq] and kept(robot.slots) == [("staged", seq)]

@@ -1,5 +1,5 @@
 """Camera intrinsics, hand-eye, latency and quantisation calibration sets.
 
-Owns the sets of `calibration.quantization`; the other tools arrive with their own issue. May import
-`contracts` and the cameras, arms and gate of `runtime`.
+Owns what is measured of a robot and how sure that is (`robot-calibrate`), and what of it is written down. May
+import `contracts` and the cameras, arms and gate of `runtime`.
 """

@@ -24,6 +24,7 @@ from runtime.board import LoopState
 from runtime.cameras import Camera
 from runtime.config import RobotConfig, load_config
 from runtime.gate import Verdict
+from runtime.preflight import check
 from runtime.priority import run_first
 from runtime.resting import Resting
 from runtime.robot import Robot, build
@@ -52,14 +53,25 @@ class Session:
     def __enter__(self) -> Session:
         folder = self._folder or Path(self._own.name)  # type: ignore[union-attr]
         plan = RunPlan(purpose="record", driver="person", sink="none")
+        check(self._config, plan)
         run = make_run(self._config, plan, folder)
         self._devices = _Devices(run)
         try:
             self._devices.__enter__()
+        except BaseException:  # it has closed itself
+            self._forget()
+            raise
+        try:
             self.robot = build(run, self._devices.board)
-        except BaseException:
+        except BaseException as error:
+            self._devices.look_after()
+            what = self._devices.what
             self._devices.close()
             self._forget()
+            if what and isinstance(error, DeviceError):
+                raise DeviceError(
+                    what
+                ) from error  # of the process that died, not of who waited for it
             raise
         return self
 

@@ -1,0 +1,67 @@
+"""A tool's session: the same devices, gate and watchdog as a run's, and nothing left behind by any end."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from contracts.errors import DeviceError, EntracteError, GateFault
+from runtime.arms.session import Session
+from runtime.board import LoopState
+from runtime.config import load_config
+
+OVERRIDES = ["loop.rate_hz=30", "cameras.front.rate_hz=30", "arm.state_latency_s=0.2"]
+
+
+def test_it_moves_within_the_gates_limits_and_holds_at_the_end(tmp_path: Path) -> None:
+    with Session(load_config(None, OVERRIDES), tmp_path) as session:
+        shm_dir = Path(session.robot.run.shm_dir)
+        start = session.pause().positions.copy()
+        session.take_arm()
+        assert set(session.cameras) == {"front", "wrist"}
+        wanted = tuple(map(float, start + np.array([200.0, 0, 0, 0, 0, 0])))
+        moved = [session.tick(wanted) for _ in range(45)]
+        high = session.action.high[0]
+        commands = np.array([verdict.command[0] for _, verdict in moved])
+        assert all(verdict.bits for _, verdict in moved) and commands.max() <= high
+        fastest = np.abs(np.diff(commands)).max() * session.rate_hz
+        assert fastest <= session.action.max_velocity[0] * 1.001
+        assert moved[-1][0].positions[0] > start[0] + 10
+        board = session.robot.board
+        assert board.loop_state == LoopState.RUNNING
+    assert not shm_dir.exists()
+    assert (tmp_path / "run_report.json").exists()
+
+
+def test_a_stop_ends_it_at_rest(tmp_path: Path) -> None:
+    with pytest.raises(DeviceError, match="stopped"), Session(load_config(None, OVERRIDES)) as one:
+        shm_dir = Path(one.robot.run.shm_dir)
+        one.take_arm()
+        targets = one.arm.read().positions + np.float32(5.0)
+        for _ in range(10):
+            one.tick(tuple(targets.tolist()))
+        gate = one.robot.gate
+        one.robot.board.stop_requested = 1
+        one.tick(tuple(targets.tolist()))
+    assert not gate.moving and not gate.faulted
+    assert not shm_dir.exists()
+    assert os.sched_getscheduler(0) == os.SCHED_OTHER
+
+
+def test_an_emergency_stop_is_a_fault_and_a_missing_device_a_sentence() -> None:
+    with pytest.raises(GateFault, match="emergency stop"), Session(load_config(None)) as one:
+        one.take_arm()
+        one.robot.board.estop_requested = 1
+        one.tick()
+    for override, words in (
+        ("cameras.front.kind=nothing", "no camera named 'nothing'"),
+        ("cameras.side={kind: sim}", "no camera 'side'"),  # the bench's own last words
+    ):
+        with (
+            pytest.raises(EntracteError, match=words),
+            Session(load_config(None, [override])),
+        ):
+            pass

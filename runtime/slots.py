@@ -52,7 +52,7 @@ STATE_FILE = "state.json"
 WEIGHTS_FILE = "weights.safetensors"
 PARTIAL_FILE = "weights.part"
 TARGETS = ("policy", "reward")
-WAITING = ("fetching", "verified", "staged")
+WAITING = ("fetching", "verified", "staged", "shadow")
 
 
 class SlotStore:
@@ -189,7 +189,7 @@ class SlotStore:
         return self._change(change)
 
     def quarantine_waiting(self, reason: str) -> list[int]:
-        """Nothing that waits for its trial, or is arriving, gets one any more; returns their publish_seqs."""
+        """What is arriving, waits or is being checked never acts; returns their publish_seqs."""
 
         def change(state: TargetState) -> tuple[TargetState, list[int]]:
             waiting = {n: s for n, s in state.slots.items() if s.state in WAITING}
@@ -221,9 +221,11 @@ class SlotStore:
     def begin_probation(self, name: str, episode_seq: int = -1) -> tuple[Owed, ...]:
         """It passed its checks and takes effect from that episode on; one still on probation before it is
         superseded. Returns what the trainer is owed by that: nothing where a person has pinned what acts
-        since the trial began. Then it waits, as if it had not been tried."""
+        since the trial began, when it waits as if it had not been tried, or has given up its key."""
 
         def change(state: TargetState) -> tuple[TargetState, tuple[Owed, ...]]:
+            if state.slots[name].state == "quarantined":
+                return state, ()
             if state.pinned:
                 attempts = state.slots[name].attempts - 1
                 return changed(put_back(state, name), name, attempts=attempts), ()

@@ -120,6 +120,19 @@ def test_what_waited_when_its_trainer_was_revoked_never_acts(robot: Path, capsys
     assert states(store)[3] == "quarantined"
 
 
+def test_a_release_that_is_being_checked_when_its_trainer_is_revoked_never_acts(
+    robot: Path,
+) -> None:
+    """Made ready beside an episode it is in shadow long before it would act."""
+    enroll(robot, "lab", HEX["old"])
+    store = waiting(robot)
+    (name,) = [n for n, s in store.state().slots.items() if s.state == "staged"]
+    store.begin_shadow(name)
+    keys_command.revoke("lab", robot)
+    assert not store.begin_probation(name)
+    assert states(store) == {1: "committed", 2: "quarantined", 3: "quarantined"}
+
+
 def test_what_waited_goes_when_another_is_enrolled_and_not_when_the_former_is_revoked(
     robot: Path,
 ) -> None:

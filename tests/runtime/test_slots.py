@@ -88,8 +88,8 @@ def test_no_other_transition_is_possible(tmp_path, state: str) -> None:
         }:
             move(store, name)
             assert states(store) == {1: to}
-        elif to == "staged":
-            move(store, name)  # says nothing: control was faster
+        elif to == "staged" or (state, to) == ("quarantined", "probation"):
+            move(store, name)  # says nothing: control, or a person, was faster
             assert states(store) in ({1: state}, {})
         else:
             with pytest.raises(SlotError):

@@ -9,7 +9,6 @@ import json
 import secrets
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,10 +19,10 @@ from contracts.errors import ConfigError, EntracteError
 from contracts.files import dataset_info, outputs
 from contracts.release import ReleaseManifest
 from runtime import blackbox_command, doctor_command, enroll_command, keys_command, slots_command
-from runtime.board import Board
 from runtime.config import RobotConfig, load_config
 from runtime.link_keys import LinkKeys
 from runtime.preflight import check
+from runtime.progress import Progress, refining
 from runtime.run import RunPlan
 from runtime.slots import TargetState
 from runtime.supervisor import Outcome, supervise
@@ -97,44 +96,6 @@ def _finish(outcome: Outcome, as_json: bool) -> None:
     raise typer.Exit(outcome.code)
 
 
-class _Progress:
-    """One line that is rewritten on a terminal, a line every few seconds elsewhere."""
-
-    def __init__(self, total: int, describe: Callable[[Board], str], quiet: bool) -> None:
-        self._total, self._describe, self._quiet = total, describe, quiet
-        self._terminal = sys.stderr.isatty()
-        self._started_s = self._printed_s = time.monotonic()
-        self._done = -1
-
-    def __call__(self, board: Board) -> None:
-        now_s = time.monotonic()
-        done = board.episodes_done
-        if self._quiet or now_s - self._printed_s < (0.2 if self._terminal else 5.0):
-            return
-        if done == self._done and not self._terminal:
-            return
-        self._done, self._printed_s = done, now_s
-        of = f" of {self._total}" if self._total else ""
-        left = ""
-        if self._total and done:
-            left_s = (now_s - self._started_s) / done * (self._total - done)
-            left = f", {left_s:.0f} s left"
-        line = f"episode {done}{of}{left}{self._describe(board)}"
-        sys.stderr.write(f"\r\x1b[K{line}" if self._terminal else f"{line}\n")
-        sys.stderr.flush()
-
-
-def _nothing(_board: Board) -> str:
-    return ""
-
-
-def _iteration(board: Board) -> str:
-    waiting = ", waiting for a release" if board.waiting_for_release else ""
-    if board.waiting_for_room:
-        waiting = f", no room: {board.spooled} episodes wait for the trainer"
-    return f", policy {board.policy_version}, {board.loop_rate_hz:.1f} Hz{waiting}"
-
-
 @app.command()
 def start(
     *,
@@ -168,7 +129,7 @@ def start(
     folder = _run_dir(run_dir, "start")
     if plan.sink == "link":
         LinkKeys(resolved.link, folder).client()  # without keys that it needs nothing moves
-    outcome = supervise(resolved, plan, folder, _Progress(total, _iteration, as_json))
+    outcome = supervise(resolved, plan, folder, Progress(total, refining, quiet=as_json))
     waiting = outcome.report.get("spooled", 0)
     if waiting:
         typer.echo(
@@ -222,7 +183,7 @@ def evaluate(
         earlier = outputs.json_with("session_id", "seed", "success")
         outputs.require_file(output, "the truth of episodes", earlier)
     folder = _run_dir(run_dir, "eval")
-    outcome = supervise(resolved, plan, folder, _Progress(episodes, _nothing, as_json))
+    outcome = supervise(resolved, plan, folder, Progress(episodes, quiet=as_json))
     if record:
         _recorded(outcome, folder, record, as_json)
     truth = folder.resolve() / resolved.bench.truth_file
@@ -293,7 +254,7 @@ def record(
     check(resolved, plan)
     dataset_info.require_place(output)
     folder = _run_dir(run_dir, "record")
-    outcome = supervise(resolved, plan, folder, _Progress(episodes, _nothing, as_json))
+    outcome = supervise(resolved, plan, folder, Progress(episodes, quiet=as_json))
     _recorded(outcome, folder, output, as_json)
     _finish(outcome, as_json)
 

@@ -12,14 +12,17 @@ from pathlib import Path
 import msgspec
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from tiny_package import make_package
 
 from contracts import wire
 from contracts.errors import ConfigError
 from contracts.files import atomic
 from contracts.files.keys import write_secret
 from contracts.key_rotation import MAX_CHAIN, announce, follow, hex_of, public_key
-from contracts.messages import TrainerKeys
+from contracts.messages import ReleaseOffer, ReleaseQuery, TrainerKeys
 from trainer import keys_command, signing
+from trainer.interfaces import Update
+from trainer.publisher import Publisher
 from trainer.signing import (
     CHAIN_FILE,
     KEY_FILE,
@@ -178,3 +181,18 @@ def test_robots_are_told_as_many_rotations_as_they_take_and_who_drops_out_is_sai
         keys_command.rotate(root)
     parts = wire.pack(TrainerKeys(told(root)))
     assert wire.unpack([bytes(part) for part in parts]).message == TrainerKeys(told(root))
+
+
+def test_a_running_trainer_offers_by_the_key_that_was_put_in_place(tmp_path: Path) -> None:
+    package = make_package(tmp_path / "policy")
+    releases = tmp_path / "trainer" / "releases"
+    publisher = Publisher(releases, package.manifest)
+    update = Update(package.refinable_weights(), 1, {})
+    publisher.commit(publisher.prepare(update, 1).publish_seq)
+    keys_command.replace(releases.parent)
+    offer = publisher.answer_query(ReleaseQuery("arm", "policy", package.package_id, 0), 1)
+    assert isinstance(offer, ReleaseOffer)
+    newest = read_public(releases.parent)
+    public_key(newest).verify(offer.signature, offer.manifest)
+    again = Publisher(releases, package.manifest).commit(1)
+    public_key(newest).verify(again.signature, again.manifest)

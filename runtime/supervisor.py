@@ -233,6 +233,8 @@ class Supervisor:
     def _start(self, child: Child) -> None:
         logs = Path(self.run.run_dir) / "logs"
         logs.mkdir(exist_ok=True)
+        if child.name == "link":
+            self.board.link_ready = 0
         with (logs / f"{child.name}.log").open("ab") as log:
             child.process = subprocess.Popen(
                 [
@@ -345,6 +347,11 @@ class Supervisor:
         if process is None or process.poll() is not None:
             return
         if not asked:
+            give_up_s = time.monotonic() + patience_s
+            while child.name == "link" and not self.board.link_ready and process.poll() is None:
+                if time.monotonic() > give_up_s:
+                    break
+                time.sleep(_POLL_S)  # told before it listens, it would leave what is in the ring
             process.terminate()
         for escalate in (None, process.terminate, process.kill):
             if escalate is not None:

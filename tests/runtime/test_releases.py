@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import time
 from collections.abc import Iterator
@@ -26,9 +27,10 @@ def tiny(package: Path, options: dict[str, object], episodes: int = 2) -> tuple[
     )
 
 
-def finished(command: list[str]) -> subprocess.CompletedProcess[str]:
+def finished(command: list[str], **environment: str) -> subprocess.CompletedProcess[str]:
+    env = {**ENVIRONMENT, **environment}
     return subprocess.run(
-        command, env=ENVIRONMENT, capture_output=True, text=True, timeout=90, check=False
+        command, env=env, capture_output=True, text=True, timeout=180, check=False
     )
 
 
@@ -78,3 +80,23 @@ def test_without_a_trainer_it_ends_soon_and_says_what_waits(tmp_path: Path, pack
                 break
             time.sleep(0.1)
     assert trainer.of("episode", "episode_seq") == [[0], [1], [2]]
+
+
+def test_a_run_that_is_over_before_its_link_has_started_loses_no_episode(
+    tmp_path: Path, package: Path
+) -> None:
+    """The link takes its time to load, as on a machine with much to do; it was ended before it listened."""
+    (tmp_path / "late").mkdir()
+    (tmp_path / "late" / "sitecustomize.py").write_text(
+        "import sys, time\nif 'runtime.link' in sys.orig_argv:\n"
+        "    from pathlib import Path\n"
+        f"    while not Path({str(tmp_path / 'robot' / 'episodes.jsonl')!r}).exists():\n"
+        "        time.sleep(0.1)\n"
+        "    time.sleep(2.0)\n"
+    )
+    nobody = dict.fromkeys(SOCKETS, "tcp://127.0.0.1:9")
+    command = robot_command(tmp_path / "robot", package, nobody, "episode.max_s=1.0")
+    paths = os.pathsep.join((str(tmp_path / "late"), ENVIRONMENT["PYTHONPATH"]))
+    done = finished([*command, "--episodes", "1"], PYTHONPATH=paths)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1])["spooled"] == 1

@@ -180,6 +180,10 @@ class _Loop:
         if isinstance(message, ReleaseOutcome):
             self.told.append(message)
 
+    def of(self, seq: int) -> list[ReleaseOutcome]:
+        """What was told of one release: of those before it, what was still owed is told again."""
+        return [told for told in self.told if told.publish_seq == seq]
+
     def enter(self, _phase: object) -> None:
         pass
 
@@ -231,13 +235,13 @@ def _drawn_trial(
         robot = cast(Robot, loop)
         releases = Releases(run, board, robot, Resting(robot))
         seq = 0
-        while len(loop.told) < 2:  # swapped, and what became of it
+        while len(loop.of(TRIED)) < 2:  # swapped, and what became of it
             releases.before(seq)
             assert swapper.version == TRIED, loop.told
             end = EpisodeEnd(seq, 1, "time_limit", operator_success=episode())
             releases.after(end, None)
             seq += 1
-    last = loop.told[-1]
+    last = loop.of(TRIED)[-1]
     acts, wanted = swapper.version, {"rolled_back": HEALTHY, "committed": TRIED}[last.outcome]
     swapper.close()
     if acts != wanted:

@@ -7,16 +7,15 @@ and a person's command move releases along), so a power cut at any point leaves 
 
 from __future__ import annotations
 
-import fcntl
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
 import msgspec
 
 from contracts.files import atomic
+from contracts.files.lock import locked
 from contracts.release import ReleaseManifest, require_newer
 from runtime.probation import Probation, Verdict, judge
 from runtime.slot_state import (
@@ -51,6 +50,7 @@ T = TypeVar("T")
 STATE_FILE = "state.json"
 WEIGHTS_FILE = "weights.safetensors"
 PARTIAL_FILE = "weights.part"
+LOCK_FILE = "lock"
 TARGETS = ("policy", "reward")
 WAITING = ("fetching", "verified", "staged", "shadow")
 
@@ -63,7 +63,7 @@ class SlotStore:
         numbers seen of it are not."""
         self.folder, self.package_id = folder, package_id
         atomic.make_directory(folder)
-        with self._locked():
+        with locked(self.folder / LOCK_FILE):
             state = self._read_or_none()
             if state is None:
                 self._write(empty(package_id, {}))
@@ -83,7 +83,7 @@ class SlotStore:
 
     def state(self) -> TargetState:
         """What is on disk now."""
-        with self._locked():
+        with locked(self.folder / LOCK_FILE):
             return self._read()
 
     def find(self, *states: str) -> tuple[str, Slot] | None:
@@ -103,7 +103,7 @@ class SlotStore:
         on where it was, as long as the machine has not gone down: what was never synced may be anything
         then. Another one takes the place of an unfinished fetch. Raises `ReleaseRejected` for a number that
         was seen, whatever its caller remembers: no release may lie in two slots."""
-        with self._locked():
+        with locked(self.folder / LOCK_FILE):
             state = self._read()
             require_newer(manifest, state.newest_seq)
             for name, slot in state.slots.items():
@@ -373,21 +373,12 @@ class SlotStore:
     # On disk.
 
     def _change(self, change: Callable[[TargetState], tuple[TargetState, T]]) -> T:
-        with self._locked():
+        with locked(self.folder / LOCK_FILE):
             before = self._read()
             after, result = change(before)
             if after != before:
                 self._write(after)
             return result
-
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        descriptor = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-            yield
-        finally:
-            os.close(descriptor)
 
     def _read(self) -> TargetState:
         state = self._read_or_none()

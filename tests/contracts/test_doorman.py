@@ -256,7 +256,9 @@ def test_what_cost_its_sender_nothing_earns_it_no_room(serve) -> None:
             end.sendall(message)
             assert server.next() == ("", b"")
         with pytest.raises(OSError):
-            for _ in range(1 << 10):  # 64 MiB in a second and more: bytes are counted four times a second
+            for _ in range(
+                1 << 10
+            ):  # 64 MiB in a second and more: bytes are counted four times a second
                 end.sendall(part(1 << 16))
                 time.sleep(0.001)
         wait("the cut", lambda: server.door.counts["cut for memory"])

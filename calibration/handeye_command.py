@@ -32,15 +32,15 @@ def command(
     from calibration.record import Record
     from contracts.files import atomic, outputs
 
+    if output is not None:
+        earlier = outputs.json_with("verdict", "cameras", "boards")
+        outputs.require_file(output, "the result", earlier)
     taken = shots.read(capture)
     record = None if config is None else Record(config)
     if record is not None:
         for name in taken.cameras:
             record.require_camera(name)
         taken = measured.with_lenses(taken, record.now)
-    if output is not None:
-        earlier = outputs.json_with("verdict", "cameras", "boards")
-        outputs.require_file(output, "the result", earlier)
     result = solve_shots(capture, taken, size_known=not measure_size, bootstrap=bootstrap)
     if output is not None:
         atomic.write_bytes(output, msgspec.json.format(msgspec.json.encode(result), indent=1))

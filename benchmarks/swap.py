@@ -88,6 +88,7 @@ def _measure(package: Package, ways: dict[str, Make], swaps: int) -> Found:
                     begin_s = time.perf_counter()
                     run(inputs)
                     runs[name].append(time.perf_counter() - begin_s)
+                del run  # or its session would end on the next way's time
     found = []
     for name, make in ways.items():
         with make(_moved(package, 1.05)) as run:

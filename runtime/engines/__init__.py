@@ -142,21 +142,26 @@ def refinable_names(package: Package, graph: str) -> tuple[str, ...]:
     )
 
 
-def refined(
-    package: Package, graph: str, weights: Mapping[str, np.ndarray]
-) -> dict[str, np.ndarray]:
-    """All initializers of `graph` by its own names, the refinable ones taken from `weights`.
-
-    Raises `PackageError` unless `weights` are finite values of exactly the graph's refinable tensors.
-    """
+def check_weights(package: Package, graph: str, weights: Mapping[str, np.ndarray]) -> None:
+    """Raise `PackageError` unless `weights` are finite values of exactly the graph's refinable tensors."""
     prefix = f"{graph}/"
     wanted = tuple(spec for spec in package.manifest.refinable if spec.name.startswith(prefix))
     problems = check_tensors(wanted, weights)
     if problems:
         more = f" (and {len(problems) - 5} more)" if len(problems) > 5 else ""
         raise PackageError(f"weights do not fit graph '{graph}': {'; '.join(problems[:5])}{more}")
+
+
+def refined(
+    package: Package, graph: str, weights: Mapping[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    """All initializers of `graph` by its own names, the refinable ones taken from `weights`.
+
+    Raises `PackageError` as `check_weights` does.
+    """
+    check_weights(package, graph, weights)
     tensors = package.graph_weights(graph)
-    tensors.update({spec.name[len(prefix) :]: weights[spec.name] for spec in wanted})
+    tensors.update({name.removeprefix(f"{graph}/"): tensor for name, tensor in weights.items()})
     return tensors
 
 

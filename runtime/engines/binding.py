@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import weakref
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,8 @@ from contracts.errors import MissingDependency
 
 KEPT_SHAPES = 4
 """Sets of input shapes whose buffers are kept. A policy's head sees one or two numbers of candidates."""
+KEPT_FEEDS = 2
+"""Sets of fed weights whose memory is kept: one set runs and one stands by."""
 
 
 @dataclass
@@ -36,6 +39,53 @@ class _Buffers:
     staged: list[Any]
 
 
+class Lease:
+    """Values that a session is fed with. While anything holds the lease, they are nobody else's."""
+
+    __slots__ = ("__weakref__", "values")
+
+    def __init__(self, values: Mapping[str, Any]) -> None:
+        self.values = values
+
+
+class Feed:
+    """A session that takes some of its weights with every run, and memory for them.
+
+    Memory is made once and lent: 60 arrays and what ONNX Runtime wraps them in take longer to make than to
+    fill. It comes back when nothing holds its lease any more, not when an engine is closed, whose last run
+    may still be on its way.
+    """
+
+    def __init__(self, held: Session, like: Mapping[str, np.ndarray]) -> None:
+        """`like`: arrays of the weights' names, shapes and dtypes; `KEPT_FEEDS` sets are made at once."""
+        self.held = held
+        self._like = dict(like)
+        self._free = [self._make() for _ in range(KEPT_FEEDS)]
+
+    def fill(self, weights: Iterable[np.ndarray]) -> Lease:
+        """A lease of memory with these weights, in the order of `like`'s names; copied."""
+        arrays, values = self._free.pop() if self._free else self._make()
+        for array, tensor in zip(arrays, weights, strict=True):
+            np.copyto(array, tensor, casting="no")
+        if self.held.device != "cpu":
+            for value, array in zip(values.values(), arrays, strict=True):
+                value.update_inplace(array)
+        lease = Lease(values)
+        weakref.finalize(lease, self._take_back, (arrays, values)).atexit = False
+        return lease
+
+    def _make(self) -> tuple[list[np.ndarray], dict[str, Any]]:
+        arrays = [np.array(tensor, order="C") for tensor in self._like.values()]
+        device = self.held.device
+        names = self._like.keys()
+        values = {name: ort_value(a, device) for name, a in zip(names, arrays, strict=True)}
+        return arrays, values
+
+    def _take_back(self, memory: tuple[list[np.ndarray], dict[str, Any]]) -> None:
+        if len(self._free) < KEPT_FEEDS:
+            self._free.append(memory)
+
+
 class Bound:
     """A session with its inputs' and outputs' memory, and weights that it is fed with every run.
 
@@ -47,14 +97,11 @@ class Bound:
         held: Session,
         inputs: Sequence[str],
         outputs: Sequence[str],
-        fed: Mapping[str, np.ndarray] | None = None,
+        fed: Lease | None = None,
     ) -> None:
-        """`fed`: initializers that the session takes as inputs; copied."""
+        """`fed`: initializers that the session takes as inputs."""
         self._held, self._inputs, self._outputs = held, inputs, outputs
-        self._fed = {
-            name: ort_value(np.array(tensor, order="C"), held.device)
-            for name, tensor in (fed or {}).items()
-        }
+        self._fed = fed or Lease({})
         self._kept: OrderedDict[tuple[tuple[int, ...], ...], _Buffers] = OrderedDict()
 
     def knows(self, shapes: tuple[tuple[int, ...], ...]) -> bool:
@@ -86,7 +133,7 @@ class Bound:
         """Buffers for inputs of these shapes; `given` itself is run, and its outputs lie in them."""
         session, device = self._held.session, self._held.device
         binding = session.io_binding()
-        for name, value in self._fed.items():
+        for name, value in self._fed.values.items():
             binding.bind_ortvalue_input(name, value)
         inputs = [np.array(array, order="C") for array in given]
         staged = [ort_value(array, device) for array in inputs]
@@ -103,11 +150,11 @@ class Bound:
         }
         # A binding of its own for the runs that follow: one that was run keeps what it allocated.
         bound = session.io_binding()
-        for name, value in (*self._fed.items(), *zip(self._inputs, staged, strict=True)):
+        for name, value in (*self._fed.values.items(), *zip(self._inputs, staged, strict=True)):
             bound.bind_ortvalue_input(name, value)
         for name, array in outputs.items():
             bound.bind_ortvalue_output(name, ort_value(array, "cpu"))
-        kept = [self._held, *self._fed.values(), *staged]
+        kept = [self._held, self._fed, *staged]
         return _Buffers(bound, kept, inputs, outputs, [] if device == "cpu" else staged)
 
 

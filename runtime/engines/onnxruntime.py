@@ -19,13 +19,14 @@ from contracts.files.packages import Package
 from contracts.package import TensorSpec
 from runtime.engines import (
     EngineOptions,
+    check_weights,
     cuda,
     measure_floats,
     refinable_names,
     refined,
     run_bound,
 )
-from runtime.engines.binding import Bound, Session, ort_value, require_onnxruntime
+from runtime.engines.binding import Bound, Feed, Lease, Session, ort_value, require_onnxruntime
 from runtime.engines.overridable import with_overridable
 
 MAX_FED_BYTES = 8 << 20
@@ -44,7 +45,7 @@ class OnnxRuntimeEngine:
     """`Engine` on ONNX Runtime. The shapes of the outputs must follow from those of the inputs."""
 
     _bound: Bound | None
-    _feeding: Session | None
+    _feeding: Feed | None
     """What all standbys share, each feeding it its own weights; None where each has its own session."""
 
     def __init__(
@@ -64,7 +65,8 @@ class OnnxRuntimeEngine:
         if tensors is None and _feeds(package, graph, options):
             # Made now: the first swap should not wait for it.
             names = refinable_names(package, graph)
-            self._feeding = open_session(package, graph, options, own, names)
+            feeding = open_session(package, graph, options, own, names)
+            self._feeding = Feed(feeding, {name: own[name] for name in names})
 
     @property
     def inputs(self) -> tuple[TensorSpec, ...]:
@@ -78,11 +80,12 @@ class OnnxRuntimeEngine:
         return run_bound(self._bound, self._graph, self._inputs, inputs)
 
     def standby(self, weights: Mapping[str, np.ndarray]) -> OnnxRuntimeEngine:
-        tensors = refined(self._package, self._graph, weights)
+        package, graph, options = self._package, self._graph, self._options
         if self._feeding is None:
-            return OnnxRuntimeEngine(self._package, self._graph, self._options, tensors)
-        fed = {name: tensors[name] for name in refinable_names(self._package, self._graph)}
-        return _FedEngine(self._package, self._graph, self._options, self._feeding, fed)
+            return OnnxRuntimeEngine(package, graph, options, refined(package, graph, weights))
+        check_weights(package, graph, weights)
+        own = (weights[f"{graph}/{name}"] for name in refinable_names(package, graph))
+        return _FedEngine(package, graph, options, self._feeding, self._feeding.fill(own))
 
     def close(self) -> None:
         # Only let go: emptying what a run in flight reads would give it the package's weights.
@@ -94,7 +97,7 @@ class OnnxRuntimeEngine:
         graph: str,
         options: EngineOptions,
         held: Session,
-        fed: Mapping[str, np.ndarray] | None = None,
+        fed: Lease | None = None,
     ) -> None:
         spec = package.manifest.graph(graph)
         self._package, self._graph, self._options = package, graph, options
@@ -112,10 +115,10 @@ class _FedEngine(OnnxRuntimeEngine):
         package: Package,
         graph: str,
         options: EngineOptions,
-        feeding: Session,
-        fed: Mapping[str, np.ndarray],
+        feeding: Feed,
+        fed: Lease,
     ) -> None:
-        self._prepare(package, graph, options, feeding, fed)
+        self._prepare(package, graph, options, feeding.held, fed)
         self._feeding = feeding
 
 

@@ -108,6 +108,21 @@ def test_tensors_come_back_equal_and_read_only() -> None:
     assert check_tensors(specs, found) == []
 
 
+@pytest.mark.parametrize(
+    ("values", "finite"),
+    [
+        ([3e38, 3e38, 3e38], True),  # the sum of finite values need not be
+        ([1.0, np.nan, 2.0], False),
+        ([np.inf, -np.inf, 0.0], False),
+        ([-np.inf, 0.0, 0.0], False),
+    ],
+)
+def test_weights_that_are_not_finite_are_named(values: list[float], finite: bool) -> None:
+    spec = TensorSpec(name="w", shape=(3,), dtype="float32")
+    problems = check_tensors((spec,), {"w": np.array(values, np.float32)})
+    assert problems == ([] if finite else ["'w' holds NaN or infinity"])
+
+
 def crafted(header: object, body: bytes = b"") -> bytes:
     text = json.dumps(header).encode()
     return struct.pack("<Q", len(text)) + text + body

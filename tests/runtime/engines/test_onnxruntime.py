@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +15,8 @@ from tiny_package import FEATURES, LENGTH, head_inputs, make_package
 
 from contracts.errors import ConfigError, PackageError
 from contracts.files.packages import Package
-from runtime.engines import EngineOptions, onnxruntime, open_engine
-from runtime.engines.binding import KEPT_SHAPES
+from runtime.engines import EngineOptions, onnxruntime, open_engine, refinable_names
+from runtime.engines.binding import KEPT_FEEDS, KEPT_SHAPES
 from runtime.engines.onnxruntime import OnnxRuntimeEngine
 
 
@@ -184,6 +185,44 @@ def test_a_closed_engine_says_so(package: Package) -> None:
     engine.close()
     with pytest.raises(PackageError, match="closed"):
         engine.run(head_inputs(np.random.default_rng(0)))
+
+
+def test_memory_of_a_standby_is_lent_again_only_when_nothing_can_read_it(package: Package) -> None:
+    engine = open_engine(package, "head", EngineOptions(swap="feed"))
+    rng = np.random.default_rng(8)
+    inputs = head_inputs(rng)
+
+    def made() -> tuple[dict[str, np.ndarray], OnnxRuntimeEngine]:
+        weights = {
+            name: rng.normal(size=tensor.shape).astype(np.float32)
+            for name, tensor in package.refinable_weights().items()
+        }
+        standby = engine.standby(weights)
+        assert isinstance(standby, OnnxRuntimeEngine)
+        return weights, standby
+
+    def check(weights: dict[str, np.ndarray], run: Callable[..., dict[str, np.ndarray]]) -> None:
+        wanted = _expected(inputs, weights)
+        np.testing.assert_allclose(run(inputs)["chunks"], wanted, rtol=1e-4, atol=1e-4)
+
+    weights, standby = made()
+    check(weights, standby.run)
+    # What a run holds while another thread closes its engine.
+    bound, given = standby._bound, [inputs[spec.name] for spec in standby.inputs]
+    standby.close()
+    assert bound is not None
+    others = [made() for _ in range(2 * KEPT_FEEDS)]
+    check(weights, lambda _: bound.run(given, tuple(array.shape for array in given)))
+    for each, other in others:
+        check(each, other.run)
+
+    # Let go of, it is used again: a second lease has the first one's memory.
+    feed = engine._feeding  # type: ignore[attr-defined]
+    lease = feed.fill(weights[f"head/{name}"] for name in refinable_names(package, "head"))
+    values = lease.values
+    del lease
+    again = feed.fill(weights[f"head/{name}"] for name in refinable_names(package, "head"))
+    assert again.values is values
 
 
 def test_an_unknown_engine_is_named_with_those_there_are(package: Package) -> None:

@@ -14,23 +14,21 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 import torch
 from torch.nn import functional as F
 
 from contracts import config
-from contracts.files.packages import load_package
 from trainer.interfaces import Update
-from trainer.policies.flow import FlowHead, FlowPolicy
-from trainer.policies.noise import FeatureNoise, disturb
+from trainer.policies.flow import FlowHead
+from trainer.policies.noise import disturb
 from trainer.refiners.critics import Critics, Rewarding
-from trainer.refiners.episodic import Episodic
-from trainer.refiners.experience import FrozenTrunk, Trajectory, noise_scales
+from trainer.refiners.episodic import Episodic, EpisodicOptions, Ground
+from trainer.refiners.experience import Trajectory, noise_scales
 from trainer.refiners.head import HeadTrainer, moments, restore_modules, restore_moments
 
 
-class AwrOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class AwrOptions(EpisodicOptions, frozen=True):
     """`beta`: the temperature, in standard deviations of the advantages of a batch. `outcome`, `shaping`,
     `discount` (per action) as in `dsrl`; `value_steps` of V before the `steps` of the flow net. V has `folds`
     members, each of which leaves out one episode in so many. The others are those of `bestofn`."""
@@ -38,7 +36,6 @@ class AwrOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     beta: float = 1.0
     most_weight: float = 5.0
     least_advantage: float = 0.0
-    discount: float = 0.98
     outcome: float = 1.0
     shaping: float = 0.5
     steps: int = 200
@@ -50,14 +47,9 @@ class AwrOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     folds: int = 4
     hidden: int = 128
     average_decay: float = 0.98
-    thin: int = 2
-    views: int = 2
-    demonstration_views: int = 8
-    noise: FeatureNoise = FeatureNoise()
-    threads: int = 1
 
 
-class Awr(Episodic):
+class Awr(Episodic[Trajectory]):
     """See the module."""
 
     def __init__(
@@ -69,17 +61,9 @@ class Awr(Episodic):
         seed: int,
     ) -> None:
         o = config.convert(dict(options), AwrOptions, "refiner options")
-        # Fixed, as sums differ in the last bit with the number of threads.
-        torch.set_num_threads(o.threads)
-        loaded = load_package(package)
-        policy = FlowPolicy.from_package(loaded)
-        trunk = FrozenTrunk(loaded, policy)
-        rng = np.random.default_rng(seed)
-        shown = trunk.demonstrations(demonstrations, o.thin, o.demonstration_views, rng)
-        learner = AwrLearner(policy.head, shown, o, seed)
-        super().__init__(
-            loaded, trunk, learner, seed, thin=o.thin, views=o.views, discount=o.discount
-        )
+        ground = Ground(package, demonstrations, o, seed)
+        learner = AwrLearner(ground.policy.head, ground.demonstrations, o, seed)
+        super().__init__(ground, ground.trajectory, learner, seed)
 
 
 class AwrLearner:

@@ -14,29 +14,26 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 import torch
 from torch.nn import functional as F
 
 from contracts import config
-from contracts.files.packages import load_package
 from trainer.interfaces import Update
-from trainer.policies.flow import FlowHead, FlowPolicy
-from trainer.policies.noise import FeatureNoise, disturb
-from trainer.refiners.episodic import Episodic
-from trainer.refiners.experience import FrozenTrunk, Trajectory, noise_scales
+from trainer.policies.flow import FlowHead
+from trainer.policies.noise import disturb
+from trainer.refiners.episodic import Episodic, EpisodicOptions, Ground
+from trainer.refiners.experience import Trajectory, noise_scales
 from trainer.refiners.head import HeadTrainer
 
 
-class BestOfNOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class BestOfNOptions(EpisodicOptions, frozen=True):
     """`demonstration_share` of each batch are demonstrations; `samples` above 1 are drawn on the robot once
     `critic_after` labelled episodes were seen. Critics tell gains from `least_gain` (or less) to `most_gain`
     (or more) apart. `discount`: of a success, per action left until it, where there is no process.
     `anchor` weighs how far the flow net strays from the package's own on the robot's episodes, good and bad
     (0: not at all); a head that has seen many scenes forgets them without. `average_decay` of the published
-    weights. `thin`: every n-th step is kept, in `views` views of its
-    pictures (`demonstration_views` of a demonstration's); `noise` on all features."""
+    weights. The others are those of `EpisodicOptions`."""
 
     gradient_steps: int = 200
     batch: int = 128
@@ -51,14 +48,9 @@ class BestOfNOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     most_gain: float = 0.6
     discount: float = 0.97
     anchor: float = 0.0
-    thin: int = 2
-    views: int = 2
-    demonstration_views: int = 8
-    noise: FeatureNoise = FeatureNoise()
-    threads: int = 1
 
 
-class BestOfN(Episodic):
+class BestOfN(Episodic[Trajectory]):
     """See the module."""
 
     def __init__(
@@ -70,17 +62,9 @@ class BestOfN(Episodic):
         seed: int,
     ) -> None:
         o = config.convert(dict(options), BestOfNOptions, "refiner options")
-        # Fixed, as sums differ in the last bit with the number of threads.
-        torch.set_num_threads(o.threads)
-        loaded = load_package(package)
-        policy = FlowPolicy.from_package(loaded)
-        trunk = FrozenTrunk(loaded, policy)
-        rng = np.random.default_rng(seed)
-        shown = trunk.demonstrations(demonstrations, o.thin, o.demonstration_views, rng)
-        learner = Learner(policy.head, shown, o)
-        super().__init__(
-            loaded, trunk, learner, seed, thin=o.thin, views=o.views, discount=o.discount
-        )
+        ground = Ground(package, demonstrations, o, seed)
+        learner = Learner(ground.policy.head, ground.demonstrations, o)
+        super().__init__(ground, ground.trajectory, learner, seed)
 
 
 class Learner:

@@ -17,25 +17,23 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 from contracts import config
-from contracts.files.packages import load_package
 from trainer.interfaces import Update
 from trainer.policies.flow import FlowHead
-from trainer.policies.noise import FeatureNoise, disturb
+from trainer.policies.noise import disturb
 from trainer.policies.noise_actor import SteeredHead, actor_tensors, steered_of_package
 from trainer.refiners.critics import Batch, Critics, Rewarding, draw_batch, follow
-from trainer.refiners.episodic import Episodic
-from trainer.refiners.experience import FrozenTrunk, Trajectory, noise_scales
+from trainer.refiners.episodic import Episodic, EpisodicOptions, Ground
+from trainer.refiners.experience import Trajectory, noise_scales
 from trainer.refiners.head import moments, restore_modules, restore_moments
 
 
-class DsrlOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class DsrlOptions(EpisodicOptions, frozen=True):
     """`execute`: actions of a chunk that the robot executes (policy.execute_steps). `discount` per action.
     `outcome` is the reward of a success at its end, `shaping` weighs the reward model's process as a
     potential (0: the outcome alone). `entropy`: the actor's, per element of the noise, in nats; `steps` of
@@ -44,7 +42,6 @@ class DsrlOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     begins; until then the base acts. The others are those of `bestofn`."""
 
     execute: int = 8
-    discount: float = 0.98
     outcome: float = 1.0
     shaping: float = 0.5
     entropy: float = 0.2
@@ -60,14 +57,10 @@ class DsrlOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     target_rate: float = 0.005
     average_decay: float = 0.98
     after: int = 20
-    thin: int = 2
-    views: int = 2
     demonstration_views: int = 4
-    noise: FeatureNoise = FeatureNoise()
-    threads: int = 1
 
 
-class Dsrl(Episodic):
+class Dsrl(Episodic[Trajectory]):
     """See the module."""
 
     def __init__(
@@ -79,17 +72,9 @@ class Dsrl(Episodic):
         seed: int,
     ) -> None:
         o = config.convert(dict(options), DsrlOptions, "refiner options")
-        # Fixed, as sums differ in the last bit with the number of threads.
-        torch.set_num_threads(o.threads)
-        loaded = load_package(package)
-        policy = steered_of_package(loaded)
-        trunk = FrozenTrunk(loaded, policy)
-        rng = np.random.default_rng(seed)
-        shown = trunk.demonstrations(demonstrations, o.thin, o.demonstration_views, rng)
-        learner = DsrlLearner(policy.head, shown, o, seed)
-        super().__init__(
-            loaded, trunk, learner, seed, thin=o.thin, views=o.views, discount=o.discount
-        )
+        ground = Ground(package, demonstrations, o, seed, steered_of_package)
+        learner = DsrlLearner(ground.policy.head, ground.demonstrations, o, seed)
+        super().__init__(ground, ground.trajectory, learner, seed)
 
 
 class DsrlLearner:

@@ -1,32 +1,97 @@
-"""What every refiner that learns from its own episodes shares: reading them, and going on after a restart.
+"""What every refiner that learns from its own episodes shares: what it stands on, reading the episodes, and
+going on after a restart.
 
 Owns the episodes kept and the folder on disk. The method is a `Learner`.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 
 import msgspec
 import numpy as np
+import torch
 
+from contracts.config import check_ranges
 from contracts.errors import PackageError
 from contracts.files import atomic
-from contracts.files.packages import Package, read_safetensors, safetensors_bytes
+from contracts.files.packages import Package, load_package, read_safetensors, safetensors_bytes
 from trainer.interfaces import ScoredEpisode, Update
+from trainer.policies.flow import FlowPolicy
+from trainer.policies.noise import FeatureNoise
 from trainer.refiners.experience import FrozenTrunk, Trajectory
 
 STATE_FILE = "refiner.json"
 TENSORS_FILE = "refiner.safetensors"
+OPTIONS = "refiner.options."
+"""Where a configuration says what a refiner's options are."""
+Read = TypeVar("Read")
+"""An episode as a method wants it."""
 
 
-class Learner(Protocol):
-    """A method, on arrays. `own`: all labelled episodes so far, in the order in which they came."""
+class EpisodicOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What refiners by thinned episodes share. `discount` per action. `thin`: every n-th step is kept, in
+    `views` views of its pictures (`demonstration_views` of a demonstration's); `noise` on all features.
+    `threads` of torch."""
+
+    discount: float = 0.98
+    thin: int = 2
+    views: int = 2
+    demonstration_views: int = 8
+    noise: FeatureNoise = FeatureNoise()
+    threads: int = 1
+
+
+class Ground:
+    """What a refiner stands on: a package, its policy in torch, the frozen trunk, and the demonstrations
+    read through it."""
+
+    def __init__(
+        self,
+        package: Path,
+        demonstrations: Sequence[Path],
+        options: EpisodicOptions,
+        seed: int,
+        policy_of: Callable[[Package], FlowPolicy] = FlowPolicy.from_package,
+    ) -> None:
+        """Raises `EntracteError`: options out of range, another kind of package, a damaged data set."""
+        o = self._options = options
+        rows = [(n, getattr(o, n), 1, math.inf) for n in ("thin", "views", "demonstration_views")]
+        rows += [("threads", o.threads, 1, math.inf), ("discount", o.discount, 0, 1)]
+        check_ranges(OPTIONS, rows)
+        # Fixed, as sums differ in the last bit with the number of threads.
+        torch.set_num_threads(o.threads)
+        self.package = load_package(package)
+        self.policy = policy_of(self.package)
+        self.trunk = FrozenTrunk(self.package, self.policy)
+        rng = np.random.default_rng(seed)
+        self.demonstrations = self.trunk.demonstrations(
+            demonstrations, o.thin, o.demonstration_views, rng
+        )
+
+    def trajectory(self, scored: ScoredEpisode, rng: np.random.Generator) -> Trajectory:
+        """A labelled episode of the robot's, thinned, in as many views as the options say."""
+        o = self._options
+        return self.trunk.trajectory(
+            scored.episode,
+            scored.success is True,
+            o.thin,
+            o.views,
+            rng,
+            signals=scored.signals,
+            discount=o.discount,
+        )
+
+
+class Learner(Protocol[Read]):
+    """A method, on arrays. `own`: the episodes that later updates need, in the order in which they came."""
 
     own: list[Trajectory]
 
-    def learn(self, fresh: list[Trajectory], seed: int, iteration: int) -> Update:
+    def learn(self, fresh: list[Read], seed: int, iteration: int) -> Update:
         """Take in fresh episodes and make the gradient steps of one iteration."""
         ...
 
@@ -46,26 +111,19 @@ class _State(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     successes: tuple[bool, ...]
 
 
-class Episodic:
-    """A refiner around a learner. Deterministic: every random number comes from (seed, iteration).
-
-    Steps of episodes are kept `thin`ned, in `views` views of their pictures; `discount` is `potential`'s.
-    """
+class Episodic(Generic[Read]):
+    """A refiner around a learner, which gets every labelled episode as `read` gives it. Deterministic: every
+    random number comes from (seed, iteration)."""
 
     def __init__(
         self,
-        package: Package,
-        trunk: FrozenTrunk,
-        learner: Learner,
+        ground: Ground,
+        read: Callable[[ScoredEpisode, np.random.Generator], Read],
+        learner: Learner[Read],
         seed: int,
-        *,
-        thin: int,
-        views: int,
-        discount: float,
     ) -> None:
-        self._package_id, self._trunk, self._learner = package.package_id, trunk, learner
+        self._package_id, self._read, self._learner = ground.package.package_id, read, learner
         self._seed, self._iteration = seed, 0
-        self._thin, self._views, self._discount = thin, views, discount
 
     @property
     def package_id(self) -> str:
@@ -74,15 +132,7 @@ class Episodic:
     def update(self, episodes: list[ScoredEpisode], iteration: int) -> Update:
         rng = np.random.default_rng([self._seed, iteration, 1])
         fresh = [
-            self._trunk.trajectory(
-                scored.episode,
-                scored.success,
-                self._thin,
-                self._views,
-                rng,
-                signals=scored.signals,
-                discount=self._discount,
-            )
+            self._read(scored, rng)
             for scored in episodes
             if scored.success is not None and scored.episode.steps > 0
         ]

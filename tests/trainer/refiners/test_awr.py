@@ -5,10 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from small_policy import LENGTH, iteration, same, scored
+from small_policy import LENGTH, same, scored
 
-from contracts.errors import PackageError
-from contracts.package import check_tensors
 from trainer.policies.flow import FlowPolicy
 from trainer.refiners.awr import Awr, AwrLearner, AwrOptions
 from trainer.refiners.critics import Rewarding
@@ -28,37 +26,6 @@ def make(package, demonstrations):
         )
 
     return build
-
-
-def test_update_gives_exactly_the_refinable_tensors(make, package):
-    update = make().update(iteration(1), 1)
-    assert check_tensors(package.manifest.refinable, update.tensors) == []
-    assert update.samples == 1
-    assert not same(update.tensors, package.refinable_weights())
-
-
-def test_same_episodes_and_seed_give_the_same_tensors(make):
-    tensors = make().update(iteration(1), 1).tensors
-    assert same(tensors, make().update(iteration(1), 1).tensors)
-    assert not same(tensors, make(seed=1).update(iteration(1), 1).tensors)
-
-
-def test_resumes_to_the_bit(make, tmp_path):
-    whole = make()
-    whole.update(iteration(1), 1)
-    whole.save(tmp_path / "state")
-    whole.update(iteration(2), 2)
-    expected = whole.update(iteration(3), 3).tensors
-    resumed = make()
-    resumed.load(tmp_path / "state")
-    resumed.update(iteration(2), 2)
-    assert same(expected, resumed.update(iteration(3), 3).tensors)
-
-
-def test_another_refiners_state_is_refused(make, tmp_path):
-    make().save(tmp_path / "state")
-    with pytest.raises(PackageError, match="saved by another refiner"):
-        make(hidden=8).load(tmp_path / "state")
 
 
 def test_without_an_episode_the_demonstrations_are_imitated(make, package):

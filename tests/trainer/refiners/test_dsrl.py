@@ -5,10 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from small_policy import LENGTH, iteration, same, scored
+from small_policy import LENGTH, iteration, same
 
 from contracts.errors import PackageError
-from contracts.package import check_tensors
 from trainer.policies.noise_actor import SteeredHead, steered_of_package
 from trainer.refiners.critics import Rewarding
 from trainer.refiners.dsrl import Dsrl, DsrlLearner, DsrlOptions
@@ -30,54 +29,15 @@ def make(steered, demonstrations):
     return build
 
 
-def test_update_gives_exactly_the_actors_tensors_and_moves_them(make, steered):
-    update = make().update(iteration(1), 1)
-    assert check_tensors(steered.manifest.refinable, update.tensors) == []
-    assert update.samples == 1
-    assert update.metrics["gradient_steps"] == OPTIONS["steps"]
-    assert not same(update.tensors, steered.refinable_weights())
-
-
 def test_the_base_acts_until_enough_was_seen(make, steered):
     waits = make(after=5)
     assert same(waits.update(iteration(1), 1).tensors, steered.refinable_weights())
     assert not same(waits.update(iteration(2), 2).tensors, steered.refinable_weights())
 
 
-def test_same_episodes_and_seed_give_the_same_tensors(make):
-    tensors = make().update(iteration(1), 1).tensors
-    assert same(tensors, make().update(iteration(1), 1).tensors)
-    assert not same(tensors, make(seed=1).update(iteration(1), 1).tensors)
-
-
-def test_resumes_to_the_bit(make, tmp_path):
-    whole = make()
-    whole.update(iteration(1), 1)
-    whole.save(tmp_path / "state")
-    whole.update(iteration(2), 2)
-    expected = whole.update(iteration(3), 3).tensors
-    resumed = make()
-    resumed.load(tmp_path / "state")
-    resumed.update(iteration(2), 2)
-    assert same(expected, resumed.update(iteration(3), 3).tensors)
-
-
-def test_another_refiners_state_is_refused(make, tmp_path):
-    make().save(tmp_path / "state")
-    with pytest.raises(PackageError, match="saved by another refiner"):
-        make(hidden=8).load(tmp_path / "state")
-
-
 def test_a_package_without_an_actor_is_refused(package, demonstrations):
     with pytest.raises(PackageError, match="flow-noise-actor"):
         Dsrl(package=package.folder, demonstrations=[demonstrations], options={}, seed=0)
-
-
-def test_abstained_episodes_teach_nothing(make):
-    expected = make().update(iteration(1), 1)
-    found = make().update([*iteration(1), scored(77, None)], 1)
-    assert same(expected.tensors, found.tensors)
-    assert found.metrics["skipped"] == 1
 
 
 def learner(steered, **options) -> DsrlLearner:

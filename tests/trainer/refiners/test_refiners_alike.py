@@ -1,0 +1,119 @@
+"""What holds for every refiner of ours, by its registered name, on a real, small policy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from importlib.metadata import entry_points
+from typing import Any
+
+import pytest
+from small_policy import iteration, same, scored
+
+from contracts import registry
+from contracts.errors import ConfigError, PackageError
+from contracts.files.packages import Package
+from contracts.package import check_tensors
+from trainer.interfaces import Refiner
+
+
+@dataclass(frozen=True)
+class Kind:
+    """`package`: the fixture that it refines. `samples`: candidates that it has the robot draw."""
+
+    options: dict[str, Any]
+    package: str = "package"
+    samples: int = 1
+    other: dict[str, Any] = field(default_factory=dict)
+    """Options with which its state is another's; none for one that has no size of its own."""
+
+
+_BESTOFN = {"gradient_steps": 6, "batch": 8, "critic_batch": 8, "critic_after": 1, "samples": 4}
+_AWR = {"steps": 6, "value_steps": 6, "batch": 8, "hidden": 16}
+_DSRL = {"steps": 6, "batch": 8, "after": 1, "hidden": 16, "execute": 2, "ensemble": 2}
+KINDS = {
+    "awr": Kind(_AWR, other={"hidden": 8}),
+    "bestofn": Kind(_BESTOFN, samples=4),
+    "demonstrations": Kind(_BESTOFN),
+    "dsrl": Kind(_DSRL, package="steered", other={"hidden": 8}),
+}
+
+
+@pytest.fixture(params=KINDS)
+def kind(request) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def refined(kind, request) -> Package:
+    """The package that this kind refines."""
+    found: Package = request.getfixturevalue(KINDS[kind].package)
+    return found
+
+
+@pytest.fixture
+def make(kind, refined, demonstrations):
+    def build(seed: int = 0, **options) -> Refiner:
+        made: Refiner = registry.load("refiners", kind)(
+            package=refined.folder,
+            demonstrations=[demonstrations],
+            options={**KINDS[kind].options, **options},
+            seed=seed,
+        )
+        return made
+
+    return build
+
+
+def test_every_refiner_of_ours_is_held_to_this():
+    registered = entry_points(group="entracte.refiners")
+    assert {e.name for e in registered if e.value.startswith("trainer.")} == set(KINDS)
+
+
+def test_an_update_is_exactly_the_refinable_tensors_moved(make, kind, refined):
+    refiner = make()
+    assert refiner.package_id == refined.package_id
+    update = refiner.update(iteration(1), 1)
+    assert check_tensors(refined.manifest.refinable, update.tensors) == []
+    assert not same(update.tensors, refined.refinable_weights())
+    assert update.samples == KINDS[kind].samples
+    assert update.metrics["gradient_steps"] > 0
+
+
+def test_same_episodes_and_seed_give_the_same_tensors(make):
+    tensors = make().update(iteration(1), 1).tensors
+    assert same(tensors, make().update(iteration(1), 1).tensors)
+    assert not same(tensors, make(seed=1).update(iteration(1), 1).tensors)
+
+
+def test_it_resumes_to_the_bit(make, tmp_path):
+    whole = make()
+    whole.update(iteration(1), 1)
+    whole.save(tmp_path / "state")
+    whole.update(iteration(2), 2)
+    expected = whole.update(iteration(3), 3).tensors
+    resumed = make()
+    resumed.load(tmp_path / "state")
+    resumed.update(iteration(2), 2)
+    assert same(expected, resumed.update(iteration(3), 3).tensors)
+
+
+def test_abstained_episodes_teach_nothing(make):
+    expected = make().update(iteration(1), 1).tensors
+    assert same(expected, make().update([*iteration(1), scored(77, None)], 1).tensors)
+
+
+def test_the_state_of_another_seed_or_size_is_refused(make, kind, tmp_path):
+    make().save(tmp_path / "state")
+    with pytest.raises(PackageError, match="another package or seed"):
+        make(seed=5).load(tmp_path / "state")
+    if KINDS[kind].other:
+        with pytest.raises(PackageError, match="saved by another refiner"):
+            make(**KINDS[kind].other).load(tmp_path / "state")
+
+
+@pytest.mark.parametrize("name", ["threads", "discount"])
+def test_an_option_that_is_none_or_out_of_range_is_named(make, name):
+    with pytest.raises(ConfigError, match="gradient_stepz"):
+        make(gradient_stepz=3)
+    with pytest.raises(ConfigError, match=rf"^refiner\.options\.{name}: expected .*, found -1"):
+        make(**{name: -1})

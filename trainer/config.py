@@ -76,6 +76,41 @@ class AdaptationSection(_Section, frozen=True):
     options: dict[str, Any] = {}
 
 
+class SecondSection(_Section, frozen=True):
+    """Who else judges every episode. `model`: "robot" for what the robot's own reward said while it acted, a
+    name of `entracte.reward_models`, or empty for nobody. `threshold`: of the robot's completion, 0 for that
+    of `adaptation.package`, else 0.5; a model of ours has its own."""
+
+    model: str = "robot"
+    package: str = ""
+    options: dict[str, Any] = {}
+    threshold: float = 0.0
+
+
+class AuditSection(_Section, frozen=True):
+    """Which episodes a person is asked to label: each with the chance `share`, and the more the two rewards
+    differ the more likely, up to surely, unless `most_open` wait already."""
+
+    share: float = 0.1
+    most_open: int = 40
+
+
+class MonitorsSection(_Section, frozen=True):
+    """Sequential tests of whether the reward is being gamed; one that trips pauses refinement.
+    `false_alarms`: chance of a pause in a run, however long, whose reward is sound. Sound is: at every
+    moment, of all episodes at most `alone`, or of those that the second opinion (or a label) calls failures
+    at most `of_failures`, are successes to the reward alone; and that share has grown by at most `growth`
+    since the base policy. docs/monitors.md."""
+
+    enabled: bool = True
+    false_alarms: float = 0.05
+    alone: float = 0.05
+    of_failures: float = 0.4
+    growth: float = 0.1
+    second: SecondSection = SecondSection()
+    audit: AuditSection = AuditSection()
+
+
 class IterationSection(_Section, frozen=True):
     """`episodes`: stored and scored episodes of purpose "refine" per update. `count`: 0 until stopped."""
 
@@ -124,6 +159,7 @@ class TrainerConfig(_Section, frozen=True):
     reward: RewardSection = RewardSection()
     refiner: RefinerSection = RefinerSection()
     adaptation: AdaptationSection = AdaptationSection()
+    monitors: MonitorsSection = MonitorsSection()
     iteration: IterationSection = IterationSection()
     release: ReleaseSection = ReleaseSection()
     store: StoreSection = StoreSection()
@@ -159,7 +195,29 @@ def load_config(path: Path | None = None, overrides: Sequence[str] = ()) -> Trai
         ("limits.held_mib", config.limits.held_mib, 64),
         ("limits.rest_s", config.limits.rest_s, 0.0),
         ("limits.silent_connections", config.limits.silent_connections, 8),
+        ("monitors.audit.most_open", config.monitors.audit.most_open, 0),
     ):
         if not value >= low:
             raise ConfigError(f"{path}: {name}", expected=f">= {low:g}", found=value)
+    _check_monitors(config.monitors, f"{path}: monitors")
     return config
+
+
+def _check_monitors(monitors: MonitorsSection, where: str) -> None:
+    for name, value, low, high in (
+        ("false_alarms", monitors.false_alarms, 1e-6, 0.5),
+        ("alone", monitors.alone, 0.001, 0.9),
+        ("of_failures", monitors.of_failures, 0.001, 0.95),
+        ("growth", monitors.growth, 0.01, 0.9),
+        ("audit.share", monitors.audit.share, 0.001, 1.0),
+        ("second.threshold", monitors.second.threshold, 0.0, 1.0),
+    ):
+        if not low <= value <= high:
+            raise ConfigError(f"{where}.{name}", expected=f"{low:g} to {high:g}", found=value)
+    if not monitors.alone < monitors.of_failures:
+        raise ConfigError(
+            f"{where}.alone",
+            expected=f"below of_failures, which is {monitors.of_failures:g}",
+            found=monitors.alone,
+            remedy="it is a share of all episodes, the other one of the failures among them",
+        )

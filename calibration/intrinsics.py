@@ -110,7 +110,16 @@ def fit(views: Views, camera: ShotCamera) -> Fit:
 
 def coverage(pixels: Array, lens: Lens) -> float:
     """Share of the picture's cells in which corners were seen."""
-    return float((_counts(pixels, lens) > 0).mean())
+    return float((counts(pixels, lens) > 0).mean())
+
+
+def counts(pixels: Array, lens: Lens) -> Array:
+    """float64[rows, columns] of `GRID`: corners in each cell."""
+    column = np.clip((pixels[:, 0] / lens.width * GRID[0]).astype(int), 0, GRID[0] - 1)
+    row = np.clip((pixels[:, 1] / lens.height * GRID[1]).astype(int), 0, GRID[1] - 1)
+    counts = np.zeros((GRID[1], GRID[0]))
+    np.add.at(counts, (row, column), 1)
+    return counts
 
 
 def difference(one: Lens, other: Lens) -> Array:
@@ -248,11 +257,3 @@ def _rays(lens: Lens, pixels: Array) -> Array:
     flat = (straight - [lens.cx, lens.cy]) / [lens.fx, lens.fy]
     rays = np.c_[flat, np.ones(len(flat))]
     return np.asarray(rays / np.linalg.norm(rays, axis=1, keepdims=True))
-
-
-def _counts(pixels: Array, lens: Lens) -> Array:
-    column = np.clip((pixels[:, 0] / lens.width * GRID[0]).astype(int), 0, GRID[0] - 1)
-    row = np.clip((pixels[:, 1] / lens.height * GRID[1]).astype(int), 0, GRID[1] - 1)
-    counts = np.zeros((GRID[1], GRID[0]))
-    np.add.at(counts, (row, column), 1)
-    return counts

@@ -18,6 +18,9 @@ def command(
         Path | None,
         typer.Option(help="The robot's hardware config: put the lens into its calibration.json."),
     ] = None,
+    report: Annotated[
+        Path | None, typer.Option(help="Write a page with charts there, as HTML.")
+    ] = None,
 ) -> None:
     """Calibrate a camera's intrinsics, or see whether those of its factory still hold.
 
@@ -26,9 +29,11 @@ def command(
     import numpy as np
 
     from calibration import intrinsics, measured, shots
+    from calibration.pages import report_file
     from calibration.record import Record
     from contracts.files import atomic
 
+    page = report_file(report)
     taken = shots.read(capture)
     record = None if config is None else Record(config)
     if record is not None:
@@ -65,6 +70,11 @@ def command(
     ]
     if output is not None:
         atomic.write_bytes(output, msgspec.json.format(msgspec.json.encode(lens), indent=1))
+    if page is not None:
+        from calibration.pages.intrinsics import page_of
+
+        maps = {"unsure": 2 * sure, "halves": twice, "factory": factory}
+        page.write(page_of(camera, found, maps, level.lower(), tuple(lines[3:6])))
     typer.echo("\n".join(lines))
     if level == "FAIL":
         raise typer.Exit(1)

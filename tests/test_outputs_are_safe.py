@@ -66,6 +66,8 @@ FILES = (
     "robot-bench link --seconds 0 --output OUT",
     "robot-bench probation --simulated 0 --output OUT",
     "robot-calibrate handeye nothere --output OUT",
+    "robot-calibrate handeye nothere --report OUT",
+    "robot-calibrate intrinsics nothere --camera wrist --report OUT",
 )
 # Any folder will do as a run's; it must be one, and take files.
 ROOMS = (

@@ -43,23 +43,28 @@ class Guess:
 
 
 def board_pose(camera: Camera, view: View) -> tuple[Array, float]:
-    """camera_T_board [4,4] of one view, and its reprojection error in pixels (rms).
+    """camera_T_board [4,4] of one view, and its reprojection error in pixels (rms): the best of
+    `board_poses`."""
+    return next(iter(board_poses(camera, view)), (np.eye(4), np.inf))
 
-    A flat board far away has two poses that look almost alike: both are refined, the better one is given."""
+
+def board_poses(camera: Camera, view: View) -> list[tuple[Array, float]]:
+    """Every camera_T_board [4,4] that one view allows, each refined and with its reprojection error in pixels
+    (rms), the best first: a flat board far away has two that look almost alike."""
     matrix = camera.matrix
     flat = bool(np.abs(view.points_m[:, 2]).max() < 1e-9)
     method = cv2.SOLVEPNP_IPPE if flat else cv2.SOLVEPNP_SQPNP
     count, turns, shifts, _ = cv2.solvePnPGeneric(
         view.points_m, view.pixels, matrix, None, flags=method
     )
-    best, least = np.eye(4), np.inf
+    found = []
     for first in zip(turns[:count], shifts[:count], strict=True):
         turn, shift = cv2.solvePnPRefineLM(view.points_m, view.pixels, matrix, None, *first)
         pose = rigid.transform(rigid.rotation_of(turn[:, 0]), shift[:, 0])
         error = float(np.sqrt(((project(camera, pose, view.points_m) - view.pixels) ** 2).mean()))
-        if np.isfinite(pose).all() and pose[2, 3] > 0 and error < least:
-            best, least = pose, error
-    return best, least
+        if np.isfinite(pose).all() and pose[2, 3] > 0 and np.isfinite(error):
+            found.append((pose, error))
+    return sorted(found, key=lambda one: one[1])
 
 
 def project(camera: Camera, camera_T_board: Array, points_m: Array) -> Array:

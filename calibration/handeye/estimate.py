@@ -50,9 +50,9 @@ class Estimate:
     freedom: float
     stands: tuple[str, ...]
     arm_errors: Array
-    reprojection_px: dict[str, Array]
-    """Distance found to predicted of every corner by camera, the arm taken at its word."""
-    corner_px: dict[str, Array]
+    stated: tuple[dict[str, Array], ...]
+    """Of each stand by camera, corners [K,2] found minus predicted in pixels, the arm taken at its word."""
+    own: tuple[dict[str, Array], ...]
     """The same with the arm where it most likely was: the corners' own noise."""
     left_out: tuple[str, ...] = ()
     guesses: dict[str, list[Guess]] = field(default_factory=dict)
@@ -224,16 +224,6 @@ def _finished(fit: _Fit, left_out: tuple[str, ...], guesses: dict[str, list[Gues
             remedy="turn the hand about at least two axes, by 20 degrees and more",
         )
     covariance = np.linalg.inv(conditioned) / scale[:, None] / scale[None, :]
-    own = _own_residuals(fit)
-
-    def lengths(found: Sequence[dict[str, Array]]) -> dict[str, Array]:
-        return {
-            c.name: np.concatenate(
-                [np.linalg.norm(one[c.name], axis=1) for one in found if c.name in one]
-            )
-            for c in setup.cameras
-        }
-
     return Estimate(
         fit.poses,
         fit.blocks,
@@ -242,8 +232,8 @@ def _finished(fit: _Fit, left_out: tuple[str, ...], guesses: dict[str, list[Gues
         max(float(POSE * len(setup.samples) - len(information)), 1.0),
         tuple(sample.name for sample in setup.samples),
         arm_errors(fit.stands, fit.noise),
-        lengths(fit.stands.residuals),
-        lengths(own),
+        tuple(fit.stands.residuals),
+        tuple(_own_residuals(fit)),
         left_out,
         guesses,
     )

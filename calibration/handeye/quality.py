@@ -4,7 +4,7 @@ solvers, resampling. Metres and radians inside; millimetres, degrees and pixels 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from itertools import combinations
 
 import msgspec
@@ -14,7 +14,7 @@ from calibration import rigid
 from calibration.handeye.closed_form import board_pose, near_T_far, project
 from calibration.handeye.estimate import Estimate, refit
 from calibration.handeye.linear import Poses
-from calibration.handeye.samples import Camera, Sample, Setup, View
+from calibration.handeye.samples import Camera, HandEyeError, Sample, Setup, View
 from calibration.handeye.start import pixels
 from calibration.rigid import Array
 
@@ -51,6 +51,15 @@ class Solver(msgspec.Struct, frozen=True):
     refused: str = ""
 
 
+class StandQuality(msgspec.Struct, frozen=True, kw_only=True):
+    """Of one camera at one stand, pixels: the mean corner with the arm where it most likely was, with the
+    arm at its word, and that of an estimate that did not see this stand (None: there is none without it)."""
+
+    corner_px: float
+    stated_px: float
+    held_out_px: float | None
+
+
 class CameraQuality(msgspec.Struct, frozen=True, kw_only=True):
     """Of one camera. `reprojection_px`: corners against their prediction with the arm where it says;
     `corner_px`: with the arm where it most likely was. `held_out`: stands that the estimate did not see, one
@@ -69,13 +78,12 @@ class CameraQuality(msgspec.Struct, frozen=True, kw_only=True):
     bootstrap_mm: tuple[float, float, float] | None
     bootstrap_deg: tuple[float, float, float] | None
     solvers: dict[str, Solver]
+    each: dict[str, StandQuality]
+    """By stand."""
 
 
-@dataclass(frozen=True)
-class _Held:
-    pixels: list[float]
-    mm: list[float]
-    degrees: list[float]
+Missed = dict[str, tuple[float, float, float]]
+"""By stand: `misses` of an estimate that did not see it."""
 
 
 def assess(
@@ -84,12 +92,19 @@ def assess(
     """Of every camera, over the stands that the estimate used."""
     used = Setup(setup.cameras, tuple(s for s in setup.samples if s.name in found.stands))
     held = _held_out(used, found)
+    for name, missed in held.items():
+        if not missed:
+            raise HandEyeError(
+                f"camera '{name}': no stand can be left out, so nothing can check the others",
+                found=f"{len(used.samples)} stands",
+                remedy="capture more, turning the hand about at least two axes",
+            )
     drawn = _resampled(used, found, bootstrap, seed) if bootstrap else []
     return {camera.name: _of_camera(used, found, camera, held, drawn) for camera in used.cameras}
 
 
 def _of_camera(
-    setup: Setup, found: Estimate, camera: Camera, held: dict[str, _Held], drawn: list[Poses]
+    setup: Setup, found: Estimate, camera: Camera, held: dict[str, Missed], drawn: list[Poses]
 ) -> CameraQuality:
     name = camera.name
     half = found.interval("camera", name)
@@ -97,12 +112,13 @@ def _of_camera(
     shifts, turns = _bootstrap_intervals(
         found.poses.cameras[name], [p.cameras[name] for p in drawn]
     )
-    one = held[name]
+    stated, own = (lengths_px(found, residuals, name) for residuals in (found.stated, found.own))
+    missed = held[name]
     return CameraQuality(
         stands=len(setup.of(camera)),
-        reprojection_px=Spread.of(found.reprojection_px[name]),
-        corner_px=Spread.of(found.corner_px[name]),
-        held_out=Misses(*(Spread.of(np.array(x)) for x in (one.pixels, one.mm, one.degrees))),
+        reprojection_px=Spread.of(np.concatenate([*stated.values()])),
+        corner_px=Spread.of(np.concatenate([*own.values()])),
+        held_out=Misses(*(Spread.of(np.array(one)) for one in zip(*missed.values(), strict=True))),
         pairs_mm=Spread.of(mm),
         pairs_deg=Spread.of(degrees),
         interval_mm=_three(1e3 * half[3:]),
@@ -110,7 +126,26 @@ def _of_camera(
         bootstrap_mm=shifts,
         bootstrap_deg=turns,
         solvers=_solvers(setup, camera, found),
+        each={
+            stand: StandQuality(
+                corner_px=float(own[stand].mean()),
+                stated_px=float(stated[stand].mean()),
+                held_out_px=missed[stand][0] if stand in missed else None,
+            )
+            for stand in own
+        },
     )
+
+
+def lengths_px(
+    found: Estimate, residuals: Sequence[Mapping[str, Array]], camera: str
+) -> dict[str, Array]:
+    """By stand that this camera saw the board from: how far each corner [K] is from its prediction."""
+    return {
+        stand: np.linalg.norm(one[camera], axis=1)
+        for stand, one in zip(found.stands, residuals, strict=True)
+        if camera in one
+    }
 
 
 def predicted(camera: Camera, sample: Sample, poses: Poses) -> Array:
@@ -130,8 +165,8 @@ def misses(camera: Camera, sample: Sample, view: View, poses: Poses) -> tuple[fl
     return float(off.mean()), 1e3 * float(np.linalg.norm(apart)), rigid.angle_deg(pose, seen)
 
 
-def _held_out(setup: Setup, found: Estimate) -> dict[str, _Held]:
-    held = {camera.name: _Held([], [], []) for camera in setup.cameras}
+def _held_out(setup: Setup, found: Estimate) -> dict[str, Missed]:
+    held: dict[str, Missed] = {camera.name: {} for camera in setup.cameras}
     for index, sample in enumerate(setup.samples):
         rest = setup.samples[:index] + setup.samples[index + 1 :]
         try:
@@ -140,10 +175,8 @@ def _held_out(setup: Setup, found: Estimate) -> dict[str, _Held]:
             continue  # this stand alone held the answer together: its intervals say so
         for camera in setup.cameras:
             if camera.name in sample.views:
-                off = misses(camera, sample, sample.views[camera.name], poses)
-                one = held[camera.name]
-                for values, value in zip((one.pixels, one.mm, one.degrees), off, strict=True):
-                    values.append(value)
+                view = sample.views[camera.name]
+                held[camera.name][sample.name] = misses(camera, sample, view, poses)
     return held
 
 

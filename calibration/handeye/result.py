@@ -14,7 +14,6 @@ from calibration.handeye.quality import CameraQuality, assess
 from calibration.handeye.samples import Setup
 from calibration.handeye.verdict import Verdict, judge
 from calibration.rigid import Array
-from calibration.shots import Shots
 from contracts.calibration import Mount
 
 Rows = tuple[tuple[float, float, float, float], ...]
@@ -51,19 +50,19 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
 
 def solve(folder: Path, *, size_known: bool = True, bootstrap: int = 200) -> Result:
     """Raises `ShotsError` and `HandEyeError` for what gives no calibration."""
-    return solve_shots(folder, shots.read(folder), size_known=size_known, bootstrap=bootstrap)
-
-
-def solve_shots(
-    folder: Path, capture: Shots, *, size_known: bool = True, bootstrap: int = 200
-) -> Result:
-    """The same of a capture that was read already."""
-    setup = shots.to_setup(folder, capture)
+    setup = shots.to_setup(folder, shots.read(folder))
     return solve_setup(setup, size_known=size_known, bootstrap=bootstrap)
 
 
 def solve_setup(setup: Setup, *, size_known: bool = True, bootstrap: int = 200) -> Result:
     """The same of corners that were found already."""
+    return assessed(setup, size_known=size_known, bootstrap=bootstrap)[0]
+
+
+def assessed(
+    setup: Setup, *, size_known: bool = True, bootstrap: int = 200
+) -> tuple[Result, Estimate]:
+    """The result, and the estimate that it was made from."""
     refusals.require_turns(setup)
     refusals.require_board(setup)
     found = estimate(setup, size_known=size_known)
@@ -76,7 +75,7 @@ def solve_setup(setup: Setup, *, size_known: bool = True, bootstrap: int = 200) 
     second = {name: float(spread[1]) for name, spread in turns.items()}
     stands = len(found.stands) + len(found.left_out)
     verdict = judge(quality, second, len(found.left_out), stands)
-    return Result(
+    result = Result(
         verdict=verdict,
         cameras={
             camera.name: CameraResult(
@@ -100,6 +99,7 @@ def solve_setup(setup: Setup, *, size_known: bool = True, bootstrap: int = 200) 
             *(f"{name}: the arm's pose does not fit the others" for name in found.left_out),
         ),
     )
+    return result, found
 
 
 def _size(found: Estimate) -> tuple[float, float]:

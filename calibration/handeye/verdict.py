@@ -53,14 +53,14 @@ def judge(
             f"{name}: 95 % interval of its place",
             max(one.interval_mm),
             limits.interval_mm,
-            "mm",
+            " mm",
             more,
         )
         judged(
             f"{name}: 95 % interval of its turn",
             max(one.interval_deg),
             limits.interval_deg,
-            "deg",
+            " deg",
             more,
         )
         judged(

@@ -175,6 +175,35 @@ def test_a_capture_is_solved_from_the_command_line(tmp_path: Path) -> None:
     assert 0.3 < result["arm_mm"] < 2.5
 
 
+def test_reports_are_one_page_with_what_was_found(tmp_path: Path) -> None:
+    folder = capture(tmp_path / "capture", count=14, aside=0.09)
+    taken = shots.read(folder)
+    shots.write(folder, msgspec.structs.replace(taken, arm="<arm & co>"))
+    page = tmp_path / "handeye.html"
+    options = ["handeye", str(folder), "--bootstrap", "60", "--json", "--report", str(page)]
+    said = CliRunner().invoke(app, options)
+    assert said.exit_code == 0, said.output
+    result, text = json.loads(said.stdout), page.read_text()
+    quality = result["cameras"]["wrist"]["quality"]
+    assert f"{quality['held_out']['mm']['median']:.2f} mm" in text
+    assert "&lt;arm &amp; co&gt;" in text and "<arm" not in text
+    assert all(method in text for method in quality["solvers"])
+    assert result["verdict"]["level"] in ("pass", "warn")
+    assert text.count("<svg") == 4 and "<script" not in text and " src=" not in text
+    assert {*quality["each"]} == {shot.name for shot in taken.shots}
+    again = CliRunner().invoke(app, options)
+    assert again.exit_code == 0 and page.read_text() == text, "the same numbers, the same page"
+
+    page.write_text("my notes")
+    said = CliRunner().invoke(app, options)
+    assert said.exit_code != 0 and "holds" not in said.output and page.read_text() == "my notes"
+    page = tmp_path / "lens.html"
+    options = ["intrinsics", str(folder), "--camera", "wrist", "--report", str(page)]
+    said = CliRunner().invoke(app, options)
+    assert said.exit_code == 0, said.output
+    assert page.read_text().count("<svg") == 5 and "The lens of wrist" in page.read_text()
+
+
 def test_a_capture_with_another_board_or_damage_is_refused(tmp_path: Path) -> None:
     with pytest.raises(HandEyeError, match="another size than was said"):
         from calibration.handeye.result import solve

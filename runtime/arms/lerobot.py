@@ -6,7 +6,6 @@ Owns the mapping of LeRobot's features to joints, units and limits. LeRobot powe
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,14 +17,13 @@ from contracts.errors import ConfigError, DeviceError
 from contracts.specs import SO101_JOINTS, ActionSpec, is_gripper
 from runtime.arms import ArmState, Glitch
 from runtime.arms.guarded import require_limits
-from runtime.arms.lerobot_process import LeRobotProcess
+from runtime.arms.lerobot_process import LeRobotProcess, find_python
 from runtime.arms.sim import SO101_ACTION
 from runtime.board import StopCheck
 from runtime.run import Run
 from runtime.standstill import Standstill
 
 CHILD = Path(__file__).with_name("lerobot_child.py")
-ENVIRONMENT = "ENTRACTE_LEROBOT_PYTHON"
 MOVED = 1.0
 """Degrees or percent: what a reading may change by while nobody moves the arm."""
 KEEP_GOAL = 3.0
@@ -61,12 +59,7 @@ class LeRobotArm:
         answer_s: float = 0.2,
         start_s: float = 60.0,
     ) -> None:
-        python = os.path.expanduser(python or os.environ.get(ENVIRONMENT, ""))
-        if not python:
-            raise ConfigError(
-                "a lerobot arm needs the Python that has LeRobot",
-                remedy=f"set arm.options.python, or {ENVIRONMENT}",
-            )
+        python = find_python(python, "arm", "arm.options.python")
         if "type" not in robot:
             raise ConfigError(
                 "arm.options.robot has no type", remedy="as in lerobot-record --robot.type"

@@ -18,10 +18,22 @@ from typing import Any
 from contracts.errors import ConfigError, DeviceError
 from runtime.arms import Glitch
 
+ENVIRONMENT = "ENTRACTE_LEROBOT_PYTHON"
 _MAX_BYTES = 1 << 20
 _END_S = 5.0
 _PASSING = ("ConnectionError", "TimeoutError")
 """Errors of LeRobot's that the next call may not have: it does not repeat what noise broke."""
+
+
+def find_python(named: str, what: str, option: str) -> str:
+    """The Python that has LeRobot: the one that is `named` under `option`, else the environment's."""
+    python = os.path.expanduser(named or os.environ.get(ENVIRONMENT, ""))
+    if not python:
+        raise ConfigError(
+            f"a lerobot {what} needs the Python that has LeRobot",
+            remedy=f"set {option}, or {ENVIRONMENT}",
+        )
+    return python
 
 
 class LeRobotProcess:

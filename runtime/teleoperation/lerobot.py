@@ -6,14 +6,13 @@ Owns the mapping of LeRobot's action features to the arm's joints. LeRobot's uni
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from contracts.errors import ConfigError, DeviceError
 from contracts.specs import ActionSpec
-from runtime.arms.lerobot import CHILD, ENVIRONMENT
-from runtime.arms.lerobot_process import LeRobotProcess
+from runtime.arms.lerobot import CHILD
+from runtime.arms.lerobot_process import LeRobotProcess, find_python
 from runtime.operator.commands import Command
 from runtime.teleoperation import Reading
 
@@ -44,12 +43,8 @@ class LeRobotTeleoperator:
         answer_s: float = 0.2,
         start_s: float = 60.0,
     ) -> None:
-        python = os.path.expanduser(python or os.environ.get(ENVIRONMENT, ""))
-        if not python:
-            raise ConfigError(
-                "a lerobot teleoperator needs the Python that has LeRobot",
-                remedy=f"set operator.teleoperator_options.python, or {ENVIRONMENT}",
-            )
+        option = "operator.teleoperator_options.python"
+        python = find_python(python, "teleoperator", option)
         if "type" not in teleop:
             raise ConfigError(
                 "operator.teleoperator_options.teleop has no type",
@@ -64,7 +59,7 @@ class LeRobotTeleoperator:
             python,
             CHILD,
             "teleoperator",
-            option="operator.teleoperator_options.python",
+            option=option,
             log="logs/teleoperator.log",
         )
         try:

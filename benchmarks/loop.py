@@ -40,9 +40,14 @@ LEROBOT = "ENTRACTE_LEROBOT_PYTHON"
 EXECUTE_STEPS = 8
 _ANSWER_S = 300.0
 """What LeRobot may need beside the block itself: to connect, and to encode what it recorded."""
+_MOST_STOPS = 10
 _ROOT = Path(__file__).resolve().parent.parent
 
 Report = Callable[[str], None]
+
+
+class Stopped(EntracteError):
+    """Our robot went into hold by itself, for a fault that it saw."""
 
 
 def measure(
@@ -63,11 +68,18 @@ def measure(
         }
         if lerobot:
             loops["lerobot"] = LeRobotLoop(lerobot, rig, package, rate_hz, folder)
+        stops = 0
         try:
             while waiting := [kind for kind in kinds if done.ticks(kind) < ticks]:
                 for kind in waiting:
-                    done.add(kind, _block(loops[kind], block_s))
+                    block = _block(loops[kind], block_s)
+                    done.add(kind, block)
                     report(f"{rate_hz:g} Hz, {kind}: {done.ticks(kind)} of {ticks} ticks")
+                    if why := block.get("stopped"):
+                        stops += 1
+                        report(f"{rate_hz:g} Hz, {kind} stopped by itself: {why}")
+                    if stops > _MOST_STOPS:
+                        raise EntracteError(f"loops stopped by themselves {stops} times", found=why)
         finally:
             for one in loops.values():
                 one.close()
@@ -78,7 +90,10 @@ def _block(loop: Any, seconds: float) -> dict[str, Any]:
     """One block, with what the machine lost meanwhile."""
     before_s = stolen_s()
     with Probes() as probes:
-        found: dict[str, Any] = loop.run(seconds)
+        try:
+            found: dict[str, Any] = loop.run(seconds)
+        except Stopped as error:  # a result, too: a table of what survived would be none
+            found = {"lateness_s": [], "off_s": [], "missed": 0, "stopped": str(error)}
         pauses = probes.stop()
     late = [explain(at_s, by_s, loop.period_s, pauses) for at_s, by_s in found.get("late", ())]
     stolen = round(stolen_s() - before_s, 3)
@@ -155,7 +170,7 @@ class OurLoop:
         finally:
             loop_rig.end(robot)
         if code:
-            raise EntracteError("the robot stopped", found=self._last_words())
+            raise Stopped("the robot stopped", found=self._last_words())
         messages = [
             packet.message
             for packet in EpisodeLogReader(self._trainer.wait_for_log(before)).packets()

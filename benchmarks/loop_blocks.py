@@ -63,7 +63,7 @@ class Blocks:
                 "stolen_s": round(sum(row["stolen_s"] for row in rows), 3),
                 "stopped": [row["stopped"] for row in rows if row.get("stopped")],
             }
-        ours = list(self.of("loop"))
+        ours = [row for row in self.of("loop") if not row.get("stopped")]
         found["late"] = [late for row in ours for late in row["late"]]
         found["sections"] = _worst(row["sections"] for row in ours)
         for name in ("frames_dropped", "records_dropped", "held_ticks"):
@@ -154,6 +154,12 @@ def _verdicts(found: dict[str, Any]) -> list[str]:
         f"p99 above the bare loop's {more:+.2f} ms (<= {MORE_MS:g}: {_met(more <= MORE_MS)}), missed "
         f"{missed:.3f} % (<= {MISSED_PERCENT:g}: {_met(missed <= MISSED_PERCENT)})"
     ]
+    if ours["stopped"]:
+        paused = ours["pause_max_ms"]
+        said.append(
+            f"our loop stopped by itself {len(ours['stopped'])} times (the machine's longest pause "
+            f"{paused:.0f} ms), the first: {ours['stopped'][0]}"
+        )
     if lerobot:
         fewer = missed <= lerobot["missed_percent"]
         if lerobot["stopped"]:

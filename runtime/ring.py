@@ -97,6 +97,8 @@ class Ring:
     @property
     def waiting(self) -> int:
         """Records pushed and not yet released."""
+        if not self.used:
+            return 0  # whatever the counts say: a writer that died between its two stores left one too many
         return self._header[_PUSHED_WORD] - self._header[_POPPED_WORD]
 
     def try_push(self, parts: Sequence[bytes | memoryview]) -> bool:

@@ -54,3 +54,15 @@ def test_blocks_are_kept_and_the_targets_are_judged(tmp_path: Path) -> None:
     said = table(again.summary(50.0))
     assert "(<= 2: MISSED)" in said and "missed 1.478 % (<= 0.1: MISSED)" in said
     assert "gate 1.00 / 3.00" in said  # the worst block's
+
+
+def test_a_loop_that_stopped_by_itself_is_told_beside_what_it_did_before(tmp_path: Path) -> None:
+    """Only blocks that went well would otherwise be counted."""
+    blocks = Blocks(tmp_path / "blocks.jsonl")
+    nothing = {"lateness_s": [], "off_s": [], "missed": 0, "late": [], "stolen_s": 9.0}
+    blocks.add("loop", {**nothing, "pauses": [[1.0, 1.6]], "stopped": "the robot stopped: the bus"})
+    blocks.add("loop", block(0.001))
+    blocks.add("bare", block(0.0002))
+    said = table(blocks.summary(50.0))
+    assert "stopped by itself 1 times (the machine's longest pause 600 ms)" in said
+    assert "the robot stopped: the bus" in said and "+0.80 ms" in said

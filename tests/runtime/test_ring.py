@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from runtime.ring import _POPPED_WORD, Ring, RingError
+from runtime.ring import _POPPED_WORD, _PUSHED_WORD, Ring, RingError
 
 
 def test_records_come_out_as_they_went_in_across_many_wraps(tmp_path: Path) -> None:
@@ -100,6 +100,17 @@ def test_across_processes_nothing_is_lost_or_torn(tmp_path: Path) -> None:
         number += 1
     assert producer.wait(10) == 0
     ring.close()
+
+
+def test_a_writer_killed_in_a_push_leaves_nothing_that_waits(tmp_path: Path) -> None:
+    with Ring.create(tmp_path / "ring", 1000) as ring:
+        for _ in range(2):
+            assert ring.try_push([b"whole"])
+        ring._header[_PUSHED_WORD] += 1  # the third was counted, and here SIGKILL
+        for _ in range(2):
+            assert ring.waiting and ring.pop() is not None
+            ring.release()
+        assert ring.pop() is None and ring.waiting == ring.used == 0
 
 
 def test_a_reader_killed_anywhere_in_a_release_leaves_a_ring_that_goes_on(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from contracts.draws import Seeds, chunk_noise, chunk_offset
 from contracts.errors import ConfigError, EntracteError, PackageError
 from contracts.files import atomic
 from contracts.files.packages import Package, load_package, read_safetensors
@@ -31,8 +32,6 @@ Seen = tuple[Mapping[str, np.ndarray], np.ndarray]
 Underway = tuple[Sequence[Sequence[float]], int]
 """What the chunk under way has for the new one's entries, and how many of them will have been executed by
 then (`Scheduler.underway`)."""
-# Sets the draw of a chunk's offset apart from that of its noise.
-_EXPLORATION = 1
 MOST_OBSERVATIONS = 16
 """At once in one inference: each is a run of the trunk, and its pictures are kept until then."""
 
@@ -71,17 +70,17 @@ class PolicyRunner:
         self.observations = _observations(package)
         self._joints = len(action.names)
         self._tokens = self._encode("")
-        self._seed = (0, 0)
+        self._seeds: Seeds = (0, 0)
         self._low = np.array(action.low, np.float32)
         self._high = np.array(action.high, np.float32)
-        self._explores = np.array([unit == "deg" for unit in action.units])
+        self._units = action.units
         self._explore_deg = 0.0
 
     def begin_episode(self, instruction: str, seed: int, *, explore: bool = False) -> list[str]:
         """Set the instruction, the noise and whether to `explore` (same seed, the same again); returns words
         that the policy has never seen."""
         self._tokens = self._encode(instruction)
-        self._seed = (self._section.seed, seed)
+        self._seeds = (self._section.seed, seed)
         self._explore_deg = self._section.explore_deg if explore else 0.0
         if "tokens" not in self._takes:
             return []
@@ -113,10 +112,7 @@ class PolicyRunner:
         # Only now: a sound release would be refused for what it is shown of a fault.
         self.swapper.remember(head)
         if self._explore_deg > 0.0:
-            drawn = np.random.default_rng([*self._seed, number, _EXPLORATION]).normal(
-                size=self._joints
-            )
-            offset = (self._explore_deg * drawn * self._explores).astype(np.float32)
+            offset = chunk_offset(self._seeds, number, self._explore_deg, self._units)
             chosen = np.clip(chosen + offset, self._low, self._high)
         return Inference(
             tuple(map(tuple, chosen.tolist())),
@@ -186,9 +182,7 @@ class PolicyRunner:
         samples, *rest = shape
         if samples < 0:
             samples = self._section.samples or self.swapper.active.samples or 1
-        rng = np.random.default_rng([*self._seed, number])
-        noise = rng.standard_normal((samples, *rest)) * self.chunk.noise_scale
-        return noise.astype(np.float32)
+        return chunk_noise(self._seeds, number, (samples, *rest), self.chunk.noise_scale)
 
 
 def _observations(package: Package) -> int:

@@ -96,7 +96,7 @@ class FrozenTrunk:
         if manifest.chunk is None:
             raise PackageError(f"package {package.folder} says nothing of its chunks")
         self.chunk: ChunkSpec = manifest.chunk
-        self._manifest = manifest
+        self.manifest = manifest
         self._trunk = policy.trunk.eval().requires_grad_(False)
 
     def trajectory(
@@ -111,15 +111,19 @@ class FrozenTrunk:
     ) -> Trajectory:
         """An episode of the robot's, every `thin`-th step of the chunk rate. `signals` are the reward
         model's, `discount` is that of `potential` per action."""
-        times = episode.columns["time.tick"]
-        tick_s = float(np.median(np.diff(times))) if len(times) > 1 else 1.0 / self.chunk.rate_hz
-        every = _ticks_per_action(tick_s, self.chunk.rate_hz)
+        every = self.ticks_per_action(episode)
         starts = np.arange(0, episode.steps, every * thin)
-        pictures = [episode.frames(name, starts.tolist()) for name in self._manifest.cameras]
+        pictures = [episode.frames(name, starts.tolist()) for name in self.manifest.cameras]
         states, text = episode.states[starts], episode.instruction
         features = self.views(pictures, states, text, views, rng)
         along = potential(signals, episode.steps, success, discount ** (1.0 / every))
         return self._cut(features, episode.actions, starts, every, along, success=success)
+
+    def ticks_per_action(self, episode: StoredEpisode) -> int:
+        """Ticks of that robot's loop to a period of the chunk rate."""
+        times = episode.columns["time.tick"]
+        tick_s = float(np.median(np.diff(times))) if len(times) > 1 else 1.0 / self.chunk.rate_hz
+        return _ticks_per_action(tick_s, self.chunk.rate_hz)
 
     def demonstrations(
         self,
@@ -139,7 +143,7 @@ class FrozenTrunk:
                 starts = np.arange(0, len(actions), every * thin)
                 pictures = [
                     reader.frames(index, f"observation.images.{camera}", starts.tolist())
-                    for camera in self._manifest.cameras
+                    for camera in self.manifest.cameras
                 ]
                 states, text = columns["observation.state"][starts], str(reader.meta(index)["task"])
                 features = self.views(pictures, states, text, views, rng)
@@ -168,12 +172,12 @@ class FrozenTrunk:
         return np.stack(found)
 
     def _sized(self, pictures: Sequence[np.ndarray]) -> list[np.ndarray]:
-        height, width = self._manifest.image_height, self._manifest.image_width
+        height, width = self.manifest.image_height, self.manifest.image_width
         return [_resized(batch, height, width) for batch in pictures]
 
     def features(self, pictures: Sequence[np.ndarray], states: np.ndarray, text: str) -> np.ndarray:
         """float32[M, F] from uint8[M, H, W, 3] per camera, in the manifest's order, and [M, S]."""
-        tokens = language.encode(text, self._manifest.vocabulary, self._manifest.instruction_length)
+        tokens = language.encode(text, self.manifest.vocabulary, self.manifest.instruction_length)
         sized = self._sized(pictures)
         out = []
         with torch.inference_mode():

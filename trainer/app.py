@@ -24,7 +24,7 @@ from contracts.errors import (
     SpecMismatch,
 )
 from contracts.files import outputs
-from trainer import keys_command
+from trainer import audit_command, keys_command, monitors_command
 
 EXIT_WRONG_INPUT = 2
 
@@ -67,6 +67,8 @@ for _verb in ("enroll", "pretrain", "imitate", "refine", "report"):
         app.command(name=_verb)(import_module(f"trainer.{_verb}_command").command)
 
 app.add_typer(keys_command.app, name="keys")
+app.add_typer(monitors_command.app, name="monitors")
+app.add_typer(audit_command.app, name="audit")
 
 
 def main() -> None:

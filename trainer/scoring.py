@@ -10,13 +10,30 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from contracts import registry
 from contracts.reward import RewardSignal, abstain
+from trainer.config import TrainerConfig
 from trainer.interfaces import LiveRewardModel, RewardModel, ScoredEpisode, StoredEpisode
 from trainer.judgement import check_signals, judge
+
+
+def open_model(
+    config: TrainerConfig, name: str, package: str, options: Mapping[str, Any]
+) -> RewardModel:
+    """The model of that name in the group `entracte.reward_models`. Raises `EntracteError`."""
+    factory = registry.load("reward_models", name)
+    model: RewardModel = factory(
+        package=Path(package) if package else None,
+        demonstrations=[Path(path) for path in config.demonstrations],
+        options=options,
+        seed=config.seed,
+    )
+    return model
 
 
 class _Call:

@@ -103,7 +103,7 @@ class Store:
             return self._entries[key]
 
     def log_path(self, key: EpisodeKey) -> Path:
-        return self._logs / f"{key}.elog"
+        return _log_path(self.root, key)
 
     def accept(self, key: EpisodeKey, partial: Path, sha256: str) -> None:
         """Take a whole, synced log: from here on it is stored and never taken again. Raises `OSError`; then
@@ -129,21 +129,7 @@ class Store:
 
     def load(self, entry: IndexEntry) -> StoredEpisode:
         """The episode from its log, or from the data set where the log is gone."""
-        path = self.log_path(entry.key)
-        if not path.exists():
-            return self._from_dataset(entry)
-        logged = read_episode(path)
-        if len(logged.columns["observation.state"]) == 0:
-            raise WireError(f"{path.name} holds no step")
-        return StoredEpisode(
-            entry.key,
-            entry.arrival,
-            logged.session,
-            logged.start,
-            logged.end,
-            logged.columns,
-            logged.pictures,
-        )
+        return stored_episode(self.root, entry.key, entry.arrival)
 
     def save_scores(self, scored: ScoredEpisode) -> None:
         scores = Scores(
@@ -201,13 +187,6 @@ class Store:
             self._in_dataset[robot_id] = keys
         return self._in_dataset[robot_id]
 
-    def _from_dataset(self, entry: IndexEntry) -> StoredEpisode:
-        root = self.root / "dataset" / entry.robot_id
-        for episode in load_dataset(root):
-            if episode.key == entry.key:
-                return episode
-        raise EntracteError(f"episode {entry.key} is neither in the logs nor in the data set")
-
     def _load_index(self) -> None:
         if self._index_path.exists():
             data = atomic.read_bytes(self._index_path, MAX_INDEX_BYTES)
@@ -252,11 +231,32 @@ def _entry(line: bytes, what: str) -> IndexEntry:
     return entry
 
 
+def stored_episode(root: Path, key: EpisodeKey, arrival: int = -1) -> StoredEpisode:
+    """That episode of the store at `root`, which another process may write to. Raises `EntracteError`."""
+    path = _log_path(root, key)
+    if not path.exists():
+        dataset = root / "dataset" / key.robot_id
+        for episode in load_dataset(dataset) if dataset.exists() else []:
+            if episode.key == key:
+                return episode
+        raise EntracteError(f"episode {key} is neither in the logs nor in the data set")
+    logged = read_episode(path)
+    if len(logged.columns["observation.state"]) == 0:
+        raise WireError(f"{path.name} holds no step")
+    return StoredEpisode(
+        key, arrival, logged.session, logged.start, logged.end, logged.columns, logged.pictures
+    )
+
+
 def load_dataset(root: Path) -> list[StoredEpisode]:
     """All episodes of a data set that the store (or `robot-run record`) wrote, pictures decoded late."""
     from trainer.dataset_episodes import stored_episodes
 
     return stored_episodes(DatasetReader(root))
+
+
+def _log_path(root: Path, key: EpisodeKey) -> Path:
+    return root / "logs" / f"{key}.elog"
 
 
 def _describe(path: Path, key: EpisodeKey) -> tuple[str, int, str]:

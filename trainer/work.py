@@ -29,13 +29,13 @@ from trainer.encoder import encodings_of
 from trainer.interfaces import (
     EpisodeKey,
     Refiner,
-    RewardModel,
     ScoredEpisode,
     Update,
 )
 from trainer.metrics import Metrics
+from trainer.monitors.watch import Monitors
 from trainer.publisher import Publisher
-from trainer.scoring import Scorer
+from trainer.scoring import Scorer, open_model
 from trainer.store import IndexEntry, Store
 
 if TYPE_CHECKING:
@@ -73,13 +73,20 @@ class Work:
         self._metrics, self._on_offer = metrics, on_offer
         self._state_path = root / "state" / "state.json"
         self.state = self._load_state()
-        self.scorer = Scorer(_reward_model(config), config.reward.timeout_s)
+        reward = config.reward
+        model = open_model(config, reward.model, reward.package, reward.options)
+        self.scorer = Scorer(model, reward.timeout_s)
+        self._monitors = None
+        if config.monitors.enabled:
+            self._monitors = Monitors(root, config, model.model_id, metrics)
         self.refiner: Refiner | None = None
         self.publisher: Publisher | None = None
         if config.refiner.kind:
             self._open_refiner()
         self._heads = self._open_heads() if config.adaptation.package else None
         self._pending: list[ScoredEpisode | None] = []
+        self._held: list[IndexEntry] = []
+        """Stored and scored while refinement is paused."""
         self._arrived = -1
         self.note = "waiting for episodes"
         """What is going on, for `ReleaseNone` and the live view."""
@@ -99,8 +106,14 @@ class Work:
     def done(self) -> bool:
         return 0 < self._config.iteration.count <= self.state.iteration
 
+    @property
+    def paused(self) -> str:
+        """Why nothing is refined, "" while it is."""
+        return self._monitors.paused if self._monitors else ""
+
     def take(self, entry: IndexEntry) -> None:
-        """One stored episode, in order of arrival: score it and, when enough are there, refine."""
+        """One stored episode, in order of arrival: score it and, when enough are there, refine, unless a
+        monitor has paused that."""
         if entry.arrival <= self._arrived:
             return
         self._arrived = entry.arrival
@@ -108,9 +121,35 @@ class Work:
             self._heads.note(entry.key)
         if entry.arrival <= self.state.consumed_arrival:
             return
-        wanted = entry.purpose in self._config.reward.purposes or entry.problem
-        scored = self._score(entry) if wanted else None
+        scored = self._scored(entry)
+        if self._monitors and scored is not None and entry.purpose == REFINE:
+            self._monitors.see(scored)
         if entry.purpose not in (REFINE, "") or self.refiner is None or self.done:
+            return
+        self.look(now=True)
+        if self.paused:
+            self._held.append(entry)
+        else:
+            self._go_on(entry, scored)
+
+    def look(self, *, now: bool = False) -> None:
+        """Between episodes: what people said meanwhile. What came during a pause is gone on with first, as by
+        a trainer that starts now."""
+        if self._monitors is None:
+            return
+        self._monitors.look(now=now)
+        while self._held and not self.paused:
+            entry = self._held.pop(0)
+            self._go_on(entry, self._scored(entry))
+        if self.paused:
+            self.note = f"refinement is paused by {self.paused}"
+
+    def _scored(self, entry: IndexEntry) -> ScoredEpisode | None:
+        wanted = entry.purpose in self._config.reward.purposes or entry.problem
+        return self._score(entry) if wanted else None
+
+    def _go_on(self, entry: IndexEntry, scored: ScoredEpisode | None) -> None:
+        if self.done:
             return
         # An unreadable episode counts (as None): the robot counts it too, and waits for the release.
         self._pending.append(scored)
@@ -209,6 +248,8 @@ class Work:
         self._pending = []
         self._offer(self.publisher, seq)
         self._metrics.add("iteration", **record)
+        if self._monitors:
+            self._metrics.add("monitors", iteration=iteration, **self._monitors.figures())
         self._drop_old_refiners(keep=2)
         self._adapt(iteration)
         self.note = "finished" if self.done else "waiting for episodes"
@@ -347,17 +388,6 @@ class Work:
         folders = sorted(self._state_path.parent.glob("refiner-*"))
         for folder in folders[:-keep]:
             shutil.rmtree(folder, ignore_errors=True)
-
-
-def _reward_model(config: TrainerConfig) -> RewardModel:
-    factory = registry.load("reward_models", config.reward.model)
-    model: RewardModel = factory(
-        package=Path(config.reward.package) if config.reward.package else None,
-        demonstrations=[Path(path) for path in config.demonstrations],
-        options=config.reward.options,
-        seed=config.seed,
-    )
-    return model
 
 
 def _version(scored: ScoredEpisode) -> int:

@@ -69,7 +69,8 @@ class Worker(threading.Thread):
             self._write_dataset()
 
     def _idle(self) -> None:
-        """Nothing to score: look at a live frame, or catch up with the data set."""
+        """Nothing to score: hear what people said, look at a live frame, or catch up with the data set."""
+        self._work.look()
         if self._live:
             try:
                 seen = self._live.next()

@@ -26,6 +26,7 @@ from contracts.messages import EpisodeEnd, EpisodeStart, SessionStart
 from contracts.release import ReleaseManifest
 from contracts.reward import RewardSignal
 from trainer.report import engine
+from trainer.report.monitoring import monitoring
 from trainer.report.recordings import DatasetRecording, LogRecording
 from trainer.report.rows import Episode, Iteration, Judgement, Process, Release, RunData, Truth
 
@@ -78,6 +79,7 @@ def load_run(folder: Path) -> RunData:
         episodes=tuple(episodes),
         iterations=tuple(_iterations(metrics)),
         releases=tuple(_releases(folder, metrics)),
+        monitoring=monitoring(metrics),
         package_bytes=_package_bytes(config),
         processes=tuple(_process(tree) for tree in demo.get("processes", [])),
         versions={str(k): str(v) for k, v in demo.get("versions", {}).items()},

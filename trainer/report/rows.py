@@ -108,6 +108,38 @@ class Release:
 
 
 @dataclass(frozen=True)
+class Monitor:
+    """How one monitor of the reward stood last. Evidence and the limit where it trips in powers of ten."""
+
+    name: str
+    counted: int = 0
+    alone: int = 0
+    evidence_log10: float = math.nan
+    limit_log10: float = math.nan
+
+
+@dataclass(frozen=True)
+class Pause:
+    """Refinement stood because of a monitor. `resumed`: a person let it go on, saying `note`."""
+
+    monitor: str
+    why: str
+    unix_s: float = math.nan
+    resumed: bool = False
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Monitoring:
+    """What became of the watch on the reward. `true_success`: (estimate, low, high), NaN without labels."""
+
+    monitors: tuple[Monitor, ...] = ()
+    pauses: tuple[Pause, ...] = ()
+    true_success: tuple[float, float, float] = (math.nan, math.nan, math.nan)
+    waiting: int = 0
+
+
+@dataclass(frozen=True)
 class Process:
     """One process that the demo ran: its command and how it ended (None: running or unknown)."""
 
@@ -134,6 +166,7 @@ class RunData:
     episodes: tuple[Episode, ...] = ()
     iterations: tuple[Iteration, ...] = ()
     releases: tuple[Release, ...] = ()
+    monitoring: Monitoring = Monitoring()
     package_bytes: int = 0
     processes: tuple[Process, ...] = ()
     versions: dict[str, str] = field(default_factory=dict)

@@ -20,6 +20,7 @@ from trainer.report.analysis import (
     judges,
     truth_tallies,
 )
+from trainer.report.monitoring import monitors_section
 from trainer.report.rows import Episode, RunData
 from trainer.report.sections_machine import (
     facts,
@@ -287,6 +288,7 @@ def context(run: RunData) -> Section:
             "Lines lead from the frames to their moments."
         ),
         "judges": judges_section(run),
+        "monitors": monitors_section(run),
         "pushes": pushes_section(run),
         "timing": timing_section(run),
         "gate": gate_section(run),

@@ -59,7 +59,9 @@ class SessionStart(Message, frozen=True, tag="session_start"):
 
 class EpisodeStart(Message, frozen=True, tag="episode_start"):
     """`episode_seq` increases by one per episode of a robot, across restarts. `purpose`: "refine",
-    "evaluate" or "record". `scene_seed` is the bench's layout seed (-1 on a real robot)."""
+    "evaluate" or "record". `scene_seed` is the bench's layout seed (-1 on a real robot). `policy_seed` is
+    `policy.seed` (-1: unknown) and `explore_deg` the standard deviation of what is tried (0: nothing is, or
+    unknown): from them and the scene's seed `contracts.draws` makes again what every chunk was drawn with."""
 
     robot_id: str
     session_id: str
@@ -73,6 +75,8 @@ class EpisodeStart(Message, frozen=True, tag="episode_start"):
     reward_id: str
     scene_seed: int
     started_at_unix_s: float
+    policy_seed: int = -1
+    explore_deg: float = 0.0
 
 
 class Step(Message, frozen=True, tag="step"):
@@ -365,6 +369,23 @@ class RobotKeyStored(Message, frozen=True, tag="robot_key_stored"):
     key: str
 
 
+class NextKey(Message, frozen=True, tag="next_key"):
+    """Trainer -> robot whose greeting named the feature, after `Welcome` on `weights` and again until it is
+    in use: the CURVE key that is to follow the trainer's present one. JSON of a
+    `contracts.key_rotation.NextServerKey`, and its Ed25519 signature by the key that signs releases."""
+
+    statement: bytes
+    signature: bytes
+
+
+class NextKeyStored(Message, frozen=True, tag="next_key_stored"):
+    """Robot -> trainer: that next CURVE key of the trainer's (Z85) is on the robot's disk, synced: the robot
+    will know the trainer by it."""
+
+    robot_id: str
+    key: str
+
+
 AnyMessage = (
     SessionStart
     | EpisodeStart
@@ -391,6 +412,8 @@ AnyMessage = (
     | TrainerKeys
     | RobotKey
     | RobotKeyStored
+    | NextKey
+    | NextKeyStored
 )
 
 

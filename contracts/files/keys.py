@@ -16,9 +16,10 @@ from pathlib import Path
 
 import msgspec
 
-from contracts.errors import ConfigError
+from contracts.errors import ConfigError, ReleaseRejected
 from contracts.files import atomic
 from contracts.files.lock import locked
+from contracts.key_rotation import NextServerKey
 from contracts.sockets.admission import AllowList, Pass
 from contracts.sockets.curve import KeyPair, checked, new_pair, pair_of
 
@@ -51,13 +52,14 @@ class KeyStore:
                     write_secret(path, new_pair().secret.encode("ascii"))
         return self._pair(path)
 
-    def next(self, *, make: bool = False) -> KeyPair | None:
-        """The pair that is to replace the own one, once the other end knows it."""
+    def next(self, *, make: bool = False, anew: bool = False) -> KeyPair | None:
+        """The pair that is to replace the own one, once the other end knows it. `make`: where there is none;
+        `anew`: another one even where one waits."""
         path = self.folder / NEXT_SECRET
-        if make and not path.exists():
+        if anew or (make and not path.exists()):
             make_private(self.folder)
             with self._locked():
-                if not path.exists():
+                if anew or not path.exists():
                     write_secret(path, new_pair().secret.encode("ascii"))
         return self._pair(path) if path.exists() else None
 
@@ -91,7 +93,8 @@ class KeyStore:
         try:
             found = msgspec.json.decode(data, type=tuple[Pass, ...])
             for one in found:
-                checked(one.key)
+                for key in (one.key, *filter(None, (one.next_key, one.holds))):
+                    checked(key)
         except (msgspec.MsgspecError, ValueError, RecursionError, ConfigError) as error:
             raise ConfigError(
                 f"{self._passes} is malformed", found=str(error), remedy="enroll again"
@@ -103,11 +106,11 @@ class KeyStore:
 
     def stamp(self) -> object:
         """Changes whenever the file of passes was replaced."""
-        return _stamp(self._passes)
+        return stamp_of(self._passes)
 
     def own_stamp(self) -> object:
         """Changes whenever this end's own key was replaced."""
-        return _stamp(self.folder / CURVE_SECRET)
+        return stamp_of(self.folder / CURVE_SECRET)
 
     def add(self, new: Pass) -> None:
         """`new` replaces every other pass of that name, or only waits beside the one that it `replaces`."""
@@ -170,6 +173,60 @@ class KeyStore:
                 )
             )
 
+    def expect(self, said: NextServerKey, now_unix_s: float) -> None:
+        """Keep the key that is to follow `said.old` beside it, synced when this returns; the same once more
+        is fine. Raises `ReleaseRejected`: "foreign" where that key is nobody's here or not valid any more,
+        "replay" where a newer one was heard of, "key" for one that is none or is known already."""
+        try:
+            checked(said.new)
+        except ConfigError as error:
+            raise ReleaseRejected("key", f"the next key is {error}") from error
+
+        def edit(passes: tuple[Pass, ...]) -> tuple[Pass, ...]:
+            old = {one.key: one for one in passes if not one.problem(now_unix_s)}.get(said.old)
+            if old is None:
+                raise ReleaseRejected("foreign", "a next key follows one that is not known here")
+            if (said.new, said.number) == (old.next_key, old.next_number):
+                return passes
+            if said.number <= old.next_number:
+                raise ReleaseRejected(
+                    "replay",
+                    f"a next key of {old.name} is older than one heard before",
+                    expected=f"> {old.next_number}",
+                    found=said.number,
+                )
+            if said.new in {one.key for one in passes}:
+                raise ReleaseRejected("key", f"a next key of {old.name} is known already")
+            new = msgspec.structs.replace(old, next_key=said.new, next_number=said.number)
+            return tuple(new if one is old else one for one in passes)
+
+        self._edit(edit)
+
+    def take_next(self, key: str) -> None:
+        """The other end answered to that next key: it is its key from now on, and the one before it ends."""
+
+        def edit(passes: tuple[Pass, ...]) -> tuple[Pass, ...]:
+            return tuple(
+                msgspec.structs.replace(one, key=key, next_key="", next_number=0)
+                if one.next_key == key
+                else one
+                for one in passes
+            )
+
+        self._edit(edit)
+
+    def note_held(self, name: str, key: str) -> bool:
+        """That robot has this end's CURVE key `key` on its disk; whether that is news."""
+        if all(one.holds == key for one in self.passes() if one.name == name):
+            return False
+        self._edit(
+            lambda passes: tuple(
+                msgspec.structs.replace(one, holds=key) if one.name == name else one
+                for one in passes
+            )
+        )
+        return True
+
     def revoke(self, name: str, now_unix_s: float) -> int:
         """Every key of that name; returns how many were valid. They stay in the file, as a record."""
         revoked = [one for one in self.passes() if one.name == name and not one.revoked_unix_s]
@@ -188,15 +245,19 @@ class KeyStore:
     def _edit(self, edit: Callable[[tuple[Pass, ...]], tuple[Pass, ...]]) -> None:
         make_private(self.folder)
         with self._locked():
-            write_secret(
-                self._passes, msgspec.json.format(msgspec.json.encode(edit(self.passes())))
-            )
+            before = self.passes()
+            after = edit(before)
+            if after == before:
+                atomic.sync(self.folder)  # written by one that was killed before it could, perhaps
+            else:
+                write_secret(self._passes, msgspec.json.format(msgspec.json.encode(after)))
 
     def _locked(self) -> contextlib.AbstractContextManager[None]:
         return locked(self.folder / LOCK)
 
 
-def _stamp(path: Path) -> object:
+def stamp_of(path: Path) -> object:
+    """Changes whenever that file is replaced; None while it is not there."""
     try:
         found = path.stat()
     except OSError:
@@ -265,13 +326,17 @@ def expiry(days: float, now_unix_s: float) -> float:
 
 def described(store: KeyStore, now_unix_s: float) -> list[str]:
     """A line for this end's key and one for every pass, without a secret in them."""
-    own = fingerprint(store.own().public) if store.present else "none yet (enroll makes it)"
-    lines = [f"own key: {own}"]
+    own = store.own() if store.present else None
+    mine = [pair.public for pair in (own, store.next()) if pair is not None]
+    lines = [f"own key: {fingerprint(own.public) if own else 'none yet (enroll makes it)'}"]
     for one in store.passes():
         until = f", until {day(one.expires_unix_s)}" if one.expires_unix_s else ""
         state = one.problem(now_unix_s) or ("waits for its first use" if one.replaces else "good")
+        if state == "good" and one.holds and one.holds not in mine:
+            state = "good, but it knows only a former key of this end: enroll it again"
         since = f"enrolled {day(one.enrolled_unix_s)}{until}"
-        lines.append(f"{one.name}: {fingerprint(one.key)}, {since}: {state}")
+        follows = f", to be followed by {fingerprint(one.next_key)}" if one.next_key else ""
+        lines.append(f"{one.name}: {fingerprint(one.key)}{follows}, {since}: {state}")
     return lines
 
 

@@ -13,8 +13,9 @@ NONE, UNKNOWN, REVOKED, EXPIRED = "", "unknown key", "revoked", "expired"
 
 class Pass(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """One public key (CURVE, Z85) and whose it is. Times are Unix seconds; 0: never. `replaces`: the key that
-    ends as soon as this one is used. `signing_key`: of a trainer, the key (Ed25519, hex) that its releases
-    are by now."""
+    ends as soon as this one is used. Of a trainer, on a robot: `signing_key`, the key (Ed25519, hex) that its
+    releases are by now; `next_key`, the CURVE key that is to follow `key`, with the number of its
+    announcement. Of a robot, at a trainer: `holds`, the trainer's newest CURVE key that the robot has."""
 
     name: str
     key: str
@@ -23,6 +24,9 @@ class Pass(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     revoked_unix_s: float = 0.0
     replaces: str = ""
     signing_key: str = ""
+    next_key: str = ""
+    next_number: int = 0
+    holds: str = ""
 
     def problem(self, now_unix_s: float) -> str:
         """Why it is not valid now, or ""."""

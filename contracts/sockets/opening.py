@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import time
 
 import zmq
 
 from contracts.errors import ConfigError, EntracteError
 from contracts.sockets.addresses import WITHOUT_NETWORK, bindable, is_local, split
-from contracts.sockets.curve import Client
+from contracts.sockets.curve import Client, KeyPair
 from contracts.sockets.doorman import Doorman
 from contracts.wire import MAX_BUFFER_BYTES
 
@@ -22,6 +23,8 @@ UNREAD_MESSAGES = 1 << 20
 """Of one connection, behind a doorman, who bounds the bytes: a queue that fills is what lets a peer's
 heartbeat abort libzmq (see above)."""
 HANDSHAKE_IVL_MS = 5_000
+REBIND_S, REBIND_PAUSE_S = 5.0, 0.01
+"""libzmq closes a port in a thread of its own: so long it is asked for again, and how often."""
 RECONNECT_IVL_MS = 500
 """With keys: one that is not let in costs the other end a handshake each time."""
 
@@ -94,6 +97,29 @@ def connect_anew(socket: zmq.Socket[bytes], address: str, keys: Client | None) -
     if keys is not None:
         _set(socket, keys)
         socket.connect(address)
+
+
+def bind_anew(socket: zmq.Socket[bytes], address: str, keys: KeyPair) -> None:
+    """Serve with another key from now on a socket that stands behind a doorman and is bound to `address`
+    (`LAST_ENDPOINT`). Its connections are dropped with its port: who comes again must know the new key.
+    Raises `EntracteError` where the port is not to be had again."""
+    if address.startswith(WITHOUT_NETWORK):
+        return
+    socket.unbind(address)
+    socket.setsockopt(zmq.CURVE_SECRETKEY, keys.secret.encode())
+    until_s = time.monotonic() + REBIND_S
+    while True:
+        try:
+            socket.bind(address)
+            return
+        except zmq.ZMQError as error:
+            if error.errno != zmq.EADDRINUSE or time.monotonic() > until_s:
+                raise EntracteError(
+                    f"cannot bind {address} again with the new key",
+                    found=str(error),
+                    remedy="stop the program that took the port, and start this one again",
+                ) from error
+        time.sleep(REBIND_PAUSE_S)
 
 
 def _set(socket: zmq.Socket[bytes], keys: Client) -> None:

@@ -1,4 +1,5 @@
-"""A robot follows the signing key from the one it has, by steps that both keys of a step have signed."""
+"""A robot follows the signing key from the one it has, by steps that both keys of a step have signed; the
+CURVE key that is to come it takes on the signing key's word alone."""
 
 from __future__ import annotations
 
@@ -7,8 +8,20 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from contracts.errors import ReleaseRejected
-from contracts.key_rotation import MAX_CHAIN, NewKey, announce, follow, hex_of
-from contracts.messages import KeyStatement
+from contracts.key_rotation import (
+    MAX_CHAIN,
+    MAX_NUMBER,
+    SERVER_PURPOSE,
+    NewKey,
+    NextServerKey,
+    announce,
+    announce_next,
+    follow,
+    hex_of,
+    read_next,
+)
+from contracts.messages import KeyStatement, NextKey
+from contracts.sockets.curve import new_pair
 
 KEYS = [Ed25519PrivateKey.generate() for _ in range(4)]
 HEX = [hex_of(key.public_key()) for key in KEYS]
@@ -68,3 +81,45 @@ def test_a_chain_never_goes_back_to_a_key_that_was_given_up() -> None:
 def test_a_chain_has_an_end() -> None:
     with pytest.raises(ReleaseRejected, match="too many"):
         follow(HEX[0], CHAIN * MAX_CHAIN)
+
+
+PRESENT, NEXT = new_pair().public, new_pair().public
+SAID = NextServerKey(
+    purpose=SERVER_PURPOSE, trainer="lab", number=7, old=PRESENT, new=NEXT, created_unix_s=1.0
+)
+
+
+def test_a_next_curve_key_is_taken_on_the_signing_keys_word() -> None:
+    message = announce_next(SAID, KEYS[0])
+    assert read_next(message, signing_key=HEX[0], present=PRESENT) == SAID
+
+
+def signed(key: int, **changed: object) -> NextKey:
+    return announce_next(msgspec.structs.replace(SAID, **changed), KEYS[key])
+
+
+@pytest.mark.parametrize(
+    ("message", "reason"),
+    [
+        (signed(1), "signature"),
+        (NextKey(signed(0).statement, b""), "signature"),
+        (NextKey(signed(0, new=PRESENT).statement, signed(0).signature), "signature"),
+        (NextKey(step(0, 1).statement, step(0, 1).by_old), "key"),  # signed, but for something else
+        (signed(0, purpose="entracte signing key 1"), "key"),
+        (signed(0, number=0), "key"),
+        (signed(0, number=MAX_NUMBER + 1), "key"),
+        (signed(0, old=NEXT), "foreign"),
+        (NextKey(bytes(5000), KEYS[0].sign(bytes(5000))), "key"),
+        (NextKey(b"[" * 3000, KEYS[0].sign(b"[" * 3000)), "key"),
+    ],
+)
+def test_an_announcement_that_is_not_to_be_believed_says_why(message: NextKey, reason: str) -> None:
+    with pytest.raises(ReleaseRejected, match="next CURVE key is refused") as error:
+        read_next(message, signing_key=HEX[0], present=PRESENT)
+    assert error.value.reason == reason
+
+
+def test_of_a_trainer_whose_signing_key_is_not_known_no_next_key_is_taken() -> None:
+    with pytest.raises(ReleaseRejected) as error:
+        read_next(signed(0), signing_key="", present=PRESENT)
+    assert error.value.reason == "signature"

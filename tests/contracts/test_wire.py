@@ -29,6 +29,8 @@ from contracts.messages import (
     HeartbeatEcho,
     Hello,
     KeyStatement,
+    NextKey,
+    NextKeyStored,
     OutcomeStored,
     ReleaseChunk,
     ReleaseEncoding,
@@ -76,6 +78,8 @@ MESSAGES: list[AnyMessage] = [
     TrainerKeys((KeyStatement(b"{}", b"x" * 64, b"y" * 64),)),
     RobotKey("r", "z" * 40),
     RobotKeyStored("z" * 40),
+    NextKey(b"{}", b"x" * 64),
+    NextKeyStored("r", "z" * 40),
 ]
 
 

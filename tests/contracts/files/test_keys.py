@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from contracts.errors import ConfigError
+from contracts.errors import ConfigError, ReleaseRejected
 from contracts.files.keys import KeyStore, check_name, described
+from contracts.key_rotation import SERVER_PURPOSE, NextServerKey
 from contracts.sockets import Pass
 from contracts.sockets.curve import new_pair
 
@@ -119,6 +120,75 @@ def test_the_next_pair_survives_until_it_is_adopted(store: KeyStore) -> None:
     before, new = store.own(), store.next(make=True)
     assert store.next() == store.next(make=True) == new != before
     assert store.adopt_next() == store.own() == new and store.next() is None
+
+
+def following(old: Pass, number: int, new: str = "") -> NextServerKey:
+    return NextServerKey(
+        purpose=SERVER_PURPOSE,
+        trainer=old.name,
+        number=number,
+        old=old.key,
+        new=new or new_pair().public,
+        created_unix_s=1.0,
+    )
+
+
+def test_a_next_key_waits_beside_the_one_it_follows_until_it_is_answered(store: KeyStore) -> None:
+    lab, other = make_pass("lab"), make_pass("other")
+    store.add(lab)
+    store.add(other)
+    first, second = following(lab, 5), following(lab, 6)
+    store.expect(first, 9.0)
+    stamp = store.stamp()
+    store.expect(first, 9.0)
+    assert store.stamp() == stamp, "the same once more writes nothing"
+    store.expect(second, 9.0)
+    for old in (first, following(lab, 6)):
+        with pytest.raises(ReleaseRejected, match="older than one heard before") as error:
+            store.expect(old, 9.0)
+        assert error.value.reason == "replay"
+    kept = next(one for one in store.passes() if one.name == "lab")
+    assert (kept.key, kept.next_key, kept.next_number) == (lab.key, second.new, 6)
+    store.take_next(first.new)
+    assert kept in store.passes(), "nobody answered to that one"
+    store.take_next(second.new)
+    (taken,) = [one for one in store.passes() if one.name == "lab"]
+    assert (taken.key, taken.next_key, taken.next_number) == (second.new, "", 0)
+    assert other in store.passes()
+
+
+def test_a_next_key_that_is_none_or_somebodys_or_follows_nobodys_is_not_kept(
+    store: KeyStore,
+) -> None:
+    lab, gone = make_pass("lab"), make_pass("gone")
+    store.add(lab)
+    store.add(gone)
+    store.revoke("gone", 2.0)
+    before = store.passes()
+    for said, reason in (
+        (following(lab, 1, "z" * 39), "key"),
+        (following(lab, 1, gone.key), "key"),
+        (following(lab, 1, lab.key), "key"),
+        (following(gone, 1), "foreign"),
+        (following(make_pass("nobody"), 1), "foreign"),
+    ):
+        with pytest.raises(ReleaseRejected) as error:
+            store.expect(said, 9.0)
+        assert error.value.reason == reason
+    assert store.passes() == before
+
+
+def test_who_knows_only_a_former_key_is_listed_as_such(store: KeyStore) -> None:
+    new = store.next(make=True)
+    assert new is not None
+    for name in ("arm", "leg"):
+        store.add(make_pass(name, holds=store.own().public))
+    assert store.note_held("arm", new.public) and not store.note_held("arm", new.public)
+    assert "former key" not in "\n".join(described(store, 9.0))
+    store.adopt_next()
+    lines = {line.partition(":")[0]: line for line in described(store, 9.0)}
+    assert "former key of this end: enroll it again" in lines["leg"]
+    assert "former key" not in lines["arm"] and new.secret not in str(lines)
 
 
 def test_what_is_listed_holds_no_secret(store: KeyStore) -> None:

@@ -5,21 +5,25 @@
 
 A cell starts `robot-trainer serve` and `robot-run start` as processes, lets them do the iterations, and
 evaluates base and refined policy with `robot-run eval` on the same scenes. A cell that is finished is one
-JSON file and is never run again; one that was killed starts over. Two cells run at once, one per core.
+JSON file and is never run again; one that was killed starts over. As many cells run at once as there are
+cores; an evaluation also takes those that no other cell has (its outcomes are the same with any number).
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -46,6 +50,36 @@ START_TIMEOUT_S = 120.0
 CELL_TIMEOUT_S = 3600.0
 
 
+class Cores:
+    """Which of `total` are taken: a cell has one while it runs, an evaluation all that are idle beside it."""
+
+    def __init__(self, total: int) -> None:
+        self._idle, self._lock = total, threading.Lock()
+
+    @contextlib.contextmanager
+    def one(self) -> Iterator[None]:
+        """For a cell: there are as many cells at once as cores, so one is there."""
+        with self._lock:
+            self._idle -= 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._idle += 1
+
+    @contextlib.contextmanager
+    def idle_too(self) -> Iterator[int]:
+        """For an evaluation within a cell: how many it may use, the cell's own one included."""
+        with self._lock:
+            taken = max(0, self._idle)
+            self._idle -= taken
+        try:
+            yield 1 + taken
+        finally:
+            with self._lock:
+                self._idle += taken
+
+
 class CellFailed(RuntimeError):
     """A process of a cell ended with an error; the message holds the end of its log."""
 
@@ -63,6 +97,8 @@ class Plan:
     keep: bool
     refiner: str = "bestofn"
     options: tuple[str, ...] = ()
+    cores: Cores = field(default_factory=lambda: Cores(0))
+    """By default none but a cell's own."""
 
 
 def policy_package(plan: Plan, task: str) -> Path:
@@ -152,7 +188,8 @@ def evaluate(
     ]  # fmt: skip
     if weights is not None:
         command += ["--weights", str(weights)]
-    _run(command, folder / "eval.log")
+    with plan.cores.idle_too() as workers:
+        _run([*command, "--workers", str(workers)], folder / "eval.log")
     rows = [json.loads(line) for line in output.read_text().splitlines()]
     return {str(row["seed"]): int(row["success"]) for row in rows}
 
@@ -323,17 +360,22 @@ def run(plan: Plan, tasks: list[str], rewards: list[str], seeds: int, workers: i
     for task in tasks:
         demonstrations(plan, task)
 
+    def base_of(pair: tuple[str, int]) -> None:
+        with plan.cores.one():
+            base(plan, *pair)
+
     def one(cell: tuple[str, str, int]) -> tuple[tuple[str, str, int], str, float]:
         started_s = time.monotonic()
         try:
-            run_cell(plan, *cell)
+            with plan.cores.one():
+                run_cell(plan, *cell)
         except (CellFailed, subprocess.TimeoutExpired, OSError) as error:
             return cell, str(error), time.monotonic() - started_s
         return cell, "", time.monotonic() - started_s
 
     # The base of a (task, seed) is shared: made first, so that two workers don't both make it.
     with ThreadPoolExecutor(workers) as pool:
-        list(pool.map(lambda pair: base(plan, *pair), sorted({(c[0], c[2]) for c in missing})))
+        list(pool.map(base_of, sorted({(c[0], c[2]) for c in missing})))
         for done, (cell, error, wall_s) in enumerate(pool.map(one, missing), 1):
             failed += bool(error)
             print(f"{done}/{len(missing)} {cell} {wall_s:.0f} s {error or 'ok'}", flush=True)
@@ -377,6 +419,7 @@ def main() -> None:
         given.keep,
         given.refiner,
         tuple(given.set),
+        Cores(given.workers),
     )
     sys.exit(1 if run(plan, given.tasks, given.rewards, given.seeds, given.workers) else 0)
 

@@ -20,6 +20,7 @@ from contracts.files import dataset_info, outputs
 from contracts.release import ReleaseManifest
 from runtime import blackbox_command, doctor_command, enroll_command, keys_command, slots_command
 from runtime.config import RobotConfig, load_config
+from runtime.crew import Crew, choose_workers
 from runtime.link_keys import LinkKeys
 from runtime.preflight import check
 from runtime.progress import Progress, refining
@@ -152,6 +153,9 @@ def evaluate(
         Path | None, typer.Option("--output", help="truth of every episode (JSON lines)")
     ] = None,
     record: Annotated[Path | None, typer.Option("--record", help="data set to record too")] = None,
+    workers: Annotated[
+        int, typer.Option("--workers", help="episodes at once; 0: one a processor")
+    ] = 1,
     weights: WeightsOption = "",
     slots: SlotsOption = None,
     config: ConfigOption = None,
@@ -182,8 +186,12 @@ def evaluate(
     if output:
         earlier = outputs.json_with("session_id", "seed", "success")
         outputs.require_file(output, "the truth of episodes", earlier)
-    folder = _run_dir(run_dir, "eval")
-    outcome = supervise(resolved, plan, folder, Progress(episodes, quiet=as_json))
+    workers = choose_workers(resolved, workers, episodes)
+    folder, progress = _run_dir(run_dir, "eval"), Progress(episodes, quiet=as_json)
+    if workers > 1:
+        outcome = Crew(resolved, plan, folder, workers, progress).run()
+    else:
+        outcome = supervise(resolved, plan, folder, progress)
     if record:
         _recorded(outcome, folder, record, as_json)
     truth = folder.resolve() / resolved.bench.truth_file

@@ -58,3 +58,7 @@ class SimulatedClock:
     def wait_until(self, deadline_s: float) -> None:
         if deadline_s > self._now_s:
             self._now_s = self._advance(deadline_s)
+
+    def set_forward(self, to_s: float) -> None:
+        """Whoever makes time pass has set it to `to_s` meanwhile; never back."""
+        self._now_s = max(self._now_s, to_s)

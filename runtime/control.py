@@ -35,6 +35,7 @@ from contracts.messages import (
 from contracts.specs import spec_hash
 from runtime import realtime, taking
 from runtime.board import Board, LoopState
+from runtime.claims import Claims
 from runtime.config import LoopSection
 from runtime.diary import Diary
 from runtime.ending import EXIT_CANNOT_START, leave_reason, say_stopped, stop_after
@@ -47,7 +48,7 @@ from runtime.resting import PAUSE_S, Resting
 from runtime.robot import build
 from runtime.room import Room
 from runtime.run import LOOP_FILE, Run
-from runtime.scene import EpisodePlan
+from runtime.scene import EpisodePlan, lockstep_slot_s
 
 FRESH_PICTURES_S = 5.0
 LABEL_PATIENCE_S = 120.0
@@ -112,13 +113,20 @@ class Control:
         if plan.purpose == "refine" and not limit:
             limit = self.run.config.iteration.count * self.run.config.iteration.episodes
         styles = [style for style in plan.style.split(",") if style] or [""]
+        claims = Claims(Path(plan.claims), Path(self.run.run_dir).name) if plan.claims else None
+        slot_s = lockstep_slot_s(episode.max_s) if plan.purpose == "evaluate" else 0.0
         done = 0
         while (not limit or done < limit) and not self.board.stop_requested:
-            seq = self._diary.next_seq
+            if claims is not None and not claims.take(done):
+                done += 1
+                continue
+            seq = self._diary.next_seq if claims is None else done
             # Fixed seeds pair evaluations; refinement sees a fresh scene in every episode of its life.
             offset = seq if plan.purpose == "refine" else done
-            seed = episode.seed_base + offset
-            yield EpisodePlan(seq, episode.task, seed, plan.purpose, styles[done % len(styles)])
+            seed, style = episode.seed_base + offset, styles[done % len(styles)]
+            # Times, too, are an evaluation's own: which episodes came before, and where, changes none.
+            at_s = done * slot_s
+            yield EpisodePlan(seq, episode.task, seed, plan.purpose, style, at_s)
             done += self._advance  # 0: the same scene once more, under a number of its own
 
     def _episode(self, plan: EpisodePlan) -> bool:
@@ -136,6 +144,7 @@ class Control:
         robot.floor.enter(Phase.SETTING_UP)
         set_up = self._resting(lambda: robot.scene.set_up(plan), "setting the scene")
         instruction, shown_from_s = set_up
+        robot.go_on_from(shown_from_s)
         if not self._see_scene(shown_from_s) or robot.gate.faulted:
             return False
         taking.prepare(robot)
@@ -263,6 +272,8 @@ class Control:
             reward_id=robot.reward.package.package_id if robot.reward else "",
             scene_seed=plan.seed,
             started_at_unix_s=time.time(),
+            policy_seed=self.run.config.policy.seed if robot.policy else -1,
+            explore_deg=self.run.config.policy.explore_deg if plan.purpose == "refine" else 0.0,
         )
 
 

@@ -89,7 +89,7 @@ class Periodicity:
         self._starts_s = np.zeros(WINDOW)
         self._lateness_s, self._execution_s = np.zeros(WINDOW), np.zeros(WINDOW)
         self._ticks = self._missed = self._ended = 0
-        self._begun_s = 0.0
+        self._begun_s = self._skipped_s = 0.0
         self._kept = bytearray(b"\x01" * SUCCESS_TICKS)
         self._due = 0
         self.period, self.execution, self.lateness = Spread(), Spread(), Spread()
@@ -97,7 +97,7 @@ class Periodicity:
 
     def begin(self, now_s: float, lateness_s: float, missed: int) -> None:
         """A tick woke `lateness_s` late; `missed` periods in all were skipped so far."""
-        at = self._ticks % WINDOW
+        at, now_s = self._ticks % WINDOW, now_s - self._skipped_s
         for _ in range(min(missed - self._missed, SUCCESS_TICKS)):
             self._mark(0)
         if missed == self._missed and self._ticks:
@@ -114,10 +114,14 @@ class Periodicity:
         """The tick's work is done; nothing where none was begun (in lockstep, between episodes)."""
         if self._ended >= self._ticks:
             return
-        execution_s = now_s - self._begun_s
+        execution_s = now_s - self._skipped_s - self._begun_s
         self._execution_s[self._ended % WINDOW] = execution_s
         self.execution.add(execution_s)
         self._ended += 1
+
+    def skip(self, seconds: float) -> None:
+        """The clock was set forward by so much: that was no period."""
+        self._skipped_s += seconds
 
     @property
     def success_rate(self) -> float:

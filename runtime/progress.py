@@ -22,8 +22,11 @@ class Progress:
         self._done = -1
 
     def __call__(self, board: Board) -> None:
+        self.show(board.episodes_done, lambda: self._describe(board))
+
+    def show(self, done: int, more: Callable[[], str]) -> None:
+        """So many are done, by whomever; `more` is asked only if it is to be said."""
         now_s = time.monotonic()
-        done = board.episodes_done
         if self._quiet or now_s - self._printed_s < (0.2 if self._terminal else 5.0):
             return
         if done == self._done and not self._terminal:
@@ -34,8 +37,13 @@ class Progress:
         if self._total and done:
             left_s = (now_s - self._started_s) / done * (self._total - done)
             left = f", {left_s:.0f} s left"
-        line = f"episode {done}{of}{left}{self._describe(board)}"
+        line = f"episode {done}{of}{left}{more()}"
         sys.stderr.write(f"\r\x1b[K{line}" if self._terminal else f"{line}\n")
+        sys.stderr.flush()
+
+    def say(self, what: str) -> None:
+        """A sentence on a line of its own."""
+        sys.stderr.write(f"\r\x1b[K{what}\n" if self._terminal else f"{what}\n")
         sys.stderr.flush()
 
 

@@ -23,7 +23,7 @@ from pathlib import Path
 from contracts import wire
 from contracts.errors import EntracteError
 from contracts.files.dataset import DatasetWriter
-from contracts.files.dataset_format import INFO_PATH, DatasetError
+from contracts.files.dataset_format import INFO_PATH, require_alike
 from contracts.files.log_to_dataset import create_for, features_of
 from contracts.messages import EpisodeEnd, EpisodeRerecord, EpisodeStart, SessionStart, Step
 from runtime.board import Board, RecorderError
@@ -207,24 +207,8 @@ class Recorder:
         if self._writer is None:
             self._writer = create_for(self._root, session, features, session.loop_rate_hz)
         writer = self._writer
-        if writer.fps != max(1, round(session.loop_rate_hz)):
-            raise DatasetError(
-                f"{self._root} has another rate",
-                expected=f"{writer.fps} steps a second",
-                found=session.loop_rate_hz,
-                remedy="set loop.rate_hz, or record to another folder",
-            )
-        known = writer.given_features
-        other = sorted(
-            {k for k in known.keys() | features.keys() if known.get(k) != features.get(k)}
-        )
-        if other:
-            raise DatasetError(
-                f"{self._root} was recorded with another robot",
-                expected={key: known.get(key) for key in other},
-                found={key: features.get(key) for key in other},
-                remedy="record to another folder",
-            )
+        given = max(1, round(session.loop_rate_hz)), features
+        require_alike(self._root, (writer.fps, writer.given_features), given)
         return writer
 
     def _look_for_room(self) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from contracts import __version__
@@ -144,6 +144,17 @@ class Robot:
         kept = self.gate.rest()
         self.post(lateness_s)
         return kept and not self.board.stop_requested
+
+    def go_on_from(self, now_s: float) -> None:
+        """In lockstep: the scene that was just set begins at `now_s` on its clock, and nothing that happened
+        before it is left over."""
+        skipped_s = now_s - self.clock.now_s()
+        if not isinstance(self.clock, SimulatedClock) or skipped_s <= 0.0:
+            return
+        self.clock.set_forward(now_s)
+        self.periodicity.skip(skipped_s)
+        self.pace = replace(self.pace, deadline_s=now_s + self.pace.period_s)
+        self.senses.forget()
 
     def come_to_rest(self, reason: str) -> None:
         """Brake within limits, tick by tick, then hold: no episode ends with a jerk."""

@@ -39,6 +39,8 @@ class RunPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Record the bench's progress and success with every step (data for reward models)."""
     keep: Literal["all", "success"] = "all"
     """Which recorded episodes the data set takes."""
+    claims: str = ""
+    """Folder from which this run and others with the same plan take their episodes (`runtime.claims`)."""
 
 
 class Run(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

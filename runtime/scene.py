@@ -26,17 +26,26 @@ from runtime.bench.protocol import (
 from runtime.run import Run
 
 RESET_TIMEOUT_S = 60.0
+_AROUND_S = 64.0
 
 
 @dataclass(frozen=True, slots=True)
 class EpisodePlan:
-    """One episode to run. `seed` of the scene, -1 on a real robot."""
+    """One episode to run. `seed` of the scene, -1 on a real robot. `at_s`: in lockstep, when it begins on the
+    clock, unless that is past."""
 
     episode_seq: int
     task: str
     seed: int
     purpose: str
     style: str = ""
+    at_s: float = 0.0
+
+
+def lockstep_slot_s(max_s: float) -> float:
+    """How far apart on the simulated clock two episodes of an evaluation begin: a power of two, which adds no
+    rounding, with room for coming to rest and for what brings the arm back."""
+    return float(2.0 ** math.ceil(math.log2(max_s + _AROUND_S)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +102,8 @@ class BenchScene:
 
     def set_up(self, plan: EpisodePlan) -> tuple[str, float]:
         split = self._run.config.bench.split
-        request = Reset(plan.task, plan.seed, split, plan.episode_seq, plan.purpose, plan.style)
+        known = plan.task, plan.seed, split, plan.episode_seq, plan.purpose, plan.style
+        request = Reset(*known, plan.at_s)
         ready = self._client.ask(request, SceneReady)
         self._finished, self._progress = False, math.nan
         return self._run.config.episode.instruction or ready.instruction, ready.now_s

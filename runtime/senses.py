@@ -76,6 +76,10 @@ class Senses:
         posture = ArmState(*self._history.at(true_s))
         return Observation(frames, joints, now_s, *ages_s, posture, true_s)
 
+    def forget(self) -> None:
+        """How the joints stood until now says nothing of how they stand from here on."""
+        self._history = JointHistory()
+
     def close(self) -> None:
         for camera in self.cameras.values():
             camera.close()

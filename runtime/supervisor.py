@@ -94,9 +94,15 @@ class Outcome:
     report: dict[str, Any] = field(default_factory=dict)
 
 
-def make_run(config: RobotConfig, plan: RunPlan, run_dir: Path) -> Run:
-    """A new start in `run_dir` (created if need be), with its own session id and shared memory."""
-    session_id = f"{int(time.time()):x}-{secrets.token_hex(3)}"
+def new_session() -> str:
+    """An id that no other start has."""
+    return f"{int(time.time()):x}-{secrets.token_hex(3)}"
+
+
+def make_run(config: RobotConfig, plan: RunPlan, run_dir: Path, session: str = "") -> Run:
+    """A new start in `run_dir` (created if need be), with shared memory of its own. `session`: which it is
+    part of, with others in folders of other names; empty for one of its own."""
+    session_id = session or new_session()
     run_dir = run_dir.resolve()
     run_dir.mkdir(parents=True, exist_ok=True)
     for left in (EXIT_FILE, LOOP_FILE, PAGE_FILE):
@@ -105,7 +111,7 @@ def make_run(config: RobotConfig, plan: RunPlan, run_dir: Path) -> Run:
         config=config,
         plan=plan,
         run_dir=str(run_dir),
-        shm_dir=str(new_shm_dir(session_id)),
+        shm_dir=str(new_shm_dir(f"{session}-{run_dir.name}" if session else session_id)),
         session_id=session_id,
     )
     run.save()
@@ -115,8 +121,10 @@ def make_run(config: RobotConfig, plan: RunPlan, run_dir: Path) -> Run:
 class Supervisor:
     """`with Supervisor(run) as robot: robot.wait()`; leaving the block stops everything."""
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: Run, *, signals: bool = True) -> None:
+        """`signals`: Ctrl-C is its own to handle; else whoever started it calls `interrupt`."""
         self.run = run
+        self._signals = signals
         self.board = Board.create(run.board_path)
         self._ring = (
             Ring.create(run.ring_path, run.ring_bytes()) if run.plan.sink != "none" else None
@@ -146,7 +154,7 @@ class Supervisor:
 
     def __enter__(self) -> Supervisor:
         # Everything that must be undone happens after this point.
-        if threading.current_thread() is threading.main_thread():
+        if self._signals and threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
                 self._handlers[number] = signal.signal(number, self._interrupt)
         try:
@@ -165,17 +173,28 @@ class Supervisor:
 
     def wait(self, watch: Callable[[Board], None] = lambda board: None) -> Outcome:
         """Until control ends; `watch` is called with the board some times a second."""
-        control = self.child("control")
-        while control.code is None:
+        while (outcome := self.poll()) is None:
             watch(self.board)
-            self._look_after()
-            if hung := self._hung():
-                self._what = self._what or hung
-                self._end(control, 2.0, asked=False)
-                break
             time.sleep(_POLL_S)
         watch(self.board)
+        return outcome
+
+    def poll(self) -> Outcome | None:
+        """Look after the processes; None while control goes on."""
+        control = self.child("control")
+        if control.code is None:
+            self._look_after()
+            if not (hung := self._hung()):
+                return None
+            self._what = self._what or hung
+            self._end(control, 2.0, asked=False)
         return self._outcome(control.code or 0)
+
+    def interrupt(self) -> None:
+        """As Ctrl-C: control is asked to end, and killed where it doesn't in time."""
+        self.interrupted = True
+        self._interrupted_s = min(self._interrupted_s, time.monotonic())
+        self.stop()
 
     def stop(self) -> None:
         """Ask control to hold and leave."""

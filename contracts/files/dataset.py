@@ -45,7 +45,7 @@ from contracts.files.dataset_format import (
 )
 from contracts.files.dataset_info import DatasetInfo
 from contracts.files.dataset_stats import Stats
-from contracts.files.dataset_stream import EpisodeFiles
+from contracts.files.dataset_stream import EpisodeFiles, Pictures
 
 
 class DatasetWriter:
@@ -165,7 +165,7 @@ class DatasetWriter:
 
     def keep(
         self,
-        files: EpisodeFiles,
+        files: Pictures,
         columns: Mapping[str, np.ndarray],
         task: str,
         extra: Mapping[str, Any] | None = None,
@@ -233,7 +233,7 @@ class DatasetWriter:
 
     def _keep(
         self,
-        files: EpisodeFiles,
+        files: Pictures,
         length: int,
         checked: dict[str, np.ndarray],
         task: str,

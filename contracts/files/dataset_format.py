@@ -168,6 +168,31 @@ def _check_shape(key: str, feature: Feature) -> None:
         raise DatasetError(f"shape of feature '{key}'", expected=expected, found=shape)
 
 
+Kind = tuple[int, Mapping[str, Feature]]
+"""Steps a second, and the features."""
+
+
+def require_alike(root: Path, known: Kind, given: Kind) -> None:
+    """Raise `DatasetError` unless episodes of the `given` kind can be recorded at `root`, of the `known`."""
+    if known[0] != given[0]:
+        raise DatasetError(
+            f"{root} has another rate",
+            expected=f"{known[0]} steps a second",
+            found=given[0],
+            remedy="set loop.rate_hz, or record to another folder",
+        )
+    other = sorted(
+        k for k in known[1].keys() | given[1].keys() if known[1].get(k) != given[1].get(k)
+    )
+    if other:
+        raise DatasetError(
+            f"{root} was recorded with another robot",
+            expected={key: known[1].get(key) for key in other},
+            found={key: given[1].get(key) for key in other},
+            remedy="record to another folder",
+        )
+
+
 def check_columns(
     features: Mapping[str, Feature], columns: Mapping[str, Any]
 ) -> tuple[int, dict[str, np.ndarray]]:

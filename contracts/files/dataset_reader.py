@@ -25,6 +25,7 @@ from contracts.files.dataset_format import (
     array_keys,
     path_at,
 )
+from contracts.files.dataset_stats import Stats
 
 
 class DatasetReader:
@@ -57,6 +58,11 @@ class DatasetReader:
     def features(self) -> dict[str, Feature]:
         """All columns, pictures and depth included, LeRobot's bookkeeping not."""
         return dict(self._info.features)
+
+    @property
+    def given_features(self) -> dict[str, Feature]:
+        """The columns that the data set was created with: without our own."""
+        return self._info.given_features
 
     @property
     def extra_info(self) -> dict[str, Any]:
@@ -107,6 +113,16 @@ class DatasetReader:
             "length": int(row["length"]),
             "extra": extra,
         }
+
+    def episode_stats(self, episode: int) -> dict[str, Stats]:
+        """`stats/<feature>/<name>` of `meta/episodes`, as {feature: {name: float64 array}}; {} without."""
+        self._row(episode)
+        for path in sorted((self.root / "meta/episodes").glob("*/*.parquet")):
+            table = _read_table(path)
+            if episode < table.num_rows:
+                return dataset_tables.stats_of_row(table.slice(episode, 1).to_pylist()[0])
+            episode -= table.num_rows
+        return {}
 
     def episode(self, episode: int, columns: Sequence[str] | None = None) -> dict[str, np.ndarray]:
         """Columns of an episode: [T] for features of shape (1,), else [T, *shape].

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
@@ -94,6 +95,23 @@ class PictureFile:
             self._descriptor = -1
 
 
+class Pictures(Protocol):
+    """Of one episode, under temporary names: what `DatasetWriter.keep` takes over."""
+
+    def finish(self, length: int) -> dict[str, Stats]: ...
+
+    def publish(self, episode: int) -> None: ...
+
+    def discard(self) -> None: ...
+
+
+def put_in_place(root: Path, pattern: str, key: str, episode: int, temporary: Path) -> None:
+    """Give one feature's finished file its name in that episode (folders are not synced here)."""
+    path = root / path_at(pattern, episode, video_key=key, key=key)
+    atomic.make_directory(path.parent)
+    os.replace(temporary, path)
+
+
 class EpisodeFiles:
     """All pictures of one episode; `files` by feature, each for one thread at a time."""
 
@@ -134,9 +152,7 @@ class EpisodeFiles:
     def publish(self, episode: int) -> None:
         """Give the finished files the names of that episode (folders are not synced here)."""
         for key, file in self.files.items():
-            path = self._root / path_at(self._patterns[key], episode, video_key=key, key=key)
-            atomic.make_directory(path.parent)
-            os.replace(file.temporary, path)
+            put_in_place(self._root, self._patterns[key], key, episode, file.temporary)
 
     def discard(self) -> None:
         """Remove every file. Safe to call twice."""

@@ -55,7 +55,8 @@ class Advance(Request, frozen=True):
 
 
 class Reset(Request, frozen=True):
-    """The next scene. `purpose` as in `EpisodeStart`; `style` of the expert in recordings."""
+    """The next scene. `purpose` as in `EpisodeStart`; `style` of the expert in recordings. `at_s`: simulated
+    time that it begins at (asap), unless that is past."""
 
     task: str
     seed: int
@@ -63,6 +64,7 @@ class Reset(Request, frozen=True):
     episode_seq: int
     purpose: str
     style: str = ""
+    at_s: float = 0.0
 
 
 class Expert(Request, frozen=True):

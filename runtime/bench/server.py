@@ -9,12 +9,9 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import math
 import os
-import selectors
 import signal
-import socket
 import sys
 import threading
 import time
@@ -30,18 +27,15 @@ from runtime.bench import CAMERAS, TASKS, World, WorldConfig, make_expert, style
 from runtime.bench import protocol as p
 from runtime.bench.experts import EXPERT, Expert
 from runtime.bench.pictures import CameraProcess
+from runtime.bench.serving import Shutters, serve, task_name
 from runtime.bench.stage import Stage
+from runtime.bench.verdict import Verdict
 from runtime.bench.world import STABLE_S
 from runtime.frames import FrameSlots
 from runtime.priority import Rank, run_first
 from runtime.run import Run
 
 EXPERT_PERIOD_S = 0.1
-
-
-def task_name(name: str) -> str:
-    """People and command lines write open-drawer, the registry open_drawer."""
-    return name.replace("-", "_")
 
 
 class Bench:
@@ -77,18 +71,15 @@ class Bench:
             for name, camera in run.config.cameras.items()
             if camera.kind == "sim"
         }
-        self._due_s = dict.fromkeys(self._cameras, 0.0)
+        rates = {name: run.config.cameras[name].rate_hz for name in self._cameras}
+        self._shutters = Shutters(rates)
         self._stage = Stage.create(run.stage_path) if self.realtime else None
         self._scenes = 0
         self._joints = p.Joints((), 0.0)
-        self._request: p.Reset | None = None
+        self._verdict = Verdict(run, STABLE_S)  # truth itself waits so long before it says success
         self._expert: Expert | None = None
         self._expert_move: p.ExpertMove | None = None
         self._expert_due_s = 0.0
-        self._success_since_s: float | None = None
-        self._succeeded_at_s = math.nan
-        self._best_progress = 0.0
-        self._started_s = 0.0
         self._handlers: dict[type, Callable[[Any], p.AnyAnswer]] = {
             p.Hello: self.welcome,
             p.Read: self.read,
@@ -159,22 +150,15 @@ class Bench:
     def reset(self, request: p.Reset) -> p.SceneReady:
         with self.lock:
             scene = self.world.reset(task_name(request.task), request.seed, request.split)
-            self.has_scene, self._request, self._pending = True, request, None
+            self.has_scene, self._pending = True, None
             self._expert = self._expert_move = None
             if self.run.plan.driver == "expert":
                 style = self._style(request)
                 self._expert = make_expert(self.world, request.seed, style)
-                self._request = p.Reset(
-                    request.task,
-                    request.seed,
-                    request.split,
-                    request.episode_seq,
-                    request.purpose,
-                    style,
-                )
-            self._success_since_s, self._succeeded_at_s = None, math.nan
-            self._best_progress, self._started_s = 0.0, self.now_s
-            self._due_s = dict.fromkeys(self._cameras, 0.0)
+                request = msgspec.structs.replace(request, style=style)
+            self._sim_s = max(self._sim_s, request.at_s)
+            self._verdict.begin(request, self.now_s)
+            self._shutters.begin(self._sim_s)
             self._scenes += 1
             self._look()
             self._show()
@@ -197,10 +181,10 @@ class Bench:
                 self._sim_s = request.to_s
                 self._judge()
                 self._render_due()
-        asked, label = self._request, self.run.config.episode.label
-        told = asked is not None and asked.purpose == "refine" and label == "truth"
+        asked, verdict = self._verdict.asked, self._verdict
+        told = asked is not None and asked.purpose == "refine" and verdict.label
         progress = self.world.truth().progress if told else math.nan
-        return p.Done(self.now_s, finished=self._finished(), progress=progress)
+        return p.Done(self.now_s, finished=verdict.finished(self.now_s), progress=progress)
 
     def expert(self, _: p.Expert) -> p.ExpertMove:
         """The teleoperator's next target, 10 a second; in between the last one."""
@@ -224,56 +208,13 @@ class Bench:
     def finish(self, request: p.Finish) -> p.Finished:
         with self.lock:
             truth = self.world.truth()
-            asked = self._request
-            assert asked is not None
-            success = truth.success or self._finished()
-            row = {
-                "task": asked.task,
-                "seed": asked.seed,
-                "split": asked.split,
-                "instruction": self.world.scene.instruction,
-                "episode_seq": request.episode_seq,
-                "session_id": self.run.session_id,
-                "purpose": asked.purpose,
-                "style": asked.style,
-                "success": success,
-                "ever_success": not math.isnan(self._succeeded_at_s),
-                "success_at_s": None
-                if math.isnan(self._succeeded_at_s)
-                else round(self._succeeded_at_s - self._started_s, 3),
-                "progress": round(truth.progress, 4),
-                "best_progress": round(self._best_progress, 4),
-                "steps": request.steps,
-                "reason": request.reason,
-                "policy_version": request.policy_version,
-                "events": list(truth.events),
-            }
-        with self.run.truth_path.open("a") as file:
-            file.write(json.dumps(row) + "\n")
-        may_tell = self.run.config.episode.label == "truth" or asked.purpose == "record"
-        return p.Finished(success if may_tell else None)
-
-    def _finished(self) -> bool:
-        """Success has lasted: told in evaluation, in recordings and in comparison runs only."""
-        if self._request is None or self._success_since_s is None:
-            return False
-        told = (
-            self._request.purpose in ("evaluate", "record")
-            or self.run.config.episode.label == "truth"
-        )
-        # Truth itself waits STABLE_S before it says success.
-        lasted = self.now_s - self._success_since_s + STABLE_S
-        return told and lasted >= self.run.config.episode.success_hold_s - 1e-6
+            success = truth.success or self._verdict.finished(self.now_s)
+            said = self.world.scene.instruction, success, truth.progress, truth.events
+        return p.Finished(self._verdict.write(request, *said))
 
     def _judge(self) -> None:
         truth = self.world.truth()
-        self._best_progress = max(self._best_progress, truth.progress)
-        if not truth.success:
-            self._success_since_s = None
-        elif self._success_since_s is None:
-            self._success_since_s = self.now_s
-            if math.isnan(self._succeeded_at_s):
-                self._succeeded_at_s = self.now_s
+        self._verdict.judge(truth.success, truth.progress, self.now_s)
 
     def _look(self) -> None:
         if self.has_scene:
@@ -293,12 +234,8 @@ class Bench:
 
     def _render_due(self) -> None:
         """asap: cameras whose period has passed; the picture shows the present state."""
-        for name, slots in self._cameras.items():
-            if self._sim_s < self._due_s[name] - 1e-6:
-                continue
-            period_s = 1.0 / self.run.config.cameras[name].rate_hz
-            self._due_s[name] = max(self._due_s[name] + period_s, self._sim_s)
-            rgb, depth = self.world.render(name)
+        for name in self._shutters.release(self._sim_s):
+            slots, (rgb, depth) = self._cameras[name], self.world.render(name)
             slots.write(rgb, depth if slots.depth else None, self._sim_s)
 
     # -- realtime
@@ -323,44 +260,6 @@ class Bench:
                     self._show()
                     self._judge()
                 last_s = now_s
-
-
-def answer(bench: Bench, data: bytes) -> p.AnyAnswer:
-    """One request to one answer; a request that can't be done says why and changes nothing."""
-    try:
-        request = p.decode_request(data)
-        return bench.handle(request)
-    except msgspec.MsgspecError as error:
-        return p.Failed(f"malformed request: {error}")
-    except (EntracteError, ValueError, RuntimeError, OSError) as error:
-        return p.Failed(str(error))
-
-
-def serve(bench: Bench, address: Path, stop: threading.Event) -> None:
-    """Answer any number of clients until `stop`; a client that goes away is forgotten."""
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    listener.bind(str(address))
-    listener.listen(16)
-    selector = selectors.DefaultSelector()
-    selector.register(listener, selectors.EVENT_READ)
-    while not stop.is_set():
-        for key, _ in selector.select(0.2):
-            if key.fileobj is listener:
-                client, _ = listener.accept()
-                selector.register(client, selectors.EVENT_READ)
-                continue
-            assert isinstance(key.fileobj, socket.socket)
-            client = key.fileobj
-            try:
-                data = client.recv(p.MAX_MESSAGE_BYTES)
-                if data:
-                    client.send(p.encode(answer(bench, data)))
-                    continue
-            except OSError:
-                pass
-            selector.unregister(client)
-            client.close()
-    listener.close()
 
 
 def main() -> None:

@@ -16,6 +16,7 @@ from contracts.config import apply_overrides, convert, parse
 from contracts.errors import ConfigError
 from contracts.specs import CameraSpec
 from runtime.config_checks import check
+from runtime.gym.section import GymnasiumSection
 from runtime.operator.section import OperatorSection
 from runtime.probation import Probation
 
@@ -120,13 +121,14 @@ class CalibrationSection(_Section, frozen=True):
 class BenchSection(_Section, frozen=True):
     """The simulated bench. `enabled: false` on a real robot. `split`: "train" or "eval" scenes.
     `truth_file`: where the bench process writes the outcome of every episode, relative to the run
-    folder; nothing but reports reads it."""
+    folder; nothing but reports reads it. `gymnasium`: an environment in the bench's place."""
 
     enabled: bool = True
     split: Literal["train", "eval"] = "eval"
     truth_file: str = "truth.jsonl"
     physics_rate_hz: float = 0.0  # 0: the bench's own
     options: dict[str, Any] = {}
+    gymnasium: GymnasiumSection | None = None
 
 
 class PolicySection(_Section, frozen=True):

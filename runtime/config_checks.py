@@ -11,6 +11,7 @@ import numpy as np
 from contracts.config import check_ranges
 from contracts.errors import ConfigError
 from contracts.messages import ROBOT_ID
+from runtime.gym.section import KIND, wrong
 from runtime.operator.section import check_operator
 
 if TYPE_CHECKING:
@@ -84,6 +85,7 @@ def check(config: RobotConfig, source: str) -> None:
     if config.bench.enabled and config.arm.kind == "sim" and not config.episode.task:
         raise ConfigError(f"{source}: episode.task is empty", remedy="name a task of the bench")
     check_operator(config.operator, source)
+    _check_gymnasium(config, source)
     for name, camera in config.cameras.items():
         if camera.width < 16 or camera.height < 16 or camera.rate_hz <= 0:
             raise ConfigError(f"{source}: cameras.{name} has no sensible size or rate")
@@ -99,6 +101,34 @@ def check(config: RobotConfig, source: str) -> None:
                 expected="16 numbers: a rotation, a translation in metres, and 0 0 0 1",
                 found=camera.pose,
             )
+
+
+def _check_gymnasium(config: RobotConfig, source: str) -> None:
+    """An environment in the bench's place has an arm and cameras of its own, and time of its own."""
+    section = config.bench.gymnasium
+    kinds = {f"cameras.{name}.kind": camera.kind for name, camera in config.cameras.items()}
+    kinds["arm.kind"] = config.arm.kind
+    unfit = KIND if section is None else "sim"
+    if other := next((key for key, kind in kinds.items() if kind == unfit), None):
+        raise ConfigError(
+            f"{source}: {other}: {unfit}",
+            expected="bench.gymnasium beside it" if section is None else f"{KIND}, as the bench is",
+            remedy="hw_configs/metaworld.yaml is an example",
+        )
+    if section is None:
+        return
+    if config.pace != "asap" or not config.bench.enabled:
+        raise ConfigError(
+            f"{source}: a Gymnasium environment has its own time",
+            expected="pace: asap, and bench.enabled: true",
+            remedy="set both",
+        )
+    for name, camera in config.cameras.items():
+        if camera.kind == KIND and camera.depth:
+            raise ConfigError(f"{source}: cameras.{name}.depth", expected="false: there is none")
+    given = config.loop.rate_hz, config.episode.task, config.episode.instruction
+    for error in wrong(section, *given):
+        raise ConfigError(f"{source}: {error}") from error
 
 
 def _is_rigid(pose: tuple[float, ...]) -> bool:

@@ -14,6 +14,7 @@ from contracts.package import ChunkSpec, PackageManifest
 from runtime.calibration import own_calibration, require_bound
 from runtime.config import PolicySection, RewardSection, RobotConfig
 from runtime.engines import options_of, survey
+from runtime.gym import environment
 from runtime.run import RunPlan
 
 
@@ -22,6 +23,12 @@ def check(config: RobotConfig, plan: RunPlan) -> None:
     known("arms", config.arm.kind)
     for camera in config.cameras.values():
         known("cameras", camera.kind)
+    if (section := config.bench.gymnasium) is not None:
+        if plan.driver == "expert":
+            raise ConfigError(
+                f"the environment {section.id} has no expert", remedy="record with --teleoperate"
+            )
+        environment.require(section)
     own_calibration(config.calibration, config.robot.id)
     if plan.driver == "policy":
         _usable(config.policy)

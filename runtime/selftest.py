@@ -80,7 +80,7 @@ ALL = (
 def run_selftest(config: RobotConfig, *, trip_watchdog: bool = False) -> list[Line]:
     """Gate first (pure), then a hung and a killed loop; with `trip_watchdog` every stop there is. Raises
     `EntracteError` if nothing starts."""
-    if not config.bench.enabled:
+    if not config.bench.enabled or config.bench.gymnasium is not None:
         raise ConfigError("selftest moves the arm", remedy="run it with hw_configs/sim.yaml")
     realtime = msgspec.structs.replace(
         config,

@@ -139,7 +139,7 @@ class Supervisor:
         self.say = say
         config, sink = run.config, run.plan.sink
         self.children = [
-            *([Child("bench", "runtime.bench.server")] if config.bench.enabled else []),
+            *([Child("bench", _simulation(config))] if config.bench.enabled else []),
             *([Child("arm", "runtime.arms.server")] if is_served(config) else []),
             *(
                 Child(f"camera-{name}", "runtime.cameras.capture", True, ("--camera", name))
@@ -380,9 +380,12 @@ class Supervisor:
                 return
 
     def _interrupt(self, _number: int, _frame: FrameType | None) -> None:
-        self.interrupted = True
-        self._interrupted_s = min(self._interrupted_s, time.monotonic())
-        self.stop()
+        self.interrupt()
+
+
+def _simulation(config: RobotConfig) -> str:
+    """The module of the bench's process."""
+    return "runtime.bench.server" if config.bench.gymnasium is None else "runtime.gym.server"
 
 
 def _for_people(config: RobotConfig) -> list[Child]:

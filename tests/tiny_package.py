@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import onnx
 import onnxruntime as ort
@@ -29,34 +30,39 @@ Held = dict[str, tuple[TensorSpec, int, int]]
 
 
 def make_package(
-    folder: Path, seed: int = 0, width: int = FEATURES, length: int = LENGTH
+    folder: Path,
+    seed: int = 0,
+    width: int = FEATURES,
+    length: int = LENGTH,
+    action: ActionSpec = ACTION,
 ) -> Package:
     """Write the package at `folder`. Other `width`: other tensors, so another package. `length`: of a chunk,
-    for a robot at least `policy.execute_steps`."""
+    for a robot at least `policy.execute_steps`. `action`: of the arm."""
+    joints = len(action.names)
     rng = np.random.default_rng(seed)
     weights = {
         "trunk/wide": rng.normal(size=(1, width)).astype(np.float32),
-        "head/mix": rng.normal(size=(width, 6)).astype(np.float32) * 5,
-        "head/bias": np.array([1, 2, 3, 4, 5, 50], np.float32),
+        "head/mix": rng.normal(size=(width, joints)).astype(np.float32) * 5,
+        "head/bias": np.array([1, 2, 3, 4, 5, 50][-joints:], np.float32),
         "head/scale": np.full((1,), 0.5, np.float32),
     }
     head_in = (
         TensorSpec("features", "float32", (1, width)),
-        TensorSpec("noise", "float32", (-1, length, 6)),
+        TensorSpec("noise", "float32", (-1, length, joints)),
     )
     head_out = (
-        TensorSpec("chunks", "float32", (-1, length, 6)),
+        TensorSpec("chunks", "float32", (-1, length, joints)),
         TensorSpec("values", "float32", (-1,)),
         TensorSpec("choice", "int64", (1,)),
     )
-    trunk_in = (TensorSpec("state", "float32", (-1, 6)),)
+    trunk_in = (TensorSpec("state", "float32", (-1, joints)),)
     trunk_out = (TensorSpec("features", "float32", (-1, width)),)
     held = read_header(safetensors_bytes(weights))
-    graphs = {"trunk": _trunk(width, held), "head": _head(width, length, held)}
+    graphs = {"trunk": _trunk(width, joints, held), "head": _head(width, length, joints, held)}
     golden = {
-        "trunk": [_case(graphs["trunk"], weights, "trunk", {"state": _normal(rng, 1, 6)})],
+        "trunk": [_case(graphs["trunk"], weights, "trunk", {"state": _normal(rng, 1, joints)})],
         "head": [
-            _case(graphs["head"], weights, "head", head_inputs(rng, width, length))
+            _case(graphs["head"], weights, "head", head_inputs(rng, width, length, joints))
             for _ in range(4)
         ],
     }
@@ -68,8 +74,10 @@ def make_package(
         format_version=1,
         model="policy",
         architecture="tiny",
-        observation=OBSERVATION,
-        action=ACTION,
+        observation=msgspec.structs.replace(
+            OBSERVATION, state_names=action.names, state_units=action.units
+        ),
+        action=action,
         graphs=(
             GraphSpec("trunk", "", "", trunk_in, trunk_out),
             GraphSpec("head", "", "", head_in, head_out),
@@ -93,26 +101,26 @@ def make_package(
 
 
 def head_inputs(
-    rng: np.random.Generator, width: int = FEATURES, length: int = LENGTH
+    rng: np.random.Generator, width: int = FEATURES, length: int = LENGTH, joints: int = 6
 ) -> dict[str, np.ndarray]:
-    return {"features": _normal(rng, 1, width), "noise": _normal(rng, SAMPLES, length, 6)}
+    return {"features": _normal(rng, 1, width), "noise": _normal(rng, SAMPLES, length, joints)}
 
 
 def _normal(rng: np.random.Generator, *shape: int) -> np.ndarray:
     return rng.normal(size=shape).astype(np.float32)
 
 
-def _trunk(width: int, held: Held) -> bytes:
+def _trunk(width: int, joints: int, held: Held) -> bytes:
     nodes = [
         helper.make_node("ReduceMean", ["state"], ["mean"], axes=[1], keepdims=1),
         helper.make_node("MatMul", ["mean", "wide"], ["features"]),
     ]
-    inputs = [helper.make_tensor_value_info("state", TensorProto.FLOAT, ["B", 6])]
+    inputs = [helper.make_tensor_value_info("state", TensorProto.FLOAT, ["B", joints])]
     outputs = [helper.make_tensor_value_info("features", TensorProto.FLOAT, ["B", width])]
     return _model("trunk", nodes, inputs, outputs, ("wide",), held)
 
 
-def _head(width: int, length: int, held: Held) -> bytes:
+def _head(width: int, length: int, joints: int, held: Held) -> bytes:
     nodes = [
         helper.make_node("MatMul", ["features", "mix"], ["mixed"]),
         helper.make_node("Add", ["mixed", "bias"], ["centre"]),
@@ -125,10 +133,10 @@ def _head(width: int, length: int, held: Held) -> bytes:
     ]
     inputs = [
         helper.make_tensor_value_info("features", TensorProto.FLOAT, [1, width]),
-        helper.make_tensor_value_info("noise", TensorProto.FLOAT, ["N", length, 6]),
+        helper.make_tensor_value_info("noise", TensorProto.FLOAT, ["N", length, joints]),
     ]
     outputs = [
-        helper.make_tensor_value_info("chunks", TensorProto.FLOAT, ["N", length, 6]),
+        helper.make_tensor_value_info("chunks", TensorProto.FLOAT, ["N", length, joints]),
         helper.make_tensor_value_info("values", TensorProto.FLOAT, ["N"]),
         helper.make_tensor_value_info("choice", TensorProto.INT64, [1]),
     ]

@@ -49,7 +49,7 @@ class SimArm:
         return ArmState(
             np.array(joints.positions, np.float32),
             joints.at_s,
-            np.array(joints.velocities, np.float32),
+            np.array(joints.velocities, np.float32) if joints.velocities else None,
             np.array(joints.targets, np.float32),
         )
 

@@ -19,6 +19,7 @@ from runtime.config import PolicySection, RewardSection, RobotConfig
 from runtime.doctor.packages import packages
 from runtime.engines import options_of, survey
 from runtime.findings import Line, tried
+from runtime.gym import environment
 from runtime.preflight import known
 
 CAMERA, ARM, ENGINES, PACKAGES = "camera", "arm", "engines", "packages"
@@ -66,7 +67,9 @@ def _engines(config: RobotConfig) -> list[Line]:
         lines.append(tried(f"{what} engine", about) if line.ok else line)
         if options.kind == "tensorrt" and section.package and lines[-1].ok:
             lines.append(_planned(what, section))
-    if config.bench.enabled:
+    if (other := config.bench.gymnasium) is not None:
+        lines.append(tried("environment", lambda: environment.require(other)))
+    elif config.bench.enabled:
         there = importlib.util.find_spec("mujoco") is not None
         found = "installed" if there else "missing"
         lines.append(Line.judged("mujoco", there, found, "pip install 'entracte[sim]'"))

@@ -65,6 +65,8 @@ def _about(config: RobotConfig, folder: str, *models: str) -> str:
 
 def _action(config: RobotConfig) -> ActionSpec | None:
     """The arm's spec where it is known before anything is opened."""
+    if (section := config.bench.gymnasium) is not None:
+        return section.spec(config.loop.rate_hz)
     return SO101_ACTION if registry.load("arms", config.arm.kind) is SimArm else None
 
 

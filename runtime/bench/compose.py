@@ -18,6 +18,7 @@ from runtime.bench.catalog import (
 )
 from runtime.bench.layout import place
 from runtime.bench.scene import Appearance, Draft, RandomisationConfig, Scene
+from runtime.bench.target import Target
 
 _GREY_ARM: Rgb = (0.80, 0.78, 0.72)
 _ARM_COLOURS: tuple[Rgb, ...] = (
@@ -104,8 +105,10 @@ def _appearance(rng: np.random.Generator, spread: RandomisationConfig) -> Appear
     )
 
 
-def scene_xml(scene: Scene, view: render.Intrinsics, physics_dt_s: float) -> str:
-    """The scene as MJCF."""
+def scene_xml(
+    scene: Scene, view: render.Intrinsics, physics_dt_s: float, target: Target | None = None
+) -> str:
+    """The scene as MJCF, with a board to calibrate with where there is one."""
     look = scene.appearance
     jitter = iter(look.object_jitter)
     parts: list[str] = []
@@ -125,6 +128,13 @@ def scene_xml(scene: Scene, view: render.Intrinsics, physics_dt_s: float) -> str
         parts.append(mjcf.fixture_xml(fixture_type, spot.x_m, spot.y_m, spot.yaw_rad, look.tint))
     link = mjcf.rgba(look.arm)
     wrist = render.camera_xml("wrist", scene.wrist_camera, view)
+    assets = ""
+    if target is not None:
+        assets = f"<asset>{target.assets_xml()}</asset>"
+        if target.at == "hand":
+            wrist += target.geoms_xml()
+        else:
+            parts.append(target.geoms_xml())
     direction = " ".join(f"{v:.4f}" for v in look.light_direction)
     strength = f"{look.light_strength:.4f} " * 3
     fill = f"{look.ambient:.4f} " * 3
@@ -143,6 +153,7 @@ def scene_xml(scene: Scene, view: render.Intrinsics, physics_dt_s: float) -> str
 <default>
   <geom solref="0.010 1" solimp="0.95 0.99 0.001"/>
 </default>
+{assets}
 <worldbody>
   <light directional="true" castshadow="false" dir="{direction}" diffuse="{strength}"
          ambient="0 0 0" specular="0.05 0.05 0.05"/>

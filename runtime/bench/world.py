@@ -7,11 +7,13 @@ it. Not thread-safe. Equal (task, seed, split), config and commands give equal s
 from __future__ import annotations
 
 import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
-from runtime.bench import arm, goals, language, render
+from runtime.bench import arm, goals, language, render, target
 from runtime.bench.compose import compose, scene_rng, scene_xml
 from runtime.bench.physics import Physics
 from runtime.bench.render import Intrinsics
@@ -37,13 +39,15 @@ class BadCommand(ValueError):
 @dataclass(frozen=True)
 class WorldConfig:
     """Image size in pixels, physics step in seconds, and how far scenes vary. `unsteady_deg` above 0: the
-    arm is pushed about by up to so much (std), so that a demonstrator is seen to correct it."""
+    arm is pushed about by up to so much (std), so that a demonstrator is seen to correct it. `board`: a
+    printed board is there and nothing else, for calibration (`runtime.bench.target.Target`)."""
 
     width: int = 128
     height: int = 96
     physics_dt_s: float = 0.004
     depth_noise: bool = True
     unsteady_deg: float = 0.0
+    board: Mapping[str, Any] | None = None
     randomise: RandomisationConfig = field(default_factory=RandomisationConfig)
 
 
@@ -63,6 +67,7 @@ class World:
 
     def __init__(self, config: WorldConfig | None = None) -> None:
         self.config = config or WorldConfig()
+        self._target = target.parse(self.config.board)
         self._view = render.intrinsics(self.config.width, self.config.height)
         self._renderer = render.Renderer(self._view, self.config.depth_noise)
         self._physics: Physics | None = None
@@ -86,7 +91,7 @@ class World:
         Raises:
             ValueError: unknown task or split.
         """
-        spec = find_task(task)
+        spec = find_task(task) if self._target is None else target.TASK
         rng = scene_rng(task, seed, check_split(split))
         draft = spec.draft(rng, split)
         scene = compose(
@@ -103,7 +108,8 @@ class World:
             self._device_epoch_s += self._physics.time_s
         start = scene.arm_start_deg if arm_start_deg is None else _checked(arm_start_deg)
         dt = self.config.physics_dt_s
-        self._physics = Physics(scene, scene_xml(scene, self._view, dt), start, dt)
+        xml = scene_xml(scene, self._view, dt, self._target)
+        self._physics = Physics(scene, xml, start, dt)
         self._renderer.forget()
         self._scene, self._task = scene, spec
         push = np.random.default_rng([*f"{task}/{split}".encode(), seed & 0xFFFFFFFF, 43])

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import small_policy
+from driven_episode import Driver
 
 from contracts.files.packages import Package
 from trainer.policies.noise_actor import NoiseConfig, steer
@@ -28,3 +29,9 @@ def steered(tmp_path_factory) -> Package:
 @pytest.fixture(scope="session")
 def demonstrations(tmp_path_factory) -> Path:
     return small_policy.record(tmp_path_factory.mktemp("demonstrations"))
+
+
+@pytest.fixture(scope="session")
+def driver(package) -> Driver:
+    """Acts by that package, and explores."""
+    return Driver(package)

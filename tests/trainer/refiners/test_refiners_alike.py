@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from typing import Any
 
 import pytest
-from small_policy import iteration, same, scored
+import small_policy
+from small_policy import same, scored
 
 from contracts import registry
 from contracts.errors import ConfigError, PackageError
 from contracts.files.packages import Package
 from contracts.package import check_tensors
-from trainer.interfaces import Refiner
+from trainer.interfaces import Refiner, ScoredEpisode
 
 
 @dataclass(frozen=True)
@@ -30,11 +32,13 @@ class Kind:
 _BESTOFN = {"gradient_steps": 6, "batch": 8, "critic_batch": 8, "critic_after": 1, "samples": 4}
 _AWR = {"steps": 6, "value_steps": 6, "batch": 8, "hidden": 16}
 _DSRL = {"steps": 6, "batch": 8, "after": 1, "hidden": 16, "execute": 2, "ensemble": 2}
+_PPO = {"epochs": 3, "batch": 8, "hidden": 16, "learning_rate": 1e-3, "kl": 10.0}
 KINDS = {
     "awr": Kind(_AWR, other={"hidden": 8}),
     "bestofn": Kind(_BESTOFN, samples=4),
     "demonstrations": Kind(_BESTOFN),
     "dsrl": Kind(_DSRL, package="steered", other={"hidden": 8}),
+    "ppo": Kind(_PPO, other={"hidden": 8}),
 }
 
 
@@ -64,12 +68,18 @@ def make(kind, refined, demonstrations):
     return build
 
 
+@pytest.fixture
+def iteration(driver) -> Callable[[int], list[ScoredEpisode]]:
+    """Four episodes that the package drove, half of them successes."""
+    return lambda number: [driver.drive(one) for one in small_policy.iteration(number)]
+
+
 def test_every_refiner_of_ours_is_held_to_this():
     registered = entry_points(group="entracte.refiners")
     assert {e.name for e in registered if e.value.startswith("trainer.")} == set(KINDS)
 
 
-def test_an_update_is_exactly_the_refinable_tensors_moved(make, kind, refined):
+def test_an_update_is_exactly_the_refinable_tensors_moved(make, kind, refined, iteration):
     refiner = make()
     assert refiner.package_id == refined.package_id
     update = refiner.update(iteration(1), 1)
@@ -79,13 +89,13 @@ def test_an_update_is_exactly_the_refinable_tensors_moved(make, kind, refined):
     assert update.metrics["gradient_steps"] > 0
 
 
-def test_same_episodes_and_seed_give_the_same_tensors(make):
+def test_same_episodes_and_seed_give_the_same_tensors(make, iteration):
     tensors = make().update(iteration(1), 1).tensors
     assert same(tensors, make().update(iteration(1), 1).tensors)
     assert not same(tensors, make(seed=1).update(iteration(1), 1).tensors)
 
 
-def test_it_resumes_to_the_bit(make, tmp_path):
+def test_it_resumes_to_the_bit(make, iteration, tmp_path):
     whole = make()
     whole.update(iteration(1), 1)
     whole.save(tmp_path / "state")
@@ -97,7 +107,7 @@ def test_it_resumes_to_the_bit(make, tmp_path):
     assert same(expected, resumed.update(iteration(3), 3).tensors)
 
 
-def test_abstained_episodes_teach_nothing(make):
+def test_abstained_episodes_teach_nothing(make, iteration):
     expected = make().update(iteration(1), 1).tensors
     assert same(expected, make().update([*iteration(1), scored(77, None)], 1).tensors)
 

@@ -1,0 +1,300 @@
+"""Proximal policy optimisation of the flow net, by what exploration tried around its chunks.
+
+PPO (Schulman et al. 2017, arXiv 1707.06347) with generalised advantage estimation (GAE, Schulman et al. 2016,
+arXiv 1506.02438) on action chunks, as Large Reward Models (arXiv 2603.16065) refine an imitated policy. Their
+three rewards, held between two scorings, are `shaping` (process, here as a potential), `completion` and
+`contrastive`.
+
+The likelihood: given its starting noise w a flow is deterministic, and w is drawn without regard to the
+weights, so it is part of the state. The robot adds a constant of its own to each chunk of refinement, normal
+with a known sigma (`policy.explore_deg`). So the mean a of the entries that were executed is normal, given s
+and w: pi_theta(a | s, w) = N(m_theta(s, w), sigma^2), with m_theta the same mean of the flow's own chunk.
+Both draws are made again from seeds. (ReinFlow, arXiv 2505.22094, adds noise to every step of the flow
+instead, which a robot would have to know of.) What isn't explored, the gripper and how a chunk bends, is
+learned only as far as it goes with the rest; `anchor` holds it to the base policy.
+
+Episodes of older weights: the mean that these gave is in the log, what was asked less what was tried. Their
+chunks are weighted by pi_theta_old(a) / pi_behaviour(a), at most 1 (Hilton et al. 2022, arXiv 2110.00641).
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from contracts import config
+from contracts.errors import ConfigError
+from trainer.interfaces import Update
+from trainer.policies.flow import FlowHead
+from trainer.refiners.critics import Critics
+from trainer.refiners.episodic import OPTIONS, Episodic, EpisodicOptions, Ground
+from trainer.refiners.experience import Trajectory
+from trainer.refiners.head import HeadTrainer, moments, restore_modules, restore_moments
+from trainer.refiners.rollout import Rollout, rollout
+
+_MOST = math.inf
+_RANGES = {
+    **dict.fromkeys(("discount", "gae_lambda", "clip"), (0.0, 1.0)),
+    **dict.fromkeys(("epochs", "batch", "hidden"), (1.0, _MOST)),
+    **dict.fromkeys(("stale", "anchor", "learning_rate", "value_rate"), (0.0, _MOST)),
+    **dict.fromkeys(("kl", "least_spread", "unaccounted"), (1e-6, _MOST)),
+}
+
+
+class PpoOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Rewards: `outcome` at the end of a success, `shaping` times the process as a potential, `completion`
+    and `contrastive` times what the reward model last said of them, once a chunk. `discount` per action,
+    `gae_lambda` per chunk. `clip` of the ratio; at most `epochs` over the chunks in batches of `batch`, until
+    a batch's mean KL divergence from the weights before the update is above `kl`. Advantages are divided by
+    their standard deviation, or by `least_spread` where that is more: noise is not blown up to a signal.
+    `anchor` weighs how far the normalised chunks are from the base policy's. Left out: chunks of weights
+    more than `stale` releases old, and those that were asked of the gate further than `unaccounted` sigma
+    from what the draws say (another candidate than the first, a prefix, a mean of several)."""
+
+    outcome: float = 1.0
+    shaping: float = 0.5
+    completion: float = 0.0
+    contrastive: float = 0.0
+    discount: float = 0.98
+    gae_lambda: float = 0.95
+    clip: float = 0.2
+    kl: float = 0.05
+    epochs: int = 10
+    batch: int = 32
+    learning_rate: float = 1e-5
+    value_rate: float = 1e-3
+    least_spread: float = 0.05
+    anchor: float = 0.3
+    stale: int = 2
+    unaccounted: float = 1.0
+    hidden: int = 128
+    threads: int = 1
+
+
+class Ppo(Episodic[Rollout]):
+    """See the module."""
+
+    def __init__(
+        self,
+        *,
+        package: Path,
+        demonstrations: Sequence[Path],
+        options: Mapping[str, Any],
+        seed: int,
+    ) -> None:
+        o = config.convert(dict(options), PpoOptions, "refiner options")
+        config.check_ranges(OPTIONS, [(name, getattr(o, name), *r) for name, r in _RANGES.items()])
+        # No demonstrations: what was imitated from them is what `anchor` holds to.
+        ground = Ground(package, (), EpisodicOptions(threads=o.threads), seed)
+        learner = PpoLearner(ground.policy.head, o, seed)
+        super().__init__(
+            ground, lambda scored, _: rollout(ground.trunk, scored, o.discount), learner, seed
+        )
+
+
+class Chunks(NamedTuple):
+    """N chunks. `features` [N, F], `noise` [N, T*A], `executed` [N, T] as in `Rollout`; `action` [N, A]: a;
+    `precision` [N, A]: 1 / sigma, 0 where nothing is explored; `mean` [N, A]: m of theta_old; `base`
+    [N, T*A]: the base policy's normalised chunk; `weight`, `advantage`, `value` (V's target), `apart`
+    (sigmas between what was asked of the gate and what the draws say) [N]."""
+
+    features: torch.Tensor
+    noise: torch.Tensor
+    executed: torch.Tensor
+    action: torch.Tensor
+    precision: torch.Tensor
+    mean: torch.Tensor
+    base: torch.Tensor
+    weight: torch.Tensor
+    advantage: torch.Tensor
+    value: torch.Tensor
+    apart: torch.Tensor
+
+
+class PpoLearner:
+    """The method itself, on arrays. Keeps no episode: each update is of what came since the last."""
+
+    def __init__(self, head: FlowHead, options: PpoOptions, seed: int) -> None:
+        o = self.options = options
+        self.own: list[Trajectory] = []
+        self._base = copy.deepcopy(head).requires_grad_(False)
+        # No average: the ratio is to the weights that acted, so those are published.
+        self.trainer = HeadTrainer(head, o.learning_rate, o.learning_rate, decay=0.0)
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            self.value = Critics(head.config.unmixed, 0, o.hidden, 1)
+        for parameter in list(self.value.parameters())[-2:]:
+            nn.init.zeros_(parameter)  # an untrained V is 0 and finds no advantage in nothing
+        self._optimiser = torch.optim.Adam(self.value.parameters(), lr=o.value_rate)
+        self._newest = 0
+
+    def learn(self, fresh: list[Rollout], seed: int, iteration: int) -> Update:
+        """Take in fresh episodes and make the gradient steps of one iteration. Raises `ConfigError` where
+        none of them was explored."""
+        o = self.options
+        acted = [kept for kept in fresh if len(kept.noise)]
+        if not acted:
+            return Update(self.trainer.published(), 1, {"chunks": 0.0, "gradient_steps": 0.0})
+        if not any(kept.sigma.any() for kept in acted):
+            raise ConfigError(
+                "ppo learns from what exploration tried",
+                expected="episodes that tell policy.seed and an explore_deg above 0",
+                found=f"none in {len(acted)}",
+                remedy="start robot-run of this version with policy.explore_deg=3",
+            )
+        self._newest = max([self._newest, *(kept.version for kept in acted)])
+        rng = np.random.default_rng([seed, iteration])
+        chunks = self._chunks(acted)
+        count, known = len(chunks.weight), float((chunks.weight > 0).sum())
+        value_loss: list[float] = []
+        steps, moves = 0, known > 0
+        for _ in range(o.epochs):
+            order = torch.from_numpy(rng.permutation(count))
+            for at in range(0, count, o.batch):
+                batch = Chunks(*(column[order[at : at + o.batch]] for column in chunks))
+                value_loss.append(self._fit_value(batch))
+                if not moves:
+                    continue
+                loss, found = self._loss(batch)
+                moves = found["kl"] <= o.kl
+                if moves:
+                    self.trainer.step(loss)
+                    steps += 1
+        with torch.no_grad():
+            _, figures = self._loss(chunks)  # of all chunks, after the update
+        return Update(
+            tensors=self.trainer.published(),
+            samples=1,
+            metrics={
+                **figures,
+                "value_loss": float(np.mean(value_loss)),
+                "chunks": float(count),
+                "left_out": 1.0 - known / count,
+                "weight": float(chunks.weight.sum()) / max(known, 1.0),
+                "apart": float(chunks.apart.median()),
+                "fresh_success": float(np.mean([float(kept.success) for kept in acted])),
+                "gradient_steps": float(steps),
+            },
+        )
+
+    def gae(self, kept: Rollout) -> tuple[np.ndarray, np.ndarray]:
+        """A of every chunk of an episode (GAE, equation 16) and what V is regressed on, [M] each."""
+        o = self.options
+        with torch.no_grad():
+            value = self._value(torch.from_numpy(kept.features)).numpy().copy()
+        along, gamma = kept.along.copy(), o.discount**kept.actions
+        if kept.ended:  # nothing comes after; a potential that ends at 0 changes no policy's rank
+            value[-1] = along[-1] = 0.0
+        reward = o.shaping * (gamma * along[1:] - along[:-1])
+        reward += kept.held @ np.array([o.completion, o.contrastive], np.float32)
+        reward[-1] += o.outcome * (kept.success and kept.ended)
+        delta = reward + gamma * value[1:] - value[:-1]
+        advantage, following = np.zeros_like(delta), 0.0
+        for at in range(len(delta) - 1, -1, -1):
+            following = delta[at] + gamma[at] * o.gae_lambda * following
+            advantage[at] = following
+        return advantage, advantage + value[:-1]
+
+    def mean(
+        self, features: torch.Tensor, noise: torch.Tensor, executed: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """m_theta(s, w) [N, A] in arm units, and the normalised chunk that it is the mean of [N, T*A]."""
+        head = self.trainer.head
+        flat = head.integrate(features, noise)
+        chunk = head.denormalise(features, flat)
+        return (executed[:, :, None] * chunk).sum(1), flat
+
+    def _chunks(self, episodes: list[Rollout]) -> Chunks:
+        """What the update is made from: everything that theta_old and the base say of it."""
+        o = self.options
+
+        def column(name: str) -> torch.Tensor:
+            found = [np.broadcast_to(getattr(k, name), k.offset.shape) for k in episodes]
+            return torch.from_numpy(np.concatenate(found))
+
+        features = torch.from_numpy(np.concatenate([k.features[:-1] for k in episodes]))
+        noise = torch.from_numpy(np.concatenate([k.noise for k in episodes]))
+        executed = torch.from_numpy(np.concatenate([k.executed for k in episodes]))
+        offset, sigma, asked = column("offset"), column("sigma"), column("asked")
+        ages = [np.full(len(k.noise), self._newest - k.version) for k in episodes]
+        age = torch.from_numpy(np.concatenate(ages))
+        precision = torch.where(sigma > 0, 1.0 / sigma, 0.0)
+        with torch.no_grad():
+            mean, _ = self.mean(features, noise, executed)
+            base = self._base.integrate(features, noise)
+        # By so much the mean of the weights that acted was another. Of the newest it is what pictures lose on
+        # their way, and no difference of policies.
+        strayed = torch.where(sigma > 0, asked - offset - mean, 0.0)
+        sane = torch.isfinite(strayed).all(1)
+        strayed = torch.nan_to_num(strayed)
+        explored = (sigma > 0).sum(1)
+        apart = (((precision * strayed) ** 2).sum(1) / explored.clamp(min=1)).sqrt()
+        usable = sane & (explored > 0) & (age <= o.stale) & (apart <= o.unaccounted)
+        tried = offset + torch.where(age[:, None] > 0, strayed, 0.0)
+        behaviour, proximal = _log_density(offset, precision), _log_density(tried, precision)
+        weight = usable * (proximal - behaviour).exp().clamp(max=1.0)
+        both = [self.gae(kept) for kept in episodes]
+        advantage, value = (
+            torch.from_numpy(np.concatenate(each)).float() for each in zip(*both, strict=True)
+        )
+        if usable.any():
+            spread = float(advantage[usable].std(unbiased=False))
+            advantage = (advantage - advantage[usable].mean()) / max(spread, o.least_spread)
+        known = (features, noise, executed, mean + tried, precision, mean, base)
+        return Chunks(*known, weight, advantage, value, apart)
+
+    def _loss(self, c: Chunks) -> tuple[torch.Tensor, dict[str, float]]:
+        """-L^CLIP (PPO, equation 7) with what `anchor` adds, and figures."""
+        o = self.options
+        mean, flat = self.mean(c.features, c.noise, c.executed)
+        new, old = (_log_density(c.action - m, c.precision) for m in (mean, c.mean))
+        ratio = (new - old).exp()
+        clipped = ratio.clamp(1.0 - o.clip, 1.0 + o.clip)
+        surrogate = torch.minimum(ratio * c.advantage, clipped * c.advantage)
+        gained = (c.weight * surrogate).sum() / c.weight.sum().clamp(min=1.0)
+        drift = F.mse_loss(flat, c.base)
+        # Of two normal distributions with the same sigma; exact.
+        kl = -_log_density(mean - c.mean, c.precision).mean()
+        off = (ratio != clipped).float().mean()
+        figures = {"loss": -gained, "kl": kl, "clipped": off, "drift": drift}
+        return o.anchor * drift - gained, {n: float(v.detach()) for n, v in figures.items()}
+
+    def _fit_value(self, c: Chunks) -> float:
+        loss = F.mse_loss(self._value(c.features), c.value)
+        self._optimiser.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        self._optimiser.step()
+        return float(loss.detach())
+
+    def _value(self, features: torch.Tensor) -> torch.Tensor:
+        """V(s) [N]."""
+        values: torch.Tensor = self.value(features, features[:, :0])[0]
+        return values
+
+    def state(self) -> dict[str, np.ndarray]:
+        value = {f"value/{k}": v.detach().numpy() for k, v in self.value.state_dict().items()}
+        newest = {"newest": np.array([self._newest], np.int64)}
+        return self.trainer.state() | value | newest | moments(self._optimiser, self._named())
+
+    def restore(self, tensors: Mapping[str, np.ndarray], what: str) -> None:
+        self.trainer.restore(tensors, what)
+        restore_modules({"value": self.value}, tensors, what)
+        restore_moments(self._optimiser, self._named(), tensors)
+        self._newest = int(tensors["newest"][0])
+
+    def _named(self) -> dict[str, nn.Parameter]:
+        return {f"value/{name}": p for name, p in self.value.named_parameters()}
+
+
+def _log_density(away: torch.Tensor, precision: torch.Tensor) -> torch.Tensor:
+    """log N(m + away; m, sigma^2) [N] but for its constant."""
+    return -0.5 * ((precision * away) ** 2).sum(1)

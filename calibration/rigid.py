@@ -90,6 +90,14 @@ def from_quaternion(xyzw: npt.ArrayLike, position_m: npt.ArrayLike) -> Array:
     return transform(rotation, position_m)
 
 
+def to_quaternion(rotation: Array) -> tuple[float, float, float, float]:
+    """(x, y, z, w) of a rotation matrix [3,3]."""
+    turn = turn_of(rotation)
+    angle = float(np.linalg.norm(turn))
+    x, y, z = (0.5 * np.sinc(angle / (2 * np.pi)) * turn).tolist()
+    return x, y, z, float(np.cos(angle / 2))
+
+
 def angle_deg(a: Array, b: Array) -> float:
     """Angle between the rotations of two poses [4,4] or matrices [3,3]."""
     return float(np.degrees(np.linalg.norm(turn_of(a[:3, :3].T @ b[:3, :3]))))

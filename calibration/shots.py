@@ -2,14 +2,16 @@
 
     {"version": 1, "arm": "...", "cameras": {"wrist": {"mount": "hand", "lens": {...}, "board": {...}}},
      "shots": [{"name": "00", "position_m": [...], "quaternion_xyzw": [...],
-                "pictures": {"wrist": "00-wrist.png"}}]}
+                "pictures": {"wrist": "00-wrist.png"}, "depths": {"wrist": "00-wrist-depth.png"}}]}
 
-Poses are base_T_hand. Pictures are lossless, so that corners are those that the camera saw.
+Poses are base_T_hand. Pictures are lossless, so that corners are those that the camera saw; depths (where a
+camera has any) are 16-bit and aligned to them.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import cv2
 import msgspec
@@ -35,13 +37,14 @@ class ShotsError(EntracteError):
 
 
 class ShotCamera(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """`serial`, `firmware`: of the device, "" where unknown."""
+    """`serial`, `firmware`: of the device, "" where unknown. `depth_scale_m`: metres per count of depth."""
 
     mount: Mount
     lens: Lens
     board: Board
     serial: str = ""
     firmware: str = ""
+    depth_scale_m: float = 0.001
 
 
 class Shot(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -49,6 +52,7 @@ class Shot(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     position_m: tuple[float, float, float]
     quaternion_xyzw: tuple[float, float, float, float]
     pictures: dict[str, str]
+    depths: dict[str, str] = {}
 
 
 class Shots(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -80,12 +84,12 @@ def read(folder: Path) -> Shots:
             f"{path}: number of shots", expected=f"1 to {MAX_SHOTS}", found=len(shots.shots)
         )
     for shot in shots.shots:
-        strange = sorted(set(shot.pictures) - set(shots.cameras))
+        strange = sorted({*shot.pictures, *shot.depths} - set(shots.cameras))
         if strange:
             raise ShotsError(
                 f"{path}: shot {shot.name} is of a camera that is not declared: {strange[0]}"
             )
-        for name in shot.pictures.values():
+        for name in (*shot.pictures.values(), *shot.depths.values()):
             if Path(name).name != name or name.startswith("."):
                 raise ShotsError(
                     f"{path}: picture of shot {shot.name}", expected="a file name", found=name
@@ -101,14 +105,43 @@ def write(folder: Path, shots: Shots) -> None:
 
 def read_picture(path: Path) -> npt.NDArray[np.uint8]:
     """uint8[H,W] grey. Raises `ShotsError`."""
-    try:
-        data = atomic.read_bytes(path, MAX_PICTURE_BYTES)
-    except (atomic.FileError, OSError) as error:
-        raise ShotsError(f"can't read {path}", found=str(error)) from error
-    grey = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_GRAYSCALE)
+    grey = cv2.imdecode(np.frombuffer(read_bytes(path), np.uint8), cv2.IMREAD_GRAYSCALE)
     if grey is None:
         raise ShotsError(f"{path} is no picture", expected="PNG or JPEG")
     return np.asarray(grey, np.uint8)
+
+
+def picture_of(folder: Path, file: str, camera: ShotCamera) -> npt.NDArray[np.uint8]:
+    """uint8[H,W] grey, of the size that its camera has. Raises `ShotsError`."""
+    grey = read_picture(folder / file)
+    require_size(folder / file, grey, camera)
+    return grey
+
+
+def require_size(path: Path, picture: npt.NDArray[Any], camera: ShotCamera) -> None:
+    """Raise `ShotsError` for a picture of another size than its camera's."""
+    if picture.shape != (camera.lens.height, camera.lens.width):
+        raise ShotsError(
+            f"{path} has another size than its camera",
+            expected=f"{camera.lens.width} x {camera.lens.height}",
+            found=f"{picture.shape[1]} x {picture.shape[0]}",
+        )
+
+
+def read_depth(path: Path) -> npt.NDArray[np.uint16]:
+    """uint16[H,W], the device's counts, 0 where there is none. Raises `ShotsError`."""
+    depth = cv2.imdecode(np.frombuffer(read_bytes(path), np.uint8), cv2.IMREAD_UNCHANGED)
+    if depth is None or depth.dtype != np.uint16 or depth.ndim != 2:
+        raise ShotsError(f"{path} is no depth picture", expected="PNG of one channel, 16 bits")
+    return np.asarray(depth, np.uint16)
+
+
+def read_bytes(path: Path) -> bytes:
+    """A picture's file. Raises `ShotsError`."""
+    try:
+        return atomic.read_bytes(path, MAX_PICTURE_BYTES)
+    except (atomic.FileError, OSError) as error:
+        raise ShotsError(f"can't read {path}", found=str(error)) from error
 
 
 def to_setup(folder: Path, shots: Shots, fewest: int = MIN_SAMPLES) -> Setup:
@@ -122,13 +155,7 @@ def to_setup(folder: Path, shots: Shots, fewest: int = MIN_SAMPLES) -> Setup:
         views = {}
         for name, file in shot.pictures.items():
             camera = shots.cameras[name]
-            grey = read_picture(folder / file)
-            if grey.shape != (camera.lens.height, camera.lens.width):
-                raise ShotsError(
-                    f"{folder / file} has another size than its camera",
-                    expected=f"{camera.lens.width} x {camera.lens.height}",
-                    found=f"{grey.shape[1]} x {grey.shape[0]}",
-                )
+            grey = picture_of(folder, file, camera)
             corners = finders[name].find(grey)
             if why := _unfit(corners):
                 left_out.append(f"{shot.name}/{name}: {why}")

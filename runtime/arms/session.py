@@ -11,9 +11,10 @@ import contextlib
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import TypeVar
 
 import msgspec
 
@@ -24,14 +25,18 @@ from runtime.board import LoopState
 from runtime.cameras import Camera
 from runtime.config import RobotConfig, load_config
 from runtime.gate import Verdict
+from runtime.gate_limits import inside_box
 from runtime.preflight import check
 from runtime.priority import run_first
+from runtime.reset import Homing
 from runtime.resting import Resting
 from runtime.robot import Robot, build
 from runtime.run import Run, RunPlan
 from runtime.supervisor import Child, Supervisor, make_run
 from runtime.taking import prepare, take_arm
 from runtime.teleoperation import KEYBOARD
+
+T = TypeVar("T")
 
 
 class Session:
@@ -138,6 +143,35 @@ class Session:
         if robot.gate.faulted:
             raise GateFault("the gate stopped the arm", found=robot.gate.state.reason)
         return joints, verdict
+
+    def allows(self, positions: Sequence[float]) -> bool:
+        """Whether the arm may stand there: in its joints' ranges, and by what is known of it in the
+        workspace."""
+        limits = self.robot.gate.limits
+        inside = all(
+            low <= at <= high
+            for low, at, high in zip(limits.low, positions, limits.high, strict=True)
+        )
+        return inside and inside_box(limits, positions)
+
+    def go(self, positions: Sequence[float], speed: float) -> None:
+        """On the straight line in joint space to a pose, no joint faster than `speed` (its units a second),
+        and come to rest there. Needs `take_arm`. Raises `GateFault`, and `DeviceError` where the arm does not
+        get there or a stop was asked for."""
+        robot = self.robot
+        homing = Homing(robot, [tuple(map(float, positions))], speed)
+        while not homing.done:
+            self._devices.look_after()
+            if robot.board.stop_requested:
+                raise self._stopped()
+            homing.tick(hold=False)
+        if robot.gate.faulted:
+            raise GateFault("the gate stopped the arm", found=robot.gate.state.reason)
+        robot.come_to_rest("the arm is where it was sent")
+
+    def aside(self, job: Callable[[], T]) -> T:
+        """Do something slow: an arm that was taken is kept in hold meanwhile. Raises what the job raises."""
+        return Resting(self.robot)(job, "a computation") if self._taken else job()
 
     def pause(self) -> ArmState:
         """A period without a command: before the arm is taken, or while it holds."""

@@ -17,7 +17,7 @@ from contracts import registry
 from contracts.errors import ConfigError
 from contracts.specs import CameraSpec
 from runtime.config import RobotConfig
-from runtime.frames import Frame
+from runtime.frames import Frame as Frame
 from runtime.run import Run
 
 

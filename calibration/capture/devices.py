@@ -1,0 +1,72 @@
+"""What a capture has to know of its cameras and its board, from the devices and from files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import msgspec
+
+from calibration import measured, shots
+from calibration.boards import Board
+from calibration.lenses import Lens
+from calibration.shots import ShotCamera, Shots
+from contracts.calibration import Calibration, Mount
+from contracts.errors import ConfigError
+from contracts.files import atomic
+from contracts.specs import CameraSpec
+from runtime.cameras import Camera
+
+
+def read_board(path: Path) -> Board:
+    """A board.json of `robot-calibrate board`. Raises `ConfigError`."""
+    try:
+        return msgspec.json.decode(atomic.read_bytes(path, atomic.MAX_JSON_BYTES), type=Board)
+    except (atomic.FileError, OSError, msgspec.MsgspecError, ConfigError) as error:
+        raise ConfigError(
+            f"{path} describes no board",
+            found=str(error),
+            remedy="give the board.json that robot-calibrate board wrote",
+        ) from error
+
+
+def chosen(cameras: Mapping[str, Camera], names: Sequence[str]) -> dict[str, CameraSpec]:
+    """The specs of these of a robot's cameras. Raises `ConfigError` for one that it lacks."""
+    for name in names:
+        if name not in cameras:
+            raise ConfigError(
+                f"no camera '{name}'", expected=f"one of {sorted(cameras)}", found=name
+            )
+    return {name: cameras[name].spec() for name in names}
+
+
+def shot_cameras(
+    specs: Mapping[str, CameraSpec], mount: Mount, board: Board, calibration: Calibration | None
+) -> tuple[dict[str, ShotCamera], list[str]]:
+    """With the lenses that were calibrated of them, else the devices' own; and what is to be said of them."""
+    cameras, said = {}, []
+    for name, spec in specs.items():
+        if not spec.fx:
+            said.append(
+                f"camera '{name}' knows no intrinsics: a focal length of its width is assumed. Capture with "
+                "--lens and run robot-calibrate intrinsics first"
+            )
+        lens = Lens(
+            width=spec.width,
+            height=spec.height,
+            fx=spec.fx or float(spec.width),
+            fy=spec.fy or float(spec.width),
+            cx=spec.cx if spec.fx else (spec.width - 1) / 2,
+            cy=spec.cy if spec.fx else (spec.height - 1) / 2,
+        )
+        cameras[name] = ShotCamera(
+            mount=mount,
+            lens=lens,
+            board=board,
+            serial=spec.serial,
+            depth_scale_m=spec.depth_scale_m,
+        )
+    if calibration is not None:
+        bare = Shots(version=shots.VERSION, cameras=cameras, shots=())
+        cameras = measured.with_lenses(bare, calibration).cameras
+    return cameras, said

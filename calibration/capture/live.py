@@ -1,0 +1,253 @@
+"""A capture from a robot: the arm stands, pictures are judged, the next stand is said or driven to.
+
+Owns the order of things. Moves the arm only through `runtime.arms.session`: its gate, under its watchdog.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import partial
+
+import numpy as np
+import typer
+
+from calibration.capture import suggestion
+from calibration.capture.looking import Rejected, Seen
+from calibration.capture.progress import Progress, empty_part, hint, progress, text_of
+from calibration.capture.stillness import STILL_UNITS, Stillness, Stood
+from calibration.capture.suggestion import Readings, Room, Sight
+from calibration.capture.taking import Capture, encoded
+from calibration.chain import Chain
+from calibration.rigid import Array
+from contracts.errors import EntracteError
+from runtime.arms.session import Session
+
+_MORE_TRIES = 3
+"""Stands that are tried for each that is wanted."""
+_GIVE_UP_S = 30.0
+"""For an arm that was sent somewhere to be seen to stand there, on its own clock."""
+
+
+class CaptureError(EntracteError):
+    """No capture comes of this."""
+
+
+@dataclass
+class Voice:
+    """What is said meanwhile: lines, and on a terminal one that is rewritten."""
+
+    quiet: bool = False
+    _status: str = ""
+
+    def say(self, text: str) -> None:
+        if not self.quiet:
+            self._clear()
+            typer.echo(text, err=True)
+
+    def status(self, text: str) -> None:
+        if not self.quiet and sys.stderr.isatty() and text != self._status:
+            self._clear()
+            sys.stderr.write(text)
+            sys.stderr.flush()
+            self._status = text
+
+    def _clear(self) -> None:
+        if self._status:
+            sys.stderr.write("\r\x1b[K")
+            self._status = ""
+
+
+@dataclass
+class Live:
+    """One capture from one session. `stands`: how many are wanted."""
+
+    session: Session
+    capture: Capture
+    chain: Chain
+    stands: int
+    voice: Voice
+    reach: float
+    state: Progress = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.state = progress(self.capture)
+        self._why = ""
+        self._stillness = Stillness(list(self.capture.cameras), self.session.action.names)
+
+    # -- a person moves the arm (or, for a lens, the board)
+
+    def by_hand(self) -> None:
+        """Take what is good whenever the arm stands, until there is enough. Raises `DeviceError`."""
+        here = _pose(self.session.pause().positions)
+        room = self._room(here)
+        said: tuple[str, ...] = ()
+        at: Array = np.full(len(here), np.inf)
+        self._say_next(room, here)
+        while len(self.capture.samples) < self.stands:
+            stood = self._look()
+            if stood is None:
+                continue
+            if np.abs(stood.readings - at).max() > STILL_UNITS:
+                said, at = (), stood.readings
+            name, rejected = self._judge(stood)
+            kinds = tuple(sorted(f"{who} {one.kind}" for who, one in rejected.items()))
+            if not name and kinds != said and not _waits(rejected):
+                self._reject(rejected)
+            said = kinds
+            if name:
+                self._took(name)
+                here = _pose(stood.readings)
+                room.tried.append(here)
+                self._say_next(room, here)
+
+    # -- the arm moves itself
+
+    def automatic(self, speed: float) -> None:
+        """From where the arm stands and sees the board, through poses of its own choice, `speed` units a
+        second; back to where it began at the end. Raises `CaptureError`, `GateFault` and `DeviceError`."""
+        session = self.session
+        session.take_arm()
+        joints = session.pause()
+        start = here = _pose(joints.positions if joints.targets is None else joints.targets)
+        room = self._room(start)
+        for number in range(_MORE_TRIES * self.stands):
+            room.tried.append(here)
+            if not self._stand():
+                if number == 0:
+                    raise CaptureError(
+                        "nothing can be taken from where the arm stands",
+                        found=self._why,
+                        remedy="bring the arm where its camera sees the whole board, and start again",
+                    )
+                self.voice.say(f"  not taken: {self._why}")
+            if len(self.capture.samples) >= self.stands:
+                break
+            there = session.aside(partial(self._next, room, here))
+            if there is None:
+                self.voice.say(
+                    f"no further pose within {room.reach:g} of the start shows the board: ends here"
+                )
+                break
+            self.voice.say(f"  next: {self._words(here, there)}")
+            session.go(there, speed)
+            here = there
+        if here != start and room.may_go(here, start):
+            session.go(start, speed)
+
+    def _stand(self) -> bool:
+        """Whether a stand was taken where the arm is."""
+        self._stillness.restart()
+        give_up_s = self.session.now_s() + _GIVE_UP_S
+        while (stood := self._look()) is None:
+            if self.session.now_s() > give_up_s:
+                self._reject(
+                    {"": Rejected("moving", f"the arm does not come to stand in {_GIVE_UP_S:g} s")}
+                )
+                return False
+        name, rejected = self.session.aside(partial(self._judge, stood))
+        if not name:
+            self._reject(rejected)
+            return False
+        self._took(name)
+        return True
+
+    # -- both
+
+    def _look(self) -> Stood | None:
+        """A period in which the arm is left alone; the stand, once it is one."""
+        session = self.session
+        joints = session.pause()
+        now_s = session.now_s()
+        frames = {name: session.cameras[name].newest(now_s) for name in self.capture.cameras}
+        stood = self._stillness.add(joints, frames)
+        if stood is not None:
+            self._stillness.restart()
+        else:
+            still = self._stillness.standing_s
+            self.voice.status("the arm moves" if still < 0.1 else f"it stands ({still:.1f} s)")
+        return stood
+
+    def _judge(self, stood: Stood) -> tuple[str, Mapping[str, Rejected]]:
+        """The name of the stand that was taken, or empty; and what was rejected, by camera."""
+        capture = self.capture
+        hand = self.chain.base_T_hand(self.session.action.names, stood.readings.tolist())
+        rejected, seen = dict(stood.late), dict[str, Seen]()
+        for name, (earlier, later) in stood.pictures.items():
+            found = capture.look_twice(name, earlier.rgb, later.rgb)
+            if isinstance(found, Rejected):
+                rejected[name] = found
+            else:
+                seen[name] = found
+        if not seen:
+            return "", rejected
+        if twin := capture.alike(hand, seen):
+            return "", {"": Rejected("alike", f"it shows what stand {twin} does: move on")}
+        kept = {name: encoded(f.rgb, f.depth) for name in seen for f in [stood.pictures[name][1]]}
+        for name, one in rejected.items():
+            capture.reject(one, name)
+        return capture.take(hand, seen, kept), rejected
+
+    def _reject(self, rejected: Mapping[str, Rejected]) -> None:
+        for name, one in rejected.items():
+            self.capture.reject(one, name)
+        self._why = "; ".join(
+            f"{name}: {one.why}" if name else one.why for name, one in rejected.items()
+        )
+        self.voice.status(self._why)
+
+    def _took(self, name: str) -> None:
+        self.state = self.session.aside(lambda: progress(self.capture))
+        seen = self.capture.samples[-1].views
+        what = ", ".join(
+            f"{camera} {len(view.pixels)} corners, tilt {self.capture.seen(camera)[-1].tilt_deg:.0f} deg, "
+            f"{self.capture.seen(camera)[-1].distance_m:.2f} m"
+            for camera, view in seen.items()
+        )
+        self.voice.say(f"stand {name} taken, {len(self.capture.samples)} of {self.stands}: {what}")
+        self.voice.say(text_of(self.state, dict(self.capture.rejections)))
+
+    def _room(self, start: Readings) -> Room:
+        return Room(self.session.action, start, self.reach, self.session.allows)
+
+    def _sight(self) -> Sight | None:
+        if self.state.solved is None:
+            return None
+        first = [self.capture.seen(name)[0].distance_m for name in self.capture.samples[0].views]
+        cameras = self.capture.cameras
+        return Sight.of(self.chain, cameras, self.state.solved, float(np.mean(first)))
+
+    def _next(self, room: Room, here: Readings) -> Readings | None:
+        sight = self._sight()
+        found = None
+        if sight is not None:
+            found = suggestion.best(room, here, sight, seed=len(room.tried))
+        return found or suggestion.probe(room, here)
+
+    def _words(self, here: Readings, there: Readings) -> str:
+        names = self.session.action.names
+        return suggestion.in_words(names, here, there, self._sight(), self.chain)
+
+    def _say_next(self, room: Room, here: Readings) -> None:
+        """To a person, who need not follow it."""
+        if len(self.capture.samples) >= self.stands:
+            return
+        name = next(iter(self.capture.cameras))
+        seen = self.capture.seen(name)
+        if self.capture.lens_only and seen:
+            part = empty_part(seen, self.capture.cameras[name].lens)
+            self.voice.say(f"  next: the board into the {part} of {name}'s picture; {hint(seen)}")
+            return
+        sight = self._sight()
+        there = None if sight is None else suggestion.best(room, here, sight, seed=len(seen))
+        self.voice.say(f"  next: {hint(seen) if there is None else self._words(here, there)}")
+
+
+def _pose(values: Array | np.ndarray) -> Readings:
+    return tuple(float(value) for value in values)
+
+
+def _waits(rejected: Mapping[str, Rejected]) -> bool:
+    """Nothing is wrong: this stand was taken, and the arm has not moved on."""
+    return all(one.kind == "alike" for one in rejected.values())

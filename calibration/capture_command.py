@@ -1,0 +1,166 @@
+"""`robot-calibrate capture`: a robot, or a capture on disk -> a capture of stands that are worth it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+if TYPE_CHECKING:
+    from calibration.capture.live import Voice
+    from calibration.capture.taking import Capture
+    from contracts.calibration import Mount
+
+
+def command(
+    output: Annotated[Path, typer.Option(help="Folder for the capture.")],
+    again: Annotated[
+        Path | None, typer.Option(help="Judge this capture anew, in place of a robot.")
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="The robot's hardware config; default: the bench.")
+    ] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="Override a key for this run only (repeat).")
+    ] = None,
+    camera: Annotated[list[str] | None, typer.Option(help="Which camera (repeat).")] = None,
+    mount: Annotated[
+        Literal["hand", "world"] | None,
+        typer.Option(
+            help="hand: on the hand, the board stands. world: beside the arm, the board is on the hand."
+        ),
+    ] = None,
+    board: Annotated[Path | None, typer.Option(help="board.json of robot-calibrate board.")] = None,
+    stands: Annotated[int, typer.Option(min=1, max=500, help="How many to take.")] = 20,
+    auto: Annotated[
+        bool,
+        typer.Option("--auto", help="The arm moves itself: clear the space around it first."),
+    ] = False,
+    reach: Annotated[
+        float,
+        typer.Option(min=2, max=90, help="How far from its start a joint is sent (its units)."),
+    ] = 30.0,
+    speed: Annotated[
+        float, typer.Option(min=1, max=60, help="Units a second at which the arm moves.")
+    ] = 15.0,
+    lens: Annotated[
+        bool,
+        typer.Option(
+            "--lens", help="For robot-calibrate intrinsics only: the board may be moved about."
+        ),
+    ] = False,
+    chain: Annotated[
+        Path | None, typer.Option(help="The arm's kinematics in YAML; an SO-101's are known.")
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Take stands of the arm with pictures of a board, for intrinsics, handeye, depth and verify.
+
+    Exit code 0: as many as were asked for, and enough of them; 1: not so, and it says what is missing."""
+    import msgspec
+
+    from calibration.capture.live import Voice
+    from calibration.capture.progress import lacks, progress, text_of
+    from calibration.capture.taking import Left
+    from contracts.errors import ConfigError
+    from contracts.files import outputs
+
+    outputs.require_folder(output, "a capture", outputs.only("shots.json", "*.png"))
+    voice = Voice(quiet=json)
+    if again is not None:
+        if auto or camera or mount or board:
+            raise ConfigError(
+                "--again takes cameras, mount and board from the capture",
+                remedy="leave out --auto, --camera, --mount and --board",
+            )
+        capture = _again(again, output, lens, voice)
+        stands = min(stands, max(1, len(capture.samples)))
+    elif not camera or mount is None or board is None or (auto and lens):
+        raise ConfigError(
+            "what to capture",
+            expected="--camera, --mount and --board, and --auto without --lens",
+            remedy="as in: --camera wrist --mount hand --board board/board.json",
+        )
+    else:
+        wanted = Wanted(camera, mount, board, stands, speed if auto else 0.0, reach, chain, lens)
+        capture = _live(output, config, set_ or [], wanted, voice)
+    state = progress(capture)
+    missing = [] if lens else lacks(state)
+    if len(capture.samples) < stands:
+        missing.append(f"{len(capture.samples)} stands of the {stands} that were wanted")
+    left = Left(
+        folder=str(output),
+        stands=len(capture.samples),
+        rejected=dict(capture.rejections),
+        missing=tuple(missing),
+        coverage={name: one.covered for name, one in state.cameras.items()},
+    )
+    if json:
+        typer.echo(msgspec.json.encode(left).decode())
+    else:
+        said = [f"{output}: {left.stands} stands", text_of(state, left.rejected)]
+        typer.echo("\n".join([*said, *(f"  missing: {one}" for one in missing)]))
+    if missing:
+        raise typer.Exit(1)
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a robot is asked for; `speed` 0: a person moves the arm."""
+
+    cameras: list[str]
+    mount: Mount
+    board: Path
+    stands: int
+    speed: float
+    reach: float
+    chain: Path | None
+    lens: bool
+
+
+def _again(source: Path, output: Path, lens: bool, voice: Voice) -> Capture:
+    """A capture that is on disk, judged anew."""
+    from calibration import shots
+    from calibration.capture.taking import Capture, again
+    from contracts.errors import ConfigError
+
+    taken = shots.read(source)
+    if source.resolve() == output.resolve():
+        raise ConfigError("a capture is not judged into itself", remedy="name another --output")
+    capture = Capture(output, taken.cameras, taken.arm, lens)
+    for line in again(source, taken, capture):
+        voice.say(f"  not taken: {line}")
+    return capture
+
+
+def _live(
+    output: Path, config: Path | None, set_: list[str], wanted: Wanted, voice: Voice
+) -> Capture:
+    """From a robot; what was taken before a person stops it is kept."""
+    from calibration.capture import devices
+    from calibration.capture.live import Live
+    from calibration.capture.taking import Capture
+    from calibration.chain import Chain, chain_of
+    from calibration.record import Record
+    from runtime.arms.session import Session
+
+    board = devices.read_board(wanted.board)
+    known = None if config is None else Record(config).now
+    with Session.of(config, set_) as session:
+        specs = devices.chosen(session.cameras, wanted.cameras)
+        chain = Chain(joints=()) if wanted.lens else chain_of(session.action, wanted.chain)
+        cameras, said = devices.shot_cameras(specs, wanted.mount, board, known)
+        for line in said:
+            voice.say(line)
+        capture = Capture(output, cameras, known.arm if known else "sim", wanted.lens)
+        live = Live(session, capture, chain, wanted.stands, voice, wanted.reach)
+        try:
+            if wanted.speed:
+                live.automatic(wanted.speed)
+            else:
+                live.by_hand()
+        except KeyboardInterrupt:
+            voice.say(f"stopped after {len(capture.samples)} stands")
+    return capture

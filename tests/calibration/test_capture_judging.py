@@ -1,0 +1,286 @@
+"""What a capture takes and what it rejects, each with its reason: pictures, stands, suggestions, folders."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import msgspec
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from calibration import rigid, shots
+from calibration.app import app
+from calibration.boards import Board, Finder
+from calibration.capture import suggestion
+from calibration.capture.looking import Rejected, Seen, look, shifted_px
+from calibration.capture.progress import empty_part, hint, lacks, progress, text_of
+from calibration.capture.stillness import Stillness, Stood
+from calibration.capture.suggestion import Room, Sight
+from calibration.capture.taking import Capture, Picture, again, encoded
+from calibration.chain import chain_of
+from calibration.shots import ShotCamera
+from contracts.errors import ConfigError
+from runtime.arms import ArmState
+from runtime.arms.sim import SO101_ACTION
+from runtime.cameras import Frame
+from tests.calibration.test_boards_and_shots import (
+    BOARD,
+    LENS,
+    capture,
+    picture_of,
+    seen_from,
+)
+
+CAMERA = ShotCamera(mount="hand", lens=LENS, board=BOARD)
+NAMES = SO101_ACTION.names
+
+
+def seen(tilt: tuple[float, float, float], place: tuple[float, float, float]) -> Seen | Rejected:
+    picture = picture_of(BOARD, LENS, seen_from(tilt, place)).astype(np.uint8)
+    return look(CAMERA, Finder(BOARD), picture)
+
+
+def test_a_good_picture_says_how_the_board_stands() -> None:
+    found = seen((30, 0, 10), (0.01, 0.0, 0.35))
+    assert isinstance(found, Seen)
+    assert found.tilt_deg == pytest.approx(30, abs=2) and found.pixels < 0.3
+    assert found.distance_m == pytest.approx(0.35, abs=0.01)
+    assert rigid.angle_deg(found.pose, seen_from((30, 0, 10), (0.01, 0.0, 0.35))) < 0.5
+
+
+def test_pictures_that_would_mislead_are_rejected_with_the_reason() -> None:
+    finder = Finder(BOARD)
+    sharp = picture_of(BOARD, LENS, seen_from((20, 0, 0), (0, 0, 0.3))).astype(np.uint8)
+    soft = np.asarray(cv2.GaussianBlur(sharp, (0, 0), 4.0), np.uint8)
+    blurred = look(CAMERA, finder, soft)
+    assert isinstance(blurred, Rejected) and blurred.kind in ("blurred", "unseen")
+    dull = np.asarray(120 + 0.06 * (sharp.astype(float) - 120), np.uint8)
+    flat = look(CAMERA, finder, dull)
+    assert isinstance(flat, Rejected) and flat.kind in ("blurred", "unseen")
+    nothing = look(CAMERA, finder, np.full((480, 640), 128, np.uint8))
+    assert isinstance(nothing, Rejected) and nothing.kind == "unseen"
+    # Of another board than the one that was named: the same markers, a grid of other proportions.
+    other = msgspec.structs.replace(CAMERA, board=Board(columns=6, rows=7))
+    wrong = look(other, Finder(other.board), sharp)
+    assert isinstance(wrong, Rejected)
+
+
+def test_a_small_marker_far_away_has_two_poses_and_is_rejected() -> None:
+    board = Board(kind="marker", marker_m=0.03)
+    camera = msgspec.structs.replace(CAMERA, board=board)
+    cell = cv2.aruco.generateImageMarker(
+        cv2.aruco.getPredefinedDictionary(cv2.aruco.DICT_4X4_50), 0, 240
+    )
+    print_ = cv2.copyMakeBorder(cell, 60, 60, 60, 60, cv2.BORDER_CONSTANT, value=255.0)
+    kinds = set()
+    for distance, tilt in ((0.9, 12.0), (0.12, 40.0)):
+        pose = rigid.transform(rigid.rotation_of([np.radians(tilt), 0.0, 0.0]), [0, 0, distance])
+        middle = rigid.transform(np.eye(3), [-0.0225, -0.0225, 0])
+        plane = (pose @ middle)[:3, [0, 1, 3]] @ np.diag([0.03 / 240, 0.03 / 240, 1.0])
+        drawn = cv2.warpPerspective(
+            print_, LENS.matrix @ plane, (640, 480), flags=cv2.INTER_AREA, borderValue=128.0
+        )
+        found = look(camera, Finder(board), np.asarray(drawn, np.uint8))
+        kinds.add((distance, found.kind if isinstance(found, Rejected) else "seen"))
+    assert kinds == {(0.9, "ambiguous"), (0.12, "seen")}
+
+
+def test_corners_that_moved_are_noticed() -> None:
+    one, other = seen((20, 0, 0), (0, 0, 0.3)), seen((20, 0, 0), (0.002, 0, 0.3))
+    assert isinstance(one, Seen) and isinstance(other, Seen)
+    assert shifted_px(one.corners, one.corners) == 0.0
+    assert shifted_px(one.corners, other.corners) == pytest.approx(4.0, abs=0.5)
+
+
+# Stands.
+
+
+def reading(at_s: float, value: float, gripper: float = 50.0) -> ArmState:
+    return ArmState(np.array([value, 0, 0, 0, 0, gripper], np.float32), at_s)
+
+
+def frame(at_s: float, number: int) -> Frame:
+    return Frame(np.zeros((2, 2, 3), np.uint8), None, at_s, at_s, number)
+
+
+def stood(watch: Stillness, ticks: Iterator[tuple[ArmState, Frame | None]]) -> list[Stood]:
+    found = [watch.add(joints, {"wrist": picture}) for joints, picture in ticks]
+    return [one for one in found if one is not None]
+
+
+def test_a_stand_is_taken_only_once_the_arm_has_stood() -> None:
+    """It moves for a second, then stands; a gripper may do what it likes."""
+    watch = Stillness(["wrist"], NAMES)
+    ticks = ((reading(t / 20, min(t, 20) * 1.0, gripper=t), frame(t / 20, t)) for t in range(40))
+    (*_, last) = stood(watch, ticks)
+    first = stood(
+        Stillness(["wrist"], NAMES),
+        ((reading(t / 20, min(t, 20) * 1.0), frame(t / 20, t)) for t in range(40)),
+    )[0]
+    earlier, later = first.pictures["wrist"]
+    assert earlier.captured_s >= 1.0 + 0.5 and later.captured_s > earlier.captured_s
+    assert first.readings[0] == pytest.approx(20.0) and not first.late
+    assert last.for_s > first.for_s - 1e-9
+    moving = ((reading(t / 20, 0.5 * t), frame(t / 20, t)) for t in range(200))
+    assert not stood(Stillness(["wrist"], NAMES), moving)
+
+
+def test_pictures_that_do_not_agree_in_time_are_named() -> None:
+    late = ((reading(t / 20, 0.0), frame(t / 20 - 0.4, t)) for t in range(100))
+    (found, *_) = stood(Stillness(["wrist"], NAMES), late)
+    # So late a picture still agrees with an older reading: it counts, from when the arm had stood for long.
+    assert found.pictures["wrist"][0].captured_s >= 0.5
+    ahead = ((reading(t / 20, 0.0), frame(t / 20 + 3.0, t)) for t in range(100))
+    (found, *_) = stood(Stillness(["wrist"], NAMES), ahead)
+    assert not found.pictures and found.late["wrist"].kind == "times"
+    assert "ms apart" in found.late["wrist"].why
+    frozen = ((reading(t / 20, 0.0), frame(0.0, 1)) for t in range(100))
+    (found, *_) = stood(Stillness(["wrist"], NAMES), frozen)
+    assert "still delivering" in found.late["wrist"].why
+    none = ((reading(t / 20, 0.0), None) for t in range(100))
+    (found, *_) = stood(Stillness(["wrist"], NAMES), none)
+    assert found.late["wrist"].why == "no picture came"
+
+
+# Guidance.
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return capture(tmp_path_factory.mktemp("c") / "capture", count=14)
+
+
+def judged(folder: Path, output: Path) -> Capture:
+    taken = shots.read(folder)
+    found = Capture(output, taken.cameras, taken.arm)
+    again(folder, taken, found)
+    return found
+
+
+def test_guidance_is_that_of_the_estimate(folder: Path, tmp_path: Path) -> None:
+    found = judged(folder, tmp_path / "again")
+    state = progress(found)
+    assert state.solved is not None and not state.why
+    one = state.cameras["wrist"]
+    assert one.stands == len(found.samples) >= 12
+    assert one.interval_mm is not None and 0.1 < one.interval_mm < 10
+    assert one.turns_deg[0] >= one.turns_deg[1] >= one.turns_deg[2] > 3
+    assert one.tilts_deg[1] > 20 and 0.2 < one.covered <= 1
+    text = text_of(state, {"wrist: blurred": 2})
+    assert "smallest" in text and "2 x wrist: blurred" in text and "result so far ±" in text
+    few = Capture(tmp_path / "few", dict(found.cameras))
+    for sample, sight in list(zip(found.samples, found.seen("wrist"), strict=True))[:3]:
+        few.take(sample.base_T_hand, {"wrist": sight}, {"wrist": Picture(b"")})
+    state = progress(few)
+    assert state.solved is None and "none before" in state.why
+    assert any("fewer than" in one for one in lacks(state))
+    assert not shots.read(tmp_path / "few").shots[0].depths
+
+
+def test_hints_name_what_is_missing() -> None:
+    assert "into the middle" in hint([])
+    one = [seen((tilt, 0, 0), (0, 0, 0.35)) for tilt in (30, 20)]
+    ways = [s for s in one if isinstance(s, Seen)]
+    assert len(ways) == 2 and "deg" in hint(ways)
+    # Turned about the picture's x by a positive angle the upper edge comes nearer: seen from above.
+    assert "upper edge" not in hint(ways)
+    corner = seen((0, 0, 0), (-0.06, -0.05, 0.4))
+    assert isinstance(corner, Seen)
+    assert empty_part([corner], LENS) not in ("upper left", "middle")
+
+
+def test_the_next_stand_makes_the_result_surer_and_stays_where_it_may(
+    folder: Path, tmp_path: Path
+) -> None:
+    """The rig's hand is nobody's arm: the chain is asked of an SO-101, the sight of its own stands."""
+    chain = chain_of(SO101_ACTION, None)
+    start = (0.0, -40.0, 24.0, 84.0, 0.0, 60.0)
+    far: list[tuple[float, ...]] = []
+
+    def allows(pose: tuple[float, ...]) -> bool:
+        far.append(tuple(pose))
+        return abs(pose[0]) <= 10.0
+
+    room = Room(SO101_ACTION, start, 20.0, allows)
+    there = suggestion.probe(room, start)
+    assert there is not None and there[4] == pytest.approx(8.0) and there[:4] == start[:4]
+    room.tried.append(there)
+    other = suggestion.probe(room, start)
+    assert other is not None and other[4] == pytest.approx(-8.0)
+    # Nothing leaves the reach, the ranges or what is allowed.
+    for _ in range(50):
+        random = np.random.default_rng(len(far))
+        pose = room.inside(np.array(start) + random.uniform(-90, 90, 6))
+        assert np.abs(np.subtract(pose, start)).max() <= 20.0 and pose[5] == start[5]
+    assert not room.may_go(start, (30.0, *start[1:]))
+    assert not room.may_go((-9.0, *start[1:]), (11.0, *start[1:]))
+    assert room.may_go((-9.0, *start[1:]), (9.0, *start[1:]))
+    found = judged(folder, tmp_path / "again")
+    state = progress(found)
+    assert state.solved is not None
+    sight = Sight.of(chain, found.cameras, state.solved, 0.35)
+    setup, _ = state.solved
+    before = suggestion._size(sight, suggestion._information(sight, setup))
+    one = setup.samples[0]
+    more = suggestion._information(sight, setup) + suggestion._information(
+        sight, type(setup)(setup.cameras, (one,))
+    )
+    assert suggestion._size(sight, more) < before
+
+
+# From a folder.
+
+
+def test_a_capture_is_judged_anew_and_solved(folder: Path, tmp_path: Path) -> None:
+    """Two stands are spoiled, one is there twice: all three are left out, by name and counted."""
+    spoiled = tmp_path / "spoiled"
+    spoiled.mkdir()
+    taken = shots.read(folder)
+    for path in folder.iterdir():
+        (spoiled / path.name).write_bytes(path.read_bytes())
+    blank = encoded(np.full((480, 640, 3), 128, np.uint8), None).colour
+    (spoiled / taken.shots[2].pictures["wrist"]).write_bytes(blank)
+    grey = shots.read_picture(folder / taken.shots[5].pictures["wrist"])
+    soft = cv2.GaussianBlur(grey, (0, 0), 5.0)
+    cv2.imwrite(str(spoiled / taken.shots[5].pictures["wrist"]), soft)
+    twice = msgspec.structs.replace(taken.shots[0], name="twice")
+    shots.write(spoiled, msgspec.structs.replace(taken, shots=(*taken.shots, twice)))
+    output = tmp_path / "good"
+    options = ["capture", "--again", str(spoiled), "--output", str(output)]
+    said = CliRunner().invoke(app, [*options, "--json"])
+    assert said.exit_code == 0, said.output
+    left = json.loads(said.stdout)
+    assert left["stands"] == len(taken.shots) - 2
+    assert left["rejected"]["alike"] == 1 and sum(left["rejected"].values()) == 3
+    text = CliRunner().invoke(app, options)
+    assert "2/wrist: the board is not seen" in text.output
+    assert "twice: it shows what 000 does" in text.output
+    solved = CliRunner().invoke(app, ["handeye", str(output), "--bootstrap", "0"])
+    assert solved.exit_code == 0, solved.output
+    itself = CliRunner().invoke(app, ["capture", "--again", str(output), "--output", str(output)])
+    assert isinstance(itself.exception, ConfigError) and "into itself" in str(itself.exception)
+
+
+def test_too_little_is_said_and_exits_with_1(tmp_path: Path) -> None:
+    few = capture(tmp_path / "few", count=4)
+    options = ["capture", "--again", str(few), "--output", str(tmp_path / "out"), "--json"]
+    said = CliRunner().invoke(app, options)
+    assert said.exit_code == 1
+    assert any("fewer than 10" in one for one in json.loads(said.stdout)["missing"])
+
+
+def test_what_is_no_board_or_folder_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "board.json").write_text('{"kind": "chessboard"}')
+    common = ["capture", "--output", str(tmp_path / "out"), "--camera", "wrist", "--mount", "hand"]
+    for options, words in (
+        ([*common, "--board", str(tmp_path / "board.json")], "describes no board"),
+        ([*common, "--board", str(tmp_path / "nothere.json")], "describes no board"),
+        (common, "--camera, --mount and --board"),
+        ([*common, "--again", str(tmp_path)], "from the capture"),
+    ):
+        said = CliRunner().invoke(app, options)
+        assert isinstance(said.exception, ConfigError) and words in str(said.exception), words

@@ -12,7 +12,7 @@ import typer
 
 from contracts.errors import CheckFailed, EntracteError
 
-VERBS = ("board", "handeye", "intrinsics", "latency", "quantization", "verify")
+VERBS = ("board", "capture", "depth", "handeye", "intrinsics", "latency", "quantization", "verify")
 EXIT_WRONG_INPUT = 2
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)

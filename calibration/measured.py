@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from calibration.depth import DepthResult
 from calibration.handeye.result import CameraResult, Result, Rows
 from calibration.hardware_file import Value
 from calibration.latency.measure import Latencies
@@ -60,6 +61,13 @@ def pose_keys(result: Result) -> dict[str, Value]:
         keys[f"cameras.{name}.mount"] = found.mount
         keys[f"cameras.{name}.pose"] = _flat(found.pose)
     return keys
+
+
+def depth(
+    calibration: Calibration, name: str, camera: ShotCamera, found: DepthResult
+) -> Calibration:
+    """With how right one camera's depths are. `found` passes."""
+    return with_camera(calibration, name, **_device(camera), depth=found.check)
 
 
 def latencies(calibration: Calibration, found: Latencies) -> Calibration:

@@ -40,6 +40,7 @@ FOLDERS = (
     "robot-export quantize nothere new --precision fp16 --calibration nothere --report OUT",
     "robot-calibrate quantization nothere --package nothere --output OUT",
     "robot-calibrate board --output OUT",
+    "robot-calibrate capture --output OUT",
     "robot-run record --expert --output OUT",
     f"robot-run eval --package {POLICY} --record OUT",
     f"robot-run demo --run-dir OUT --pretrained {ROOT / 'pretrained'}",
@@ -66,6 +67,7 @@ FILES = (
     "robot-bench link --seconds 0 --output OUT",
     "robot-bench probation --simulated 0 --output OUT",
     "robot-calibrate handeye nothere --output OUT",
+    "robot-calibrate depth nothere --camera a --output OUT",
     "robot-calibrate handeye nothere --report OUT",
     "robot-calibrate intrinsics nothere --camera wrist --report OUT",
 )

@@ -1,0 +1,184 @@
+"""The way of docs/calibration.md on the simulated bench: real device processes, the real gate, one command a
+step, and the camera found where MuJoCo has it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+from typer.testing import CliRunner, Result
+
+from calibration import rigid, shots
+from calibration.app import app
+from calibration.capture.live import CaptureError
+from calibration.chain import chain_of
+from calibration.record import Record
+from contracts.errors import ConfigError
+from runtime.arms.sim import SO101_ACTION
+from runtime.bench import World, WorldConfig
+from runtime.config import load_config
+
+BENCH = Path(__file__).resolve().parents[2] / "hw_configs" / "sim_board.yaml"
+BOARD = ["--square-mm", "24", "--marker-mm", "18"]
+
+
+def run(*words: str | Path) -> Result:
+    return CliRunner().invoke(app, [str(word) for word in words])
+
+
+def truth(camera: str, at: str = "table") -> np.ndarray:
+    """hand_T_camera of the wrist camera, base_T_camera of the front one, as MuJoCo has it."""
+    config = load_config(BENCH)
+    options = {"board": {**config.bench.options["board"], "at": at}}
+    world = World(WorldConfig(width=640, height=480, **options))
+    try:
+        world.reset(config.episode.task.replace("-", "_"), config.episode.seed_base)
+        pose = world.extrinsics(camera)
+        hand = chain_of(SO101_ACTION, None).base_T_hand(
+            SO101_ACTION.names, world.positions().tolist()
+        )
+    finally:
+        world.close()
+    return np.asarray(rigid.invert(hand) @ pose if camera == "wrist" else pose)
+
+
+@pytest.fixture(scope="module")
+def robot(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("robot")
+    shutil.copy(BENCH, folder / "robot.yaml")
+    said = run("board", "--output", folder / "board", *BOARD)
+    assert said.exit_code == 0, said.output
+    return folder
+
+
+def wanted(robot: Path, output: Path, camera: str, mount: str, *more: str) -> list[str | Path]:
+    return [
+        *("capture", "--config", robot / "robot.yaml", "--output", output),
+        *("--board", robot / "board" / "board.json", "--camera", camera, "--mount", mount, *more),
+    ]
+
+
+@pytest.fixture(scope="module")
+def taken(robot: Path) -> tuple[Path, Result]:
+    output = robot / "wrist"
+    return output, run(*wanted(robot, output, "wrist", "hand", "--auto", "--stands", "10"))
+
+
+def test_the_arm_takes_its_own_capture_and_tells_how_far_it_is(taken: tuple[Path, Result]) -> None:
+    output, said = taken
+    assert said.exit_code == 0, said.output
+    for words in (
+        "stand 000 taken, 1 of 10",
+        "smallest",
+        "result so far ±",
+        "as the camera looks:",
+    ):
+        assert words in said.output, said.output
+    found = shots.read(output)
+    assert len(found.shots) == 10 and all(one.depths for one in found.shots)
+    assert found.cameras["wrist"].mount == "hand" and found.arm == "sim"
+    poses = [rigid.from_quaternion(s.quaternion_xyzw, s.position_m) for s in found.shots]
+    assert max(rigid.angle_deg(poses[0], pose) for pose in poses) > 15
+
+
+def test_every_step_of_the_way_works_and_the_camera_is_found(
+    robot: Path, taken: tuple[Path, Result]
+) -> None:
+    output, _ = taken
+    config = robot / "robot.yaml"
+    solved = run("handeye", output, "--config", config, "--bootstrap", "0")
+    assert solved.exit_code == 0, solved.output
+    hand_eye = Record(config).now.cameras["wrist"].hand_eye
+    assert hand_eye is not None and hand_eye.mount == "hand"
+    pose, true = np.reshape(hand_eye.pose, (4, 4)), truth("wrist")
+    # The bench's principal point is half a pixel from OpenCV's: 0.06 degrees.
+    assert rigid.distance_mm(pose, true) < 3.0
+    assert rigid.angle_deg(pose, true) < 0.4
+    checked = run("depth", output, "--camera", "wrist", "--config", config)
+    assert checked.exit_code == 0, checked.output
+    depth = Record(config).now.cameras["wrist"].depth
+    assert depth is not None and depth.scale == pytest.approx(1.0, abs=0.012)
+    live = run(
+        *("depth", "--camera", "wrist", "--config", config, "--pictures", "3", "--json"),
+        *("--board", robot / "board" / "board.json"),
+    )
+    assert live.exit_code == 0, live.output
+    assert len(json.loads(live.stdout)["pictures"]) == 3
+    again = run("verify", output, "--config", config)
+    assert again.exit_code == 0, again.output
+    assert load_config(config).cameras["wrist"].mount == "hand"
+
+
+def test_depths_of_another_unit_fail(taken: tuple[Path, Result], tmp_path: Path) -> None:
+    source, _ = taken
+    folder = tmp_path / "wrong"
+    shutil.copytree(source, folder)
+    found = shots.read(folder)
+    wrist = msgspec.structs.replace(found.cameras["wrist"], depth_scale_m=0.00104)
+    shots.write(folder, msgspec.structs.replace(found, cameras={"wrist": wrist}))
+    said = run("depth", folder, "--camera", "wrist")
+    assert said.exit_code == 1 and "of the true one" in said.output
+    assert run("depth", folder, "--camera", "front").exit_code != 0
+
+
+def test_a_camera_beside_the_arm_is_found_by_a_board_on_the_hand(
+    robot: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "front"
+    on_hand = ["--set", "bench.options.board.at=hand"]
+    said = run(
+        *wanted(robot, output, "front", "world", "--auto", "--stands", "10", *on_hand),
+    )
+    assert said.exit_code == 0, said.output
+    assert "the board, as the camera sees it:" in said.output
+    solved = run("handeye", output, "--bootstrap", "0", "--json")
+    assert solved.exit_code == 0, solved.output
+    pose = np.array(json.loads(solved.stdout)["cameras"]["front"]["pose"])
+    true = truth("front", "hand")
+    assert rigid.distance_mm(pose, true) < 6.0 and rigid.angle_deg(pose, true) < 0.8
+
+
+def test_a_person_takes_a_stand_and_the_arm_is_left_alone(robot: Path, tmp_path: Path) -> None:
+    output = tmp_path / "one"
+    said = run(*wanted(robot, output, "wrist", "hand", "--stands", "1", "--json"))
+    assert said.exit_code == 1, said.output  # one is not enough, and it says so
+    left = json.loads(said.stdout)
+    assert left["stands"] == 1 and any("1 stands, fewer than 10" in m for m in left["missing"])
+    assert len(shots.read(output).shots) == 1
+    lens = run(*wanted(robot, tmp_path / "lens", "wrist", "hand", "--stands", "1", "--lens"))
+    assert lens.exit_code == 0, lens.output
+
+
+def test_what_can_not_be_captured_is_refused_before_the_arm_goes_anywhere(
+    robot: Path, tmp_path: Path
+) -> None:
+    other = tmp_path / "other"
+    assert run("board", "--output", other, "--dictionary", "DICT_7X7_50").exit_code == 0
+    command = wanted(robot, tmp_path / "out", "wrist", "hand", "--auto")
+    command[command.index(robot / "board" / "board.json")] = other / "board.json"
+    said = run(*command)
+    assert isinstance(said.exception, CaptureError), said.output
+    assert "the board is not seen" in str(said.exception)
+    nobody = run(*wanted(robot, tmp_path / "out", "side", "hand"))
+    assert isinstance(nobody.exception, ConfigError) and "no camera 'side'" in str(nobody.exception)
+
+
+@pytest.mark.realtime
+def test_the_arm_moves_itself_against_the_wall_clock_too(robot: Path, tmp_path: Path) -> None:
+    """Under a watchdog that waits no longer than a robot's may, whatever is computed meanwhile."""
+    small = [
+        f"cameras.{name}.{key}"
+        for name in ("front", "wrist")
+        for key in ("width=320", "height=240")
+    ]
+    limits = ["loop.watchdog_timeout_s=0.5", "loop.lease_s=0.5", "loop.pause_allowance_s=1"]
+    settings = [word for one in ("pace=realtime", *small, *limits) for word in ("--set", one)]
+    output = tmp_path / "out"
+    said = run(*wanted(robot, output, "wrist", "hand", "--auto", "--stands", "6", *settings))
+    assert said.exit_code == 1 and "fewer than 10" in said.output, said.output
+    assert len(shots.read(output).shots) == 6
+    assert "result so far ±" in said.output

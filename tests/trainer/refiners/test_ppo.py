@@ -41,6 +41,7 @@ def trunk(package) -> FrozenTrunk:
 @pytest.fixture
 def learner(package):
     def build(**options) -> PpoLearner:
+        torch.set_num_threads(1)  # as the refiner itself does
         given = PpoOptions(**{**OPTIONS, **options})
         return PpoLearner(FlowPolicy.from_package(package).head, given, 0)
 
@@ -72,6 +73,20 @@ def drawn(learner: PpoLearner, rng: np.random.Generator, chunks: int = 1, **know
         ended=True,
     )
     return dataclasses.replace(made, **known)
+
+
+def apiece(made: Rollout) -> list[Rollout]:
+    """Its chunks as episodes of one each."""
+    fields = ("noise", "offset", "executed", "asked", "actions", "held")
+    return [
+        dataclasses.replace(
+            made,
+            features=made.features[at : at + 2],
+            along=made.along[at : at + 2],
+            **{name: getattr(made, name)[at : at + 1] for name in fields},
+        )
+        for at in range(len(made.noise))
+    ]
 
 
 def told(one: ScoredEpisode, **start) -> ScoredEpisode:
@@ -140,7 +155,7 @@ def test_what_exploration_found_better_gets_more_probable(learner, wanted):
 
     before = mean()
     for number in range(1, 7):
-        episodes = [drawn(made, rng) for _ in range(128)]
+        episodes = apiece(drawn(made, rng, 128))
         better = [kept.offset[0, 0] * wanted > 0 for kept in episodes]
         acted = [
             dataclasses.replace(k, success=bool(b)) for k, b in zip(episodes, better, strict=True)
@@ -162,7 +177,7 @@ def test_without_an_advantage_nothing_moves(learner, package):
     """No reward at all, and the same reward for everything: to the bit."""
     for success in (False, True):
         made = learner()
-        episodes = [drawn(made, np.random.default_rng(n), success=success) for n in range(20)]
+        episodes = apiece(drawn(made, np.random.default_rng(0), 20, success=success))
         update = made.learn(episodes, 0, 1)
         assert update.metrics["gradient_steps"] > 0
         assert same(update.tensors, package.refinable_weights())
@@ -173,7 +188,7 @@ def test_the_ratio_is_clipped(learner):
     there still is where it has to come back."""
     made = learner(anchor=0.0)
     rng = np.random.default_rng(0)
-    chunks = made._chunks([drawn(made, rng) for _ in range(8)])
+    chunks = made._chunks(apiece(drawn(made, rng, 8)))
     flow = list(made.trainer.head.flow.parameters())
     # As if theta_old had been further from what was done than theta is: the ratio is above 1 + clip.
     away = chunks.mean - 2.0 * (chunks.action - chunks.mean)
@@ -191,8 +206,10 @@ def test_the_update_ends_where_it_has_gone_far_enough_and_the_anchor_holds(learn
     def learned(made: PpoLearner) -> dict[str, float]:
         rng = np.random.default_rng(0)
         for number in range(1, 4):
-            acted = [drawn(made, rng) for _ in range(32)]
-            acted = [dataclasses.replace(k, success=bool(k.offset[0, 0] > 0)) for k in acted]
+            acted = [
+                dataclasses.replace(k, success=bool(k.offset[0, 0] > 0))
+                for k in apiece(drawn(made, rng, 32))
+            ]
             metrics = made.learn(acted, 0, number).metrics
         return metrics
 

@@ -29,7 +29,7 @@ Taken = tuple[str, npt.NDArray[np.uint8], npt.NDArray[np.uint16]]
 """Name, picture uint8[H,W] or uint8[H,W,3], depth uint16[H,W] aligned to it, in counts."""
 MIN_PIXELS = 400
 _EDGE_M = 0.004
-"""Of the print's outline: there depths of board and background mix."""
+"""Of a marker's outline: there depths of board and background mix."""
 _NEAR = 0.15
 """Depths farther from the board's, as a share, are of something before or behind it."""
 _OUTLIER, _ROUNDS = 4.0, 3
@@ -192,8 +192,8 @@ def text_of(result: DepthResult, camera: str) -> str:
 def _on_board(
     camera: ShotCamera, seen: Seen
 ) -> tuple[Array, Array, npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Of the pixels whose line of sight meets the print: rays [K,3] with z = 1, the board's depth along the
-    camera's axis [K], rows [K] and columns [K]."""
+    """Of the pixels whose line of sight meets the board between its corners: rays [K,3] with z = 1, the
+    depth of the board along the camera's axis [K], rows [K] and columns [K]."""
     lens = camera.lens
     left, top, right, bottom = _outline(camera, seen)
     columns, rows = np.meshgrid(np.arange(left, right), np.arange(top, bottom))
@@ -206,10 +206,25 @@ def _on_board(
     with np.errstate(all="ignore"):
         true_m = float(turn[:, 2] @ shift) / (rays @ turn[:, 2])
         place = (rays * true_m[:, None] - shift) @ turn
-    low, high = _print(camera)
-    inside = (place[:, :2] > low + _EDGE_M) & (place[:, :2] < high - _EDGE_M)
-    kept = inside.all(axis=1) & (true_m > 0)
+    kept = _between_corners(camera, seen, place[:, :2]) & (true_m > 0)
     return rays[kept], true_m[kept], rows[kept], columns[kept]
+
+
+def _between_corners(camera: ShotCamera, seen: Seen, place: Array) -> npt.NDArray[np.bool_]:
+    """Which points [K,2] of the board's plane lie between corners that were found: what hides the rest of the
+    board is often too near to have depth, and no hole of the board's."""
+    inside = np.ones(len(place), bool)
+    if camera.board.kind == "marker":
+        low, high = _print(camera)
+        inside &= ((place > low + _EDGE_M) & (place < high - _EDGE_M)).all(axis=1)
+        return inside
+    hull = cv2.convexHull(seen.view.points_m[:, :2].astype(np.float32))[:, 0].astype(np.float64)
+    middle = hull.mean(axis=0)
+    for one, other in zip(hull, np.roll(hull, -1, axis=0), strict=True):
+        across = np.array([one[1] - other[1], other[0] - one[0]])
+        side = (place - one) @ across
+        inside &= side * float((middle - one) @ across) > 0
+    return inside
 
 
 def _outline(camera: ShotCamera, seen: Seen) -> tuple[int, int, int, int]:

@@ -120,7 +120,7 @@ def test_the_device_own_unit_is_used() -> None:
 def test_a_thing_before_the_board_is_no_depth_of_it() -> None:
     pictures = taken()
     for _, _, depth in pictures:
-        depth[LENS.height // 2 - 25 : LENS.height // 2 + 25] = 150
+        depth[LENS.height // 2 - 12 : LENS.height // 2 + 12] = 150
     found = checks.check(CAMERA, pictures)
     assert found.level == "pass", found.reasons
     assert all(0.05 < one.strays < 0.5 for one in found.pictures)

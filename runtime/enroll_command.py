@@ -76,6 +76,8 @@ def keep(
     """What a person has confirmed, on disk: the trainer's pass and its signing key. Returns what ended by
     that, in words."""
     keys = LinkKeys(config.link, run_dir)
+    known = {(one.key, one.signing_key): one for one in keys.store.passes()}
+    same = known.get((said.key, said.signing_key))
     before = {one.name: one.key for one in keys.store.passes() if not one.revoked_unix_s}
     keys.store.add(
         Pass(
@@ -84,6 +86,9 @@ def keep(
             enrolled_unix_s=now_unix_s,
             expires_unix_s=expiry(days, now_unix_s),
             signing_key=said.signing_key,
+            # The same trainer once more: what it announced holds, and nothing older does.
+            next_key=same.next_key if same else "",
+            next_number=same.next_number if same else 0,
         )
     )
     dropped = keys.pin(said.signing_key)

@@ -12,8 +12,8 @@ from pathlib import Path
 from contracts.errors import ConfigError, ReleaseRejected, WireError
 from contracts.files import atomic
 from contracts.files.keys import KeyStore
-from contracts.key_rotation import follow
-from contracts.messages import TrainerKeys
+from contracts.key_rotation import follow, read_next
+from contracts.messages import NextKey, TrainerKeys
 from contracts.sockets import Client, Pass, is_local
 from runtime.config import LinkSection
 from runtime.slots import opened
@@ -84,6 +84,24 @@ class LinkKeys:
             raise WireError(str(error)) from error
         self._write_pinned(newest)
         return True
+
+    def expect(self, message: NextKey) -> str:
+        """Keep the CURVE key that the trainer announced as its next one; returns it once it is on disk.
+        Raises `ReleaseRejected` for an announcement that is not to be believed, `ConfigError` without a
+        trainer."""
+        trainer = self.trainer()
+        said = read_next(message, signing_key=trainer.signing_key, present=trainer.key)
+        self.store.expect(said, self._unix_clock())
+        return said.new
+
+    def next_client(self) -> Client | None:
+        """What connects to the trainer once its next key is in use; None where none was announced, or this
+        robot has no trainer."""
+        try:
+            following = self.trainer().next_key
+            return Client(self.store.own(), following) if following else None
+        except ConfigError:
+            return None
 
     def pinned(self) -> str:
         """The key (hex) that releases are taken by; "" for none."""

@@ -20,6 +20,7 @@ from contracts import __version__, live_video, wire
 from contracts.errors import EntracteError, VersionMismatch, WireError
 from contracts.files import atomic
 from contracts.files.lock import FolderLock
+from contracts.key_rotation import NEXT_KEY
 from contracts.messages import (
     EpisodeChunk,
     EpisodeOffer,
@@ -27,13 +28,16 @@ from contracts.messages import (
     Heartbeat,
     HeartbeatEcho,
     Hello,
+    NextKey,
+    NextKeyStored,
     ReleaseOutcome,
     ReleaseQuery,
     ReleaseWant,
     RobotKey,
     RobotKeyStored,
+    Welcome,
 )
-from contracts.sockets import Visitor, open_socket
+from contracts.sockets import Visitor, bind_anew, open_socket
 from contracts.wire import Packet
 from trainer.ages import Ages
 from trainer.bell import Bell
@@ -94,7 +98,8 @@ class Daemon:
         self._sockets: dict[str, zmq.Socket[bytes]] = {}
         self._door = Door(self._context, root, config.listen, config.limits, self.metrics)
         readable = tuple(codec for codec in live_video.CODECS if live_video.decodes(codec))
-        self._peers = Peers("trainer", __version__, self._door.may_speak, features=readable)
+        can = (NEXT_KEY, *readable)
+        self._peers = Peers("trainer", __version__, self._door.may_speak, features=can)
         self._live = LiveFrames(config.reward.live)
         self._renewing: set[str] = set()
         self._beats: dict[str, tuple[float, Heartbeat]] = {}
@@ -162,7 +167,7 @@ class Daemon:
                 self._hear_threads()
                 self._receiver.tick()
                 self._watch_robots()
-                self._tell_keys()
+                self._follow_keys()
                 self._door.report()
                 if not self._worker.is_alive() and not self._stop.is_set():
                     raise EntracteError(
@@ -207,8 +212,8 @@ class Daemon:
                 self._door.check_speaker(visitor, packet.message)
                 if name in GREETED and not self._is_known(name, peer, packet.message, visitor):
                     continue
-                if isinstance(packet.message, RobotKey):
-                    self._renew(name, peer, visitor, packet.message)
+                if isinstance(packet.message, RobotKey | NextKeyStored):
+                    self._take_key(name, peer, visitor, packet.message)
                     continue
                 handle(peer, packet)
 
@@ -224,18 +229,28 @@ class Daemon:
         except OSError as error:
             self._disk.failed(str(error))  # nothing was acknowledged: it is told again
 
-    def _renew(self, name: str, peer: bytes, visitor: Visitor, message: RobotKey) -> None:
-        """A robot's new key; its list is synced beside this thread. One of a robot at a time."""
+    def _take_key(
+        self, name: str, peer: bytes, visitor: Visitor, message: RobotKey | NextKeyStored
+    ) -> None:
+        """A robot's new key, or that it has our next one; its list is synced beside this thread. One of a
+        robot at a time."""
 
-        def answer(stored: RobotKeyStored | Exception) -> None:
+        def note() -> RobotKeyStored | None:
+            if isinstance(message, RobotKey):
+                return self._door.renew(visitor, message)
+            self._door.stored(visitor, message)
+            return None
+
+        def answer(stored: RobotKeyStored | Exception | None) -> None:
             self._renewing.discard(visitor.name)
             if isinstance(stored, Exception):
                 raise stored
-            self._send(name, peer, wire.pack(stored))
+            if stored is not None:
+                self._send(name, peer, wire.pack(stored))
 
         if visitor.name not in self._renewing:
             self._renewing.add(visitor.name)
-            self._keeper.aside(lambda: self._door.renew(visitor, message), answer)
+            self._keeper.aside(note, answer)
 
     def _is_known(self, name: str, peer: bytes, message: Any, visitor: Visitor) -> bool:
         """Whether to listen: greetings are answered here, who has not greeted is told to, and nobody may
@@ -251,9 +266,9 @@ class Daemon:
                     versions=message.versions,
                 )
             self._send(name, peer, wire.pack(answer))
-            keys = self._door.signing_keys() if name == "weights" else None
-            if keys is not None and not isinstance(answer, Goodbye):
-                self._send(name, peer, wire.pack(keys))
+            if name == "weights" and isinstance(answer, Welcome):
+                for keys in self._door.to_tell(answer.features):
+                    self._send(name, peer, wire.pack(keys))
             return False
         known = self._peers.known(name, peer)
         if known is None:
@@ -262,11 +277,18 @@ class Daemon:
         check_speaker(known, getattr(message, "robot_id", known.robot_id))
         return True
 
-    def _tell_keys(self) -> None:
-        """A new signing key goes to every robot at once; who is away hears of it after its greeting."""
-        if self._door.signing_key_changed() and (keys := self._door.signing_keys()):
-            for peer in self._peers.on_socket("weights"):
-                self._send("weights", peer, wire.pack(keys))
+    def _follow_keys(self) -> None:
+        """Keys that a command has changed: serve with them, and tell every robot at once; who is away hears
+        of them after its greeting."""
+        if not self._door.looks():
+            return
+        if (pair := self._door.replaced()) is not None:
+            for name, address in self.endpoints.items():
+                bind_anew(self._sockets[name], address, pair)
+        for message in self._door.news():
+            feature = NEXT_KEY if isinstance(message, NextKey) else ""
+            for peer in self._peers.on_socket("weights", feature):
+                self._send("weights", peer, wire.pack(message))
 
     def _on_frames(self, peer: bytes, packet: Packet) -> None:
         self._live.take(peer, packet)

@@ -1,28 +1,40 @@
 """The trainer's side of keys: whom the daemon's sockets let in, as whom each may speak, what was refused.
 
-Owns the doorman of the daemon's sockets, the robots' passes and the chain of signing keys as robots hear it.
+Owns the doorman of the daemon's sockets, the robots' passes, and what robots hear of the trainer's new keys.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
 import zmq
 
 from contracts.errors import ConfigError, EntracteError, WireError
-from contracts.files.keys import KeyStore
-from contracts.messages import Hello, RobotKey, RobotKeyStored, TrainerKeys
+from contracts.files import atomic
+from contracts.files.keys import KeyStore, fingerprint, stamp_of
+from contracts.key_rotation import NEXT_KEY
+from contracts.messages import (
+    Hello,
+    NextKey,
+    NextKeyStored,
+    RobotKey,
+    RobotKeyStored,
+    TrainerKeys,
+)
 from contracts.sockets import Doorman, KeyPair, Limits, Pass, Visitor, bindable, is_local
 from trainer.config import LimitsSection, ListenSection
 from trainer.metrics import Metrics
+from trainer.server_key import ServerKey
 from trainer.signing import CHAIN_FILE, told
 
 KEYS_FOLDER = "keys"
 LOOK_S = 1.0
 REPORT_S = 10.0
+TELL_AGAIN_S = 30.0
+"""A next key that waits is told again so often: a robot whose disk was full has not kept it."""
 FOREIGN = "another robot's id"
 
 
@@ -40,6 +52,8 @@ class Door:
         """Raises `ConfigError` where an address needs keys and there are none, or others may read them."""
         self._root, self._metrics = root, metrics
         self._store = KeyStore(root / KEYS_FOLDER)
+        self._server_key = ServerKey(root, self._store)
+        self._serves = self._store.own_stamp()
         self.doorman = Doorman(
             context,
             self._own_keys(listen),
@@ -54,7 +68,11 @@ class Door:
                 silent=limits.silent_connections,
             ),
         )
-        self._chain_stamp = self._stamp_of_chain()
+        self._chain_stamp = stamp_of(root / CHAIN_FILE)
+        self._next_key: NextKey | None = None
+        self._next_stamp: object = None
+        self._told_s, self._problem = 0.0, ""
+        self._look_at_next()
         self._looked_s = self._reported_s = time.monotonic()
         self._reported: dict[str, int] = {}
 
@@ -70,6 +88,7 @@ class Door:
                 remedy=f"robot-trainer enroll --run-dir {self._root}",
             )
         self._store.passes()  # a list that can't be read must be said now, not to the first robot
+        atomic.sync(self._store.folder)  # what robots hear of must survive a power cut
         return self._store.own()
 
     def may_speak(self, robot_id: str, user: str) -> str:
@@ -110,6 +129,7 @@ class Door:
                     enrolled_unix_s=now_s,
                     expires_unix_s=now_s + lasts_s if lasts_s else 0.0,
                     replaces=visitor.key,
+                    holds=old.holds,
                 ),
                 now_s,
             )
@@ -117,21 +137,81 @@ class Door:
             raise WireError("unusable new key", found=str(error)) from error
         return RobotKeyStored(message.key)
 
-    def signing_keys(self) -> TrainerKeys | None:
-        """What a robot hears after its greeting; None while the signing key was never changed."""
-        if self._chain_stamp is None:
-            return None
-        return TrainerKeys(told(self._root))
+    def stored(self, visitor: Visitor, message: NextKeyStored) -> None:
+        """A robot has the next CURVE key; that is noted on disk when this returns. Raises `WireError` for
+        another key than the one that waits, and on a connection without a key."""
+        waiting = self._server_key.waiting() if visitor.key else None
+        if waiting is None or message.key != waiting.new:
+            raise WireError("a robot has a next key that does not wait here", found=visitor.name)
+        if self._store.note_held(visitor.name, message.key):
+            holds = fingerprint(message.key)
+            self._metrics.add("keys", robot_id=visitor.name, holds=holds)
 
-    def signing_key_changed(self) -> bool:
-        """True once after every rotation; looks once a second."""
+    def to_tell(self, features: Collection[str]) -> list[TrainerKeys | NextKey]:
+        """What a robot with those features hears after its greeting, in this order: a next key is signed by
+        the newest signing key."""
+        found: list[TrainerKeys | NextKey] = []
+        if self._chain_stamp is not None:
+            found.append(TrainerKeys(told(self._root)))
+        if self._next_key is not None and NEXT_KEY in features:
+            found.append(self._next_key)
+        return found
+
+    def looks(self) -> bool:
+        """Whether it is time to look for keys that a command has changed: once a second."""
         now_s = time.monotonic()
         if now_s - self._looked_s < LOOK_S:
             return False
         self._looked_s = now_s
-        stamp, before = self._stamp_of_chain(), self._chain_stamp
+        return True
+
+    def replaced(self) -> KeyPair | None:
+        """The own CURVE key, once after a command has put another in its place: what the sockets are to be
+        served with from now on."""
+        stamp = self._store.own_stamp()
+        if not self.doorman.encrypts or stamp in (self._serves, None):
+            return None
+        try:
+            atomic.sync(self._store.folder)  # the command may be between its rename and its sync
+            pair = self._store.own()
+        except (EntracteError, OSError) as error:  # the one before goes on
+            self._note(str(error))
+            return None
+        self._serves = stamp
+        self._metrics.add("keys", serves=fingerprint(pair.public))
+        return pair
+
+    def news(self) -> list[TrainerKeys | NextKey]:
+        """What every robot is to hear now, if anything; in the order of `to_tell`."""
+        found: list[TrainerKeys | NextKey] = []
+        stamp, before = stamp_of(self._root / CHAIN_FILE), self._chain_stamp
         self._chain_stamp = stamp
-        return stamp != before and stamp is not None
+        if stamp not in (before, None):
+            found.append(TrainerKeys(told(self._root)))
+        now_s = time.monotonic()
+        if self._look_at_next() or now_s - self._told_s > TELL_AGAIN_S:
+            self._told_s = now_s
+            found += [self._next_key] if self._next_key is not None else []
+        return found
+
+    def _look_at_next(self) -> bool:
+        """Whether another next key waits than before, or it is signed by another key."""
+        stamp, before = self._server_key.stamp(), self._next_key
+        if not self.doorman.encrypts or stamp == self._next_stamp:
+            return False
+        try:
+            self._next_key = self._server_key.told()
+            self._next_stamp = stamp
+        except (EntracteError, OSError) as error:
+            self._next_key = None
+            self._note(str(error))
+        return self._next_key != before
+
+    def _note(self, problem: str) -> None:
+        """What is wrong with the files of keys, once."""
+        if problem != self._problem:
+            self._problem = problem
+            self._metrics.add("keys", problem=problem[:500])
 
     def report(self, *, now: bool = False) -> None:
         """Counts of what came and what was refused, to the metrics where they changed. Raises `EntracteError`
@@ -149,13 +229,6 @@ class Door:
         if counts != self._reported and set(counts) - {"connections", "let in"}:
             self._metrics.add("door", counts=counts, last_refused=self.doorman.last_refused)
         self._reported = counts
-
-    def _stamp_of_chain(self) -> object:
-        try:
-            found = (self._root / CHAIN_FILE).stat()
-        except OSError:
-            return None
-        return found.st_mtime_ns, found.st_ino
 
     def admit(self, frames: Sequence[zmq.Frame]) -> Visitor | None:
         return self.doorman.admit(frames)

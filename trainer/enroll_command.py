@@ -83,6 +83,7 @@ def command(
             key=checked(ask.key),
             enrolled_unix_s=now_s,
             expires_unix_s=expiry(days, now_s),
+            holds=mine.public,
         )
     )
     typer.echo(f"{ask.robot_id} is enrolled; keys are in {folder}")

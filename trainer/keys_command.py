@@ -1,4 +1,5 @@
-"""The verbs `robot-trainer keys list|revoke|rotate|replace`: which robots are let in, and the signing key."""
+"""The verbs `robot-trainer keys list|revoke|rotate|replace|rotate-curve|adopt-curve`: which robots are let
+in, the key that signs releases, and the CURVE key that robots know this trainer by."""
 
 from __future__ import annotations
 
@@ -13,19 +14,28 @@ from contracts.key_rotation import MAX_CHAIN
 from trainer import signing
 from trainer.door import KEYS_FOLDER
 from trainer.enroll_command import NameOption, RunDirOption, own_name
+from trainer.server_key import ServerKey
 from trainer.signing import SigningKey, read_public
 
 app = typer.Typer(
     no_args_is_help=True,
-    help="Robots that are let in: list, revoke; the key that signs releases: rotate, replace.",
+    help="Robots that are let in: list, revoke; the key that signs releases: rotate, replace; the key that "
+    "robots know this trainer by: rotate-curve, adopt-curve.",
 )
 
 
 @app.command(name="list")
 def list_(run_dir: RunDirOption) -> None:
     """This trainer's keys and its robots. Secrets are never shown."""
-    for line in described(KeyStore(run_dir / KEYS_FOLDER), time.time()):
+    store, now_s = KeyStore(run_dir / KEYS_FOLDER), time.time()
+    for line in described(store, now_s):
         typer.echo(line)
+    server = ServerKey(run_dir, store)
+    if (waiting := server.waiting()) is not None:
+        typer.echo(
+            f"next key: {fingerprint(waiting.new)}, told since {day(waiting.created_unix_s)}"
+        )
+        typer.echo(_who_has(server, waiting.new, now_s))
     signs = read_public(run_dir)
     typer.echo(f"releases are signed by: {fingerprint(signs) if signs else 'nobody yet'}")
 
@@ -67,3 +77,46 @@ def replace(run_dir: RunDirOption) -> None:
     old one's word, each must be enrolled again. Releases and their numbers are kept."""
     public = signing.replace(run_dir)
     typer.echo(f"releases are signed by {fingerprint(public)} now; enroll every robot again")
+
+
+@app.command(name="rotate-curve")
+def rotate_curve(
+    run_dir: RunDirOption,
+    name: NameOption = "",
+    anew: Annotated[
+        bool,
+        typer.Option("--anew", help="another one in place of one that waits and may have leaked"),
+    ] = False,
+) -> None:
+    """A next CURVE key: robots are told of it while the present one serves, now or when they next connect.
+    `adopt-curve` takes it into use."""
+    server, now_s = ServerKey(run_dir, KeyStore(run_dir / KEYS_FOLDER)), time.time()
+    said = server.announce(name or own_name(), now_s, anew=anew)
+    typer.echo(f"the next key is {fingerprint(said.new)}; {_who_has(server, said.new, now_s)}")
+    typer.echo("robot-trainer keys list says who has it, keys adopt-curve takes it into use")
+
+
+@app.command(name="adopt-curve")
+def adopt_curve(
+    run_dir: RunDirOption,
+    now: Annotated[
+        bool, typer.Option("--now", help="even if robots are left behind, to be enrolled again")
+    ] = False,
+) -> None:
+    """Take the next CURVE key into use and drop the present one: a running daemon does within a second,
+    robots that have it follow by themselves. Refused while one that is let in has not said that it has it."""
+    server = ServerKey(run_dir, KeyStore(run_dir / KEYS_FOLDER))
+    pair, behind = server.adopt(time.time(), leave_behind=now)
+    typer.echo(f"this trainer's key is {fingerprint(pair.public)} now")
+    if behind:
+        typer.echo(
+            f"left behind: {', '.join(behind)}; for each robot-trainer enroll here and robot-run enroll "
+            "there, or robot-trainer keys revoke"
+        )
+
+
+def _who_has(server: ServerKey, key: str, now_s: float) -> str:
+    has, without = server.holders(key, now_s)
+    return (
+        f"robots that have it: {', '.join(has) or 'none'}; not yet: {', '.join(without) or 'none'}"
+    )

@@ -94,9 +94,13 @@ class Peers:
             if name == socket and known.robot_id == robot_id
         ]
 
-    def on_socket(self, socket: str) -> list[bytes]:
-        """Routing ids of all greeted connections on a socket."""
-        return [peer for name, peer in self._known if name == socket]
+    def on_socket(self, socket: str, feature: str = "") -> list[bytes]:
+        """Routing ids of all greeted connections on a socket, of all or with that feature."""
+        return [
+            peer
+            for (name, peer), known in self._known.items()
+            if name == socket and (not feature or feature in known.features)
+        ]
 
     def forget(self, robot_id: str) -> None:
         """That robot must greet again (its rights have changed)."""

@@ -55,22 +55,31 @@ def keys(config: RobotConfig, run_dir: Path | None) -> list[Line]:
             ENROLL,
         )
     )
-    return [*lines, _let_in(config, client)]
+    return [*lines, _let_in(config, client, held.next_client())]
 
 
-def _let_in(config: RobotConfig, client: Client) -> Line:
-    """Whether the trainer takes this robot's key: nothing can be sent before it does."""
+def _let_in(config: RobotConfig, client: Client, following: Client | None) -> Line:
+    """Whether the trainer takes this robot's key. `following`: with the key that it announced as its next."""
+    address = config.link.weights
+    if _reached(address, client):
+        return Line("let in", "ok", f"{address} takes this robot's key")
+    if following is not None and _reached(address, following):
+        found = f"{address} is known by its next key now, {fingerprint(following.server)}"
+        return Line("let in", "ok", f"{found}; the link takes that by itself")
+    return Line(
+        "let in",
+        "warn",
+        f"{address} does not take this robot's key, or is away",
+        "robot-trainer keys list there: revoked, expired, enrolled anew, or a new key there since?",
+    )
+
+
+def _reached(address: str, client: Client) -> bool:
+    """Nothing can be sent before both ends have proven their keys."""
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(io_threads=1)
-    socket = open_socket(context, zmq.DEALER, connect=config.link.weights, security=client)
+    socket = open_socket(context, zmq.DEALER, connect=address, security=client)
     try:
-        if socket.poll(int(1000 * HANDSHAKE_S), zmq.POLLOUT):
-            return Line("let in", "ok", f"{config.link.weights} takes this robot's key")
-        return Line(
-            "let in",
-            "warn",
-            f"{config.link.weights} does not take this robot's key, or is away",
-            "robot-trainer keys list there: revoked, expired, or enrolled anew since?",
-        )
+        return bool(socket.poll(int(1000 * HANDSHAKE_S), zmq.POLLOUT))
     finally:
         socket.close(linger=0)
         context.term()

@@ -21,7 +21,17 @@ from tiny_package import make_package
 from contracts import wire
 from contracts.files.keys import KeyStore, fingerprint
 from contracts.files.packages import Package
-from contracts.messages import EpisodeStart, Goodbye, Heartbeat, Hello, RobotKey
+from contracts.messages import (
+    EpisodeStart,
+    Goodbye,
+    Heartbeat,
+    Hello,
+    NextKeyStored,
+    ReleaseNone,
+    ReleaseQuery,
+    RobotKey,
+    Welcome,
+)
 from contracts.sockets import Client, Pass, open_socket
 from contracts.sockets.curve import new_pair
 from runtime.slots import SlotStore
@@ -71,13 +81,13 @@ def code_of(process: subprocess.Popen[str]) -> str:
     return found[1] + found[2]
 
 
-def enroll(trainer_root: Path, robot: Path, *more: str) -> None:
+def enroll(trainer_root: Path, robot: Path, *more: str, name: str = ROBOT) -> None:
     """As two people do: one types y, the other gives the code in another terminal."""
     listens = ("--listen", "tcp://127.0.0.1:*", *more)
     there = start("trainer.app", "enroll", "--run-dir", trainer_root, *listens)
     assert there.stderr is not None
     address = there.stderr.readline().split()[-1]
-    here = start("runtime.app", "enroll", address, "--run-dir", robot, "--set", f"robot.id={ROBOT}")
+    here = start("runtime.app", "enroll", address, "--run-dir", robot, "--set", f"robot.id={name}")
     code = code_of(here)
     assert code == code_of(there)
     there_said = command("trainer.app", "enroll", "--run-dir", trainer_root, "--yes-code", code)
@@ -219,17 +229,128 @@ class Insider:
         self._endpoints = trainer.endpoints
         self._context = zmq.Context()
 
-    def say(self, socket: str, *messages, answer: bool = True):
-        with open_socket(
+    def connect(self, socket: str) -> zmq.Socket[bytes]:
+        line = open_socket(
             self._context, zmq.DEALER, connect=self._endpoints[socket], security=self._keys
-        ) as line:
+        )
+        assert line.poll(20_000, zmq.POLLOUT), "not let in"
+        return line
+
+    def say(self, socket: str, *messages, answer: bool = True):
+        with self.connect(socket) as line:
             for message in messages:
-                assert line.poll(20_000, zmq.POLLOUT), "not let in"
                 line.send_multipart(wire.pack(message))
             if not answer:
                 line.close(linger=2000)
                 return None
             return wire.unpack(line.recv_multipart()).message if line.poll(20_000) else None
+
+
+def answer(line: zmq.Socket[bytes]):
+    """The next message."""
+    assert line.poll(60_000)
+    return wire.unpack(line.recv_multipart()).message
+
+
+@pytest.mark.timeout(1800)
+def test_the_trainers_curve_key_changes_and_only_who_was_away_is_enrolled_again(
+    tmp_path: Path, package: Package, trainer: Trainer
+) -> None:
+    """What docs/security.md says of it, word for word."""
+    folder, away = tmp_path / "robot", tmp_path / "away"
+    enroll(trainer.root, folder)
+    enroll(trainer.root, away, name="bench-1")
+    trainer.start(listen__curve="always")
+    store = KeyStore(trainer.root / "keys")
+    first = store.own()
+    robot = with_keys(Robot(folder, package, trainer, ROBOT)).start()
+    other = with_keys(Robot(away, package, trainer, "bench-1"))
+    keys = ("trainer.app", "keys")
+    where = ("--run-dir", trainer.root)
+    try:
+        for seq in range(3):
+            robot.play(seq, success=True)
+        wait("a release", lambda: robot.board.staged_policy_seq == 1)
+        command(*keys, "rotate-curve", *where)
+        wait("its word", lambda: any(r.get("holds") for r in trainer.records("keys")), 90)
+        listed = command(*keys, "list", *where)
+        assert f"have it: {ROBOT}; not yet: bench-1" in listed
+
+        process = start(*keys, "adopt-curve", *where)
+        _, complaint = process.communicate(timeout=90)
+        assert process.returncode == 2 and "not yet bench-1" in complaint and "--now" in complaint
+        assert store.own() == first
+
+        # The signing key may change meanwhile.
+        command(*keys, "rotate", *where)
+        pinned = folder / "trainer.pub"
+        wait("it", lambda: fingerprint(pinned.read_text().strip()) == signs(trainer.root))
+        assert "left behind: bench-1; for each" in command(*keys, "adopt-curve", "--now", *where)
+        for seq in range(3, 6):
+            robot.play(seq, success=True)
+        wait("a release over the new key", lambda: robot.board.staged_policy_seq == 2, 90)
+        (lab,) = KeyStore(folder / "keys").passes()
+        assert lab.key == store.own().public != first.public and not lab.next_key
+
+        # Who was away stays outside until it is enrolled again, and has lost nothing.
+        other.start()
+        other.play(0, success=True)
+        wait("its spool", lambda: other.spooled)
+        assert "enroll it again" in command(*keys, "list", *where)
+        enroll(trainer.root, away, name="bench-1")
+        wait("what had waited", lambda: ("bench-1", 0) in stored(trainer))
+
+        # Both ends are started anew with what they have on disk.
+        assert robot.stop() == 0 and trainer.stop() == 0
+        trainer.start(listen__curve="always")
+        robot.start()
+        robot.play(6, success=True)
+        wait("an episode after a restart", lambda: (ROBOT, 6) in stored(trainer))
+        assert robot.stop() == 0 and other.stop() == 0 and trainer.stop() == 0
+    finally:
+        robot.stop(signal.SIGKILL)
+        if other.process is not None:
+            other.stop(signal.SIGKILL)
+    assert [(name, seq) for name, seq in stored(trainer) if name == ROBOT] == [
+        (ROBOT, seq) for seq in range(7)
+    ]
+
+
+def test_a_robot_that_knows_no_next_keys_is_told_none_and_goes_on(
+    tmp_path: Path, package: Package, trainer: Trainer
+) -> None:
+    """An older one: it named no such feature. And nobody acknowledges what does not wait, or for another."""
+    folder = tmp_path / "robot"
+    enroll(trainer.root, folder)
+    trainer.start(listen__curve="always")
+    store = KeyStore(trainer.root / "keys")
+    older = Insider(trainer, "older")
+    robot = with_keys(Robot(folder, package, trainer, ROBOT)).start()
+    query = ReleaseQuery("older", "policy", package.package_id, 0)
+    try:
+        with older.connect("weights") as line:
+            line.send_multipart(wire.pack(hello("older")))
+            assert isinstance(answer(line), Welcome)
+            command("trainer.app", "keys", "rotate-curve", "--run-dir", trainer.root)
+            wait("the other's word", lambda: trainer.records("keys"), 90)
+            # It was told at once: what an older one would have heard comes before this answer.
+            line.send_multipart(wire.pack(query))
+            assert isinstance(answer(line), ReleaseNone)
+            noted = store.passes()
+            waiting = store.next()
+            assert waiting is not None
+            for message in (
+                NextKeyStored("older", new_pair().public),
+                NextKeyStored(ROBOT, waiting.public),
+            ):
+                line.send_multipart(wire.pack(message))
+            line.send_multipart(wire.pack(query))
+            assert isinstance(answer(line), ReleaseNone)
+            wait("both refused", lambda: len(trainer.records("malformed")) >= 2)
+        assert store.passes() == noted and not next(p for p in noted if p.name == "older").holds
+        assert robot.stop() == 0 and trainer.stop() == 0
+    finally:
+        robot.stop(signal.SIGKILL)
 
 
 def hello(robot_id: str) -> Hello:

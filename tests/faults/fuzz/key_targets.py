@@ -1,4 +1,4 @@
-"""Keys: words of an enrolment, passes on disk, statements of a new signing key."""
+"""Keys: words of an enrolment, passes on disk, statements of a new signing key and of a next CURVE key."""
 
 from __future__ import annotations
 
@@ -13,8 +13,16 @@ from zmq.utils import z85
 from contracts import enrolment
 from contracts.enrolment import Ask, Commitment, Number, Refused, Verdict
 from contracts.files.keys import PASSES, KeyStore, make_private
-from contracts.key_rotation import announce, follow, hex_of
-from contracts.messages import KeyStatement
+from contracts.key_rotation import (
+    SERVER_PURPOSE,
+    NextServerKey,
+    announce,
+    announce_next,
+    follow,
+    hex_of,
+    read_next,
+)
+from contracts.messages import KeyStatement, NextKey
 from contracts.sockets.admission import Pass
 from tests.faults.fuzz.mutation import Rng, frame, mutate_bytes, of_tree, unframe
 from tests.faults.fuzz.release_targets import KEY
@@ -48,7 +56,8 @@ def _hear(data: bytes) -> None:
 def _passes() -> list[bytes]:
     first = Pass(name="arm-1", key=ASK.key, enrolled_unix_s=1.0)
     second = Pass(name="arm-1", key=OTHER, enrolled_unix_s=2.0, replaces=ASK.key)
-    return [msgspec.json.encode((first, second))]
+    third = Pass(name="lab", key=CURVE, enrolled_unix_s=1.0, next_key=OTHER, next_number=3)
+    return [msgspec.json.encode((first, second)), msgspec.json.encode((third,))]
 
 
 @contextmanager
@@ -88,6 +97,42 @@ def _follow(data: bytes) -> None:
     assert found in (pinned, hex_of(NEW_KEY.public_key()))
 
 
+SAID_NEXT = NextServerKey(
+    purpose=SERVER_PURPOSE, trainer="t", number=3, old=CURVE, new=OTHER, created_unix_s=1.0
+)
+
+
+def _next_keys() -> list[bytes]:
+    """Statement and signature."""
+    said = announce_next(SAID_NEXT, KEY)
+    return [frame([said.statement, said.signature])]
+
+
+def _mutate_next(rng: Rng, data: bytes) -> bytes:
+    """Often signed anew, as a trainer gone bad would; else whatever comes of it."""
+    parts = unframe(data)
+    if len(parts) != 2 or rng.random() < 0.2:
+        return mutate_bytes(rng, data)
+    text = of_tree(msgspec.json.decode, msgspec.json.encode)(rng, parts[0])
+    return frame([text, KEY.sign(text)])
+
+
+@contextmanager
+def _expecting(folder: Path) -> Iterator[Feed]:
+    keys = KeyStore(folder / "keys")
+    signs = hex_of(KEY.public_key())
+
+    def feed(data: bytes) -> None:
+        text, signature, *_ = [*unframe(data), b"", b""]
+        said = read_next(NextKey(text, signature), signing_key=signs, present=CURVE)
+        keys.add(Pass(name="t", key=CURVE, enrolled_unix_s=1.0))
+        keys.expect(said, 10.0)
+        (kept,) = keys.passes()
+        assert (kept.key, kept.next_key) == (CURVE, said.new)
+
+    yield feed
+
+
 def targets() -> list[Target]:
     words = of_tree(msgspec.msgpack.decode, msgspec.msgpack.encode)
     json = of_tree(msgspec.json.decode, msgspec.json.encode)
@@ -95,4 +140,5 @@ def targets() -> list[Target]:
         Target("enrolment", _words, words, plain(_hear), 12),
         Target("passes", _passes, json, _reading_passes, 4),
         Target("new key", _statements, _mutate_statement, plain(_follow), 4),
+        Target("next key", _next_keys, _mutate_next, _expecting, 2),
     ]

@@ -313,7 +313,8 @@ class Crew:
             **{key: sum(found.get(key, 0) for found in reports) for key in _SUMS},
             "lateness_p99_s": max((found["lateness_p99_s"] for found in reports), default=0.0),
             "rss_mb": {
-                f"{self._workers} x {name}": round(mb, 1) for name, mb in sorted(rss.items())
+                f"{name} ({self._workers} together)": round(mb, 1)
+                for name, mb in sorted(rss.items())
             },
         }
 

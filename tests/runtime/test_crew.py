@@ -174,7 +174,7 @@ def test_outcomes_and_recorded_steps_are_those_of_a_single_run(
     assert rows(tmp_path) == rows(alone)
     assert [row["seed"] for row in rows(alone)] == list(range(SEED_BASE, SEED_BASE + EPISODES))
     assert f"recorded {EPISODES} episodes" in said
-    assert "3 x bench" in said  # memory, summed over the workers
+    assert "bench (3 together)" in said  # memory, summed over the workers
     one, three = DatasetReader(alone / "set"), DatasetReader(tmp_path / "set")
     assert three.num_episodes == EPISODES
     for episode in range(EPISODES):

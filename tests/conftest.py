@@ -13,10 +13,21 @@ from steadiness import Steadiness
 
 REALTIME = (
     *("benchmarks/", "faults/test_chaos", "faults/test_injection", "faults/test_wall_clock"),
-    *("calibration/test_latency_run", "contracts/test_broken", "contracts/test_doorman"),
+    *(
+        "calibration/test_capture_run",
+        "calibration/test_latency_run",
+        "contracts/test_broken",
+        "contracts/test_doorman",
+    ),
     *("contracts/test_enrolment", "peers/test_lerobot_arm", "peers/test_lerobot_packages"),
     *("runtime/arms/", "runtime/cameras/", "runtime/operator/", "runtime/teleoperation/"),
-    *("runtime/test_calibration_binding", "runtime/test_demo", "runtime/test_doctor"),
+    *(
+        "runtime/test_calibration_binding",
+        "runtime/test_crew",
+        "runtime/test_demo",
+        "runtime/test_doctor",
+    ),
+    *("runtime/test_gym_robot", "runtime/test_next_key"),
     *("runtime/test_gate_stops", "runtime/test_live_stream", "runtime/test_opening"),
     *("runtime/test_pauses", "runtime/test_probation_run", "runtime/test_pulse"),
     *("runtime/test_realtime", "runtime/test_recorder", "runtime/test_release"),

@@ -15,6 +15,7 @@ import cv2
 import msgspec
 import numpy as np
 import numpy.typing as npt
+from scipy.stats import t
 
 from calibration import shots
 from calibration.boards import Finder
@@ -36,6 +37,8 @@ _OUTLIER, _ROUNDS = 4.0, 3
 _APART = 1.25
 """From this ratio of the farthest to the nearest board on, scale and offset can be told apart."""
 _FEW = 3
+_OF_MEDIAN = 1.2533
+"""How much wider a median is than a mean."""
 
 
 class DepthError(EntracteError):
@@ -70,9 +73,9 @@ class PlaneCheck(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DepthResult(msgspec.Struct, frozen=True, kw_only=True):
-    """Medians over the pictures. `scale_half_width`: of its 95 % interval. `line`: where boards were at
-    different distances, scale and offset (mm) apart: depth = scale * true + offset. `not_used`: pictures,
-    with reasons."""
+    """Medians over the pictures; of `holes` also over those with too little depth to use.
+    `scale_half_width`: of its 95 % interval. `line`: where boards were at different distances, scale and
+    offset (mm) apart: depth = scale * true + offset. `not_used`: pictures, with reasons."""
 
     level: Level
     reasons: tuple[str, ...]
@@ -109,12 +112,13 @@ def check(camera: ShotCamera, taken: Iterable[Taken], limits: Limits | None = No
     """Raises `DepthError` where no picture shows enough of the board with depth."""
     finder = Finder(camera.board)
     found: list[PlaneCheck] = []
-    not_used = []
+    not_used, blind = [], 0
     for name, picture, depth in taken:
         seen = look(camera, finder, picture)
         one = seen if isinstance(seen, Rejected) else plane_check(name, camera, seen, depth)
         if isinstance(one, Rejected):
             not_used.append(f"{name}: {one.why}")
+            blind += one.kind == "holes"
         else:
             found.append(one)
     if not found:
@@ -123,7 +127,7 @@ def check(camera: ShotCamera, taken: Iterable[Taken], limits: Limits | None = No
             found="; ".join(not_used[:3]) or "no picture with depth",
             remedy="capture with cameras.<name>.depth: true, the board 0.3 to 1 m away",
         )
-    return _result(found, not_used, limits or Limits())
+    return _result(found, not_used, blind, limits or Limits())
 
 
 def plane_check(
@@ -281,7 +285,11 @@ def _unsure(camera: ShotCamera, seen: Seen) -> tuple[float, float]:
     return float(np.sqrt(covariance[5, 5])), float(np.sqrt(np.diag(covariance)[:3].max()))
 
 
-def _result(found: Sequence[PlaneCheck], not_used: list[str], limits: Limits) -> DepthResult:
+def _result(
+    found: Sequence[PlaneCheck], not_used: list[str], blind: int, limits: Limits
+) -> DepthResult:
+    """`blind`: pictures that showed the board, and next to no depth on it."""
+
     def median(field: str) -> float:
         return float(np.median([getattr(one, field) for one in found]))
 
@@ -289,9 +297,13 @@ def _result(found: Sequence[PlaneCheck], not_used: list[str], limits: Limits) ->
     count = len(found)
     unsure = median("unsure_mm") / 1e3 / median("distance_m")
     # Pictures of one stand share the colour's error, those of many don't: the larger is said.
-    spread = 2.0 * float(scales.std(ddof=1)) / np.sqrt(count) if count > 1 else 0.0
+    spread = 0.0
+    if count > 1:
+        error = _OF_MEDIAN * float(scales.std(ddof=1)) / np.sqrt(count)
+        spread = error * float(t.ppf(0.975, count - 1))
     half_width = max(spread, unsure / np.sqrt(count) if _apart(found) else unsure)
     distance_m, scale, tilt = median("distance_m"), median("scale"), median("tilt_deg")
+    holes = float(np.median([*(one.holes for one in found), *[1.0] * blind]))
     judged = (
         (
             "scale",
@@ -313,9 +325,9 @@ def _result(found: Sequence[PlaneCheck], not_used: list[str], limits: Limits) ->
         ),
         (
             "holes",
-            median("holes"),
+            holes,
             limits.holes,
-            f"{100 * median('holes'):.1f} % of the board has no depth",
+            f"{100 * holes:.1f} % of the board has no depth",
         ),
     )
     reasons = []
@@ -336,7 +348,7 @@ def _result(found: Sequence[PlaneCheck], not_used: list[str], limits: Limits) ->
         offset_mm=median("offset_mm"),
         tilt_deg=tilt,
         rms_mm=median("rms_mm"),
-        holes=median("holes"),
+        holes=holes,
         line=_line(found),
         not_used=tuple(not_used),
     )

@@ -11,7 +11,7 @@ from calibration.latency.measure import Latencies
 from calibration.lenses import Lens
 from calibration.record import with_camera
 from calibration.shots import ShotCamera, Shots
-from contracts.calibration import Calibration, HandEye, Intrinsics
+from contracts.calibration import Calibration, CameraCalibration, HandEye, Intrinsics
 
 
 def with_lenses(taken: Shots, calibration: Calibration) -> Shots:
@@ -32,21 +32,20 @@ def intrinsics(
     calibration: Calibration, taken: Shots, name: str, lens: Lens, worst_px: float
 ) -> Calibration:
     """With the lens of one camera; `worst_px`: two deviations where it is least sure."""
-    device = _device(taken.cameras[name])
-    return with_camera(calibration, name, **device, lens=_plain(lens), lens_px=worst_px)
+    calibration = with_device(calibration, name, taken.cameras[name])
+    return with_camera(calibration, name, lens=_plain(lens), lens_px=worst_px)
 
 
 def hand_eye(calibration: Calibration, taken: Shots, result: Result) -> Calibration:
     """With where every camera of the capture is, and through which lens that was found. `result` passes."""
     for name, found in result.cameras.items():
         camera = taken.cameras[name]
-        before = calibration.cameras.get(name)
-        lens = _plain(camera.lens)
-        lens_px = before.lens_px if before is not None and before.lens == lens else None
+        calibration = with_device(calibration, name, camera)
+        before, lens = calibration.cameras[name], _plain(camera.lens)
+        lens_px = before.lens_px if before.lens == lens else None
         calibration = with_camera(
             calibration,
             name,
-            **_device(camera),
             lens=lens,
             lens_px=lens_px,
             hand_eye=_hand_eye(camera, found, result),
@@ -67,7 +66,7 @@ def depth(
     calibration: Calibration, name: str, camera: ShotCamera, found: DepthResult
 ) -> Calibration:
     """With how right one camera's depths are. `found` passes."""
-    return with_camera(calibration, name, **_device(camera), depth=found.check)
+    return with_camera(with_device(calibration, name, camera), name, depth=found.check)
 
 
 def latencies(calibration: Calibration, found: Latencies) -> Calibration:
@@ -109,8 +108,16 @@ def _hand_eye(camera: ShotCamera, found: CameraResult, result: Result) -> HandEy
     )
 
 
-def _device(camera: ShotCamera) -> dict[str, str]:
-    return {"serial": camera.serial, "firmware": camera.firmware}
+def with_device(calibration: Calibration, name: str, camera: ShotCamera) -> Calibration:
+    """With the device that measured. What was measured with another one of that name is dropped: its pose and
+    its lens, signed anew, would pass for this one's."""
+    before = calibration.cameras.get(name, CameraCalibration())
+    if before.serial and camera.serial and before.serial != camera.serial:
+        before = CameraCalibration()
+    now = msgspec.structs.replace(
+        before, serial=camera.serial or before.serial, firmware=camera.firmware or before.firmware
+    )
+    return msgspec.structs.replace(calibration, cameras={**calibration.cameras, name: now})
 
 
 def _plain(lens: Lens) -> Intrinsics:

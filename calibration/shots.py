@@ -83,6 +83,9 @@ def read(folder: Path) -> Shots:
         raise ShotsError(
             f"{path}: number of shots", expected=f"1 to {MAX_SHOTS}", found=len(shots.shots)
         )
+    for name in shots.cameras:
+        if not _is_file_name(name):  # pictures that are copied are named by it
+            raise ShotsError(f"{path}: name of a camera", expected="a file name", found=name)
     for shot in shots.shots:
         strange = sorted({*shot.pictures, *shot.depths} - set(shots.cameras))
         if strange:
@@ -90,11 +93,15 @@ def read(folder: Path) -> Shots:
                 f"{path}: shot {shot.name} is of a camera that is not declared: {strange[0]}"
             )
         for name in (*shot.pictures.values(), *shot.depths.values()):
-            if Path(name).name != name or name.startswith("."):
+            if not _is_file_name(name):
                 raise ShotsError(
                     f"{path}: picture of shot {shot.name}", expected="a file name", found=name
                 )
     return shots
+
+
+def _is_file_name(name: str) -> bool:
+    return bool(name) and Path(name).name == name and not name.startswith(".")
 
 
 def write(folder: Path, shots: Shots) -> None:

@@ -102,6 +102,15 @@ def test_what_is_wrong_is_named(spoil: dict[str, float], level: str, words: str)
     assert any(re.search(words, reason) for reason in found.reasons), found.reasons
 
 
+def test_pictures_without_depth_are_holes_and_not_left_out_of_the_count() -> None:
+    pictures = taken()
+    for _, _, depth in pictures[1:]:
+        depth[:] = 0
+    found = checks.check(CAMERA, pictures)
+    assert len(found.pictures) == 1 and len(found.not_used) == 4
+    assert found.level == "fail" and found.holes == 1.0
+
+
 def test_scale_and_offset_are_told_apart_over_distance() -> None:
     found = result(scale=1.01, offset_m=0.004, near=0.25, far=0.55, noise=0.0005)
     assert found.line is not None

@@ -10,10 +10,13 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from calibration import hardware_file
+from calibration import hardware_file, measured
 from calibration.app import app
+from calibration.boards import Board
+from calibration.lenses import Lens
 from calibration.record import Record, with_camera
-from contracts.calibration import calibration_id
+from calibration.shots import ShotCamera
+from contracts.calibration import VERSION, Calibration, CameraCalibration, calibration_id
 from contracts.errors import ConfigError
 from contracts.files import calibration_file
 from runtime.config import DEFAULT_CONFIG, load_config
@@ -109,6 +112,17 @@ def test_a_hand_eye_result_is_recorded_signed_and_named_by_the_configuration(
     config.write_text(config.read_text().replace("bench-0", "bench-1"))
     with pytest.raises(ConfigError, match="another robot"):
         Record(config)
+
+
+def test_what_was_measured_with_another_device_is_not_signed_as_this_ones() -> None:
+    lens = Lens(width=640, height=480, fx=600, fy=600, cx=319.5, cy=239.5)
+    camera = ShotCamera(mount="hand", lens=lens, board=Board(), serial="1", firmware="5.16")
+    empty = Calibration(version=VERSION, robot_id="r", arm="a", date="")
+    known = with_camera(measured.with_device(empty, "wrist", camera), "wrist", lens_px=0.2)
+    unnamed = msgspec.structs.replace(camera, serial="", firmware="")
+    assert measured.with_device(known, "wrist", unnamed) == known
+    other = measured.with_device(known, "wrist", msgspec.structs.replace(camera, serial="2"))
+    assert other.cameras["wrist"] == CameraCalibration(serial="2", firmware="5.16")
 
 
 def test_a_camera_that_is_not_configured_is_refused_before_the_work(tmp_path: Path) -> None:

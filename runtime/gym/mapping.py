@@ -5,12 +5,13 @@ Pure: spaces and observations are given. Whatever does not fit is one sentence t
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from contracts.errors import ConfigError
+from contracts.errors import ConfigError, DeviceError
 from runtime.gym.section import GymnasiumSection
 
 WHERE = "bench.gymnasium"
@@ -84,7 +85,7 @@ class JointMap:
                     else f"{WHERE}.joints.{name}.observation.key is empty",
                     expected=f"one of what it observes: {offers(there)}",
                 )
-            if array.ndim != 1 or array.dtype.kind not in "fiu" or index >= len(array):
+            if not _has_entry(array, index):
                 raise ConfigError(
                     f"{WHERE}.joints.{name}: no entry {index} in '{key or 'the observation'}'",
                     expected="an entry of a row of numbers",
@@ -108,8 +109,21 @@ class JointMap:
                 )
 
     def positions(self, observation: Any) -> np.ndarray:
-        """float64[joints], in the joints' units."""
-        entries = [np.asarray(look_up(observation, key))[index] for key, index in self._seen]
+        """float64[joints], in the joints' units. Raises `DeviceError` where an observation is no longer what
+        was checked."""
+        entries = []
+        for name, (key, index) in zip(self._names, self._seen, strict=True):
+            array: np.ndarray | None = None
+            with contextlib.suppress(KeyError):
+                array = np.asarray(look_up(observation, key))
+            if array is None or not _has_entry(array, index):
+                raise DeviceError(
+                    f"{WHERE}.joints.{name}: observations have changed since the start",
+                    expected=f"a row of numbers with an entry {index} in '{key or 'the observation'}'",
+                    found=offers(leaves(observation)),
+                    remedy="the environment must keep its observation space",
+                )
+            entries.append(array[index])
         positions: np.ndarray = self._seen_zero + self._seen_scale * np.array(entries, np.float64)
         return positions
 
@@ -127,6 +141,11 @@ class JointMap:
         moved = self._commanded + action[self._entries] * self._scale
         self._commanded = np.where(self._steps, moved, targets)
         return action.astype(self._dtype)
+
+
+def _has_entry(array: np.ndarray, index: int) -> bool:
+    """Whether it is a row of numbers, and long enough."""
+    return array.ndim == 1 and array.dtype.kind in "fiu" and index < len(array)
 
 
 def picture(found: Any, what: str, width: int, height: int) -> np.ndarray:

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from contracts.errors import ConfigError
+from contracts.errors import ConfigError, DeviceError
 from runtime.gym.mapping import JointMap, leaves, look_up, offers, picture, truth
 from runtime.gym.section import (
     ActionSection,
@@ -113,6 +113,24 @@ def test_a_new_scene_forgets_what_was_commanded():
 def test_what_does_not_fit_is_told_with_what_there_is(observation, space, words):
     with pytest.raises(ConfigError, match=words):
         JointMap(section()).check(observation, space)
+
+
+@pytest.mark.parametrize(
+    ("observation", "words"),
+    [
+        ({"state": SEEN["state"]}, "gripper.pos.*entry 0 in 'grip.open', found state float32"),
+        ({**SEEN, "state": np.zeros(1)}, "y.pos.*entry 1 in 'state', found state float64.1."),
+        ({**SEEN, "state": np.zeros((2, 2))}, "x.pos.*found state float64.2, 2."),
+        ({**SEEN, "state": {"now": np.zeros(2)}}, "x.pos.*found state.now"),
+        ({**SEEN, "state": np.array(["a", "b"])}, "x.pos.*row of numbers"),
+        (None, "x.pos.*found one array object"),
+    ],
+)
+def test_observations_that_change_are_told_and_raise_nothing_else(observation, words):
+    joints = mapped()
+    with pytest.raises(DeviceError, match=words):
+        joints.positions(observation)
+    assert joints.positions(SEEN) == pytest.approx([100.0, 200.0, 0.0])
 
 
 def test_names_with_dots_and_what_is_offered():

@@ -11,18 +11,18 @@ from pathlib import Path
 
 
 class Claims:
-    """`who`: the name under which this worker takes episodes. `folder` exists."""
+    """`who`: the name under which this worker takes episodes, and nobody else. `folder` exists."""
 
     def __init__(self, folder: Path, who: str) -> None:
-        self._folder, self._who = folder, who
+        # Named before it is there: a claim without a name would be nobody's if its worker died. Written once:
+        # every claim is this very file.
+        self._folder, self._draft = folder, folder / f".{who}"
+        self._draft.write_text(who)
 
     def take(self, index: int) -> bool:
         """Whether that episode is this worker's from now on: False where another one has it."""
-        # Named before it is there: a claim without a name would be nobody's if its worker died.
-        draft = self._folder / f".{self._who}"
-        draft.write_text(self._who)
         try:
-            os.link(draft, self._folder / str(index))
+            os.link(self._draft, self._folder / str(index))
         except FileExistsError:
             return False
         return True

@@ -50,6 +50,11 @@ class ServerKey:
             self._signing = SigningKey(self._root / "releases")
         return announce_next(said, self._signing.private())
 
+    @property
+    def signer(self) -> str:
+        """Hex of the signing key that what `told` said last is by; "" before that."""
+        return self._signing.public if self._signing is not None else ""
+
     def stamp(self) -> object:
         """Changes whenever what `told` says may."""
         folder = self._store.folder
@@ -64,7 +69,10 @@ class ServerKey:
             waiting, before = self.waiting(), self._read()
             if waiting is not None and not anew:
                 return waiting
-            new = self._store.next(make=True, anew=anew)
+            # Only a key whose announcement was broken off goes on: one that outlived the present key, or was
+            # to follow a former one, is of unknown age, and may be known to others.
+            stale = before is not None and before.old != present
+            new = self._store.next(make=True, anew=anew or stale)
             assert new is not None
             # Above the one before, and above any that was lost with its file.
             number = max(before.number + 1 if before else 1, int(now_unix_s))

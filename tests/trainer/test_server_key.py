@@ -40,6 +40,8 @@ if what == "adopt":
 else:
     key.announce("lab", 5.0, anew=what == "anew")
 """
+STEPS = 8
+"""At least as many as any of these commands has."""
 
 
 class Trainer:
@@ -105,11 +107,17 @@ def lets_in(trainer: Trainer, server: str) -> bool:
 
 
 def broken_off(trainer: Trainer, what: str, left: int) -> None:
+    """Killed before its step `left`, or ended where it has no more than that."""
     command = [sys.executable, "-c", KILLED, trainer.root, what, str(left)]
-    subprocess.run(list(map(str, command)), check=False, timeout=120)
+    done = subprocess.run(
+        list(map(str, command)), check=False, timeout=120, capture_output=True, text=True
+    )
+    assert done.returncode in (0, 9), done.stderr
+    assert left > 0 or done.returncode == 9, "nothing was killed"
+    assert left < STEPS or done.returncode == 0, "more steps than are tried"
 
 
-@pytest.mark.parametrize("left", range(9))
+@pytest.mark.parametrize("left", range(STEPS + 1))
 @pytest.mark.parametrize("what", ["announce", "anew", "adopt"])
 def test_killed_anywhere_the_robot_knows_what_is_served_and_the_command_can_be_said_again(
     trainer: Trainer, what: str, left: int
@@ -183,6 +191,28 @@ def test_saying_it_twice_changes_nothing_and_anew_is_above_the_one_before(traine
     assert trainer.key.waiting() is None
     assert trainer.key.announce("lab", 1e9).number > again.number
     trainer.tell()
+
+
+def test_a_next_key_that_outlived_the_present_one_is_not_used_again(trainer: Trainer) -> None:
+    waited = trainer.key.announce("lab", 3.0)
+    (trainer.store.folder / "curve.key").unlink()
+    trainer.store.own(make=True)
+    assert trainer.key.waiting() is None
+    said = trainer.key.announce("lab", 4.0)
+    assert said.new != waited.new and said.old == trainer.store.own().public
+    assert trainer.key.announce("lab", 5.0) == said
+    trainer.store.add(trainer.pass_of("arm", trainer.robot.own().public))
+    assert trainer.key.adopt(6.0, leave_behind=True)[0].public == said.new
+
+
+def test_a_broken_off_announcement_goes_on_with_its_key(trainer: Trainer) -> None:
+    pair = trainer.store.next(make=True)
+    assert pair is not None
+    first = trainer.key.announce("lab", 3.0)
+    assert first.new == pair.public
+    pair = trainer.store.next(anew=True)
+    assert pair is not None and pair.public != first.new
+    assert trainer.key.announce("lab", 4.0).new == pair.public
 
 
 def test_what_is_told_is_by_the_signing_key_of_now(trainer: Trainer) -> None:

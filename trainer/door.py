@@ -10,14 +10,16 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import zmq
 
 from contracts.errors import ConfigError, EntracteError, WireError
 from contracts.files import atomic
 from contracts.files.keys import KeyStore, fingerprint, stamp_of
-from contracts.key_rotation import NEXT_KEY
+from contracts.key_rotation import NEXT_KEY, NewKey
 from contracts.messages import (
     Hello,
+    KeyStatement,
     NextKey,
     NextKeyStored,
     RobotKey,
@@ -70,6 +72,7 @@ class Door:
         )
         self._chain_stamp = stamp_of(root / CHAIN_FILE)
         self._next_key: NextKey | None = None
+        self._told_key: NextKey | None = None
         self._next_stamp: object = None
         self._told_s, self._problem = 0.0, ""
         self._look_at_next()
@@ -149,11 +152,11 @@ class Door:
 
     def to_tell(self, features: Collection[str]) -> list[TrainerKeys | NextKey]:
         """What a robot with those features hears after its greeting, in this order: a next key is signed by
-        the newest signing key."""
-        found: list[TrainerKeys | NextKey] = []
-        if self._chain_stamp is not None:
-            found.append(TrainerKeys(told(self._root)))
-        if self._next_key is not None and NEXT_KEY in features:
+        the newest signing key. Raises `ConfigError` for a chain that can't be read."""
+        self._look_at_next()  # before the chain: a key that signs is in the chain before it signs
+        chain = told(self._root)
+        found: list[TrainerKeys | NextKey] = [TrainerKeys(chain)] if chain else []
+        if NEXT_KEY in features and self._next_key is not None and self._signs(chain):
             found.append(self._next_key)
         return found
 
@@ -182,30 +185,48 @@ class Door:
         return pair
 
     def news(self) -> list[TrainerKeys | NextKey]:
-        """What every robot is to hear now, if anything; in the order of `to_tell`."""
+        """What every robot is to hear now, if anything; in the order of `to_tell`. Raises as that."""
+        self._look_at_next()
         found: list[TrainerKeys | NextKey] = []
         stamp, before = stamp_of(self._root / CHAIN_FILE), self._chain_stamp
         self._chain_stamp = stamp
         if stamp not in (before, None):
             found.append(TrainerKeys(told(self._root)))
         now_s = time.monotonic()
-        if self._look_at_next() or now_s - self._told_s > TELL_AGAIN_S:
-            self._told_s = now_s
-            found += [self._next_key] if self._next_key is not None else []
+        if self._next_key is None:
+            self._told_key = None
+            return found
+        due = self._next_key != self._told_key or now_s - self._told_s > TELL_AGAIN_S
+        try:
+            if due and self._signs(told(self._root)):
+                self._told_s, self._told_key = now_s, self._next_key
+                found.append(self._next_key)
+        except ConfigError as error:
+            self._note(str(error))
         return found
 
-    def _look_at_next(self) -> bool:
-        """Whether another next key waits than before, or it is signed by another key."""
-        stamp, before = self._server_key.stamp(), self._next_key
+    def _signs(self, chain: Sequence[KeyStatement]) -> bool:
+        """Whether robots that follow that chain believe the next key as it was signed when it was looked at.
+        One signed a moment before a rotation is not told: they would take its signer for a stranger."""
+        if not chain:
+            return True
+        try:
+            newest = msgspec.json.decode(chain[-1].statement, type=NewKey).new
+        except msgspec.MsgspecError:
+            return False  # robots refuse such a chain
+        return self._server_key.signer == newest
+
+    def _look_at_next(self) -> None:
+        """Which next key waits, signed by the key of now."""
+        stamp = self._server_key.stamp()
         if not self.doorman.encrypts or stamp == self._next_stamp:
-            return False
+            return
         try:
             self._next_key = self._server_key.told()
             self._next_stamp = stamp
         except (EntracteError, OSError) as error:
             self._next_key = None
             self._note(str(error))
-        return self._next_key != before
 
     def _note(self, problem: str) -> None:
         """What is wrong with the files of keys, once."""

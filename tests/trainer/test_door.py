@@ -1,4 +1,5 @@
-"""A robot that is let in gives itself a new key: what it may not do with that."""
+"""A robot that is let in gives itself a new key: what it may not do with that. And what robots hear of the
+trainer's new keys while a command changes them."""
 
 from __future__ import annotations
 
@@ -6,17 +7,24 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 import zmq
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from contracts.errors import WireError
-from contracts.files.keys import KeyStore
-from contracts.messages import RobotKey
+from contracts.files import atomic
+from contracts.files.keys import KeyStore, write_secret
+from contracts.files.lock import locked
+from contracts.key_rotation import NEXT_KEY, announce, follow, read_next
+from contracts.messages import NextKey, RobotKey, TrainerKeys
 from contracts.sockets import Pass, Visitor
 from contracts.sockets.curve import new_pair
 from trainer.config import LimitsSection, ListenSection
 from trainer.door import Door
 from trainer.metrics import Metrics
+from trainer.server_key import ServerKey
+from trainer.signing import CHAIN_FILE, LOCK_FILE, NEXT_FILE, SigningKey
 
 A, B, GONE = (new_pair().public for _ in range(3))
 
@@ -68,3 +76,46 @@ def test_who_was_revoked_a_moment_ago_gives_itself_no_new_key(door: Door, store:
     with pytest.raises(WireError, match="not valid"):
         door.renew(Visitor(1, "a", A), RobotKey("a", new_pair().public))
     assert all(one.problem(time.time()) for one in store.passes() if one.name == "a")
+
+
+def believed(heard: list[TrainerKeys | NextKey], pinned: str, store: KeyStore) -> str:
+    """The next key (Z85) that a robot with that signing key takes of a chain and a next key after it."""
+    keys, message = heard
+    assert isinstance(keys, TrainerKeys) and isinstance(message, NextKey)
+    newest = follow(pinned, keys.statements)
+    return read_next(message, signing_key=newest, present=store.own().public).new
+
+
+def test_who_greets_right_after_a_rotation_hears_a_next_key_by_the_end_of_the_chain(
+    door: Door, store: KeyStore, tmp_path: Path
+) -> None:
+    waiting = ServerKey(tmp_path, store).announce("lab", 3.0)
+    signing = SigningKey(tmp_path / "releases")
+    pinned = signing.public
+    assert [type(one) for one in door.news()] == [NextKey]
+    assert door.to_tell(()) == []
+    for _ in range(2):
+        signing.rotate("lab", 4.0)
+        assert believed(door.to_tell((NEXT_KEY,)), pinned, store) == waiting.new
+    # Those that are connected hear it as well, though the one who greeted made the door look.
+    assert believed(door.news(), pinned, store) == waiting.new
+    assert door.news() == []
+
+
+def test_in_the_midst_of_a_rotation_no_next_key_is_told(
+    door: Door, store: KeyStore, tmp_path: Path
+) -> None:
+    ServerKey(tmp_path, store).announce("lab", 3.0)
+    signing = SigningKey(tmp_path / "releases")
+    pinned, old, new = signing.public, signing.private(), Ed25519PrivateKey.generate()
+    assert [type(one) for one in door.news()] == [NextKey]
+    with locked(tmp_path / LOCK_FILE):
+        write_secret(tmp_path / NEXT_FILE, new.private_bytes_raw())
+        statement = announce(old, new, trainer="lab", now_unix_s=4.0)
+        atomic.write_bytes(tmp_path / CHAIN_FILE, msgspec.json.encode((statement,)))
+        assert [type(one) for one in door.to_tell((NEXT_KEY,))] == [TrainerKeys]
+        waiting = ServerKey(tmp_path, store).announce("lab", 5.0, anew=True)
+        told = door.news()
+        assert [type(one) for one in told] == [TrainerKeys]
+    SigningKey(tmp_path / "releases")  # it ends
+    assert believed([*told, *door.news()], pinned, store) == waiting.new

@@ -101,7 +101,7 @@ class Daemon:
         can = (NEXT_KEY, *readable)
         self._peers = Peers("trainer", __version__, self._door.may_speak, features=can)
         self._live = LiveFrames(config.reward.live)
-        self._renewing: set[str] = set()
+        self._renewing: set[tuple[str, type]] = set()
         self._beats: dict[str, tuple[float, Heartbeat]] = {}
         self._ages = Ages()
         self._stop = threading.Event()
@@ -232,8 +232,9 @@ class Daemon:
     def _take_key(
         self, name: str, peer: bytes, visitor: Visitor, message: RobotKey | NextKeyStored
     ) -> None:
-        """A robot's new key, or that it has our next one; its list is synced beside this thread. One of a
-        robot at a time."""
+        """A robot's new key, or that it has our next one; its list is synced beside this thread. One of each
+        kind of a robot at a time."""
+        under_way = visitor.name, type(message)
 
         def note() -> RobotKeyStored | None:
             if isinstance(message, RobotKey):
@@ -242,14 +243,14 @@ class Daemon:
             return None
 
         def answer(stored: RobotKeyStored | Exception | None) -> None:
-            self._renewing.discard(visitor.name)
+            self._renewing.discard(under_way)
             if isinstance(stored, Exception):
                 raise stored
             if stored is not None:
                 self._send(name, peer, wire.pack(stored))
 
-        if visitor.name not in self._renewing:
-            self._renewing.add(visitor.name)
+        if under_way not in self._renewing:
+            self._renewing.add(under_way)
             self._keeper.aside(note, answer)
 
     def _is_known(self, name: str, peer: bytes, message: Any, visitor: Visitor) -> bool:

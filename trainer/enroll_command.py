@@ -12,11 +12,13 @@ import typer
 from contracts.errors import ConfigError
 from contracts.files import question
 from contracts.files.keys import MAX_NAME, KeyStore, check_name, expiry
+from contracts.files.lock import locked
 from contracts.sockets import Pass
 from contracts.sockets.curve import checked
 from contracts.sockets.enrolling import enrol_robot
 from trainer.config import load_config
 from trainer.door import KEYS_FOLDER
+from trainer.server_key import LOCK_FILE
 from trainer.signing import SigningKey
 
 RunDirOption = Annotated[Path, typer.Option("--run-dir", help="the trainer's folder")]
@@ -77,13 +79,20 @@ def command(
         listening=lambda at: typer.echo(f"waiting for a robot: robot-run enroll {at}", err=True),
     )
     now_s = time.time()
-    store.add(
-        Pass(
-            name=ask.robot_id,
-            key=checked(ask.key),
-            enrolled_unix_s=now_s,
-            expires_unix_s=expiry(days, now_s),
-            holds=mine.public,
-        )
+    new = Pass(
+        name=ask.robot_id,
+        key=checked(ask.key),
+        enrolled_unix_s=now_s,
+        expires_unix_s=expiry(days, now_s),
+        holds=mine.public,
     )
+    with locked(folder / LOCK_FILE):  # the one of `keys adopt-curve`
+        if store.own().public != mine.public:
+            raise ConfigError(
+                f"{ask.robot_id} was told a CURVE key that is this trainer's no more",
+                expected="the one that this command began with",
+                found="another, by keys adopt-curve",
+                remedy="enroll again",
+            )
+        store.add(new)
     typer.echo(f"{ask.robot_id} is enrolled; keys are in {folder}")

@@ -35,6 +35,7 @@ from contracts.messages import (
 from contracts.sockets import Client, Pass, open_socket
 from contracts.sockets.curve import new_pair
 from runtime.slots import SlotStore
+from trainer.server_key import ServerKey
 
 ROBOT = "bench-0"
 PRETRAINED = Path(__file__).resolve().parents[2] / "pretrained" / "policy-open_drawer"
@@ -81,8 +82,10 @@ def code_of(process: subprocess.Popen[str]) -> str:
     return found[1] + found[2]
 
 
-def enroll(trainer_root: Path, robot: Path, *more: str, name: str = ROBOT) -> None:
-    """As two people do: one types y, the other gives the code in another terminal."""
+def asked(
+    trainer_root: Path, robot: Path, *more: str, name: str = ROBOT
+) -> tuple[subprocess.Popen[str], subprocess.Popen[str], str]:
+    """Both ends' commands once they show the code, the trainer's first, and the code."""
     listens = ("--listen", "tcp://127.0.0.1:*", *more)
     there = start("trainer.app", "enroll", "--run-dir", trainer_root, *listens)
     assert there.stderr is not None
@@ -90,6 +93,12 @@ def enroll(trainer_root: Path, robot: Path, *more: str, name: str = ROBOT) -> No
     here = start("runtime.app", "enroll", address, "--run-dir", robot, "--set", f"robot.id={name}")
     code = code_of(here)
     assert code == code_of(there)
+    return there, here, code
+
+
+def enroll(trainer_root: Path, robot: Path, *more: str, name: str = ROBOT) -> None:
+    """As two people do: one types y, the other gives the code in another terminal."""
+    there, here, code = asked(trainer_root, robot, *more, name=name)
     there_said = command("trainer.app", "enroll", "--run-dir", trainer_root, "--yes-code", code)
     assert "the same" in there_said
     _, complaint = here.communicate("y\n", timeout=60)
@@ -314,6 +323,45 @@ def test_the_trainers_curve_key_changes_and_only_who_was_away_is_enrolled_again(
     assert [(name, seq) for name, seq in stored(trainer) if name == ROBOT] == [
         (ROBOT, seq) for seq in range(7)
     ]
+
+
+def test_a_robot_that_enrolls_while_the_trainers_key_changes_is_not_let_in_by_the_one_gone(
+    tmp_path: Path,
+) -> None:
+    root = tmp_path / "trainer"
+    there, here, code = asked(root, tmp_path / "robot")
+    store = KeyStore(root / "keys")
+    server = ServerKey(root, store)
+    server.announce("lab", 3.0)
+    server.adopt(4.0)
+    command("trainer.app", "enroll", "--run-dir", root, "--yes-code", code)
+    here.communicate("y\n", timeout=60)
+    _, complaint = there.communicate(timeout=60)
+    assert there.returncode == 2 and "enroll again" in complaint, complaint
+    assert not store.passes()
+    enroll(root, tmp_path / "robot")
+    (robot,) = store.passes()
+    assert robot.holds == store.own().public
+
+
+def test_a_robots_new_key_and_its_word_that_it_has_the_next_one_come_at_once(
+    tmp_path: Path, trainer: Trainer
+) -> None:
+    store = KeyStore(trainer.root / "keys")
+    store.own(make=True)
+    trainer.start(listen__curve="always")
+    waiting = ServerKey(trainer.root, store).announce("lab", 3.0)
+    insider, new = Insider(trainer, "arm-1"), new_pair().public
+    with insider.connect("weights") as line:
+        for message in (
+            hello("arm-1"),
+            RobotKey("arm-1", new),
+            NextKeyStored("arm-1", waiting.new),
+        ):
+            line.send_multipart(wire.pack(message))
+        wait("its key", lambda: any(one.key == new for one in store.passes()))
+        wait("its word", lambda: any(one.holds == waiting.new for one in store.passes()))
+    assert trainer.stop() == 0
 
 
 def test_a_robot_that_knows_no_next_keys_is_told_none_and_goes_on(

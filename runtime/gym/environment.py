@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import os
+import random
 import sys
 import traceback
 from collections.abc import Callable
@@ -72,12 +73,14 @@ class Environment:
         """A new scene: the same seed, the same again, whatever was before. Raises `EntracteError`."""
         if self._env is None or self._section.seed_option:
             self.close()
+            _seed_globally(seed)
             self._env = self._make(seed)
         env = self._env
         # Some wrappers draw before they hand the seed on, and some environments never look at it.
         generator = importlib.import_module("gymnasium.utils.seeding").np_random
 
         def begin() -> tuple[Any, Any]:
+            _seed_globally(seed)
             env.unwrapped.np_random, _ = generator(seed)
             observation, info = env.reset(seed=seed)
             return observation, info
@@ -135,3 +138,9 @@ class Environment:
                 found=f"{type(error).__name__}: {' '.join(str(error).split())}",
                 remedy="see bench.gymnasium.id and options, and logs/bench.log",
             ) from error
+
+
+def _seed_globally(seed: int) -> None:
+    """For environments that draw from the process's own generators and not from theirs."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002 it is this one that they draw from

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import random
 from typing import Any, ClassVar
 
 import gymnasium
@@ -28,7 +29,8 @@ COLOURS = (
 
 
 class Sliders(gymnasium.Env):
-    """Options: `wanted` slider, whether it `terminates`, whether it observes `pixels`, how it `fails`."""
+    """Options: `wanted` slider, whether it `terminates`, whether it observes `pixels`, how it `fails`,
+    whether it draws `globally`: everywhere, and from the process's generators."""
 
     metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": 20}
 
@@ -38,6 +40,7 @@ class Sliders(gymnasium.Env):
         terminates: bool = False,
         pixels: bool = True,
         fails: str = "",
+        globally: bool = False,
         render_mode: str | None = None,
     ) -> None:
         self.render_mode = render_mode
@@ -56,12 +59,15 @@ class Sliders(gymnasium.Env):
         self.action_space = spaces.Box(low, np.ones(7, np.float32))
         self._at = self._target = np.zeros(BARS)
         self._goal = 0.0
+        self._globally, self._bias = globally, random.random() if globally else 0.0
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Any, dict[str, Any]]:
         super().reset(seed=seed)
         self._at = self.np_random.uniform(0.2, 0.4, BARS)
+        if self._globally:
+            self._at = np.random.uniform(0.2, 0.3, BARS) + 0.1 * self._bias  # noqa: NPY002
         self._target = self._at.copy()
         self._goal = self.np_random.uniform(0.55, 0.65)
         return self._observe(), {"words": f"raise slider {self._wanted}"}
@@ -75,6 +81,8 @@ class Sliders(gymnasium.Env):
         self._at[:4] += np.clip(self._target[:4] - self._at[:4], -REACH, REACH)
         self._at[4] = np.clip(self._at[4] + STEP * action[4], 0.0, 1.0)
         self._at[5] = action[5]
+        if self._globally:
+            self._at[0] = random.uniform(0.0, 0.5) + np.random.uniform(0.0, 0.5)  # noqa: NPY002
         done = bool(self._at[self._wanted] >= self._goal)
         info = {"is_success": np.float64(done), "height": {"of_wanted": self._at[self._wanted]}}
         return self._observe(), float(done), done and self._terminates, False, info

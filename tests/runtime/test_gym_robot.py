@@ -6,6 +6,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import random
 import subprocess
 import sys
 from pathlib import Path
@@ -266,6 +267,36 @@ def test_what_info_says_reaches_the_truth_file_and_nobody_else(
         found = raised(purpose, label)
         assert found[:2] == (told, said), purpose
         assert found[2]["success"] is True and found[2]["ever_success"] is True
+
+
+@needs_gymnasium
+@pytest.mark.parametrize("seed", [5, 2**32 + 5])
+def test_one_that_draws_globally_is_the_same_again_whatever_ran_before(
+    monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    monkeypatch.syspath_prepend(str(HERE))
+    section = load_config(SLIDERS, ["bench.gymnasium.options={globally: true}"]).bench.gymnasium
+    assert section is not None
+    task = section.tasks["raise-third"]
+
+    def made(first: int) -> environment.Environment:
+        random.seed(), np.random.seed()  # noqa: NPY002
+        found = environment.Environment(section, task, renders=False)
+        found.reset(first)  # as a bench does before its first episode, whatever that is
+        return found
+
+    def run(found: environment.Environment, seed: int) -> bytes:
+        found.reset(seed)
+        seen = []
+        for _ in range(5):
+            found.step(np.zeros(7, np.float32))
+            seen += [*found.observation["agent"].values()]
+        return np.concatenate(seen).tobytes()
+
+    alone = run(made(1), seed)
+    later = made(1)
+    others = {run(later, other) for other in (6, 7)}
+    assert alone == run(later, seed) and alone not in others and len(others) == 2
 
 
 @needs_gymnasium

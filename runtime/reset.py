@@ -13,7 +13,7 @@ from pathlib import Path
 from contracts.config import parse
 from contracts.errors import ConfigError, DeviceError
 from contracts.messages import GateBit
-from contracts.specs import ActionSpec
+from contracts.specs import ActionSpec, is_gripper
 from runtime.config import EpisodeSection
 from runtime.gate_limits import GateLimits, inside_box
 from runtime.operator.floor import Phase
@@ -28,6 +28,10 @@ SETTLE_S = 2.0
 """Without progress for so long, the arm is said not to reach its pose."""
 _PROGRESS = 0.01
 """Of the step of a tick: less is none."""
+
+
+class NotReached(DeviceError):
+    """The arm answers, and does not come to the pose that it was sent to."""
 
 
 def poses_of(section: EpisodeSection, spec: ActionSpec, limits: GateLimits) -> list[Reset]:
@@ -140,8 +144,20 @@ def _go(robot: Robot, poses: Sequence[Pose]) -> None:
 class Homing:
     """Moves along poses, one tick at a time; `done` once the arm stands at the last one."""
 
-    def __init__(self, robot: Robot, poses: Sequence[Pose], speed: float) -> None:
-        self._robot, self._poses = robot, list(poses)
+    def __init__(
+        self,
+        robot: Robot,
+        poses: Sequence[Pose],
+        speed: float,
+        *,
+        grippers: bool = True,
+        what: str = "its reset pose",
+    ) -> None:
+        """`grippers` False: they may stand anywhere, as one does that holds something. `what`: the pose, for
+        the message."""
+        self._robot, self._poses, self._what = robot, list(poses), what
+        names = robot.gate.arm.spec().names
+        self._counted = [at for at, name in enumerate(names) if grippers or not is_gripper(name)]
         self._most = speed / robot.run.config.loop.rate_hz
         seen = robot.senses.observe(robot.clock.now_s())
         robot.gate.prepare(seen.joints, seen.state_age_s)
@@ -160,7 +176,7 @@ class Homing:
         return min(1.0, max(0.0, 1.0 - ahead / self._whole))
 
     def tick(self, *, hold: bool) -> None:
-        """One command; over when the gate latches. Raises `DeviceError` if the arm does not follow."""
+        """One command; over when the gate latches. Raises `NotReached` if the arm does not follow."""
         robot = self._robot
         lateness_s = robot.wake()
         seen = robot.senses.observe(robot.clock.now_s())
@@ -176,7 +192,8 @@ class Homing:
         if wanted is None or verdict.bits & GateBit.STALE:
             return
         ahead = distance(verdict.command, self._poses[0])
-        off = distance(seen.joints.positions.tolist(), self._poses[0])
+        stands, goal = seen.joints.positions.tolist(), self._poses[0]
+        off = distance([stands[at] for at in self._counted], [goal[at] for at in self._counted])
         if ahead <= 1e-6 and off <= ARRIVED:
             self._poses.pop(0)
             self._left.pop(0)
@@ -187,8 +204,8 @@ class Homing:
         else:
             self._waited += 1
         if self._waited > self._settle_ticks:
-            raise DeviceError(
-                "the arm did not reach its reset pose",
+            raise NotReached(
+                f"the arm did not reach {self._what}",
                 expected=f"within {ARRIVED:g}",
                 found=f"{off:.1f} off" if math.isfinite(off) else "no reading",
                 remedy="free the arm, or choose another pose",

@@ -18,7 +18,7 @@ from typing import TypeVar
 
 import msgspec
 
-from contracts.errors import DeviceError, GateFault
+from contracts.errors import DeviceError, EntracteError, GateFault
 from contracts.specs import ActionSpec
 from runtime.arms import Arm, ArmState
 from runtime.board import LoopState
@@ -28,7 +28,7 @@ from runtime.gate import Verdict
 from runtime.gate_limits import inside_box
 from runtime.preflight import check
 from runtime.priority import run_first
-from runtime.reset import Homing
+from runtime.reset import Homing, NotReached
 from runtime.resting import Resting
 from runtime.robot import Robot, build
 from runtime.run import Run, RunPlan
@@ -37,6 +37,10 @@ from runtime.taking import prepare, take_arm
 from runtime.teleoperation import KEYBOARD
 
 T = TypeVar("T")
+
+
+class Stopped(DeviceError):
+    """A person asked for the end (Ctrl-C): nothing is wrong."""
 
 
 class Session:
@@ -88,9 +92,13 @@ class Session:
     ) -> None:
         robot = self.robot
         try:
-            if self._taken and not robot.gate.faulted:
+            if self._taken:  # latched or not: after a fault braking goes on with each tick
                 robot.come_to_rest("the session is over")
-                robot.board.loop_state = LoopState.DONE
+                if not robot.gate.faulted:
+                    robot.board.loop_state = LoopState.DONE
+        except EntracteError:
+            if error is None:
+                raise  # else the first cause is what counts; `close` holds the arm
         finally:
             robot.close()
             with contextlib.suppress(OSError, AttributeError):
@@ -114,6 +122,18 @@ class Session:
     def rate_hz(self) -> float:
         return self._config.loop.rate_hz
 
+    @property
+    def knows_workspace(self) -> bool:
+        """Whether the gate can tell where in space this arm is, and so keeps it in a workspace."""
+        limits = self.robot.gate.limits
+        return limits.points is not None and bool(limits.box)
+
+    @property
+    def held(self) -> tuple[float, ...]:
+        """The pose that the gate last took for the arm's: its own targets where it stands at them, and of
+        grippers always, which may be closed upon something."""
+        return self.robot.gate.state.position
+
     def now_s(self) -> float:
         return self.robot.clock.now_s()
 
@@ -130,18 +150,17 @@ class Session:
     def tick(self, targets: Sequence[float] | None = None) -> tuple[ArmState, Verdict]:
         """Wait for the next period, read the arm, and ask the gate for `targets` (the arm's units; None: come
         to rest). Returns what was read before and what the gate made of it. Raises `GateFault` once the gate
-        has latched one, `DeviceError` when a device is gone or a stop was asked for."""
+        has latched one, `DeviceError` when a device is gone or reads what is no number, `Stopped`."""
         robot = self.robot
         self._devices.look_after()
         lateness_s = robot.wake()
         if robot.board.stop_requested:
             raise self._stopped()
-        joints = robot.gate.arm.read()
+        joints = robot.senses.joints()
         # No picture is acted on: their age is the caller's to judge.
         verdict = robot.gate.command(targets, robot.clock.now_s() - joints.at_s, 0.0)
         robot.post(lateness_s)
-        if robot.gate.faulted:
-            raise GateFault("the gate stopped the arm", found=robot.gate.state.reason)
+        self._require_lawful()
         return joints, verdict
 
     def allows(self, positions: Sequence[float]) -> bool:
@@ -156,17 +175,23 @@ class Session:
 
     def go(self, positions: Sequence[float], speed: float) -> None:
         """On the straight line in joint space to a pose, no joint faster than `speed` (its units a second),
-        and come to rest there. Needs `take_arm`. Raises `GateFault`, and `DeviceError` where the arm does not
-        get there or a stop was asked for."""
+        and come to rest there. Where grippers stand does not count: one may hold something. Needs
+        `take_arm`. Raises `NotReached` (the arm is then in hold where it came to, and may be sent elsewhere),
+        `GateFault`, `DeviceError` and `Stopped`."""
         robot = self.robot
-        homing = Homing(robot, [tuple(map(float, positions))], speed)
-        while not homing.done:
-            self._devices.look_after()
-            if robot.board.stop_requested:
-                raise self._stopped()
-            homing.tick(hold=False)
-        if robot.gate.faulted:
-            raise GateFault("the gate stopped the arm", found=robot.gate.state.reason)
+        pose, what = tuple(map(float, positions)), "the pose that it was sent to"
+        homing = Homing(robot, [pose], speed, grippers=False, what=what)
+        try:
+            while not homing.done:
+                self._devices.look_after()
+                if robot.board.stop_requested:
+                    raise self._stopped()
+                homing.tick(hold=False)
+        except NotReached:
+            robot.come_to_rest("the arm did not get where it was sent")
+            self._require_lawful()
+            raise
+        self._require_lawful()
         robot.come_to_rest("the arm is where it was sent")
 
     def aside(self, job: Callable[[], T]) -> T:
@@ -174,19 +199,26 @@ class Session:
         return Resting(self.robot)(job, "a computation") if self._taken else job()
 
     def pause(self) -> ArmState:
-        """A period without a command: before the arm is taken, or while it holds."""
+        """A period without a command: before the arm is taken, or while it holds. Raises as `tick` does."""
         self._devices.look_after()
         robot = self.robot
         lateness_s = robot.wake()
         if self._taken:
             robot.gate.rest()
         robot.post(lateness_s)
+        self._require_lawful()
         if robot.board.stop_requested:
             raise self._stopped()
-        return robot.gate.arm.read()
+        return robot.senses.joints()
+
+    def _require_lawful(self) -> None:
+        gate = self.robot.gate
+        if gate.faulted:
+            raise GateFault("the gate stopped the arm", found=gate.state.reason)
 
     def _stopped(self) -> DeviceError:
-        return DeviceError(self._devices.what or "stopped before it was done")
+        what = self._devices.what
+        return DeviceError(what) if what else Stopped("stopped before it was done")
 
     def _forget(self) -> None:
         shutil.rmtree(self._devices.run.shm_dir, ignore_errors=True)

@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 
 from benchmarks.gate import HOME, RecordingArm
-from contracts.errors import ConfigError, DeviceError
+from contracts.errors import ConfigError
 from runtime.arms.sim import SO101_ACTION
 from runtime.board import Board, Owner
 from runtime.config import EpisodeSection, GateSection, LoopSection
 from runtime.gate import Gate, limits_of
-from runtime.reset import Homing, poses_of
+from runtime.reset import Homing, NotReached, poses_of
 
 RATE_HZ, SPEED = 30.0, 30.0
 MOST = SPEED / RATE_HZ
@@ -53,10 +53,32 @@ def robot(tmp_path: Path) -> Iterator[Any]:
 
 def test_a_pose_that_the_gate_does_not_reach_ends_the_way_to_it(robot: Any) -> None:
     homing = Homing(robot, [BELOW], SPEED)
-    with pytest.raises(DeviceError, match="did not reach"):
+    with pytest.raises(NotReached, match="did not reach its reset pose"):
         for _ in range(1000):
             homing.tick(hold=False)
     assert robot.arm.breaches == []
+
+
+def test_a_gripper_that_holds_something_may_stand_open(robot: Any) -> None:
+    """It reads 40 percent more than it is told, at the end of the way too."""
+    read = robot.arm.read
+
+    def held(now_s: float) -> Any:
+        joints = read()
+        joints.positions[5] += 40.0
+        return SimpleNamespace(joints=joints, state_age_s=0.0)
+
+    robot.senses.observe = held
+    goal = (10.0, *HOME[1:])
+    homing = Homing(robot, [goal], SPEED, grippers=False)
+    for _ in range(100):
+        if not homing.done:
+            homing.tick(hold=False)
+    assert homing.done and robot.arm.poses[-1][0] == pytest.approx(10.0)
+    strict = Homing(robot, [HOME], SPEED, what="the place of before")
+    with pytest.raises(NotReached, match="did not reach the place of before"):
+        for _ in range(1000):
+            strict.tick(hold=False)
 
 
 def test_after_old_readings_it_goes_on_at_its_own_speed(robot: Any) -> None:

@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 
 from contracts.errors import DeviceError, EntracteError, GateFault
-from runtime.arms.session import Session
+from runtime.arms import ArmState
+from runtime.arms.session import Session, Stopped
 from runtime.board import LoopState
 from runtime.config import load_config
+from runtime.reset import NotReached
 
 OVERRIDES = ["loop.rate_hz=30", "cameras.front.rate_hz=30", "arm.state_latency_s=0.2"]
 
@@ -37,7 +39,7 @@ def test_it_moves_within_the_gates_limits_and_holds_at_the_end(tmp_path: Path) -
 
 
 def test_a_stop_ends_it_at_rest(tmp_path: Path) -> None:
-    with pytest.raises(DeviceError, match="stopped"), Session(load_config(None, OVERRIDES)) as one:
+    with pytest.raises(Stopped, match="stopped"), Session(load_config(None, OVERRIDES)) as one:
         shm_dir = Path(one.robot.run.shm_dir)
         one.take_arm()
         targets = one.arm.read().positions + np.float32(5.0)
@@ -49,6 +51,52 @@ def test_a_stop_ends_it_at_rest(tmp_path: Path) -> None:
     assert not gate.moving and not gate.faulted
     assert not shm_dir.exists()
     assert os.sched_getscheduler(0) == os.SCHED_OTHER
+
+
+def test_after_a_fault_it_brakes_along_its_path_to_the_end() -> None:
+    with (
+        pytest.raises(GateFault, match="found a test"),
+        Session(load_config(None, OVERRIDES)) as one,
+    ):
+        one.take_arm()
+        gate = one.robot.gate
+        targets = one.arm.read().positions + np.array([90.0, 0, 0, 0, 0, 0])
+        for _ in range(8):
+            one.tick(tuple(targets.tolist()))
+        gate.fault("a test")
+        assert gate.moving
+        before = gate.state.position
+        one.pause()
+    assert gate.faulted and not gate.moving
+    # Not cut short where it was.
+    assert np.abs(np.subtract(gate.state.position, before)).max() > 0.01
+
+
+def test_a_pose_that_is_not_reached_is_held_before_and_the_arm_goes_on() -> None:
+    below = (0.0, 40.0, 40.0, 62.0, 0.0, 60.0)  # its fingertips are under the table
+    with Session(load_config(None, OVERRIDES)) as one:
+        one.take_arm()
+        start = one.held
+        with pytest.raises(NotReached, match="the pose that it was sent to"):
+            one.go(below, 60.0)
+        gate = one.robot.gate
+        assert gate.state.mode is LoopState.HOLD and not gate.moving
+        one.go(start, 60.0)
+        assert np.abs(one.pause().positions - start)[:5].max() < 3.0
+
+
+def test_a_reading_that_is_no_number_is_nobodys_pose(monkeypatch: pytest.MonkeyPatch) -> None:
+    with Session(load_config(None, OVERRIDES)) as one:
+        one.take_arm()
+        good = one.pause()
+        wrong = good.positions.copy()
+        wrong[2] = np.nan
+        arm = one.arm
+        monkeypatch.setattr(arm, "read", lambda: ArmState(wrong, good.at_s))
+        for read in (one.pause, one.tick):
+            with pytest.raises(DeviceError, match=r"elbow_flex.pos is no number"):
+                read()
+        monkeypatch.undo()
 
 
 def test_an_emergency_stop_is_a_fault_and_a_missing_device_a_sentence() -> None:

@@ -13,9 +13,12 @@ if TYPE_CHECKING:
     from calibration.capture.taking import Capture
     from contracts.calibration import Mount
 
+_REACH, _SPEED = 30.0, 15.0
+"""`--reach` and `--speed` where they are not given."""
+
 
 def command(
-    output: Annotated[Path, typer.Option(help="Folder for the capture.")],
+    output: Annotated[Path, typer.Option(help="Folder for the capture: a new or an empty one.")],
     again: Annotated[
         Path | None, typer.Option(help="Judge this capture anew, in place of a robot.")
     ] = None,
@@ -39,12 +42,15 @@ def command(
         typer.Option("--auto", help="The arm moves itself: clear the space around it first."),
     ] = False,
     reach: Annotated[
-        float,
-        typer.Option(min=2, max=90, help="How far from its start a joint is sent (its units)."),
-    ] = 30.0,
+        float | None,
+        typer.Option(
+            min=2, max=90, help="How far from its start a joint is sent (its units); default 30."
+        ),
+    ] = None,
     speed: Annotated[
-        float, typer.Option(min=1, max=60, help="Units a second at which the arm moves.")
-    ] = 15.0,
+        float | None,
+        typer.Option(min=1, max=60, help="Units a second at which the arm moves; default 15."),
+    ] = None,
     lens: Annotated[
         bool,
         typer.Option(
@@ -67,13 +73,26 @@ def command(
     from contracts.errors import ConfigError
     from contracts.files import outputs
 
-    outputs.require_folder(output, "a capture", outputs.only("shots.json", "*.png"))
+    # Not even an earlier capture: it would be lost with the first stand of this one, or pass for this one.
+    outputs.require_folder(output, "a capture")
     voice = Voice(quiet=json)
     if again is not None:
-        if auto or camera or mount or board:
+        robots = {
+            "--auto": auto,
+            "--camera": camera,
+            "--mount": mount,
+            "--board": board,
+            "--config": config,
+            "--set": set_,
+            "--chain": chain,
+            "--reach": reach,
+            "--speed": speed,
+        }
+        given = [option for option, value in robots.items() if value not in (None, False, [])]
+        if given:
             raise ConfigError(
-                "--again takes cameras, mount and board from the capture",
-                remedy="leave out --auto, --camera, --mount and --board",
+                "--again takes poses, cameras, mount and board from the capture, and asks no robot",
+                remedy=f"leave out {', '.join(given)}",
             )
         capture = _again(again, output, lens, voice)
         stands = min(stands, max(1, len(capture.samples)))
@@ -84,7 +103,8 @@ def command(
             remedy="as in: --camera wrist --mount hand --board board/board.json",
         )
     else:
-        wanted = Wanted(camera, mount, board, stands, speed if auto else 0.0, reach, chain, lens)
+        fast, far = speed or _SPEED, reach or _REACH
+        wanted = Wanted(camera, mount, board, stands, fast if auto else 0.0, far, chain, lens)
         capture = _live(output, config, set_ or [], wanted, voice)
     state = progress(capture)
     missing = [] if lens else lacks(state)
@@ -144,7 +164,7 @@ def _live(
     from calibration.capture.taking import Capture
     from calibration.chain import Chain, chain_of
     from calibration.record import Record
-    from runtime.arms.session import Session
+    from runtime.arms.session import Session, Stopped
 
     board = devices.read_board(wanted.board)
     known = None if config is None else Record(config).now
@@ -161,6 +181,7 @@ def _live(
                 live.automatic(wanted.speed)
             else:
                 live.by_hand()
-        except KeyboardInterrupt:
-            voice.say(f"stopped after {len(capture.samples)} stands")
+        except Stopped:
+            stays = ", the arm stays where it is" if wanted.speed else ""
+            voice.say(f"stopped after {len(capture.samples)} stands{stays}")
     return capture

@@ -22,12 +22,16 @@ from calibration.capture.taking import Capture, encoded
 from calibration.chain import Chain
 from calibration.rigid import Array
 from contracts.errors import EntracteError
+from contracts.specs import is_gripper
 from runtime.arms.session import Session
+from runtime.reset import NotReached
 
 _MORE_TRIES = 3
 """Stands that are tried for each that is wanted."""
 _GIVE_UP_S = 30.0
 """For an arm that was sent somewhere to be seen to stand there, on its own clock."""
+_MISSES = 3
+"""Poses in a row that the arm does not get to: then it is not sent anywhere any more."""
 
 
 class CaptureError(EntracteError):
@@ -45,6 +49,11 @@ class Voice:
         if not self.quiet:
             self._clear()
             typer.echo(text, err=True)
+
+    def warn(self, text: str) -> None:
+        """Said however quiet the rest is: an arm is about to move."""
+        self._clear()
+        typer.echo(f"WARNING: {text}", err=True)
 
     def status(self, text: str) -> None:
         if not self.quiet and sys.stderr.isatty() and text != self._status:
@@ -106,22 +115,22 @@ class Live:
 
     def automatic(self, speed: float) -> None:
         """From where the arm stands and sees the board, through poses of its own choice, `speed` units a
-        second; back to where it began at the end. Raises `CaptureError`, `GateFault` and `DeviceError`."""
+        second; back to where it began at the end. A pose that it does not get to is not taken. Raises
+        `CaptureError`, `GateFault` and `DeviceError`."""
         session = self.session
+        self._warn()
         session.take_arm()
-        joints = session.pause()
-        start = here = _pose(joints.positions if joints.targets is None else joints.targets)
+        start = here = session.held
         room = self._room(start)
-        for number in range(_MORE_TRIES * self.stands):
-            room.tried.append(here)
-            if not self._stand():
-                if number == 0:
-                    raise CaptureError(
-                        "nothing can be taken from where the arm stands",
-                        found=self._why,
-                        remedy="bring the arm where its camera sees the whole board, and start again",
-                    )
-                self.voice.say(f"  not taken: {self._why}")
+        room.tried.append(here)
+        if not self._stand():
+            raise CaptureError(
+                "nothing can be taken from where the arm stands",
+                found=self._why,
+                remedy="bring the arm where its camera sees the whole board, and start again",
+            )
+        missed = 0
+        for _ in range(_MORE_TRIES * self.stands):
             if len(self.capture.samples) >= self.stands:
                 break
             there = session.aside(partial(self._next, room, here))
@@ -131,10 +140,58 @@ class Live:
                 )
                 break
             self.voice.say(f"  next: {self._words(here, there)}")
-            session.go(there, speed)
-            here = there
-        if here != start and room.may_go(here, start):
-            session.go(start, speed)
+            room.tried.append(there)
+            reached = self._go(there, speed)
+            here = there if reached else self._stands_at(here)
+            missed = 0 if reached else missed + 1
+            if not (reached and self._stand()):
+                self.voice.say(f"  not taken: {self._why}")
+            if missed >= _MISSES:
+                self.voice.say(f"{missed} poses in a row were not reached: ends here")
+                break
+        self._go_back(room, here, speed)
+
+    def _warn(self) -> None:
+        """What an arm that moves itself does not know, before it is taken."""
+        self.voice.say(
+            f"the arm moves itself now: joints up to {self.reach:g} units from here, at first up to "
+            f"{min(self.reach, suggestion.FARTHEST_PROBE):g} and blindly; it knows of no obstacle, the board "
+            "among them"
+        )
+        if not self.session.knows_workspace:
+            self.voice.warn(
+                "NO WORKSPACE IS CHECKED: the gate does not know where in space this arm is; nothing but its "
+                "joints' ranges and --reach keeps it from the table, the board or itself. Clear all that it "
+                "can reach, begin with a small --reach, and keep the emergency stop at hand"
+            )
+
+    def _go(self, there: Readings, speed: float) -> bool:
+        """Whether the arm got there; else it holds where it came to."""
+        try:
+            self.session.go(there, speed)
+        except NotReached as error:
+            self._reject({"": Rejected("unreached", str(error))})
+            return False
+        return True
+
+    def _stands_at(self, sent: Readings) -> Readings:
+        """Where an arm is that did not get where it was sent; grippers as they were told."""
+        read = _pose(self.session.pause().positions)
+        names = self.session.action.names
+        return tuple(
+            told if is_gripper(name) else at
+            for name, at, told in zip(names, read, sent, strict=True)
+        )
+
+    def _go_back(self, room: Room, here: Readings, speed: float) -> None:
+        if here == room.start:
+            return
+        if not room.may_go(here, room.start):
+            self.voice.say(
+                "the arm stays where it is: its straight way back to the start leads out of the workspace"
+            )
+        elif not self._go(room.start, speed):
+            self.voice.say(f"the arm is not back where it began: {self._why}")
 
     def _stand(self) -> bool:
         """Whether a stand was taken where the arm is."""
@@ -214,9 +271,9 @@ class Live:
     def _sight(self) -> Sight | None:
         if self.state.solved is None:
             return None
-        first = [self.capture.seen(name)[0].distance_m for name in self.capture.samples[0].views]
-        cameras = self.capture.cameras
-        return Sight.of(self.chain, cameras, self.state.solved, float(np.mean(first)))
+        setup, _ = self.state.solved
+        first = {one.name: self.capture.seen(one.name)[0].distance_m for one in setup.cameras}
+        return Sight.of(self.chain, self.capture.cameras, self.state.solved, first)
 
     def _next(self, room: Room, here: Readings) -> Readings | None:
         sight = self._sight()

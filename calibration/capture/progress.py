@@ -113,6 +113,10 @@ def lacks(state: Progress) -> list[str]:
             found.append(
                 f"{name}: ± {one.interval_mm:.1f} mm, more than {_LIMITS.interval_mm[0]:g}"
             )
+        if one.interval_deg is not None and one.interval_deg > _LIMITS.interval_deg[0]:
+            found.append(
+                f"{name}: ± {one.interval_deg:.2f} deg, more than {_LIMITS.interval_deg[0]:g}"
+            )
     return found + ([f"no result: {state.why}"] if state.why else [])
 
 

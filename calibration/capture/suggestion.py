@@ -25,7 +25,9 @@ from contracts.calibration import Mount
 from contracts.specs import ActionSpec, is_gripper
 
 PROBE = 8.0
-"""How far a joint is turned (its units) before there is a result."""
+_PROBES = (1.0, 2.0, 0.5)
+"""How far a joint is turned (its units) before there is a result, and times that, in this order."""
+FARTHEST_PROBE = PROBE * max(_PROBES)
 _FARTHER = 4.0
 """Every stand widens the room by so much (units), up to its reach: a poor result must not lead far."""
 _TRIES, _VISIBLE = 1500, 120
@@ -40,7 +42,7 @@ _EDGE = 0.04
 _SHARE_SEEN = 0.85
 _MAX_TILT_DEG = 50.0
 _NEAREST, _FARTHEST = 0.75, 1.8
-"""Times the distance of the board in the first stand: no nearer to what it is fixed to, and no farther."""
+"""Times the distance at which a camera saw the board first: no nearer to what it is fixed to, no farther."""
 _LEAST = Noise(0.2, float(np.radians(0.02)), 0.0001)
 
 Readings = tuple[float, ...]
@@ -86,15 +88,14 @@ class Room:
 
 @dataclass(frozen=True)
 class Sight:
-    """What is known of where cameras and boards are: `setup` and `found` of `progress`. `points`: of each
-    camera's board [K,3]."""
+    """What is known of where cameras and boards are: `setup` and `found` of `progress`. By camera: `first_m`,
+    how far its board was in the first stand that it saw, and `points`, that board's [K,3]."""
 
     chain: Chain
     cameras: Mapping[str, ShotCamera]
     setup: Setup
     found: Estimate
-    nearest_m: float
-    farthest_m: float
+    first_m: Mapping[str, float]
     points: Mapping[str, Array]
 
     @classmethod
@@ -103,30 +104,37 @@ class Sight:
         chain: Chain,
         cameras: Mapping[str, ShotCamera],
         solved: tuple[Setup, Estimate],
-        first_m: float,
+        first_m: Mapping[str, float],
     ) -> Sight:
-        """`first_m`: how far the board was in the first stand."""
         points = {name: camera.board.points() for name, camera in cameras.items()}
-        return cls(chain, cameras, *solved, _NEAREST * first_m, _FARTHEST * first_m, points)
+        return cls(chain, cameras, *solved, first_m, points)
 
     def sample(self, names: Sequence[str], readings: Readings) -> Sample | None:
-        """The stand as it would be seen; None where no camera would see enough of its board."""
+        """The stand as it would be seen; None where no camera would see enough of its board, or any
+        would come too near to it."""
         hand = self.chain.base_T_hand(names, readings)
         bare = Sample("next", hand, {})
         views = {}
         for camera in self.setup.cameras:
             pose = predicted(camera, bare, self.found.poses)
+            if self._far_m(camera, pose) < _NEAREST * self.first_m[camera.name]:
+                return None  # in sight or not: it could touch
             view = self._view(camera, pose)
             if view is not None:
                 views[camera.name] = view
         return Sample("next", hand, views) if views else None
 
+    def _middle(self, camera: Camera, pose: Array) -> Array:
+        return np.asarray(pose[:3, :3] @ self.points[camera.name].mean(axis=0) + pose[:3, 3])
+
+    def _far_m(self, camera: Camera, pose: Array) -> float:
+        return float(np.linalg.norm(self._middle(camera, pose)))
+
     def _view(self, camera: Camera, pose: Array) -> View | None:
         shot = self.cameras[camera.name]
-        points = self.points[camera.name]
-        middle = pose[:3, :3] @ points.mean(axis=0) + pose[:3, 3]
-        far = float(np.linalg.norm(middle))
-        if middle[2] <= 0 or not self.nearest_m <= far <= self.farthest_m:
+        points, middle = self.points[camera.name], self._middle(camera, pose)
+        farthest_m = _FARTHEST * self.first_m[camera.name]
+        if middle[2] <= 0 or self._far_m(camera, pose) > farthest_m:
             return None
         if tilt_deg(pose, middle) > _MAX_TILT_DEG:
             return None
@@ -232,7 +240,7 @@ def _said(moves: Array, mount: Mount) -> str:
 
 def _probes(room: Room) -> Iterator[Readings]:
     start = np.array(room.start)
-    for share in (1.0, 2.0, 0.5):
+    for share in _PROBES:
         for joint in reversed(room.turning):
             for sign in (1.0, -1.0):
                 there: Array = start.copy()

@@ -106,8 +106,15 @@ class Capture:
     def take(
         self, base_T_hand: Array, seen: Mapping[str, Seen], pictures: Mapping[str, Picture]
     ) -> str:
-        """Keep a stand, in the folder at once; `seen` and `pictures` of the same cameras. Returns its
-        name."""
+        """Keep a stand, in the folder at once; `seen` and `pictures` of the same cameras. Returns its name.
+        Raises `ShotsError` for a pose that is no number: nobody could read the capture any more."""
+        if not np.isfinite(base_T_hand).all():
+            raise shots.ShotsError(
+                "the hand's pose is no number",
+                expected="finite numbers",
+                found=base_T_hand[:3, 3].tolist(),
+                remedy="see what the arm's joints read, and its --chain",
+            )
         name = f"{len(self.samples):03d}"
         files, depths = {}, {}
         for camera, picture in pictures.items():

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import cv2
 import msgspec
@@ -17,7 +19,15 @@ from calibration.app import app
 from calibration.boards import Board, Finder
 from calibration.capture import suggestion
 from calibration.capture.looking import Rejected, Seen, look, shifted_px
-from calibration.capture.progress import empty_part, hint, lacks, progress, text_of
+from calibration.capture.progress import (
+    CameraProgress,
+    Progress,
+    empty_part,
+    hint,
+    lacks,
+    progress,
+    text_of,
+)
 from calibration.capture.stillness import Stillness, Stood
 from calibration.capture.suggestion import Room, Sight
 from calibration.capture.taking import Capture, Picture, again, encoded
@@ -181,6 +191,35 @@ def test_guidance_is_that_of_the_estimate(folder: Path, tmp_path: Path) -> None:
     assert not shots.read(tmp_path / "few").shots[0].depths
 
 
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({}, None),
+        ({"stands": 9}, "9 stands, fewer than 10"),
+        ({"turns_deg": np.array([30.0, 9.0, 1.0])}, "the hand turned by 9.0 deg about its second"),
+        ({"interval_mm": 5.1}, "± 5.1 mm, more than 5"),
+        ({"interval_deg": 0.75}, "± 0.75 deg, more than 0.7"),
+    ],
+)
+def test_each_thing_that_is_missing_is_said(change: dict[str, Any], words: str | None) -> None:
+    good = CameraProgress(12, 0.5, (5.0, 35.0), np.array([30.0, 20.0, 1.0]), 4.9, 0.69)
+    state = Progress({"wrist": replace(good, **change)}, None, None, "")
+    assert [one.startswith(f"wrist: {words}") for one in lacks(state)] == [True] * bool(words)
+    assert lacks(replace(state, why="the poses disagree"))[-1] == "no result: the poses disagree"
+
+
+def test_a_pose_that_is_no_number_is_not_taken(folder: Path, tmp_path: Path) -> None:
+    """As JSON it would be null, and the whole capture unreadable."""
+    found = judged(folder, tmp_path / "again")
+    before = (tmp_path / "again" / "shots.json").read_bytes()
+    pose = found.samples[0].base_T_hand.copy()
+    pose[0, 3] = np.nan
+    with pytest.raises(shots.ShotsError, match="no number"):
+        found.take(pose, {"wrist": found.seen("wrist")[0]}, {"wrist": Picture(b"")})
+    assert (tmp_path / "again" / "shots.json").read_bytes() == before
+    shots.read(tmp_path / "again")
+
+
 def test_hints_name_what_is_missing() -> None:
     assert "into the middle" in hint([])
     one = [seen((tilt, 0, 0), (0, 0, 0.35)) for tilt in (30, 20)]
@@ -222,7 +261,7 @@ def test_the_next_stand_makes_the_result_surer_and_stays_where_it_may(
     found = judged(folder, tmp_path / "again")
     state = progress(found)
     assert state.solved is not None
-    sight = Sight.of(chain, found.cameras, state.solved, 0.35)
+    sight = Sight.of(chain, found.cameras, state.solved, {"wrist": 0.35})
     setup, _ = state.solved
     before = suggestion._size(sight, suggestion._information(sight, setup))
     one = setup.samples[0]
@@ -230,6 +269,41 @@ def test_the_next_stand_makes_the_result_surer_and_stays_where_it_may(
         sight, type(setup)(setup.cameras, (one,))
     )
     assert suggestion._size(sight, more) < before
+
+
+def test_no_pose_brings_any_camera_nearer_than_three_quarters_of_its_own_first_distance(
+    folder: Path, tmp_path: Path
+) -> None:
+    """A second camera that looks away, and so sees nothing, forbids a pose all the same."""
+    found = judged(folder, tmp_path / "again")
+    state = progress(found)
+    assert state.solved is not None
+    setup, result = state.solved
+
+    class Rig:
+        """The stand's hand, whatever the joints read."""
+
+        def base_T_hand(self, names: object, readings: object) -> np.ndarray:
+            return setup.samples[0].base_T_hand
+
+    only = setup.cameras[0]
+    away = rigid.transform(np.diag([1.0, -1.0, -1.0]), np.zeros(3))
+    poses = replace(
+        result.poses,
+        cameras={**result.poses.cameras, "other": result.poses.cameras["wrist"] @ away},
+    )
+    both = replace(setup, cameras=(only, replace(only, name="other")))
+    cameras = {"wrist": found.cameras["wrist"], "other": found.cameras["wrist"]}
+    far = found.seen("wrist")[0].distance_m
+
+    def sample(**first_m: float) -> object:
+        solved = (both, replace(result, poses=poses))
+        return Sight.of(Rig(), cameras, solved, first_m).sample(NAMES, ())  # type: ignore[arg-type]
+
+    kept = sample(wrist=far, other=far)
+    assert kept is not None and set(kept.views) == {"wrist"}  # type: ignore[attr-defined]
+    assert sample(wrist=far, other=1.4 * far) is None
+    assert sample(wrist=1.4 * far, other=far) is None
 
 
 # From a folder.
@@ -256,13 +330,26 @@ def test_a_capture_is_judged_anew_and_solved(folder: Path, tmp_path: Path) -> No
     left = json.loads(said.stdout)
     assert left["stands"] == len(taken.shots) - 2
     assert left["rejected"]["alike"] == 1 and sum(left["rejected"].values()) == 3
-    text = CliRunner().invoke(app, options)
+    text = CliRunner().invoke(app, [*options[:-1], str(tmp_path / "in words")])
     assert "2/wrist: the board is not seen" in text.output
     assert "twice: it shows what 000 does" in text.output
     solved = CliRunner().invoke(app, ["handeye", str(output), "--bootstrap", "0"])
     assert solved.exit_code == 0, solved.output
-    itself = CliRunner().invoke(app, ["capture", "--again", str(output), "--output", str(output)])
-    assert isinstance(itself.exception, ConfigError) and "into itself" in str(itself.exception)
+
+
+def test_a_folder_that_holds_anything_is_left_alone(folder: Path, tmp_path: Path) -> None:
+    """An earlier capture, a person's own pictures, and the capture that is judged."""
+    pictures = tmp_path / "holiday"
+    pictures.mkdir()
+    (pictures / "beach.png").write_bytes(b"mine")
+    robot = ["--camera", "wrist", "--mount", "hand", "--board", "nothere.json"]
+    for output in (pictures, folder):
+        before = {path.name: path.read_bytes() for path in output.iterdir()}
+        for source in (["--again", str(folder)], robot):
+            said = CliRunner().invoke(app, ["capture", *source, "--output", str(output)])
+            assert isinstance(said.exception, ConfigError), said.output
+            assert "expected a new or an empty folder for a capture" in str(said.exception)
+        assert {path.name: path.read_bytes() for path in output.iterdir()} == before
 
 
 def test_too_little_is_said_and_exits_with_1(tmp_path: Path) -> None:
@@ -280,7 +367,17 @@ def test_what_is_no_board_or_folder_is_refused(tmp_path: Path) -> None:
         ([*common, "--board", str(tmp_path / "board.json")], "describes no board"),
         ([*common, "--board", str(tmp_path / "nothere.json")], "describes no board"),
         (common, "--camera, --mount and --board"),
-        ([*common, "--again", str(tmp_path)], "from the capture"),
+        ([*common, "--again", str(tmp_path)], "leave out --camera, --mount"),
+        *(
+            ([*common[:3], "--again", str(tmp_path), option, value], f"leave out {option}")
+            for option, value in (
+                ("--config", "robot.yaml"),
+                ("--set", "pace=asap"),
+                ("--chain", "arm.yaml"),
+                ("--reach", "30"),
+                ("--speed", "15"),
+            )
+        ),
     ):
         said = CliRunner().invoke(app, options)
         assert isinstance(said.exception, ConfigError) and words in str(said.exception), words

@@ -4,7 +4,9 @@ step, and the camera found where MuJoCo has it."""
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 from pathlib import Path
 
 import msgspec
@@ -14,13 +16,16 @@ from typer.testing import CliRunner, Result
 
 from calibration import rigid, shots
 from calibration.app import app
-from calibration.capture.live import CaptureError
+from calibration.capture.live import CaptureError, Live
 from calibration.chain import chain_of
 from calibration.record import Record
 from contracts.errors import ConfigError
+from runtime import gate_limits
+from runtime.arms.session import Session
 from runtime.arms.sim import SO101_ACTION
 from runtime.bench import World, WorldConfig
 from runtime.config import load_config
+from runtime.reset import NotReached
 
 BENCH = Path(__file__).resolve().parents[2] / "hw_configs" / "sim_board.yaml"
 BOARD = ["--square-mm", "24", "--marker-mm", "18"]
@@ -151,6 +156,52 @@ def test_a_person_takes_a_stand_and_the_arm_is_left_alone(robot: Path, tmp_path:
     assert len(shots.read(output).shots) == 1
     lens = run(*wanted(robot, tmp_path / "lens", "wrist", "hand", "--stands", "1", "--lens"))
     assert lens.exit_code == 0, lens.output
+
+
+def test_ctrl_c_ends_it_with_what_there_is(
+    robot: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    took = Live._took
+
+    def stop_after(live: Live, name: str) -> None:
+        took(live, name)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(Live, "_took", stop_after)
+    output = tmp_path / "out"
+    said = run(*wanted(robot, output, "wrist", "hand", "--auto", "--stands", "10", "--json"))
+    assert said.exit_code == 1, (said.output, said.exception)
+    left = json.loads(said.stdout)
+    assert left["stands"] == 1 == len(shots.read(output).shots)
+    assert "1 stands of the 10 that were wanted" in left["missing"]
+    text = run(*wanted(robot, tmp_path / "text", "wrist", "hand", "--auto", "--stands", "10"))
+    assert "stopped after 1 stands, the arm stays where it is" in text.stderr, text.output
+    assert "missing: 1 stands of the 10" in text.stdout
+
+
+def test_a_pose_that_is_not_reached_is_not_taken_and_the_next_one_is(
+    robot: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An arm that gets stuck on its first way, and that the gate knows no kinematics of."""
+    go, sent = Session.go, list[tuple[float, ...]]()
+
+    def stuck(session: Session, positions: tuple[float, ...], speed: float) -> None:
+        sent.append(positions)
+        if len(sent) == 1:
+            half = np.add(session.held, positions) / 2
+            go(session, half.tolist(), speed)
+            raise NotReached("the arm did not reach it", found="4.0 off")
+        go(session, positions, speed)
+
+    monkeypatch.setattr(Session, "go", stuck)
+    monkeypatch.setattr(gate_limits, "points_for", lambda names: None)
+    output = tmp_path / "out"
+    said = run(*wanted(robot, output, "wrist", "hand", "--auto", "--stands", "3"))
+    assert "not taken: the arm did not reach it" in said.output, (said.output, said.exception)
+    assert said.exit_code == 1 and len(shots.read(output).shots) == 3
+    assert "1 x unreached" in said.stdout and sent.count(sent[0]) == 1
+    warned = said.stderr.index("NO WORKSPACE IS CHECKED")
+    assert warned < said.stderr.index("stand 000 taken")
 
 
 def test_what_can_not_be_captured_is_refused_before_the_arm_goes_anywhere(

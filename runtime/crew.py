@@ -15,7 +15,7 @@ import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -44,7 +44,8 @@ from runtime.supervisor import (
 _POLL_S = 0.02
 _NAMED = 8
 MOST_DEATHS = 3
-"""Of workers over the same episode, or before any: then it is named, and not tried again."""
+"""Of workers over the same episode: then it is named, and not tried again. While none is finished, so many
+before any, or more than that for every worker, end the run: the cause is not the episodes'."""
 _SUMS = (
     *("episodes", "ticks", "missed_ticks", "held_ticks", "rewards_abstained"),
     *("gate_interventions", "gate_refusals", "ring_frames_dropped", "ring_records_dropped"),
@@ -122,6 +123,7 @@ class Crew:
         self._working: list[_Worker] = []
         self._gone: list[_Worker] = []
         self._deaths: Counter[int | None] = Counter()
+        self._died = self._died_in_vain = self._most_done = 0
         self._lost: dict[int, str] = {}
         self._failed: Outcome | None = None
         self._interrupted = False
@@ -133,6 +135,7 @@ class Crew:
         self._claims.mkdir(parents=True)
         handlers = {n: signal.signal(n, self._interrupt) for n in (signal.SIGINT, signal.SIGTERM)}
         try:
+            (self._run_dir / "recorder.json").unlink(missing_ok=True)  # of an earlier start
             for _ in range(self._workers):
                 self._hire()
             while self._working:
@@ -164,8 +167,12 @@ class Crew:
             output=str(folder / "dataset") if self._plan.sink == "dataset" else "",
         )
         run = make_run(self._config, plan, folder, self._session)
-        robot = Supervisor(run, signals=False)
-        robot.__enter__()
+        try:
+            robot = Supervisor(run, signals=False)
+            robot.__enter__()
+        except BaseException:
+            shutil.rmtree(run.shm_dir, ignore_errors=True)
+            raise
         self._working.append(_Worker(name, folder, robot))
 
     def _look(self) -> None:
@@ -196,6 +203,11 @@ class Crew:
         if not died:
             self._failed = outcome
             return
+        self._count_death()
+        if self._died_in_vain > MOST_DEATHS * self._workers:
+            what = f"{self._died_in_vain} workers died and finished no episode: {outcome.what}"
+            self._failed = Outcome(outcome.code, what)
+            return
         mine = claims.held_by(self._claims, worker.name) - worker.results.keys()
         over: list[int | None] = [*mine]
         for episode in over or [None]:
@@ -211,7 +223,20 @@ class Crew:
             else:
                 self._lost[episode] = outcome.what
         if len(claims.claimed(self._claims)) < self._plan.episodes:
-            self._hire()
+            try:
+                self._hire()
+            except (EntracteError, OSError) as error:
+                what = f"{worker.name} died ({outcome.what}) and no other could be started: {error}"
+                self._failed = Outcome(EXIT_PROCESS_DIED, what)
+
+    def _count_death(self) -> None:
+        """Those without any progress in between apart: a cause that goes on is none of the episodes'."""
+        # The most that ever were: what was done and not yet recorded is done again.
+        if (done := self._done()) > self._most_done:
+            self._most_done, self._died_in_vain = done, 0
+            del self._deaths[None]
+        self._died += 1
+        self._died_in_vain += 1
 
     def _interrupt(self, _number: int, _frame: FrameType | None) -> None:
         self._interrupted = True
@@ -250,11 +275,12 @@ class Crew:
                 worker.results[seq] = row
 
     def _put_together(self) -> Outcome:
-        """The truth and the data set, in the episodes' order, and one report."""
+        """The truth and the data set, in the episodes' order, and one report. Raises `EntracteError`."""
         rows = {seq: (worker, row) for worker in self._gone for seq, row in worker.results.items()}
         ordered = sorted(rows)
-        for seq in ordered:
-            atomic.append_line(self._truth_path, json.dumps(rows[seq][1]).encode())
+        with self._writing(self._truth_path):
+            for seq in ordered:
+                atomic.append_line(self._truth_path, json.dumps(rows[seq][1]).encode())
         code, what = self._how_it_ended(rows.keys())
         report = self._report()
         if self._plan.sink == "dataset":
@@ -263,9 +289,19 @@ class Crew:
             except (EntracteError, OSError) as error:
                 code = code or 1
                 what = what or f"{error}; what was recorded is in {self._home}"
-        atomic.write_bytes(self._run_dir / "run_report.json", json.dumps(report, indent=1).encode())
+        path = self._run_dir / "run_report.json"
+        with self._writing(path):
+            atomic.write_bytes(path, json.dumps(report, indent=1).encode())
         shutil.rmtree(self._claims, ignore_errors=True)
         return Outcome(code, what, report)
+
+    @contextlib.contextmanager
+    def _writing(self, path: Path) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            remedy = f"what every worker did is in {self._home}"
+            raise EntracteError(f"could not write {path}", found=error, remedy=remedy) from error
 
     def _how_it_ended(self, done: Collection[int]) -> tuple[int, str]:
         missing = [seq for seq in range(self._plan.episodes) if seq not in done]
@@ -282,7 +318,8 @@ class Crew:
         return 0, ""
 
     def _gather(self, ordered: list[tuple[_Worker, int]]) -> None:
-        """The recorded episodes into one data set. Raises `DatasetError` or `OSError`."""
+        """The recorded episodes into one data set. Raises `DatasetError` or `OSError`; what was copied until
+        then is reported as kept, and the workers' own data sets stay."""
         report: dict[str, Any] = dict.fromkeys(_RECORDED, 0)
         notes = []
         for worker in self._gone:
@@ -291,15 +328,18 @@ class Crew:
                 report[key] += found.get(key, 0)
             notes += [f"{worker.name}: {note}" for note in found.get("notes", [])]
         wanted = [(worker, seq) for worker, seq in ordered if seq in worker.recorded]
-        if wanted:
-            parts = {w.name: DatasetReader(w.dataset) for w, _ in wanted}
-            with open_like(Path(self._plan.output), next(iter(parts.values()))) as writer:
-                for worker, seq in wanted:
-                    copy_episode(writer, parts[worker.name], worker.recorded[seq])
-            for worker in self._gone:
-                shutil.rmtree(worker.dataset, ignore_errors=True)
-        report |= {"kept": len(wanted), "notes": notes}
-        atomic.write_json(self._run_dir / "recorder.json", report)
+        report |= {"kept": 0, "notes": notes}
+        try:
+            if wanted:
+                parts = {w.name: DatasetReader(w.dataset) for w, _ in wanted}
+                with open_like(Path(self._plan.output), next(iter(parts.values()))) as writer:
+                    for worker, seq in wanted:
+                        copy_episode(writer, parts[worker.name], worker.recorded[seq])
+                        report["kept"] += 1
+                for worker in self._gone:
+                    shutil.rmtree(worker.dataset, ignore_errors=True)
+        finally:
+            atomic.write_json(self._run_dir / "recorder.json", report)
 
     def _report(self) -> dict[str, Any]:
         reports = [worker.report for worker in self._gone if worker.report]
@@ -309,7 +349,7 @@ class Crew:
         return {
             "session_id": self._session,
             "workers": self._workers,
-            "died": sum(self._deaths.values()),
+            "died": self._died,
             **{key: sum(found.get(key, 0) for found in reports) for key in _SUMS},
             "lateness_p99_s": max((found["lateness_p99_s"] for found in reports), default=0.0),
             "rss_mb": {

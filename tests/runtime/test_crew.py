@@ -253,6 +253,77 @@ def test_an_episode_that_kills_every_worker_is_named(tmp_path: Path, package: Pa
     assert [row["seed"] for row in rows(tmp_path)] == others
 
 
+def test_workers_that_die_whatever_they_run_end_the_evaluation(
+    tmp_path: Path, package: Path
+) -> None:
+    process = started(package, tmp_path, 2, max_s=3600.0)
+    dead: list[Path] = []
+    while len(dead) <= 2 * MOST_DEATHS:
+        worker = stop_within(tmp_path, process, dead=dead)
+        os.kill(control_of(worker), signal.SIGKILL)
+        dead.append(worker)
+    _, told = process.communicate(timeout=240)
+    assert process.returncode == 4
+    assert f"{len(dead)} workers died and finished no episode: control was killed by" in told
+    assert json.loads((tmp_path / "run/run_report.json").read_text())["died"] == len(dead)
+    assert not (tmp_path / "truth.jsonl").exists() and nothing_in_memory(tmp_path)
+
+
+def test_what_is_done_counts_where_no_other_worker_can_be_started(
+    tmp_path: Path, package: Path
+) -> None:
+    process = started(package, tmp_path, 2, max_s=6.0)
+    until(lambda: any((tmp_path / "run").glob("workers-*/worker-*/truth.jsonl")), process)
+    (homes(tmp_path)[0] / "worker-2").write_text("no folder can be made here")
+    worker = stop_within(tmp_path, process)
+    os.kill(control_of(worker), signal.SIGKILL)
+    _, told = process.communicate(timeout=120)
+    assert process.returncode == 4
+    done = rows(tmp_path)
+    assert 1 <= len(done) < EPISODES
+    assert f"{worker.name} died" in told and "no other could be started" in told
+    assert f"({len(done)} of {EPISODES} episodes are done)" in told
+    assert nothing_in_memory(tmp_path)
+
+
+def test_a_data_set_that_can_not_be_put_together_is_told_as_it_is(
+    tmp_path: Path, package: Path
+) -> None:
+    process = started(package, tmp_path, 2, "--record", str(tmp_path / "set"))
+    spoilt: list[int] = []
+
+    def one_is_spoilt() -> bool:
+        for info in (tmp_path / "run").glob("workers-*/worker-*/dataset/meta/info.json"):
+            part = DatasetReader(info.parents[1])
+            for place in range(part.num_episodes):
+                seq = int(part.meta(place)["extra"]["start"]["episode_seq"])
+                if seq:  # and another one comes before it
+                    names = part.root.glob(f"videos/*front/**/*{place:03d}.mp4")
+                    next(names).unlink()
+                    spoilt.append(seq)
+                    return True
+        return False
+
+    until(one_is_spoilt, process)
+    said, told = process.communicate(timeout=240)
+    assert process.returncode == 1, told
+    assert [row["seed"] for row in rows(tmp_path)] == [SEED_BASE + n for n in range(EPISODES)]
+    assert f"recorded {spoilt[0]} episodes" in said and "what was recorded is in" in told
+    assert DatasetReader(tmp_path / "set").num_episodes == spoilt[0]
+    kept = (tmp_path / "run").glob("workers-*/worker-*/dataset/meta/info.json")
+    assert sum(DatasetReader(info.parents[1]).num_episodes for info in kept) == EPISODES
+
+
+def test_truth_that_can_not_be_written_is_one_sentence(tmp_path: Path, package: Path) -> None:
+    process = started(package, tmp_path, 2, "--episodes", "2")
+    until(lambda: homes(tmp_path), process)
+    (tmp_path / "truth.jsonl").mkdir()
+    _, told = process.communicate(timeout=240)
+    assert process.returncode == 2 and "Traceback" not in told, told
+    assert f"could not write {tmp_path / 'truth.jsonl'}" in told
+    assert f"what every worker did is in {homes(tmp_path)[0]}" in told
+
+
 def test_ctrl_c_keeps_what_is_done_and_says_how_much_that_is(tmp_path: Path, package: Path) -> None:
     process = started(package, tmp_path, 2, max_s=6.0)
     until(lambda: any((tmp_path / "run").glob("workers-*/worker-*/truth.jsonl")), process)
@@ -267,11 +338,15 @@ def test_ctrl_c_keeps_what_is_done_and_says_how_much_that_is(tmp_path: Path, pac
 
 
 def test_what_is_wrong_is_one_sentence(tmp_path: Path, package: Path) -> None:
+    left = tmp_path / "run" / "recorder.json"
+    left.parent.mkdir()
+    left.write_text("of an earlier start")
     done = run(command(package, tmp_path, "--workers", "2", "--set", "episode.task=fly"))
     assert done.returncode == 2
     told = [line for line in done.stderr.splitlines() if line.startswith("robot-run: ")]
     assert len(told) == 1 and "no task is named" in told[0]
     assert not (tmp_path / "truth.jsonl").exists() and nothing_in_memory(tmp_path)
+    assert not left.exists()
 
 
 def test_how_many_workers() -> None:
@@ -290,6 +365,15 @@ def test_how_many_workers() -> None:
 def _take_all(folder: str, who: str) -> list[int]:
     claims = Claims(Path(folder), who)
     return [index for index in range(400) if claims.take(index)]
+
+
+def test_a_claim_is_never_written_again(tmp_path: Path) -> None:
+    claims = Claims(tmp_path, "worker-0")
+    assert claims.take(0)
+    os.utime(tmp_path / "0", ns=(1, 1))
+    assert claims.take(1) and not claims.take(0)
+    assert (tmp_path / "0").stat().st_mtime_ns == 1
+    assert held_by(tmp_path, "worker-0") == {0, 1}
 
 
 def test_nobody_takes_an_episode_twice(tmp_path: Path) -> None:

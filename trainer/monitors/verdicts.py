@@ -11,7 +11,7 @@ import numpy as np
 from trainer.config import MonitorsSection
 from trainer.monitors.estimate import prediction_powered
 from trainer.monitors.evidence import Alone, Grown, Outcome, outcome
-from trainer.monitors.records import Label, Row, truth_of
+from trainer.monitors.records import Label, Row, truth_of, waiting
 from trainer.report.statistics import Estimate
 
 DISAGREEMENT, LABELS, DRIFT = "disagreement", "labels", "drift"
@@ -95,36 +95,54 @@ def judged(
     rules: MonitorsSection, rows: Iterable[Row], labels: Mapping[str, Label], since: int
 ) -> Verdicts:
     """From the records. Labels that came with an episode and those of the random share count; one of a
-    contested clip does not: such clips were chosen for being suspicious."""
-    verdicts, told = Verdicts(rules), []
+    contested clip does not: such clips were chosen for being suspicious. The random share counts up to the
+    first that nobody has labelled, so that who labels has no say in which outcomes come first."""
+    verdicts, told, settled_s = Verdicts(rules), [], 0.0
     for row in rows:
         verdicts.add(row, counts=row.arrival > since)
         if row.arrival <= since:
             continue
-        if row.key in labels and (row.random or row.operator is not None):
-            told.append((labels[row.key].unix_s, row))
-        elif row.operator is not None:
+        if row.operator is not None:
             told.append((row.unix_s, row))
+        elif row.random:
+            # In the order in which each came to count: what is added later never goes before it.
+            settled_s = max(settled_s, labels[row.key].unix_s if row.key in labels else math.inf)
+            told.append((settled_s, row))
+    told = [(unix_s, row) for unix_s, row in told if unix_s < math.inf]
     for _, row in sorted(told, key=lambda pair: pair[0]):
         verdicts.label(row, truth_of(row, labels))
     return verdicts
 
 
 def true_success(rows: Iterable[Row], labels: Mapping[str, Label], window: int) -> Estimate:
-    """True success, as far as the audit is settled: of each `window` episodes in a row all or none count, all
-    where nobody is waited for in them. What nobody could tell is left out."""
+    """True success, as far as the audit is settled: over the first groups of `window` episodes in a row, up
+    to one in which somebody is waited for, and to the last with a label: a later group would count for
+    nothing but that none of it was drawn. What nobody could tell is a failure: left out, the reward's word
+    would stand for it."""
     in_order = list(rows)
-    used: list[Row] = []
+    truths: list[float] = []
+    end = 0
     for start in range(0, len(in_order) - window + 1, window):
         part = in_order[start : start + window]
-        if all(row.key in labels for row in part if row.chosen):
-            used += [r for r in part if r.key not in labels or labels[r.key].success is not None]
-    truths = [truth_of(row, labels) for row in used]
+        if waiting(part, labels):
+            break
+        truths += [_truth(row, labels) for row in part]
+        if not np.isnan(truths[start:]).all():
+            end = start + window
+    used = in_order[:end]
     return prediction_powered(
         np.array([_score(row) for row in used]),
-        np.array([math.nan if truth is None else float(truth) for truth in truths]),
+        np.array(truths[:end]),
         np.array([row.chance for row in used]),
     )
+
+
+def _truth(row: Row, labels: Mapping[str, Label]) -> float:
+    """NaN where nobody was asked: a label given all the same was drawn with no chance that is known."""
+    asked = row.chosen or row.operator is not None
+    if not asked or (row.operator is None and row.key not in labels):
+        return math.nan
+    return float(truth_of(row, labels) is True)
 
 
 def _score(row: Row) -> float:

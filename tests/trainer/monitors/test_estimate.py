@@ -7,7 +7,10 @@ import math
 import numpy as np
 import pytest
 
+from trainer.config import MonitorsSection
 from trainer.monitors.estimate import prediction_powered
+from trainer.monitors.records import Label, Row
+from trainer.monitors.verdicts import LABELS, judged, true_success
 from trainer.report.statistics import wilson
 
 DRAWS = 600
@@ -83,3 +86,85 @@ def test_without_labels_there_is_no_estimate() -> None:
 def test_a_chance_that_can_not_be_is_refused() -> None:
     with pytest.raises(ValueError, match="chances"):
         prediction_powered(np.ones(3), np.ones(3), np.array([0.5, 0.0, 0.5]))
+
+
+def recorded(
+    rng: np.random.Generator, count: int, share: float, contested: bool = False
+) -> tuple[list[Row], list[bool]]:
+    """Rows of a reward that calls nearly every failure a success, and the truth of each; `contested`: where
+    a second opinion differs, a person is surely asked."""
+    truth = (rng.random(count) < 0.4).tolist()
+    rows = []
+    for seq, true in enumerate(truth):
+        verdict = bool(rng.random() < (0.95 if true else 0.9))
+        second = bool(rng.random() < (0.95 if true else 0.1))
+        chance = 1.0 if contested and verdict != second else share
+        chosen = bool(rng.random() < chance)
+        rows.append(
+            Row(
+                key=f"r__s__{seq:08d}",
+                arrival=seq,
+                model_id="m",
+                verdict=verdict,
+                score=float(verdict),
+                second=None,
+                second_score=None,
+                operator=None,
+                base=False,
+                chance=chance,
+                chosen=chosen,
+                random=chosen,
+                unix_s=float(seq),
+            )
+        )
+    return rows, truth
+
+
+def told(row: Row, success: bool | None, unix_s: float = 0.0) -> Label:
+    return Label(row.key, success, "eve", unix_s)
+
+
+@pytest.mark.parametrize("part", ["of the clips", "of the time"])
+def test_a_queue_that_is_partly_worked_off_does_not_favour_the_reward(part: str) -> None:
+    """Of what is not worked off, groups where nobody was drawn are those in which the reward was right."""
+    rng, values = np.random.default_rng(11), []
+    for _ in range(DRAWS // 2):
+        rows, truth = recorded(rng, 400, 0.1, contested=True)
+        asked = [row for row in rows if row.chosen]
+        worked = asked[: len(asked) // 4]
+        if part == "of the time":
+            worked = [row for row in asked if row.arrival < 100]
+        labels = {row.key: told(row, truth[row.arrival]) for row in worked}
+        found = true_success(rows, labels, 2)
+        assert found.count <= asked[len(worked)].arrival, "beyond one that waits nothing is settled"
+        values.append(found.value)
+    assert np.nanmean(values) == pytest.approx(0.4, abs=0.03), "biased"
+
+
+def test_who_labels_what_was_never_drawn_moves_nothing() -> None:
+    rows, truth = recorded(np.random.default_rng(12), 200, 0.2)
+    labels = {row.key: told(row, truth[row.arrival]) for row in rows if row.chosen}
+    plain = true_success(rows, labels, 10)
+    more = labels | {row.key: told(row, True) for row in rows if not row.chosen}
+    assert true_success(rows, more, 10) == plain
+    assert plain.low < 0.4 < plain.high
+
+
+def test_what_nobody_can_tell_is_a_failure() -> None:
+    rows, _ = recorded(np.random.default_rng(13), 100, 1.0)
+    labels = {row.key: told(row, True if row.arrival % 2 else None) for row in rows}
+    assert true_success(rows, labels, 10).value == pytest.approx(0.5)
+    assert true_success(rows, labels, 10).count == 100
+
+
+def test_the_random_share_counts_up_to_the_first_without_a_label() -> None:
+    rows, _ = recorded(np.random.default_rng(14), 20, 1.0)
+    labels = {row.key: told(row, False, 100.0 - row.arrival) for row in rows if row.arrival != 8}
+
+    def counted() -> int:
+        figures = judged(MonitorsSection(), rows, labels, -1).figures()
+        return next(figure.counted for figure in figures if figure.monitor == LABELS)
+
+    assert counted() == 8
+    labels[rows[8].key] = told(rows[8], None)
+    assert counted() == 19, "one that nobody could tell holds nothing up, and says nothing"

@@ -12,13 +12,12 @@ import typer
 
 from contracts.errors import ConfigError
 from trainer.enroll_command import RunDirOption
-from trainer.monitors.records import Label, Records, Row, key_of, waiting
+from trainer.monitors.records import Label, Records, key_of, waiting
 
 app = typer.Typer(
     no_args_is_help=True,
     help="Episodes that a person is asked to judge: list, show, label. docs/monitors.md",
 )
-WORDS = {True: "success", False: "failure", None: "nothing"}
 
 
 @app.command(name="list")
@@ -26,11 +25,12 @@ def list_(
     run_dir: RunDirOption,
     as_json: Annotated[bool, typer.Option("--json", help="one JSON object a line")] = False,
 ) -> None:
-    """Episodes that wait for a label, the oldest first."""
+    """Episodes that wait for a label, the oldest first. Label them in that order. What the rewards said of
+    them is in --json alone: who labels should not know it."""
     records = Records(run_dir)
     rows = waiting(records.rows(), records.labels())
     for row in rows:
-        typer.echo(json.dumps(msgspec.to_builtins(row)) if as_json else _described(row))
+        typer.echo(json.dumps(msgspec.to_builtins(row)) if as_json else row.key)
     if not rows and not as_json:
         typer.echo("no episode waits for a label")
 
@@ -43,9 +43,6 @@ def show(episode: str, run_dir: RunDirOption) -> None:
     records = Records(run_dir)
     key = key_of(episode)
     sheet, film = write_clip(run_dir / "store", key, records.folder / "clips")
-    for row in records.rows():
-        if row.key == str(key):
-            typer.echo(_described(row))
     typer.echo(f"sheet: {sheet}\nfilm: {film}")
 
 
@@ -56,14 +53,16 @@ def label(
     run_dir: RunDirOption,
     by: Annotated[str, typer.Option(help="who says so; default: the user's name")] = "",
 ) -> None:
-    """Say how that episode really ended; a running daemon hears of it at once. The last word counts."""
+    """Say how that episode really ended; a running daemon hears of it at once. The last word counts.
+    "unclear" is a failure to the estimate of true success, and nothing to the monitors."""
     said: dict[str, bool | None] = {"success": True, "failure": False, "unclear": None}
     if truth not in said:
         raise ConfigError(
             "label of an episode", expected="success, failure or unclear", found=truth
         )
     records, key = Records(run_dir), str(key_of(episode))
-    if all(row.key != key for row in records.rows()):
+    known = [row for row in records.rows() if row.key == key]
+    if not known:
         raise ConfigError(
             f"no episode {key} in {run_dir}",
             expected="one that the trainer has scored",
@@ -71,12 +70,6 @@ def label(
         )
     records.add_label(Label(key, said[truth], by or getuser(), time.time()))
     left = len(waiting(records.rows(), records.labels()))
+    if not any(row.chosen or row.operator is not None for row in known):
+        typer.echo(f"{key} was not drawn for the audit: its label is kept and counts for nothing")
     typer.echo(f"{key} is labelled: {truth}; {left} more wait")
-
-
-def _described(row: Row) -> str:
-    why = "drawn at random" if row.random else "contested"
-    return (
-        f"{row.key}  reward: {WORDS[row.verdict]}, second opinion: {WORDS[row.second]}  "
-        f"({why}, chance {row.chance:.2f})"
-    )

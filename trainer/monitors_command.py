@@ -37,9 +37,15 @@ def resume(
     run_dir: RunDirOption,
     note: Annotated[str, typer.Option(help="why; kept in the metrics")] = "",
 ) -> None:
-    """Let refinement go on. Evidence is counted anew from here; a running daemon goes on within a second."""
-    ended = Records(run_dir).resume(note)
-    typer.echo(f"refinement goes on; it was paused by {ended.monitor}: {ended.why}")
+    """Let refinement go on, within a second. Evidence counts anew from the first episode after the pause:
+    where those that were held are lies too, refinement pauses again before it learns from them."""
+    records = Records(run_dir)
+    ended = records.resume(note)
+    typer.echo(
+        f"refinement goes on; it was paused by {ended.monitor}: {ended.why}\n"
+        f"held since then: {records.came_after(ended.arrival)} episodes; they count as evidence first, and "
+        "are then refined"
+    )
 
 
 def standing(records: Records, config: TrainerConfig) -> dict[str, Any]:

@@ -26,12 +26,7 @@ from contracts.package import package_id
 from contracts.weights import read_tensors
 from trainer.config import TrainerConfig
 from trainer.encoder import encodings_of
-from trainer.interfaces import (
-    EpisodeKey,
-    Refiner,
-    ScoredEpisode,
-    Update,
-)
+from trainer.interfaces import EpisodeKey, Refiner, ScoredEpisode, Update
 from trainer.metrics import Metrics
 from trainer.monitors.watch import Monitors
 from trainer.publisher import Publisher
@@ -134,13 +129,17 @@ class Work:
 
     def look(self, *, now: bool = False) -> None:
         """Between episodes: what people said meanwhile. What came during a pause is gone on with first, as by
-        a trainer that starts now."""
+        a trainer that starts now, until it is paused again."""
         if self._monitors is None:
             return
+        stood = self.paused
         self._monitors.look(now=now)
+        if stood and not self.paused:
+            self.note = self._resting()
         while self._held and not self.paused:
             entry = self._held.pop(0)
             self._go_on(entry, self._scored(entry))
+            self._monitors.look(now=True)
         if self.paused:
             self.note = f"refinement is paused by {self.paused}"
 
@@ -156,8 +155,14 @@ class Work:
         if len(self._pending) >= self._config.iteration.episodes:
             self._iterate(entry.arrival)
         else:
-            count = f"{len(self._pending)} of {self._config.iteration.episodes}"
-            self.note = f"iteration {self.iteration + 1}: {count} episodes scored"
+            self.note = self._resting()
+
+    def _resting(self) -> str:
+        """The note while the next episode is waited for."""
+        if self.done or not self._pending:
+            return "finished" if self.done else "waiting for episodes"
+        count = f"{len(self._pending)} of {self._config.iteration.episodes}"
+        return f"iteration {self.iteration + 1}: {count} episodes scored"
 
     def _score(self, entry: IndexEntry) -> ScoredEpisode | None:
         started = time.monotonic()
@@ -252,7 +257,7 @@ class Work:
             self._metrics.add("monitors", iteration=iteration, **self._monitors.figures())
         self._drop_old_refiners(keep=2)
         self._adapt(iteration)
-        self.note = "finished" if self.done else "waiting for episodes"
+        self.note = self._resting()
 
     def _commit(self, state: WorkState) -> None:
         self.state = state

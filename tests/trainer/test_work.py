@@ -5,12 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 
 import msgspec
+import pytest
 from daemon_bench import PLUGIN
 from tiny_package import make_package
+from tiny_robot import episode, session_start
 
+from contracts import wire
+from contracts.files.episode_log import EpisodeLogWriter
 from trainer.config import load_config
-from trainer.interfaces import Update
+from trainer.interfaces import EpisodeKey, Update
+from trainer.keeper import keep
 from trainer.metrics import Metrics, read_metrics
+from trainer.monitors.records import Label, Pause, Records, waiting
 from trainer.store import Store
 from trainer.work import Work, WorkState
 
@@ -34,3 +40,81 @@ def test_a_release_that_a_person_removed_keeps_its_number(tmp_path: Path, monkey
     ] == [3]
     update = Update(package.refinable_weights(), 1, {})
     assert work.publisher.prepare(update, 4).publish_seq == 4
+
+
+class Lied:
+    """A run folder whose reward calls every episode a success, and episodes that people call failures."""
+
+    def __init__(self, folder: Path, *settings: str) -> None:
+        self.root, self.package = folder / "trainer", make_package(folder / "policy")
+        self.store, self.records = Store(self.root / "store"), Records(self.root)
+        self.settings = ("reward.model=constant", "iteration.episodes=3", *settings)
+        self.pause_at = 0
+
+    def work(self) -> Work:
+        chosen = ("refiner.kind=tiny", f"refiner.package={self.package.folder}", *self.settings)
+        metrics = Metrics(self.root / "metrics.jsonl")
+        return Work(self.root, load_config(None, list(chosen)), self.store, metrics, self.offered)
+
+    def offered(self, publish_seq: int, *_) -> None:
+        """Between two iterations, as another process might."""
+        if publish_seq == self.pause_at:
+            self.records.pause(Pause("drift", "while it went on", 100, 0.0))
+
+    def stored(self, count: int, **given) -> None:
+        for seq in range(count):
+            log = EpisodeLogWriter(self.store.root / "inbox" / f"{seq}")
+            log.append(wire.pack(session_start()))
+            for parts in episode(seq, **given):
+                log.append(parts)
+            done = log.finish()
+            assert keep(self.store, EpisodeKey("bench-0", "s1", seq), done.path, done.sha256)
+
+
+@pytest.fixture
+def tiny(monkeypatch) -> None:
+    monkeypatch.syspath_prepend(str(PLUGIN))
+
+
+@pytest.mark.usefixtures("tiny")
+def test_what_was_held_is_evidence_before_it_is_learned_from(tmp_path: Path) -> None:
+    run = Lied(tmp_path)
+    run.stored(15, success=False)
+    work = run.work()
+    for entry in run.store.entries:
+        work.take(entry)
+    assert work.paused and work.iteration == 2 and "is paused by labels" in work.note
+    paused = run.records.standing().pause
+    assert paused is not None and paused.arrival < 8
+
+    run.records.resume("")
+    work.look(now=True)
+    pause = run.records.standing().pause
+    assert pause is not None and pause.arrival == 14, "by those that came after the first"
+    assert work.iteration == 2 and "is paused by labels" in work.note
+
+    run.pause_at = 3
+    run.records.resume("I know")
+    work.look(now=True)
+    assert work.paused and work.iteration == 3, "a pause stops what was begun"
+    run.records.resume("")
+    work.look(now=True)
+    assert not work.paused and work.iteration == 5 and work.note == "waiting for episodes"
+
+
+@pytest.mark.usefixtures("tiny")
+def test_the_note_of_a_pause_ends_with_it(tmp_path: Path) -> None:
+    run = Lied(tmp_path, "monitors.audit.share=1")
+    run.stored(9)
+    work = run.work()
+    for entry in run.store.entries:
+        work.take(entry)
+    assert work.iteration == 3 and not work.paused
+    for row in waiting(run.records.rows(), {}):
+        run.records.add_label(Label(row.key, False, "eve", 1.0))
+    work = run.work()
+    work.look()
+    assert "is paused by labels" in work.note
+    run.records.resume("")
+    work.look(now=True)
+    assert work.note == "waiting for episodes"

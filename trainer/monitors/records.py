@@ -65,7 +65,8 @@ class Pause(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Standing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`since`: evidence counts from the episode after that arrival: a person let go on what was before it.
+    """`since`: evidence counts from the episode after that arrival, the last before the pause that ended: a
+    person let go on that, having seen it. What came during the pause counts.
     `note`: what that person said."""
 
     pause: Pause | None = None
@@ -131,9 +132,12 @@ class Records:
                     f"refinement in {self.folder.parent} is not paused",
                     remedy="robot-trainer monitors status says how it stands",
                 )
-            since = max([pause.arrival, *(row.arrival for row in self.rows())])
-            self._write(Standing(None, since, note))
+            self._write(Standing(None, pause.arrival, note))
             return pause
+
+    def came_after(self, arrival: int) -> int:
+        """Episodes that were judged after that one."""
+        return len({row.key for row in self.rows() if row.arrival > arrival})
 
     def stamp(self) -> tuple[object, ...]:
         """Changes when labels or the pause do."""

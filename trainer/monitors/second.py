@@ -37,7 +37,8 @@ def open_second(config: TrainerConfig) -> SecondOpinion | None:
 
 
 class RobotsOwn:
-    """What the robot's reward engine said while it acted, which no trainer can change afterwards."""
+    """What the robot's reward engine said while it acted; no trainer can change that afterwards. It abstains
+    where the robot ran the reward model's package, or a head that was taught by the reward model."""
 
     name = "the robot's own reward"
 
@@ -52,9 +53,14 @@ class RobotsOwn:
         """Package that would only agree with itself."""
         if ours.model == "edge" and ours.package:
             self._same = package_id(read_manifest(Path(ours.package)))
+        adaptation = config.adaptation
+        self._taught = bool(adaptation.package) and "model" in adaptation.labels
+        """Heads that we release repeat what the reward model said."""
 
     def of(self, episode: StoredEpisode) -> tuple[bool | None, float | None]:
         if self._same and episode.start.reward_id == self._same:
+            return None, None
+        if self._taught and episode.start.reward_version > 0:
             return None, None
         found = engine.judgement(episode.columns, self._threshold)
         if found.success is None:

@@ -36,8 +36,9 @@ class Monitors:
         metrics: Metrics,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Goes on from what is on disk. Raises `EntracteError`: a second model that can't be opened, a
-        damaged state."""
+        """Goes on from what is on disk, and judges it: a kill may have come before the pause that it asks
+        for, and people label while no daemon runs. Raises `EntracteError`: a second model that can't be
+        opened, a damaged state."""
         self._config, self._rules = config, config.monitors
         self._model_id, self._metrics, self._clock = model_id, metrics, clock
         self._records = Records(root)
@@ -47,6 +48,7 @@ class Monitors:
         self._rows = [row for row in self._records.rows() if row.model_id == model_id]
         self._known = {row.key for row in self._rows}
         self._read()
+        self._judge()
 
     @property
     def paused(self) -> str:

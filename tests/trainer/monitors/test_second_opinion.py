@@ -27,10 +27,17 @@ REWARD = ROOT / "pretrained" / "reward-zero-shot"
 
 
 def episode(
-    seq: int, completion: float, *, reward_id: str = "", label: bool | None = None
+    seq: int,
+    completion: float,
+    *,
+    reward_id: str = "",
+    label: bool | None = None,
+    version: int = 0,
 ) -> StoredEpisode:
     """On a robot whose reward ended with that completion."""
-    start = EpisodeStart("r", "s", seq, "open", "open", "refine", 0, "", 0, reward_id, -1, 0.0)
+    start = EpisodeStart(
+        "r", "s", seq, "open", "open", "refine", 0, "", version, reward_id, -1, 0.0
+    )
     columns = {
         "observation.state": np.zeros((10, 6), np.float32),
         "reward.completion": np.full(10, completion, np.float32),
@@ -55,6 +62,21 @@ def test_one_package_on_both_ends_is_no_second_opinion() -> None:
     same = package_id(read_manifest(REWARD))
     assert second.of(episode(1, 0.9, reward_id=same)) == (None, None)
     assert second.of(episode(1, 0.9, reward_id="another"))[0] is True
+
+
+def test_a_head_that_the_reward_model_taught_is_no_second_opinion() -> None:
+    adapted = f"adaptation.package={REWARD}"
+    ours, taught = episode(1, 0.9), episode(2, 0.9, version=3)
+    second = open_second(load_config(None, [adapted, "monitors.second.threshold=0.5"]))
+    assert second is not None
+    assert second.of(ours)[0] is True, "as the package is, nobody of ours taught it"
+    assert second.of(taught) == (None, None)
+    by_people = open_second(
+        load_config(
+            None, [adapted, "adaptation.labels=[operator]", "monitors.second.threshold=0.5"]
+        )
+    )
+    assert by_people is not None and by_people.of(taught)[0] is True
 
 
 def seen(root: Path, monitors: Monitors, count: int, **given: Any) -> None:
@@ -91,6 +113,27 @@ def test_a_lie_that_the_second_opinion_contradicts_pauses_at_once(
     assert other.paused and other.figures()["disagreement"]["counted"] == 0
 
 
+def test_a_kill_before_the_pause_was_written_costs_it_nothing(tmp_path: Path) -> None:
+    config, metrics = load_config(None, []), Metrics(tmp_path / "metrics.jsonl")
+    monitors = Monitors(tmp_path, config, "constant", metrics)
+    seen(tmp_path, monitors, 7)
+    assert monitors.paused
+    (Records(tmp_path).folder / "state.json").unlink()  # as if killed after the seventh line
+    assert "disagreement: of 7 episodes" in Monitors(tmp_path, config, "constant", metrics).paused
+    assert Records(tmp_path).standing().pause is not None
+
+
+def test_labels_that_came_while_no_daemon_ran_are_judged_at_its_start(tmp_path: Path) -> None:
+    config = load_config(None, ["monitors.second.model=''", "monitors.audit.share=1"])
+    metrics, records = Metrics(tmp_path / "metrics.jsonl"), Records(tmp_path)
+    monitors = Monitors(tmp_path, config, "constant", metrics)
+    seen(tmp_path, monitors, 7)
+    assert monitors.paused == ""
+    for asked in waiting(records.rows(), {}):
+        records.add_label(Label(asked.key, False, "eve", 1.0))
+    assert "labels: of 7 episodes" in Monitors(tmp_path, config, "constant", metrics).paused
+
+
 def test_what_waits_does_not_grow_without_end(tmp_path: Path) -> None:
     config = load_config(None, ["monitors.audit.most_open=5", "monitors.audit.share=0.001"])
     monitors = Monitors(tmp_path, config, "constant", Metrics(tmp_path / "metrics.jsonl"))
@@ -124,7 +167,7 @@ def test_a_pause_and_its_end_are_durable(tmp_path: Path) -> None:
     before = records.stamp()
     assert Records(tmp_path).standing().pause == Pause("drift", "because", 1, 0.0)
     assert records.resume("seen").monitor == "drift"
-    assert Records(tmp_path).standing().since == 2 and records.stamp() != before
+    assert Records(tmp_path).standing().since == 1 and records.stamp() != before
     records.add_label(Label("r__s__00000001", True, "eve", 1.0))
     records.add_label(Label("r__s__00000001", None, "eve", 2.0))
     assert records.labels()["r__s__00000001"].success is None

@@ -2,8 +2,7 @@
 
 PPO (Schulman et al. 2017, arXiv 1707.06347) with generalised advantage estimation (GAE, Schulman et al. 2016,
 arXiv 1506.02438) on action chunks, as Large Reward Models (arXiv 2603.16065) refine an imitated policy. Their
-three rewards, held between two scorings, are `shaping` (process, here as a potential), `completion` and
-`contrastive`.
+three rewards, held between two scorings: `shaping` (process, as a potential), `completion`, `contrastive`.
 
 The likelihood: given its starting noise w a flow is deterministic, and w is drawn without regard to the
 weights, so it is part of the state. The robot adds a constant of its own to each chunk of refinement, normal
@@ -41,12 +40,11 @@ from trainer.refiners.experience import Trajectory
 from trainer.refiners.head import HeadTrainer, moments, restore_modules, restore_moments
 from trainer.refiners.rollout import Rollout, rollout
 
-_MOST = math.inf
 _RANGES = {
     **dict.fromkeys(("discount", "gae_lambda", "clip"), (0.0, 1.0)),
-    **dict.fromkeys(("epochs", "batch", "hidden"), (1.0, _MOST)),
-    **dict.fromkeys(("stale", "anchor", "learning_rate", "value_rate"), (0.0, _MOST)),
-    **dict.fromkeys(("kl", "least_spread", "unaccounted"), (1e-6, _MOST)),
+    **dict.fromkeys(("epochs", "batch", "hidden"), (1.0, math.inf)),
+    **dict.fromkeys(("stale", "anchor", "learning_rate", "value_rate"), (0.0, math.inf)),
+    **dict.fromkeys(("kl", "least_spread", "unaccounted"), (1e-6, math.inf)),
 }
 
 
@@ -57,8 +55,8 @@ class PpoOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     a batch's mean KL divergence from the weights before the update is above `kl`. Advantages are divided by
     their standard deviation, or by `least_spread` where that is more: noise is not blown up to a signal.
     `anchor` weighs how far the normalised chunks are from the base policy's. Left out: chunks of weights
-    more than `stale` releases old, and those that were asked of the gate further than `unaccounted` sigma
-    from what the draws say (another candidate than the first, a prefix, a mean of several)."""
+    more than `stale` releases old, and those asked of the gate further than `unaccounted` sigma from what the
+    draws say (another candidate, a prefix, weights far off, a mean of k chunks: sqrt((k - 1) / k) sigma)."""
 
     outcome: float = 1.0
     shaping: float = 0.5
@@ -75,7 +73,7 @@ class PpoOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     least_spread: float = 0.05
     anchor: float = 0.3
     stale: int = 2
-    unaccounted: float = 1.0
+    unaccounted: float = 0.3
     hidden: int = 128
     threads: int = 1
 
@@ -95,17 +93,16 @@ class Ppo(Episodic[Rollout]):
         config.check_ranges(OPTIONS, [(name, getattr(o, name), *r) for name, r in _RANGES.items()])
         # No demonstrations: what was imitated from them is what `anchor` holds to.
         ground = Ground(package, (), EpisodicOptions(threads=o.threads), seed)
-        learner = PpoLearner(ground.policy.head, o, seed)
-        super().__init__(
-            ground, lambda scored, _: rollout(ground.trunk, scored, o.discount), learner, seed
-        )
+        learner, trunk = PpoLearner(ground.policy.head, o, seed), ground.trunk
+        super().__init__(ground, lambda one, _: rollout(trunk, one, o.discount), learner, seed)
 
 
 class Chunks(NamedTuple):
     """N chunks. `features` [N, F], `noise` [N, T*A], `executed` [N, T] as in `Rollout`; `action` [N, A]: a;
     `precision` [N, A]: 1 / sigma, 0 where nothing is explored; `mean` [N, A]: m of theta_old; `base`
     [N, T*A]: the base policy's normalised chunk; `weight`, `advantage`, `value` (V's target), `apart`
-    (sigmas between what was asked of the gate and what the draws say) [N]."""
+    (sigmas between what was asked of the gate and what the draws say) [N]. Where `weight` is 0, the chunk
+    being left out, `precision` is 0 too and `action` is `mean`."""
 
     features: torch.Tensor
     noise: torch.Tensor
@@ -135,7 +132,7 @@ class PpoLearner:
         for parameter in list(self.value.parameters())[-2:]:
             nn.init.zeros_(parameter)  # an untrained V is 0 and finds no advantage in nothing
         self._optimiser = torch.optim.Adam(self.value.parameters(), lr=o.value_rate)
-        self._newest = 0
+        self._release = 0  # theta_old's number, or less if some were passed over; 0: the package's
 
     def learn(self, fresh: list[Rollout], seed: int, iteration: int) -> Update:
         """Take in fresh episodes and make the gradient steps of one iteration. Raises `ConfigError` where
@@ -151,7 +148,8 @@ class PpoLearner:
                 found=f"none in {len(acted)}",
                 remedy="start robot-run of this version with policy.explore_deg=3",
             )
-        self._newest = max([self._newest, *(kept.version for kept in acted)])
+        newest = max(kept.version for kept in acted)  # a failed update's number is passed over, too
+        self._release = max(self._release, newest) if self._release else 0
         rng = np.random.default_rng([seed, iteration])
         chunks = self._chunks(acted)
         count, known = len(chunks.weight), float((chunks.weight > 0).sum())
@@ -169,22 +167,21 @@ class PpoLearner:
                 if moves:
                     self.trainer.step(loss)
                     steps += 1
+        if steps:  # above all that robots have
+            self._release = max(self._release, newest) + 1
         with torch.no_grad():
-            _, figures = self._loss(chunks)  # of all chunks, after the update
-        return Update(
-            tensors=self.trainer.published(),
-            samples=1,
-            metrics={
-                **figures,
-                "value_loss": float(np.mean(value_loss)),
-                "chunks": float(count),
-                "left_out": 1.0 - known / count,
-                "weight": float(chunks.weight.sum()) / max(known, 1.0),
-                "apart": float(chunks.apart.median()),
-                "fresh_success": float(np.mean([float(kept.success) for kept in acted])),
-                "gradient_steps": float(steps),
-            },
-        )
+            _, figures = self._loss(chunks)
+        metrics = {
+            **figures,
+            "value_loss": float(np.mean(value_loss)),
+            "chunks": float(count),
+            "left_out": 1.0 - known / count,
+            "weight": float(chunks.weight.sum()) / max(known, 1.0),
+            "apart": float(chunks.apart.median()),
+            "fresh_success": float(np.mean([float(kept.success) for kept in acted])),
+            "gradient_steps": float(steps),
+        }
+        return Update(self.trainer.published(), 1, metrics)
 
     def gae(self, kept: Rollout) -> tuple[np.ndarray, np.ndarray]:
         """A of every chunk of an episode (GAE, equation 16) and what V is regressed on, [M] each."""
@@ -221,18 +218,17 @@ class PpoLearner:
             found = [np.broadcast_to(getattr(k, name), k.offset.shape) for k in episodes]
             return torch.from_numpy(np.concatenate(found))
 
-        features = torch.from_numpy(np.concatenate([k.features[:-1] for k in episodes]))
-        noise = torch.from_numpy(np.concatenate([k.noise for k in episodes]))
-        executed = torch.from_numpy(np.concatenate([k.executed for k in episodes]))
+        parts = zip(*((k.features[:-1], k.noise, k.executed) for k in episodes), strict=True)
+        features, noise, executed = (torch.from_numpy(np.concatenate(part)) for part in parts)
         offset, sigma, asked = column("offset"), column("sigma"), column("asked")
-        ages = [np.full(len(k.noise), self._newest - k.version) for k in episodes]
-        age = torch.from_numpy(np.concatenate(ages))
+        # Above theta_old's is only, where nothing was learned yet, a release that another trainer made.
+        ages = [self._release - k.version if k.version <= self._release else 1 for k in episodes]
+        age = torch.from_numpy(np.repeat(ages, [len(k.noise) for k in episodes]))
         precision = torch.where(sigma > 0, 1.0 / sigma, 0.0)
         with torch.no_grad():
             mean, _ = self.mean(features, noise, executed)
             base = self._base.integrate(features, noise)
-        # By so much the mean of the weights that acted was another. Of the newest it is what pictures lose on
-        # their way, and no difference of policies.
+        # How far off was the mean of the weights that acted; theta_old's by what pictures lose on their way.
         strayed = torch.where(sigma > 0, asked - offset - mean, 0.0)
         sane = torch.isfinite(strayed).all(1)
         strayed = torch.nan_to_num(strayed)
@@ -241,7 +237,10 @@ class PpoLearner:
         usable = sane & (explored > 0) & (age <= o.stale) & (apart <= o.unaccounted)
         tried = offset + torch.where(age[:, None] > 0, strayed, 0.0)
         behaviour, proximal = _log_density(offset, precision), _log_density(tried, precision)
-        weight = usable * (proximal - behaviour).exp().clamp(max=1.0)
+        weight = torch.where(usable, (proximal - behaviour).exp().clamp(max=1.0), 0.0)
+        usable = weight > 0
+        # Weight 0 alone leaves none out: its ratio may be infinite.
+        tried, precision = (torch.where(usable[:, None], x, 0.0) for x in (tried, precision))
         both = [self.gae(kept) for kept in episodes]
         advantage, value = (
             torch.from_numpy(np.concatenate(each)).float() for each in zip(*both, strict=True)
@@ -262,9 +261,10 @@ class PpoLearner:
         surrogate = torch.minimum(ratio * c.advantage, clipped * c.advantage)
         gained = (c.weight * surrogate).sum() / c.weight.sum().clamp(min=1.0)
         drift = F.mse_loss(flat, c.base)
-        # Of two normal distributions with the same sigma; exact.
-        kl = -_log_density(mean - c.mean, c.precision).mean()
-        off = (ratio != clipped).float().mean()
+        # Of two normal distributions with the same sigma; exact, and 0 of a chunk that is left out.
+        count = (c.weight > 0).sum().clamp(min=1)
+        kl = -_log_density(mean - c.mean, c.precision).sum() / count
+        off = (ratio != clipped).sum() / count
         figures = {"loss": -gained, "kl": kl, "clipped": off, "drift": drift}
         return o.anchor * drift - gained, {n: float(v.detach()) for n, v in figures.items()}
 
@@ -282,14 +282,14 @@ class PpoLearner:
 
     def state(self) -> dict[str, np.ndarray]:
         value = {f"value/{k}": v.detach().numpy() for k, v in self.value.state_dict().items()}
-        newest = {"newest": np.array([self._newest], np.int64)}
-        return self.trainer.state() | value | newest | moments(self._optimiser, self._named())
+        release = {"release": np.array([self._release], np.int64)}
+        return self.trainer.state() | value | release | moments(self._optimiser, self._named())
 
     def restore(self, tensors: Mapping[str, np.ndarray], what: str) -> None:
         self.trainer.restore(tensors, what)
         restore_modules({"value": self.value}, tensors, what)
         restore_moments(self._optimiser, self._named(), tensors)
-        self._newest = int(tensors["newest"][0])
+        self._release = int(tensors["release"][0])
 
     def _named(self) -> dict[str, nn.Parameter]:
         return {f"value/{name}": p for name, p in self.value.named_parameters()}

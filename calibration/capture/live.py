@@ -23,8 +23,7 @@ from calibration.chain import Chain
 from calibration.rigid import Array
 from contracts.errors import EntracteError
 from contracts.specs import is_gripper
-from runtime.arms.session import Session
-from runtime.reset import NotReached
+from runtime.arms.session import NotReached, Session
 
 _MORE_TRIES = 3
 """Stands that are tried for each that is wanted."""

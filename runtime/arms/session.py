@@ -36,6 +36,7 @@ from runtime.supervisor import Child, Supervisor, make_run
 from runtime.taking import prepare, take_arm
 from runtime.teleoperation import KEYBOARD
 
+__all__ = ["NotReached", "Session", "Stopped"]
 T = TypeVar("T")
 
 

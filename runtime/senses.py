@@ -38,7 +38,7 @@ class Senses:
     """The cameras and the reading side of the arm."""
 
     def __init__(self, cameras: Mapping[str, Camera], arm: Arm, config: RobotConfig) -> None:
-        self.cameras, self._arm = cameras, arm
+        self.cameras, self.arm = cameras, arm
         self._aligned, self._history = config.aligned, JointHistory()
         self._state_latency_s = config.arm.state_latency_s
 
@@ -49,10 +49,10 @@ class Senses:
 
     def joints(self) -> ArmState:
         """Raises `DeviceError` when the arm is gone, or reads what is no number."""
-        joints = self._arm.read()
+        joints = self.arm.read()
         finite = np.isfinite(joints.positions)
         if not finite.all():
-            name = self._arm.spec().names[int(np.argmin(finite))]
+            name = self.arm.spec().names[int(np.argmin(finite))]
             raise DeviceError(f"the reading of {name} is no number")
         return joints
 

@@ -15,9 +15,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import numpy as np
@@ -27,7 +25,7 @@ from runtime.bench import CAMERAS, TASKS, World, WorldConfig, make_expert, style
 from runtime.bench import protocol as p
 from runtime.bench.experts import EXPERT, Expert
 from runtime.bench.pictures import CameraProcess
-from runtime.bench.serving import Shutters, serve, task_name
+from runtime.bench.serving import Shutters, Simulation, serve, task_name
 from runtime.bench.stage import Stage
 from runtime.bench.verdict import Verdict
 from runtime.bench.world import STABLE_S
@@ -38,7 +36,7 @@ from runtime.run import Run
 EXPERT_PERIOD_S = 0.1
 
 
-class Bench:
+class Bench(Simulation):
     """Answers requests. `now` is simulated time in asap and the monotonic clock in realtime."""
 
     def __init__(self, run: Run) -> None:
@@ -80,16 +78,6 @@ class Bench:
         self._expert: Expert | None = None
         self._expert_move: p.ExpertMove | None = None
         self._expert_due_s = 0.0
-        self._handlers: dict[type, Callable[[Any], p.AnyAnswer]] = {
-            p.Hello: self.welcome,
-            p.Read: self.read,
-            p.Write: self.write,
-            p.Hold: self.hold,
-            p.Advance: self.advance,
-            p.Reset: self.reset,
-            p.Expert: self.expert,
-            p.Finish: self.finish,
-        }
         # A robot stands somewhere from the start; this also finds a wrong task before anything runs.
         episode = run.config.episode
         self.reset(
@@ -99,11 +87,6 @@ class Bench:
     @property
     def now_s(self) -> float:
         return time.monotonic() if self.realtime else self._sim_s
-
-    def handle(self, request: p.AnyRequest) -> p.AnyAnswer:
-        """Dispatch by type. Raises `EntracteError`, `ValueError` or `RuntimeError`."""
-        made: p.AnyAnswer = self._handlers[type(request)](request)
-        return made
 
     # -- the robot's side
 

@@ -20,12 +20,35 @@ def task_name(name: str) -> str:
     return name.replace("-", "_")
 
 
-class Handling(Protocol):
-    """What a simulation has to be."""
+class Simulation(Protocol):
+    """What answers requests: a method for each kind. Each raises `EntracteError`, `ValueError`,
+    `RuntimeError` or `OSError`."""
+
+    def welcome(self, request: p.Hello, /) -> p.Welcome: ...
+    def read(self, request: p.Read, /) -> p.Joints: ...
+    def write(self, request: p.Write, /) -> p.Done: ...
+    def hold(self, request: p.Hold, /) -> p.Done: ...
+    def advance(self, request: p.Advance, /) -> p.Done: ...
+    def reset(self, request: p.Reset, /) -> p.SceneReady: ...
+    def expert(self, request: p.Expert, /) -> p.ExpertMove: ...
+    def finish(self, request: p.Finish, /) -> p.Finished: ...
 
     def handle(self, request: p.AnyRequest) -> p.AnyAnswer:
-        """Raises `EntracteError`, `ValueError`, `RuntimeError` or `OSError`."""
-        ...
+        """By the kind of request."""
+        made: p.AnyAnswer = getattr(self, _METHODS[type(request)])(request)
+        return made
+
+
+_METHODS = {
+    p.Hello: "welcome",
+    p.Read: "read",
+    p.Write: "write",
+    p.Hold: "hold",
+    p.Advance: "advance",
+    p.Reset: "reset",
+    p.Expert: "expert",
+    p.Finish: "finish",
+}
 
 
 class Shutters:
@@ -47,7 +70,7 @@ class Shutters:
         return due
 
 
-def answer(bench: Handling, data: bytes) -> p.AnyAnswer:
+def answer(bench: Simulation, data: bytes) -> p.AnyAnswer:
     """One request to one answer; a request that can't be done says why and changes nothing."""
     try:
         return bench.handle(p.decode_request(data))
@@ -57,7 +80,7 @@ def answer(bench: Handling, data: bytes) -> p.AnyAnswer:
         return p.Failed(str(error))
 
 
-def serve(bench: Handling, address: Path, stop: threading.Event) -> None:
+def serve(bench: Simulation, address: Path, stop: threading.Event) -> None:
     """Answer any number of clients until `stop`; a client that goes away is forgotten."""
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     listener.bind(str(address))

@@ -13,15 +13,13 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from contracts.errors import ConfigError, EntracteError
 from runtime.bench import protocol as p
-from runtime.bench.serving import Shutters, serve
+from runtime.bench.serving import Shutters, Simulation, serve
 from runtime.bench.verdict import Verdict
 from runtime.cameras.rotation import turn, upright
 from runtime.frames import FrameSlots
@@ -31,7 +29,7 @@ from runtime.gym.section import KIND, TaskSection, find_task
 from runtime.run import Run
 
 
-class GymBench:
+class GymBench(Simulation):
     """Answers requests of `runtime.bench.protocol`. Made only if the whole mapping fits."""
 
     def __init__(self, run: Run) -> None:
@@ -49,25 +47,11 @@ class GymBench:
         self._epoch, self._sim_s, self._began_s, self._steps = 0, 0.0, 0.0, 0
         self._success, self._instruction = False, ""
         self._positions = self._targets = np.zeros(len(section.joints))
-        self._handlers: dict[type, Callable[[Any], p.AnyAnswer]] = {
-            p.Hello: self.welcome,
-            p.Read: self.read,
-            p.Write: self.write,
-            p.Hold: self.hold,
-            p.Advance: self.advance,
-            p.Reset: self.reset,
-            p.Expert: self.expert,
-            p.Finish: self.finish,
-        }
         episode, split = run.config.episode, run.config.bench.split
         first = p.Reset(episode.task, episode.seed_base, split, -1, run.plan.purpose)
         self._env = self._environment(first.task)
         self._check(first.seed)
         self.reset(first)
-
-    def handle(self, request: p.AnyRequest) -> p.AnyAnswer:
-        made: p.AnyAnswer = self._handlers[type(request)](request)
-        return made
 
     # -- the robot's side
 

@@ -101,7 +101,7 @@ def measured(front_s: float, wrist_s: float, read_s: float, act_s: float) -> Lat
         late = {"front": LateCamera(cameras["front"], front_s)}
         late["wrist"] = LateCamera(cameras["wrist"], wrist_s)
         senses.cameras = late  # type: ignore[assignment]
-        gate.arm = LateArm(gate.arm, read_s, act_s)  # type: ignore[assignment]
+        gate.arm = senses.arm = LateArm(gate.arm, read_s, act_s)  # type: ignore[assignment]
         session.take_arm()
         return measure.latencies(measure.record(session), read_s)
 
@@ -138,8 +138,8 @@ def test_delays_that_were_put_in_are_found(
 def test_readings_that_are_late_without_being_called_so_are_found_out() -> None:
     """A picture would be from the future."""
     with Session(load_config(None, PLAIN)) as session:
-        gate = session.robot.gate
-        gate.arm = LateArm(gate.arm, 0.08, 0.0)  # type: ignore[assignment]
+        senses, gate = session.robot.senses, session.robot.gate
+        gate.arm = senses.arm = LateArm(gate.arm, 0.08, 0.0)  # type: ignore[assignment]
         session.take_arm()
         found = measure.latencies(measure.record(session))
     assert found.state is not None

@@ -7,6 +7,7 @@ where the cameras see them. All hold the arm's own inexactness, as a tool's way 
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -17,8 +18,9 @@ from calibration import measured, rigid, shots
 from calibration.handeye.closed_form import board_pose, near_T_far
 from calibration.handeye.refusals import turns_deg
 from calibration.handeye.samples import Sample, Setup
+from calibration.handeye.start import pixels
 from calibration.rigid import Array
-from calibration.shots import Shots
+from calibration.shots import ShotCamera
 from contracts.calibration import Calibration, HandEye, apart
 from contracts.errors import EntracteError
 from contracts.files import atomic
@@ -26,6 +28,10 @@ from contracts.files import atomic
 Level = Literal["pass", "warn", "fail"]
 Triple = tuple[float, float, float]
 FEWEST = 4
+LIMIT_MM, LIMIT_PX = 5.0, 8.0
+"""It fails above these and warns above half. Pixels are how far corners of a board that nobody moved may lie
+from where the calibration has them: a sound one misses by one to two (an arm's own inexactness), one whose
+camera turned by half a degree by five at a focal length of 600."""
 MIN_TURN_DEG = 5.0
 """Second largest spread of the hand's orientation: a hand that hardly turns shows the same error everywhere,
 and everything agrees."""
@@ -54,8 +60,8 @@ class Touches(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
 class CameraCheck(msgspec.Struct, frozen=True, kw_only=True):
     """Of one camera: `stands` seen. `median_mm`, `p95_mm`: distance of the board's middle, seen from each
     stand, from its middle over all; `turn_deg`: how far the hand turned meanwhile (second axis).
-    `drift_mm`, `drift_deg`: median distance and angle from where the calibration had it. `touch_mm`: distance
-    of the tip from each touched corner."""
+    `drift_mm`, `drift_deg`: median distance and angle from where the calibration had it, `drift_px`: of its
+    corners in the picture. `touch_mm`: distance of the tip from each touched corner."""
 
     stands: int
     turn_deg: float
@@ -63,6 +69,7 @@ class CameraCheck(msgspec.Struct, frozen=True, kw_only=True):
     p95_mm: float | None = None
     drift_mm: float | None = None
     drift_deg: float | None = None
+    drift_px: float | None = None
     touch_mm: tuple[float, ...] = ()
 
 
@@ -93,13 +100,42 @@ def verify(
     *,
     drift: bool = False,
     touches: Touches | None = None,
-    limit_mm: float = 5.0,
+    limit_mm: float = LIMIT_MM,
+    limit_px: float = LIMIT_PX,
 ) -> Check:
-    """`drift`: the board stands (or is held) where it was when the hand-eye calibration was made; one picture
-    is enough. Warns above half of `limit_mm`, fails above it. Raises `VerifyError` and `ShotsError`."""
+    """Of a capture on disk; the rest as of `check`. Raises `VerifyError` and `ShotsError`."""
     taken = measured.with_lenses(shots.read(folder), calibration)
-    places = {name: _known(calibration, taken, name) for name in taken.cameras}
+    for name, camera in taken.cameras.items():
+        known_place(calibration, camera, name)
     setup = shots.to_setup(folder, taken, fewest=1)
+    return check(
+        calibration,
+        taken.cameras,
+        setup,
+        drift=drift,
+        touches=touches,
+        limit_mm=limit_mm,
+        limit_px=limit_px,
+    )
+
+
+def check(
+    calibration: Calibration,
+    taken: Mapping[str, ShotCamera],
+    setup: Setup,
+    *,
+    drift: bool = False,
+    touches: Touches | None = None,
+    limit_mm: float = LIMIT_MM,
+    limit_px: float = LIMIT_PX,
+) -> Check:
+    """What cameras `taken` saw. `drift`: the board stands (or is held) where it was when the hand-eye
+    calibration was made; one picture is enough. Warns above half of a limit, fails above it. Raises
+    `VerifyError`."""
+    places = {
+        camera.name: known_place(calibration, taken[camera.name], camera.name)
+        for camera in setup.cameras
+    }
     cameras = {}
     for camera in setup.cameras:
         place = places[camera.name]
@@ -107,7 +143,7 @@ def verify(
         seen = [
             (sample, _board_at(setup, camera.name, sample, pose)) for sample, _ in setup.of(camera)
         ]
-        board = taken.cameras[camera.name].board
+        board = taken[camera.name].board
         if drift and msgspec.to_builtins(board) != place.board:
             raise VerifyError(
                 f"camera '{camera.name}' looks at another board than the calibration's",
@@ -116,12 +152,25 @@ def verify(
                 remedy="show it the calibration's board where it was, or leave out --drift",
             )
         points = board.points()
-        cameras[camera.name] = _checked(seen, points, place, drift, touches)
-    reasons = [each for name, one in cameras.items() for each in _reasons(name, one, limit_mm)]
+        found = _checked(seen, points, place, drift, touches)
+        if drift:
+            was = np.reshape(place.board_pose, (4, 4))
+            found = msgspec.structs.replace(found, drift_px=pixels(setup, camera, pose, was))
+        cameras[camera.name] = found
+    reasons = [
+        each for name, one in cameras.items() for each in _reasons(name, one, limit_mm, limit_px)
+    ]
+    return judged(cameras, reasons, setup.left_out)
+
+
+def judged(
+    cameras: dict[str, CameraCheck], reasons: Sequence[str], not_used: Sequence[str]
+) -> Check:
+    """With the level that the worst of its `reasons` ("fail: ..." or "warn: ...") makes."""
     level: Level = (
         "fail" if any(one.startswith("fail") for one in reasons) else "warn" if reasons else "pass"
     )
-    return Check(level=level, reasons=tuple(reasons), cameras=cameras, not_used=setup.left_out)
+    return Check(level=level, reasons=tuple(reasons), cameras=cameras, not_used=tuple(not_used))
 
 
 def text_of(check: Check) -> str:
@@ -135,7 +184,10 @@ def text_of(check: Check) -> str:
                 f"place while the hand turned by {one.turn_deg:.0f} deg"
             )
         if one.drift_mm is not None:
-            said.append(f"{one.drift_mm:.2f} mm and {one.drift_deg:.2f} deg from where it was")
+            said.append(
+                f"the board {one.drift_px:.2f} px, {one.drift_mm:.2f} mm and {one.drift_deg:.2f} deg from "
+                "where it was"
+            )
         if one.touch_mm:
             said.append(
                 f"the tip {np.median(one.touch_mm):.2f} mm (median), {max(one.touch_mm):.2f} mm (largest) "
@@ -145,23 +197,30 @@ def text_of(check: Check) -> str:
     return "\n".join([*lines, *(f"not used: {one}" for one in check.not_used)])
 
 
-def _known(calibration: Calibration, taken: Shots, name: str) -> HandEye:
-    camera, known = taken.cameras[name], calibration.cameras.get(name)
+def place_of(calibration: Calibration, name: str) -> HandEye:
+    """Where that camera is. Raises `VerifyError` where that was not calibrated."""
+    known = calibration.cameras.get(name)
     if known is None or known.hand_eye is None:
         raise VerifyError(
             f"where camera '{name}' is was never calibrated",
             expected=f"one of {[n for n, c in calibration.cameras.items() if c.hand_eye]}",
             remedy="run robot-calibrate handeye with --config first",
         )
+    return known.hand_eye
+
+
+def known_place(calibration: Calibration, camera: ShotCamera, name: str) -> HandEye:
+    """The same of one that has to be the camera that was calibrated. Raises `VerifyError`."""
+    place, serial = place_of(calibration, name), calibration.cameras[name].serial
     for what, before, now in (
-        ("serial number", known.serial, camera.serial),
-        ("mount", known.hand_eye.mount, camera.mount),
+        ("serial number", serial, camera.serial),
+        ("mount", place.mount, camera.mount),
     ):
         if before and now and before != now:
             raise VerifyError(
                 f"camera '{name}' is not as it was calibrated: {what}", expected=before, found=now
             )
-    return known.hand_eye
+    return place
 
 
 def _board_at(setup: Setup, name: str, sample: Sample, carrier_T_camera: Array) -> Array:
@@ -237,24 +296,26 @@ def _touched(
     return tuple(found)
 
 
-def _reasons(name: str, one: CameraCheck, limit_mm: float) -> list[str]:
+def _reasons(name: str, one: CameraCheck, limit_mm: float, limit_px: float) -> list[str]:
     found = []
-    for what, mm, do in (
-        ("the board is not where it was by", one.drift_mm, "see what moved, and calibrate again"),
+    moved = "put back what moved (camera, board or arm), or calibrate again"
+    for what, value, limit, unit, do in (
+        ("the board is not where it was by", one.drift_px, limit_px, "px", moved),
+        ("the board is not where it was by", one.drift_mm, limit_mm, "mm", moved),
         (
             "the tip misses corners by",
             max(one.touch_mm, default=None),
-            "check tip_m, then calibrate again",
+            *(limit_mm, "mm", "check tip_m, then calibrate again"),
         ),
         (
             "the board's place depends on the stand by",
             one.p95_mm,
-            "calibrate again, with more tilt",
+            *(limit_mm, "mm", "calibrate again, with more tilt"),
         ),
     ):
-        if mm is not None and mm > limit_mm / 2:
-            level = "fail" if mm > limit_mm else "warn"
-            found.append(f"{level}: {name}: {what} {mm:.2f} mm (fail above {limit_mm:g}): {do}")
+        if value is not None and value > limit / 2:
+            level = "fail" if value > limit else "warn"
+            found.append(f"{level}: {name}: {what} {value:.2f} {unit} (fail above {limit:g}): {do}")
     if one.median_mm is not None and one.turn_deg < MIN_TURN_DEG:
         found.append(
             f"warn: {name}: the hand turned by {one.turn_deg:.1f} deg only (second axis): an error of the "

@@ -3,41 +3,113 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+if TYPE_CHECKING:
+    from calibration.record import Record
+    from calibration.verify import Check
+
 
 def command(
-    capture: Annotated[Path, typer.Argument(help="Another capture than the calibration's.")],
     config: Annotated[Path, typer.Option(help="The robot's hardware config.")],
+    capture: Annotated[
+        Path | None,
+        typer.Argument(help="Another capture than the calibration's; without one: live cameras."),
+    ] = None,
     drift: Annotated[
         bool,
         typer.Option(
-            help="The board is where it was at the hand-eye calibration: did anything move?"
+            "--drift",
+            help="The board is where it was at the hand-eye calibration: did anything move?",
         ),
     ] = False,
     touches: Annotated[
         Path | None, typer.Option(help="touches.json: poses of the arm with its tip on corners.")
     ] = None,
     limit_mm: Annotated[
-        float, typer.Option(min=0.01, help="Fail above it, warn above half.")
-    ] = 5.0,
+        float | None, typer.Option(min=0.01, help="Fail above it, warn above half; default 5.")
+    ] = None,
+    limit_px: Annotated[
+        float | None,
+        typer.Option(min=0.01, help="The same of --drift, in the picture; default 8."),
+    ] = None,
+    camera: Annotated[
+        list[str] | None,
+        typer.Option(help="Live: which must see its board (repeat); default: one of all."),
+    ] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Live: override a key for this run only (repeat)."),
+    ] = None,
+    chain: Annotated[
+        Path | None, typer.Option(help="Live: the arm's kinematics; an SO-101's are known.")
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
-    """Exit code 0: pass or warn, 1: fail. Changes nothing: the calibration and its id stay."""
+    """Exit code 0: pass or warn, 1: fail. Changes nothing: the calibration and its id stay. Moves nothing."""
     import msgspec
 
     from calibration.record import Record
-    from calibration.verify import read_touches, text_of, verify
+    from calibration.verify import LIMIT_MM, LIMIT_PX, read_touches, text_of, verify
+    from contracts.errors import ConfigError
 
-    check = verify(
-        Record(config).now,
-        capture,
-        drift=drift,
-        touches=None if touches is None else read_touches(touches),
-        limit_mm=limit_mm,
-    )
+    mm, px = limit_mm or LIMIT_MM, limit_px or LIMIT_PX
+    if capture is None:
+        if not drift or touches is not None:
+            raise ConfigError(
+                "what to verify by",
+                expected="a capture, or --drift alone for the live cameras",
+                found="--touches without a capture" if touches else "neither",
+            )
+        check = _live(Record(config), camera or [], set_ or [], chain, mm, px)
+    else:
+        live = {"--camera": camera, "--set": set_, "--chain": chain}
+        given = [option for option, value in live.items() if value]
+        if given:
+            raise ConfigError(
+                "a capture knows its cameras and poses, and asks no robot",
+                remedy=f"leave out {', '.join(given)}",
+            )
+        check = verify(
+            Record(config).now,
+            capture,
+            drift=drift,
+            touches=None if touches is None else read_touches(touches),
+            limit_mm=mm,
+            limit_px=px,
+        )
     typer.echo(msgspec.json.encode(check).decode() if json else text_of(check))
     if check.level == "fail":
         raise typer.Exit(1)
+
+
+def _live(
+    record: Record,
+    wanted: list[str],
+    overrides: list[str],
+    chain: Path | None,
+    limit_mm: float,
+    limit_px: float,
+) -> Check:
+    """Whether anything moved, by the cameras as they are now."""
+    from calibration.chain import chain_of
+    from calibration.drift import asked, drifted, sizes
+    from runtime.arms.session import Session
+
+    for name in wanted:
+        record.require_camera(name)
+    names = asked(record.now, record.cameras, wanted)
+    as_calibrated = sizes(record.now, names)
+    with Session.of(record.config, [*as_calibrated, *overrides], names) as session:
+        known = chain_of(session.action, chain)
+        return drifted(
+            session,
+            record.now,
+            known,
+            names,
+            each=bool(wanted),
+            limit_mm=limit_mm,
+            limit_px=limit_px,
+        )

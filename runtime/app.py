@@ -21,7 +21,9 @@ from contracts.release import ReleaseManifest
 from runtime import blackbox_command, doctor_command, enroll_command, keys_command, slots_command
 from runtime.config import RobotConfig, load_config
 from runtime.crew import Crew, choose_workers
+from runtime.drift import require_in_place
 from runtime.link_keys import LinkKeys
+from runtime.operator.attend import say
 from runtime.preflight import check
 from runtime.progress import Progress, refining
 from runtime.run import RunPlan
@@ -130,6 +132,7 @@ def start(
     folder = _run_dir(run_dir, "start")
     if plan.sink == "link":
         LinkKeys(resolved.link, folder).client()  # without keys that it needs nothing moves
+    require_in_place(resolved, folder, say)
     outcome = supervise(resolved, plan, folder, Progress(total, refining, quiet=as_json))
     waiting = outcome.report.get("spooled", 0)
     if waiting:
@@ -188,6 +191,7 @@ def evaluate(
         outputs.require_file(output, "the truth of episodes", earlier)
     workers = choose_workers(resolved, workers, episodes)
     folder, progress = _run_dir(run_dir, "eval"), Progress(episodes, quiet=as_json)
+    require_in_place(resolved, folder, say)
     if workers > 1:
         outcome = Crew(resolved, plan, folder, workers, progress).run()
     else:
@@ -262,6 +266,7 @@ def record(
     check(resolved, plan)
     dataset_info.require_place(output)
     folder = _run_dir(run_dir, "record")
+    require_in_place(resolved, folder, say)
     outcome = supervise(resolved, plan, folder, Progress(episodes, quiet=as_json))
     _recorded(outcome, folder, output, as_json)
     _finish(outcome, as_json)

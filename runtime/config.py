@@ -112,10 +112,19 @@ class CameraSection(_Section, frozen=True):
 
 class CalibrationSection(_Section, frozen=True):
     """`file`: the calibration.json that `robot-calibrate` wrote, empty for none; `key`: hex of the public key
-    that must have signed it. A model that is bound to another calibration is refused before motion."""
+    that must have signed it. A model that is bound to another calibration is refused before motion.
+    `drift_cameras`: at each start these have to see the board of their calibration where it was, within
+    `drift_px` and `drift_mm`, or nothing moves; empty: nobody looks. `chain`: the arm's kinematics for that
+    (docs/calibration.md), empty where they are known."""
 
     file: str = ""
     key: str = ""
+    # Cameras are named, and by nobody else than the robot's owner: few robots have a board in sight at work,
+    # and to look only where one happens to be seen would pass in silence a camera that was turned away.
+    drift_cameras: tuple[str, ...] = ()
+    drift_px: float = 8.0
+    drift_mm: float = 5.0
+    chain: str = ""
 
 
 class BenchSection(_Section, frozen=True):

@@ -64,6 +64,8 @@ def check(config: RobotConfig, source: str) -> None:
             ("arm.state_latency_s", config.arm.state_latency_s, 0.0, math.inf),
             ("arm.action_latency_s", config.arm.action_latency_s, 0.0, math.inf),
             ("loop.inference_latency_ticks", config.loop.inference_latency_ticks, 0, math.inf),
+            ("calibration.drift_px", config.calibration.drift_px, 0.01, math.inf),
+            ("calibration.drift_mm", config.calibration.drift_mm, 0.01, math.inf),
         ),
     )
     _check_stops(config, source)
@@ -85,6 +87,7 @@ def check(config: RobotConfig, source: str) -> None:
     if config.bench.enabled and config.arm.kind == "sim" and not config.episode.task:
         raise ConfigError(f"{source}: episode.task is empty", remedy="name a task of the bench")
     check_operator(config.operator, source)
+    _check_drift(config, source)
     _check_gymnasium(config, source)
     for name, camera in config.cameras.items():
         if camera.width < 16 or camera.height < 16 or camera.rate_hz <= 0:
@@ -101,6 +104,24 @@ def check(config: RobotConfig, source: str) -> None:
                 expected="16 numbers: a rotation, a translation in metres, and 0 0 0 1",
                 found=camera.pose,
             )
+
+
+def _check_drift(config: RobotConfig, source: str) -> None:
+    """A camera that is to see its board is there, and was calibrated."""
+    asked = config.calibration.drift_cameras
+    strange = sorted(set(asked) - set(config.cameras))
+    if strange:
+        raise ConfigError(
+            f"{source}: calibration.drift_cameras",
+            expected=f"some of {sorted(config.cameras)}",
+            found=strange[0],
+        )
+    if asked and not config.calibration.file:
+        raise ConfigError(
+            f"{source}: calibration.drift_cameras without a calibration",
+            expected="calibration.file",
+            remedy="calibrate first: robot-calibrate handeye --config sets it",
+        )
 
 
 def _check_gymnasium(config: RobotConfig, source: str) -> None:

@@ -1,4 +1,4 @@
-"""What one picture of a board is worth: corners and a pose that can be used, or the reason why not. Pure."""
+"""What a picture of a board is worth: corners and a pose that can be used, or the reason why not. Pure."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ from calibration.shots import ShotCamera
 MIN_OF_BOARD = 6
 """Corners of a ChArUco board: four fit any pose."""
 MAX_TILT_DEG = 70.0
+BOARD_STILL_PX = 1.0
+"""How far corners may move between two pictures of a standing arm (median)."""
 TWO_FOLD_DEG, TWO_FOLD = 5.0, 20.0
 """Two poses that differ by more, and of which the worse is not less likely by a factor of exp(this / 2)."""
 _NOISE_PX = 0.2
@@ -68,6 +70,25 @@ def look(camera: ShotCamera, finder: Finder, picture: npt.NDArray[np.uint8]) -> 
     if why := _two_fold(poses, len(view.pixels)):
         return Rejected("ambiguous", why)
     return Seen(corners, view, pose, pixels, tilt, float(np.linalg.norm(middle)))
+
+
+def look_twice(
+    camera: ShotCamera,
+    finder: Finder,
+    earlier: npt.NDArray[np.uint8],
+    later: npt.NDArray[np.uint8],
+) -> Seen | Rejected:
+    """The same of the later of two pictures, between which nothing may have moved."""
+    seen = look(camera, finder, later)
+    if isinstance(seen, Rejected):
+        return seen
+    before = finder.find(earlier)
+    moved = float("inf") if before is None else shifted_px(before, seen.corners)
+    if not np.isfinite(moved):  # hidden, or at the edge of what can be found: nobody saw it move
+        return Rejected("unseen", "the board is seen in one of two pictures only")
+    if moved > BOARD_STILL_PX:
+        return Rejected("moving", f"the board moves (by {moved:.1f} px between two pictures)")
+    return seen
 
 
 def _unfit(camera: ShotCamera, corners: Corners, view: View) -> Rejected | None:

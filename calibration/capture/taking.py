@@ -18,14 +18,12 @@ import numpy.typing as npt
 
 from calibration import rigid, shots
 from calibration.boards import Finder
-from calibration.capture.looking import Rejected, Seen, look, shifted_px
+from calibration.capture.looking import Rejected, Seen, look, look_twice
 from calibration.handeye.samples import Camera, Sample
 from calibration.rigid import Array
 from calibration.shots import Shot, ShotCamera, Shots
 from contracts.files import atomic
 
-BOARD_STILL_PX = 1.0
-"""How far corners may move between two pictures of a standing arm (median)."""
 ALIKE_DEG, ALIKE_MM = 2.0, 8.0
 """A hand nearer than both to one of an earlier stand shows nothing new; of a lens, a board in the picture."""
 
@@ -78,15 +76,7 @@ class Capture:
         self, name: str, earlier: npt.NDArray[np.uint8], later: npt.NDArray[np.uint8]
     ) -> Seen | Rejected:
         """The same of the later of two pictures, between which nothing may have moved."""
-        seen = self.look(name, later)
-        if isinstance(seen, Rejected):
-            return seen
-        before = self._finder(name).find(earlier)
-        moved = float("inf") if before is None else shifted_px(before, seen.corners)
-        if moved > BOARD_STILL_PX:
-            by = f"by {moved:.1f} px" if np.isfinite(moved) else "out of sight"
-            return Rejected("moving", f"the board moves ({by} between two pictures)")
-        return seen
+        return look_twice(self.cameras[name], self._finder(name), earlier, later)
 
     def alike(self, base_T_hand: Array, seen: Mapping[str, Seen]) -> str:
         """The name of an earlier stand that showed the same; empty if there is none."""

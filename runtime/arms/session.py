@@ -11,7 +11,7 @@ import contextlib
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
@@ -56,9 +56,14 @@ class Session:
         self._taken = False
 
     @classmethod
-    def of(cls, path: Path | None, overrides: Sequence[str] = ()) -> Session:
-        """Of a hardware configuration (None: the embedded bench's). Raises `ConfigError`."""
-        return cls(load_config(path, overrides))
+    def of(
+        cls, path: Path | None, overrides: Sequence[str] = (), cameras: Collection[str] = ()
+    ) -> Session:
+        """Of a hardware configuration (None: the embedded bench's), with these of its cameras alone, where
+        any are named. Raises `ConfigError`."""
+        config = load_config(path, overrides)
+        kept = {name: one for name, one in config.cameras.items() if not cameras or name in cameras}
+        return cls(msgspec.structs.replace(config, cameras=kept))
 
     def __enter__(self) -> Session:
         folder = self._folder or Path(self._own.name)  # type: ignore[union-attr]

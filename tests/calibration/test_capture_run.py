@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -18,14 +19,19 @@ from calibration import rigid, shots
 from calibration.app import app
 from calibration.capture.live import CaptureError, Live
 from calibration.chain import chain_of
-from calibration.record import Record
-from contracts.errors import ConfigError
+from calibration.drift import LOOKS
+from calibration.record import Record, with_camera
+from calibration.verify import Check
+from contracts.errors import CheckFailed, ConfigError, EntracteError
 from runtime import gate_limits
+from runtime.app import app as robot_run
 from runtime.arms.session import Session
 from runtime.arms.sim import SO101_ACTION
 from runtime.bench import World, WorldConfig
 from runtime.config import load_config
+from runtime.drift import require_in_place
 from runtime.reset import NotReached
+from tests.runtime.robots import policy_package
 
 BENCH = Path(__file__).resolve().parents[2] / "hw_configs" / "sim_board.yaml"
 BOARD = ["--square-mm", "24", "--marker-mm", "18"]
@@ -116,6 +122,102 @@ def test_every_step_of_the_way_works_and_the_camera_is_found(
     again = run("verify", output, "--config", config)
     assert again.exit_code == 0, again.output
     assert load_config(config).cameras["wrist"].mount == "hand"
+
+
+@pytest.fixture(scope="module")
+def calibrated(
+    taken: tuple[Path, Result], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str, float], Path]:
+    """A robot whose wrist camera was calibrated, and is so many millimetres from where it was since."""
+    folder = tmp_path_factory.mktemp("calibrated")
+
+    def make(name: str, moved_mm: float = 0.0) -> Path:
+        config = folder / f"{name}.yaml"
+        shutil.copy(BENCH, config)
+        solved = run("handeye", taken[0], "--config", config, "--bootstrap", "0")
+        assert solved.exit_code == 0, solved.output
+        if moved_mm:
+            record = Record(config)
+            hand_eye = record.now.cameras["wrist"].hand_eye
+            assert hand_eye is not None
+            off = rigid.transform(np.eye(3), [moved_mm / 1e3, 0, 0])
+            pose = (np.reshape(hand_eye.pose, (4, 4)) @ off).reshape(-1).tolist()
+            moved = msgspec.structs.replace(hand_eye, pose=tuple(pose))
+            record.put(lambda now: with_camera(now, "wrist", hand_eye=moved))
+        return config
+
+    return make
+
+
+def test_a_camera_that_moved_since_is_found_from_where_the_arm_stands(
+    calibrated: Callable[..., Path],
+) -> None:
+    config = calibrated("sound")
+    before = config.read_bytes()
+    said = run("verify", "--drift", "--config", config, "--json")
+    assert said.exit_code == 0, (said.output, said.exception)
+    found = msgspec.json.decode(said.stdout, type=Check)
+    wrist = found.cameras["wrist"]
+    assert found.level == "pass" and wrist.stands == LOOKS
+    assert wrist.drift_px is not None and wrist.drift_px < 3.0
+    assert wrist.drift_mm is not None and wrist.drift_mm < 2.0
+    assert config.read_bytes() == before
+    text = run("verify", "--drift", "--config", calibrated("moved", 12.0), "--camera", "wrist")
+    assert text.exit_code == 1, (text.output, text.exception)
+    assert "fail: wrist: the board is not where it was by" in text.stdout
+    assert "px (fail above 8)" in text.stdout and "mm (fail above 5)" in text.stdout
+
+
+def test_a_drift_that_can_not_be_told_is_no_pass(calibrated: Callable[..., Path]) -> None:
+    config = calibrated("small")
+    config.write_text(
+        config.read_text().replace("width: 640, height: 480", "width: 320, height: 240")
+    )
+    away = run(
+        *("verify", "--drift", "--config", config, "--limit-px", "3"),
+        *("--set", "bench.options.board.at=hand"),
+    )
+    assert away.exit_code == 1, (away.output, away.exception)
+    assert "fail: wrist: not checked: the board is not seen" in away.stdout
+    for options, words in (
+        (["--drift", "--camera", "front"], "'front' is was never calibrated"),
+        (["--drift", "--camera", "side"], "no camera 'side'"),
+        (["--drift", "--set", "cameras.wrist.width=320"], "expected 640x480, found 320x480"),
+        ([], "a capture, or --drift alone"),
+        (["somewhere", "--drift", "--camera", "wrist"], "leave out --camera"),
+    ):
+        wrong = run("verify", "--config", config, *options)
+        assert isinstance(wrong.exception, EntracteError), (options, wrong.output)
+        assert words in str(wrong.exception)
+
+
+def test_a_start_is_refused_before_anything_moves_where_a_camera_moved(
+    calibrated: Callable[..., Path], tmp_path: Path
+) -> None:
+    """Also by cameras that work with smaller pictures than they were calibrated with."""
+    package = policy_package(tmp_path / "package", ("front", "wrist")).folder
+    config = calibrated("at-start", 12.0)
+    config.write_text(
+        config.read_text().replace("width: 640, height: 480", "width: 128, height: 96")
+    )
+    wrist = ["--set", "calibration.drift_cameras=[wrist]", "--set", "link.enabled=false"]
+    folder = tmp_path / "run"
+    words = ["start", "--package", package, "--config", config, "--run-dir", folder, *wrist]
+    refused = CliRunner().invoke(robot_run, [str(word) for word in words])
+    assert isinstance(refused.exception, CheckFailed), (refused.output, refused.exception)
+    for sentence in ("within 8 px and 5 mm", "wrist: the board is not where it was by", "mm (fail"):
+        assert sentence in str(refused.exception)
+    assert sorted(path.name for path in folder.iterdir()) == ["drift"]  # no process of a run began
+
+    said: list[str] = []
+    sound = load_config(calibrated("at-start-again"), ["calibration.drift_cameras=[wrist]"])
+    require_in_place(sound, tmp_path / "sound", said.append)
+    assert said == ["looking for the calibration's board: has wrist moved?"]
+    lost = msgspec.structs.replace(sound.calibration, chain="nowhere.yaml")
+    with pytest.raises(ConfigError, match=r"nowhere\.yaml is no chain of joints"):
+        require_in_place(
+            msgspec.structs.replace(sound, calibration=lost), tmp_path / "lost", said.append
+        )
 
 
 def test_depths_of_another_unit_fail(taken: tuple[Path, Result], tmp_path: Path) -> None:

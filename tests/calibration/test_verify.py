@@ -77,9 +77,14 @@ def test_a_camera_that_is_not_where_it_was_calibrated_fails(
     # Where the board is known, a single picture shows as much, and by how much.
     sound = verify(Record(config).now, again, drift=True).cameras["wrist"]
     assert sound.drift_mm is not None and sound.drift_mm < 2.5
+    assert sound.drift_px is not None and 0.1 < sound.drift_px < 4.0
+    tight = verify(Record(config).now, again, drift=True, limit_px=0.1)
+    assert tight.level == "fail" and "px (fail above 0.1)" in tight.reasons[0]
     moved = verify(bumped(config, 8.0), again, drift=True)
     drift_mm = moved.cameras["wrist"].drift_mm
     assert moved.level == "fail" and drift_mm == pytest.approx(8.0, abs=2.0)
+    drift_px = moved.cameras["wrist"].drift_px  # 600 px a radian, 0.35 to 0.6 m away
+    assert drift_px is not None and 6.0 < drift_px < 16.0
     # And a board that was moved is one that is elsewhere: by 5 cm along each axis.
     away = verify(Record(config).now, other, drift=True).cameras["wrist"].drift_mm
     assert away == pytest.approx(np.sqrt(3) * 50, abs=3.0)

@@ -48,6 +48,22 @@ def test_where_a_camera_is_is_a_rigid_transform(pose: str) -> None:
         load_config(None, [f"cameras.front.pose={pose}"])
 
 
+def test_who_looks_for_a_board_was_calibrated() -> None:
+    calibrated = ["calibration.file=calibration.json", "calibration.drift_cameras=[front]"]
+    assert load_config(None, calibrated).calibration.drift_cameras == ("front",)
+    for overrides, words in (
+        (calibrated[1:], "without a calibration: expected calibration.file"),
+        (
+            [*calibrated, "calibration.drift_cameras=[side]"],
+            r"some of \['front', 'wrist'\], found side",
+        ),
+        ([*calibrated, "calibration.drift_px=0"], r"calibration\.drift_px: expected >= 0.01"),
+        ([*calibrated, "calibration.drift_mm=.inf"], "expected a finite number"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            load_config(None, overrides)
+
+
 @pytest.mark.parametrize("value", ["0", "-1"])
 def test_a_ring_has_room(value: str) -> None:
     with pytest.raises(ConfigError, match=r"recording\.ring_s"):

@@ -64,8 +64,9 @@ class ServerKey:
     def announce(self, trainer: str, now_unix_s: float, *, anew: bool = False) -> NextServerKey:
         """Have a next key wait, and robots told of it; one that waits already stays. `anew`: another in its
         place, which robots that have heard of it forget it for."""
-        present = self._store.own().public
+        self._store.own()  # or there is no folder to lock
         with locked(self._store.folder / LOCK_FILE):
+            present = self._store.own().public
             waiting, before = self.waiting(), self._read()
             if waiting is not None and not anew:
                 return waiting

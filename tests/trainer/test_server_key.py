@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import sys
 from pathlib import Path
@@ -11,10 +12,11 @@ import zmq
 
 from contracts.errors import ConfigError
 from contracts.files.keys import KeyStore, write_secret
+from contracts.files.lock import locked
 from contracts.key_rotation import NextServerKey, read_next
 from contracts.sockets import Client, Doorman, Pass, open_socket
 from contracts.sockets.curve import new_pair
-from trainer import keys_command
+from trainer import keys_command, server_key
 from trainer.door import KEYS_FOLDER
 from trainer.server_key import ANNOUNCED, ServerKey
 from trainer.signing import SigningKey
@@ -203,6 +205,24 @@ def test_a_next_key_that_outlived_the_present_one_is_not_used_again(trainer: Tra
     assert trainer.key.announce("lab", 5.0) == said
     trainer.store.add(trainer.pass_of("arm", trainer.robot.own().public))
     assert trainer.key.adopt(6.0, leave_behind=True)[0].public == said.new
+
+
+def test_a_key_taken_into_use_by_another_command_is_the_one_that_the_next_follows(
+    trainer: Trainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer.key.announce("lab", 3.0)
+    adopted = trainer.tell().new
+
+    def late(path: Path) -> contextlib.AbstractContextManager[None]:
+        """As where `adopt-curve` has the lock, and this command waits for it."""
+        monkeypatch.setattr(server_key, "locked", locked)
+        ServerKey(trainer.root, trainer.store).adopt(4.0)
+        return locked(path)
+
+    monkeypatch.setattr(server_key, "locked", late)
+    said = trainer.key.announce("lab", 5.0, anew=True)
+    assert said.old == adopted == trainer.store.own().public
+    assert trainer.key.waiting() == said, "or no robot would be told of it"
 
 
 def test_a_broken_off_announcement_goes_on_with_its_key(trainer: Trainer) -> None:

@@ -26,7 +26,7 @@ from contracts.messages import (
     RobotKeyStored,
     TrainerKeys,
 )
-from contracts.sockets import Doorman, KeyPair, Limits, Pass, Visitor, bindable, is_local
+from contracts.sockets import Doorman, KeyPair, Limits, Visitor, bindable, is_local
 from trainer.config import LimitsSection, ListenSection
 from trainer.metrics import Metrics
 from trainer.server_key import ServerKey
@@ -119,23 +119,10 @@ class Door:
         """Let a robot's new key in; it is on disk when this returns. It is valid as long as the old one was
         to be. Raises `WireError` on a connection without a valid key, for no key, and for one that is known
         already: it would take that from whose it is."""
-        old = {one.key: one for one in self._store.passes()}.get(visitor.key)
-        if old is None:
+        if not visitor.key:
             raise WireError("a new key came on a connection without one", found=message.robot_id)
-        now_s = time.time()
-        lasts_s = old.expires_unix_s - old.enrolled_unix_s if old.expires_unix_s else 0.0
         try:
-            self._store.renew(
-                Pass(
-                    name=visitor.name,
-                    key=message.key,
-                    enrolled_unix_s=now_s,
-                    expires_unix_s=now_s + lasts_s if lasts_s else 0.0,
-                    replaces=visitor.key,
-                    holds=old.holds,
-                ),
-                now_s,
-            )
+            self._store.renew(visitor.name, visitor.key, message.key, time.time())
         except ConfigError as error:
             raise WireError("unusable new key", found=str(error)) from error
         return RobotKeyStored(message.key)

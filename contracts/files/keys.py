@@ -140,23 +140,32 @@ class KeyStore:
 
         self._edit(edit)
 
-    def renew(self, new: Pass, now_unix_s: float) -> None:
-        """`new` waits beside the key that it `replaces`, which must be valid now and of that name. Raises
-        `ConfigError` for a key that this end knows already: it is another's, was given up, or is this one's
-        own; the same once more is fine."""
-        checked(new.key)
+    def renew(self, name: str, old_key: str, key: str, now_unix_s: float) -> None:
+        """`key` waits beside `old_key`, which must be valid now and of that name, and lasts as long as
+        that one was to. Raises `ConfigError` for a key that this end knows already: it is another's, was
+        given up, or is this one's own; the same once more is fine."""
+        checked(key)
 
         def edit(passes: tuple[Pass, ...]) -> tuple[Pass, ...]:
             known = {one.key: one for one in passes}
-            old, same = known.get(new.replaces), known.get(new.key)
-            if old is None or old.name != new.name or old.problem(now_unix_s):
-                raise ConfigError("the old key is not valid any more", found=new.name)
+            old, same = known.get(old_key), known.get(key)
+            if old is None or old.name != name or old.problem(now_unix_s):
+                raise ConfigError("the old key is not valid any more", found=name)
             if same is not None:
-                told = (same.name, same.replaces) == (new.name, new.replaces)
+                told = (same.name, same.replaces) == (name, old_key)
                 if told and not same.problem(now_unix_s):
                     return passes
                 raise ConfigError("a new key that is known already", found=f"that of {same.name}")
-            kept = [one for one in passes if one.name != new.name or one.key == new.replaces]
+            lasts_s = old.expires_unix_s - old.enrolled_unix_s if old.expires_unix_s else 0.0
+            new = Pass(
+                name=name,
+                key=key,
+                enrolled_unix_s=now_unix_s,
+                expires_unix_s=now_unix_s + lasts_s if lasts_s else 0.0,
+                replaces=old_key,
+                holds=old.holds,
+            )
+            kept = [one for one in passes if one.name != name or one.key == old_key]
             return (*kept, new)
 
         self._edit(edit)

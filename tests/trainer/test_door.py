@@ -3,6 +3,7 @@ trainer's new keys while a command changes them."""
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +14,7 @@ import zmq
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from contracts.errors import WireError
-from contracts.files import atomic
+from contracts.files import atomic, keys
 from contracts.files.keys import KeyStore, write_secret
 from contracts.files.lock import locked
 from contracts.key_rotation import NEXT_KEY, announce, follow, read_next
@@ -70,6 +71,23 @@ def test_a_new_key_told_twice_is_taken_once(door: Door, store: KeyStore) -> None
     assert [one.key for one in store.passes() if one.name == "a"] == [new]
 
 
+def test_a_new_key_has_its_robots_word_on_the_next_one_also_where_both_come_at_once(
+    door: Door, store: KeyStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held, new = (new_pair().public for _ in range(2))
+
+    def late(path: Path) -> contextlib.AbstractContextManager[None]:
+        """As where the acknowledgement has the lock, and the new key waits for it."""
+        monkeypatch.setattr(keys, "locked", locked)
+        assert store.note_held("a", held)
+        return locked(path)
+
+    monkeypatch.setattr(keys, "locked", late)
+    door.renew(Visitor(1, "a", A), RobotKey("a", new))
+    mine = {one.key: one.holds for one in store.passes() if one.name == "a"}
+    assert mine == {A: held, new: held}
+
+
 def test_who_was_revoked_a_moment_ago_gives_itself_no_new_key(door: Door, store: KeyStore) -> None:
     """The doorman looks at its list a few times a second; this is told within that time."""
     store.revoke("a", 3.0)
@@ -80,9 +98,9 @@ def test_who_was_revoked_a_moment_ago_gives_itself_no_new_key(door: Door, store:
 
 def believed(heard: list[TrainerKeys | NextKey], pinned: str, store: KeyStore) -> str:
     """The next key (Z85) that a robot with that signing key takes of a chain and a next key after it."""
-    keys, message = heard
-    assert isinstance(keys, TrainerKeys) and isinstance(message, NextKey)
-    newest = follow(pinned, keys.statements)
+    chain, message = heard
+    assert isinstance(chain, TrainerKeys) and isinstance(message, NextKey)
+    newest = follow(pinned, chain.statements)
     return read_next(message, signing_key=newest, present=store.own().public).new
 
 

@@ -362,6 +362,8 @@ def main(arguments: list[str] | None = None) -> int:
 
             signal.signal(signal.SIGTERM, stop)
             signal.signal(signal.SIGINT, stop)
+            # The supervisor held them back until here: told before it listens, it ends in order as well.
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM, signal.SIGINT))
             try:
                 link.run()
             finally:

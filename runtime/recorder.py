@@ -304,6 +304,8 @@ def main() -> int:
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # The supervisor held them back until here: told while it was being imported, it ends in order as well.
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM, signal.SIGINT))
     with Board.open(described.board_path) as board, Ring.open(described.ring_path) as ring:
         recorder: Recorder | None = None
         try:

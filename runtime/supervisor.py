@@ -47,6 +47,8 @@ _STOP_S = 10.0
 _DRAIN_S = 30.0
 _MAX_RESTARTS, _RESTARTS_WITHIN_S = 5, 60.0
 _MEMORY_EVERY_S = 1.0
+_IN_ORDER = ("link", "recorder")
+"""Processes with something to bring to an end: what lies in the ring."""
 EXIT_INTERRUPTED = 130
 EXIT_PROCESS_DIED = 4
 EXIT_WRONG = 2
@@ -254,6 +256,7 @@ class Supervisor:
         logs.mkdir(exist_ok=True)
         if child.name == "link":
             self.board.link_ready = 0
+        begin = _begin_in_order if child.name in _IN_ORDER else _die_with_parent
         with (logs / f"{child.name}.log").open("ab") as log:
             child.process = subprocess.Popen(
                 [
@@ -266,7 +269,7 @@ class Supervisor:
                 env={**_ENVIRONMENT, **os.environ},
                 # A group of its own: Ctrl-C reaches the supervisor alone, which then stops them in order.
                 start_new_session=True,
-                preexec_fn=_die_with_parent,  # noqa: PLW1509 one system call, no lock taken
+                preexec_fn=begin,  # noqa: PLW1509 a system call or two, no lock taken
             )
         if self.run.config.robot.nice:
             with contextlib.suppress(OSError):
@@ -366,11 +369,6 @@ class Supervisor:
         if process is None or process.poll() is not None:
             return
         if not asked:
-            give_up_s = time.monotonic() + patience_s
-            while child.name == "link" and not self.board.link_ready and process.poll() is None:
-                if time.monotonic() > give_up_s:
-                    break
-                time.sleep(_POLL_S)  # told before it listens, it would leave what is in the ring
             process.terminate()
         for escalate in (None, process.terminate, process.kill):
             if escalate is not None:
@@ -406,6 +404,13 @@ def _die_with_parent() -> None:
     """In the child: SIGTERM when the supervisor is gone, however it went (Linux)."""
     if _LIBC is not None:
         _LIBC.prctl(1, signal.SIGTERM)
+
+
+def _begin_in_order() -> None:
+    """In the child, too: it hears that it is to end once it has said how (`pthread_sigmask`). Told while it
+    is still being imported, it would leave what is in the ring."""
+    _die_with_parent()
+    signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT))
 
 
 def supervise(

@@ -1,0 +1,46 @@
+"""A process that is told to end while it is still being imported does what it is there for, and then ends."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import pytest
+from recording_run import check_whole, packets, push, recording_run, session
+
+from contracts.files.log_to_dataset import read_episode
+from runtime.supervisor import Supervisor
+
+SOCKETS = ("frames", "episodes", "weights", "health")
+
+
+@pytest.mark.parametrize("name", ["recorder", "link"])
+def test_told_to_end_at_once_it_still_takes_what_is_in_the_ring(tmp_path: Path, name: str) -> None:
+    root = tmp_path / "data"
+    nobody = [f"link.{socket}=tcp://127.0.0.1:9" for socket in SOCKETS]
+    with recording_run(tmp_path / "run", root, *nobody) as made:
+        sink = "link" if name == "link" else "dataset"
+        run = msgspec.structs.replace(made, plan=msgspec.structs.replace(made.plan, sink=sink))
+        run.save()
+        robot = Supervisor(run)
+        assert robot._ring is not None
+        for parts in (session(), *packets(0)):
+            assert push(robot._ring, parts)
+        child = robot.child(name)
+        try:
+            robot._start(child)
+            robot._end(child, 60.0, asked=False)
+            said = (Path(run.run_dir) / "logs" / f"{name}.log").read_text()
+            assert child.code == 0, said
+        finally:
+            if child.process is not None:
+                child.process.kill()
+                child.process.wait()
+            robot.board.close()
+            robot._ring.close()
+        if name == "recorder":
+            assert check_whole(root) == [0]
+            assert (Path(run.run_dir) / "recorder.json").exists()
+        else:
+            (log,) = run.spool_dir.glob("*.elog")
+            assert read_episode(log).end.reason == "completed"

@@ -63,11 +63,11 @@ def keep_key(path: Path) -> str:
 class Doors:
     """The rules for one server on `port`."""
 
-    def __init__(self, section: OperatorSection, port: int, key_file: Path) -> None:
+    def __init__(self, section: OperatorSection, port: int, key_file: Path | None) -> None:
         self.token = read_token(section)
-        self.page_key = keep_key(key_file)
-        """What the page sends with each request that changes something. The same for the whole run: a page
-        that is open goes on working when this process is started again."""
+        self.page_key = secrets.token_urlsafe(24) if key_file is None else keep_key(key_file)
+        """What the page sends with each request that changes something. With a file the same for the whole
+        run: a page that is open goes on working when this process is started again."""
         names = {in_url(name) for name in (*section.web_hosts, section.web_address)}
         if is_loopback(section.web_address):
             names |= set(_LOCAL)

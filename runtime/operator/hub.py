@@ -8,7 +8,6 @@ import time
 
 from runtime.board import Board
 from runtime.operator.commands import Answer, Command, Desk
-from runtime.operator.doors import Doors
 from runtime.operator.feed import Feed
 from runtime.operator.pictures import Pictures
 from runtime.operator.status import Looker
@@ -33,7 +32,6 @@ class Hub:
         self.pictures = Pictures(self.looker, operator.picture_rate_hz, operator.picture_width)
         self.feed = Feed(MOST_VIEWERS)
         self.stop = threading.Event()
-        self.doors: Doors | None = None
         self._desk = Desk(board, "web", run.desk_path("web"))
         self._lock = threading.Condition()
         self._answers: dict[int, Answer] = {}

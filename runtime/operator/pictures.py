@@ -5,22 +5,10 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
-
-import numpy as np
 
 from contracts.errors import EntracteError
+from runtime.operator.pages import Jpeg, jpeg
 from runtime.operator.status import Looker
-
-QUALITY = 75
-
-
-@dataclass(frozen=True, slots=True)
-class Jpeg:
-    """`number`: of the picture in its camera's count."""
-
-    number: int
-    data: bytes
 
 
 class Pictures:
@@ -64,19 +52,7 @@ class Pictures:
                 return known[0] if known else None
             if frame is None:
                 return None
-            jpeg = Jpeg(frame.number, _jpeg(frame.rgb, self._width))
-            self._newest[camera] = (jpeg, now_s)
+            found = Jpeg(frame.number, jpeg(frame.rgb, self._width))
+            self._newest[camera] = (found, now_s)
             self.encoded += 1
-            return jpeg
-
-
-def _jpeg(rgb: np.ndarray, width: int) -> bytes:
-    import cv2
-
-    from contracts.images import encode_jpeg
-
-    height, across = rgb.shape[:2]
-    if across > width:
-        size = (width, max(1, round(height * width / across)))
-        rgb = cv2.resize(rgb, size, interpolation=cv2.INTER_AREA)
-    return encode_jpeg(rgb, QUALITY)
+            return found

@@ -262,52 +262,7 @@ function draw() {
   pen.setLineDash([]);
 }
 
-// -- cameras: the next pictures are asked for when the last ones are there, so a slow viewer sees fewer. All by
-// one request: a browser has six connections for all its windows on this robot, and a STOP needs one.
-
-function makeCameras() {
-  for (const name of about.cameras) {
-    const figure = document.createElement("figure");
-    figure.id = `camera-${name}`;
-    const image = document.createElement("img");
-    image.alt = `what the ${name} camera sees`;
-    const caption = document.createElement("figcaption");
-    caption.append(document.createElement("b"), document.createElement("span"));
-    caption.firstChild.textContent = name;
-    figure.append(image, caption);
-    byId("cameras").append(figure);
-  }
-  if (about.cameras.length) watch();
-}
-
-async function watch() {
-  const after = new URLSearchParams(about.cameras.map((name) => [name, "0"]));
-  const pause = (ms) => new Promise((done) => setTimeout(done, ms));
-  while (!ended) {
-    if (document.hidden) { await pause(500); continue; }
-    const asked = performance.now();
-    try {
-      const response = await fetch(`/pictures?${after}`);
-      if (response.status === 200) {
-        const data = await response.blob();
-        let start = 0;
-        for (const [name, number, length] of JSON.parse(response.headers.get("X-Pictures"))) {
-          const image = byId(`camera-${name}`).querySelector("img");
-          const old = image.src;
-          image.src = URL.createObjectURL(data.slice(start, start += length, "image/jpeg"));
-          if (old) URL.revokeObjectURL(old);
-          image.dataset.picture = String(number);
-          after.set(name, String(number));
-        }
-      } else {
-        await pause(300);
-      }
-    } catch {
-      await pause(1000);
-    }
-    await pause(Math.max(0, 1000 / about.picture_rate_hz - (performance.now() - asked)));
-  }
-}
+// -- cameras
 
 function camera(name, c) {
   const figure = byId(`camera-${name}`);
@@ -353,6 +308,7 @@ setInterval(() => {
 text("robot", about.robot);
 text("task", about.task);
 document.title = `${about.robot} – Entracte`;
-makeCameras();
+makeCameras(byId("cameras"), about.cameras);
+watchPictures(about.cameras, about.picture_rate_hz, () => ended);
 listen();
 window.addEventListener("resize", draw);

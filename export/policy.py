@@ -14,7 +14,7 @@ from contracts.package import PREFIX, PREFIX_WEIGHT, ChunkSpec, Provenance, no_p
 from export.exporters import AUTO
 from export.onnx import GraphSource
 from export.package import draft_manifest, export_package, torch_outputs
-from trainer.policies import noise_actor
+from trainer.policies import actors
 from trainer.policies.flow import (
     ARCHITECTURE,
     EXAMPLES_FILE,
@@ -49,9 +49,15 @@ def _trained(source: Path) -> tuple[FlowPolicy, dict[str, np.ndarray]]:
     return policy, read_safetensors(data, str(source / EXAMPLES_FILE), REMEDY)
 
 
-def export_steered(source: Path, folder: Path, bound: float, exporter: str = AUTO) -> Package:
-    """Package of a flow policy (a trained folder, or a package) with an untrained noise actor within
-    +-`bound` before its flow; a release then carries the actor alone. Raises `PackageError`."""
+def export_with_actor(
+    source: Path,
+    folder: Path,
+    kind: type[actors.ActorHead],
+    settings: actors.ActorSettings,
+    exporter: str = AUTO,
+) -> Package:
+    """Package of a flow policy (a trained folder, or a package) with an untrained actor of that kind; a
+    release then carries the actor alone. Raises `PackageError`."""
     prefixed = True
     if (source / MANIFEST_FILE).is_file():
         package = load_package(source)
@@ -62,8 +68,8 @@ def export_steered(source: Path, folder: Path, bound: float, exporter: str = AUT
     else:
         policy, examples = _trained(source)
     torch.manual_seed(0)
-    steered = noise_actor.steer(policy, noise_actor.NoiseConfig(bound=bound))
-    return package_policy(steered, examples, folder, exporter, prefixed=prefixed)
+    acted = actors.with_actor(policy, kind, settings)
+    return package_policy(acted, examples, folder, exporter, prefixed=prefixed)
 
 
 def takes_prefix(package: Package) -> bool:
@@ -96,9 +102,9 @@ def package_policy(
         for number, case in enumerate(observed)
     ]
     architecture, settings, refinable = ARCHITECTURE, settings_of(config), REFINABLE
-    if isinstance(policy.head, noise_actor.SteeredHead):
-        architecture, refinable = noise_actor.ARCHITECTURE, (noise_actor.PREFIX,)
-        settings |= noise_actor.settings_of(policy.head)
+    if isinstance(policy.head, actors.ActorHead):
+        architecture, refinable = policy.head.ARCHITECTURE, (policy.head.prefix(),)
+        settings |= actors.settings_of(policy.head)
     draft = draft_manifest(
         model="policy",
         architecture=architecture,

@@ -31,6 +31,19 @@ def command(
             "releases then carry the actor alone (DSRL). 0: none."
         ),
     ] = 0.0,
+    residual: Annotated[
+        float,
+        typer.Option(
+            help="Put an untrained residual within +-so many degrees a joint behind the flow (SOURCE may "
+            "be a package); releases then carry the residual alone. 0: none."
+        ),
+    ] = 0.0,
+    residual_share: Annotated[
+        float,
+        typer.Option(
+            help="With --residual: of joints in other units (a gripper), so much of the range."
+        ),
+    ] = 0.05,
     dataset: Annotated[
         Path | None,
         typer.Option(
@@ -82,9 +95,11 @@ def command(
     from export.lerobot.checkpoint import find_checkpoint
     from export.lerobot.robot import RobotOptions
     from export.parity.measure import replay
-    from export.policy import export_policy, export_steered
+    from export.policy import export_policy, export_with_actor
     from export.summary import show
     from trainer.policies.flow import CONFIG_FILE
+    from trainer.policies.noise_actor import NoiseConfig, SteeredHead
+    from trainer.policies.residual import ResidualConfig, ResidualHead
 
     require_place(package, source)
     robot = RobotOptions(
@@ -97,13 +112,22 @@ def command(
         dataset=dataset,
     )
     told = robot != RobotOptions() or bool(scheduler or steps)
-    if noise_actor:
+    if noise_actor and residual:
+        raise ConfigError(
+            "one actor refines a policy", expected="--noise-actor or --residual", found="both"
+        )
+    if noise_actor or residual:
         if told:
             raise ConfigError(
-                "a noise actor steers a policy of our own, which knows its robot",
+                "an actor refines a policy of our own, which knows its robot",
                 remedy=f"leave out the options of {_PANEL}",
             )
-        made = export_steered(source, package, noise_actor, exporter)
+        if noise_actor:
+            steered = NoiseConfig(bound=noise_actor)
+            made = export_with_actor(source, package, SteeredHead, steered, exporter)
+        else:
+            bound = ResidualConfig(degrees=residual, share=residual_share)
+            made = export_with_actor(source, package, ResidualHead, bound, exporter)
         show(made, replay(made), json)
         return
     ours, lerobot = (source / CONFIG_FILE).is_file(), find_checkpoint(source) is not None

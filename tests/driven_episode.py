@@ -74,7 +74,6 @@ class Driver:
             "chunk": whole[0],
             "chunk_index": whole[1],
             "time.inference": begun,
-            "intervention": np.zeros(episode.steps, bool),
         }
         start = msgspec.structs.replace(
             episode.start,

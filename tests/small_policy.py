@@ -42,6 +42,8 @@ def episode(seq: int, steps: int = 9, rate_hz: float = 10.0) -> StoredEpisode:
         "observation.state": rng.normal(size=(steps, 6)).astype(np.float32) * 20,
         "action": rng.normal(size=(steps, 6)).astype(np.float32) * 20 + 30,
         "time.tick": 5.0 + np.arange(steps) / rate_hz,
+        "intervention": np.zeros(steps, bool),
+        "gate.verdict": np.zeros(steps, np.int64),
     }
     pictures = Frames(rng.integers(0, 255, (steps, HEIGHT, WIDTH, 3), dtype=np.uint8))
     end = EpisodeEnd(seq, steps, "time_limit")

@@ -16,10 +16,12 @@ from contracts.files.packages import Package
 
 if TYPE_CHECKING:
     from export.onnx import GraphSource
+    from trainer.policies.flow import FlowPolicy
 
 REFERENCES = {
     "flow": "export.parity.torch_side:flow",
     "flow-noise-actor": "export.parity.torch_side:steered",
+    "flow-residual": "export.parity.torch_side:residual",
     "edge": "export.parity.torch_side:edge",
     "edge-demo": "export.parity.torch_side:edge",
     "lerobot-act": "export.lerobot.package:reference",
@@ -61,19 +63,31 @@ def run(source: GraphSource, inputs: Mapping[str, np.ndarray]) -> dict[str, np.n
 
 def flow(package: Package) -> tuple[GraphSource, ...]:
     """A flow policy of `robot-trainer imitate`."""
-    from export.policy import graph_sources, takes_prefix
     from trainer.policies.flow import FlowPolicy
 
-    policy, seen = FlowPolicy.from_package(package), dict(package.golden["trunk"][0].inputs)
-    return graph_sources(policy, seen, prefixed=takes_prefix(package))
+    return _graphs(package, FlowPolicy.from_package(package))
 
 
 def steered(package: Package) -> tuple[GraphSource, ...]:
     """A flow policy whose noise comes from a noise actor."""
-    from export.policy import graph_sources, takes_prefix
-    from trainer.policies.noise_actor import steered_of_package
+    from trainer.policies.actors import policy_of_package
+    from trainer.policies.noise_actor import SteeredHead
 
-    policy, seen = steered_of_package(package), dict(package.golden["trunk"][0].inputs)
+    return _graphs(package, policy_of_package(package, SteeredHead))
+
+
+def residual(package: Package) -> tuple[GraphSource, ...]:
+    """A flow policy whose chunks are shifted by a residual actor."""
+    from trainer.policies.actors import policy_of_package
+    from trainer.policies.residual import ResidualHead
+
+    return _graphs(package, policy_of_package(package, ResidualHead))
+
+
+def _graphs(package: Package, policy: FlowPolicy) -> tuple[GraphSource, ...]:
+    from export.policy import graph_sources, takes_prefix
+
+    seen = dict(package.golden["trunk"][0].inputs)
     return graph_sources(policy, seen, prefixed=takes_prefix(package))
 
 

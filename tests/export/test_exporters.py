@@ -17,8 +17,10 @@ from contracts.files.packages import load_package
 from export import exporters
 from export.onnx import ExportedGraph, GraphSource, export_graph
 from export.policy import graph_sources, package_policy
+from trainer.policies.actors import ActorHead, ActorSettings, with_actor
 from trainer.policies.flow import FlowHead, FlowPolicy
-from trainer.policies.noise_actor import NoiseConfig, steer
+from trainer.policies.noise_actor import NoiseConfig, SteeredHead
+from trainer.policies.residual import ResidualConfig, ResidualHead
 from trainer.rewards.edge_twin import head_of_package
 
 PRETRAINED = Path(__file__).parents[2] / "pretrained"
@@ -32,9 +34,17 @@ def _policy_head() -> GraphSource:
 
 
 def _noise_actor_head() -> GraphSource:
+    return _actor_head(SteeredHead, NoiseConfig())
+
+
+def _residual_head() -> GraphSource:
+    return _actor_head(ResidualHead, ResidualConfig())
+
+
+def _actor_head(kind: type[ActorHead], settings: ActorSettings) -> GraphSource:
     package = load_package(PRETRAINED / "policy-open_drawer")
     torch.manual_seed(0)
-    policy = steer(FlowPolicy.from_package(package), NoiseConfig())
+    policy = with_actor(FlowPolicy.from_package(package), kind, settings)
     return graph_sources(policy, dict(package.golden["trunk"][0].inputs))[1]
 
 
@@ -54,6 +64,7 @@ def _reward_head() -> GraphSource:
     [
         *((_policy_head, name) for name in ("optimum", "legacy")),
         *((_noise_actor_head, name) for name in EXPORTERS),
+        *((_residual_head, name) for name in EXPORTERS),
         *((_reward_head, name) for name in ("optimum", "legacy")),
     ],
 )

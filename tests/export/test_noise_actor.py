@@ -14,10 +14,11 @@ from contracts.files.packages import Package, load_package
 from contracts.package import no_prefix
 from export.app import app
 from export.check import check_package
-from export.policy import export_steered
+from export.policy import export_with_actor
 from runtime.engines import EngineOptions, open_engine
+from trainer.policies.actors import actor_tensors, policy_of_package
 from trainer.policies.flow import FlowPolicy
-from trainer.policies.noise_actor import SteeredHead, actor_tensors, steered_of_package
+from trainer.policies.noise_actor import NoiseConfig, SteeredHead
 
 PRETRAINED = Path(__file__).parents[2] / "pretrained" / "policy-open_drawer"
 BOUND = 1.5
@@ -44,7 +45,7 @@ def test_a_release_carries_the_actor_alone_and_the_flow_is_the_base_policys(
 ) -> None:
     base = load_package(PRETRAINED)
     names = {spec.name for spec in package.manifest.refinable}
-    policy = steered_of_package(package)
+    policy = policy_of_package(package, SteeredHead)
     assert isinstance(policy.head, SteeredHead)
     assert names == set(actor_tensors(policy.head)) and len(names) == 8
     assert package.weights.keys() - base.weights.keys() == names
@@ -87,7 +88,7 @@ def test_a_pushed_actor_decides_the_noise_and_never_leaves_its_bound(package: Pa
 
 def test_a_bound_that_is_none_is_refused(tmp_path: Path) -> None:
     with pytest.raises(PackageError, match="sizes"):
-        export_steered(PRETRAINED, tmp_path / "package", -1.0)
+        export_with_actor(PRETRAINED, tmp_path / "package", SteeredHead, NoiseConfig(bound=-1.0))
 
 
 @pytest.mark.parametrize(

@@ -16,9 +16,12 @@ from tiny_vlm import build_vlm
 from contracts.errors import MissingDependency
 from contracts.files.packages import Package, write_package
 from export.encoders import export_encoder
-from export.policy import export_steered
+from export.policy import export_with_actor
 from export.support import PackageSupport, markdown, support
 from export.vlm import VlmOptions, export_vlm
+from trainer.policies.actors import ActorHead, ActorSettings
+from trainer.policies.noise_actor import NoiseConfig, SteeredHead
+from trainer.policies.residual import ResidualConfig, ResidualHead
 from trainer.rewards.vlm.asking import Asking
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -52,8 +55,15 @@ def test_policy_and_reward_parse_build_and_every_refinable_tensor_can_be_refitte
 
 @needs_rtx
 @pytest.mark.slow
-def test_the_noise_actors_head_parses_builds_and_refits(tmp_path: Path) -> None:
-    package = export_steered(POLICY, tmp_path / "steered", bound=0.5)
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [(SteeredHead, NoiseConfig(bound=0.5)), (ResidualHead, ResidualConfig())],
+    ids=["noise", "residual"],
+)
+def test_an_actors_head_parses_builds_and_refits(
+    kind: type[ActorHead], settings: ActorSettings, tmp_path: Path
+) -> None:
+    package = export_with_actor(POLICY, tmp_path / "acted", kind, settings)
     found = support(package.folder)
     require_all_taken(found)
     assert found.graphs[1].refinable == len(package.manifest.refinable) > 0

@@ -340,7 +340,7 @@ class FlowPolicy(nn.Module):
             ) from error
         policy = FlowPolicy(config)
         weights = read_safetensors(data, str(folder / WEIGHTS_FILE), REMEDY)
-        policy._take(weights, str(folder))
+        policy.take(weights, folder)
         return policy.eval()
 
     @staticmethod
@@ -351,10 +351,11 @@ class FlowPolicy(nn.Module):
         policy = FlowPolicy(config)
         tensors = float_weights(package.manifest, package.weights)
         weights = {name.replace("/", ".", 1): value for name, value in tensors.items()}
-        policy._take(weights, str(package.folder))
+        policy.take(weights, package.folder)
         return policy.eval()
 
-    def _take(self, weights: Mapping[str, np.ndarray], what: str) -> None:
+    def take(self, weights: Mapping[str, np.ndarray], what: object) -> None:
+        """All weights by their name in the state dict. Raises `PackageError` naming `what` they are of."""
         tensors = {name: torch.from_numpy(np.array(value)) for name, value in weights.items()}
         try:
             self.load_state_dict(tensors)

@@ -24,7 +24,7 @@ from trainer.policies.flow import FlowHead
 from trainer.policies.noise import disturb
 from trainer.refiners.critics import Critics, Rewarding
 from trainer.refiners.episodic import Episodic, EpisodicOptions, Ground
-from trainer.refiners.experience import Trajectory, noise_scales
+from trainer.refiners.experience import Trajectory, noise_scales, outcomes
 from trainer.refiners.head import HeadTrainer, moments, restore_modules, restore_moments
 
 
@@ -129,9 +129,7 @@ class AwrLearner:
                 "imitation_loss": float(np.mean(imitation[1:] or imitation)),
                 "value_loss": float(np.mean(value_loss[1:] or value_loss)),
                 "weight": float(np.mean(weight[1:] or weight)),
-                "successes": float(sum(kept.success for kept in self.own)),
-                "failures": float(sum(not kept.success for kept in self.own)),
-                "fresh_success": float(np.mean([float(kept.success) for kept in fresh] or [0.0])),
+                **outcomes(self.own, fresh),
                 "gradient_steps": float(len(imitation) - 1),
             },
         )

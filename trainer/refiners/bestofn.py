@@ -23,7 +23,7 @@ from trainer.interfaces import Update
 from trainer.policies.flow import FlowHead
 from trainer.policies.noise import disturb
 from trainer.refiners.episodic import Episodic, EpisodicOptions, Ground
-from trainer.refiners.experience import Trajectory, noise_scales
+from trainer.refiners.experience import Trajectory, noise_scales, outcomes
 from trainer.refiners.head import HeadTrainer
 
 
@@ -123,9 +123,7 @@ class Learner:
                 "imitation_loss": float(np.mean(imitation[1:] or imitation)),
                 "critic_loss": float(np.mean(critic[1:] or critic)),
                 "drift": float(np.mean(drift[1:] or drift)),
-                "successes": float(len(successes)),
-                "failures": float(len(self.own) - len(successes)),
-                "fresh_success": float(np.mean([float(kept.success) for kept in fresh] or [0.0])),
+                **outcomes(self.own, fresh),
                 "gradient_steps": float(len(imitation) - 1),
             },
         )

@@ -35,6 +35,15 @@ class Rewarding(NamedTuple):
     outcome: float
     shaping: float
 
+    @staticmethod
+    def of_chunks(
+        execute: int, thin: int, discount: float, outcome: float, shaping: float
+    ) -> Rewarding:
+        """From one chunk to the next where `execute` of its actions are executed, every `thin`-th step was
+        kept and `discount` is per action."""
+        stride = max(1, execute // thin)
+        return Rewarding(stride, discount ** (stride * thin), outcome, shaping)
+
     def of(self, kept: Trajectory, at: int) -> tuple[float, float, int]:
         """Reward and discount of the chunk at step `at`, and the step that follows."""
         after = at + self.stride
@@ -53,15 +62,23 @@ class Rewarding(NamedTuple):
         return found
 
 
-def draw_batch(
-    sources: list[tuple[list[Trajectory], int]], rewarding: Rewarding, rng: np.random.Generator
-) -> Batch:
-    """So many chunks from each list of episodes, every episode as likely as any other."""
+class Source(NamedTuple):
+    """So `many` chunks of these episodes; `helped`: of those alone in which a person moved the arm (in each
+    episode there are some)."""
+
+    episodes: list[Trajectory]
+    many: int
+    helped: bool = False
+
+
+def draw_batch(sources: list[Source], rewarding: Rewarding, rng: np.random.Generator) -> Batch:
+    """Chunks from each source, every episode of it as likely as any other."""
     rows = []
-    for episodes, count in sources:
-        for pick in rng.integers(len(episodes), size=count) if episodes else ():
+    for episodes, many, helped in sources:
+        for pick in rng.integers(len(episodes), size=many) if episodes else ():
             kept = episodes[pick]
-            at = int(rng.integers(len(kept.chunks)))
+            steps = np.flatnonzero(kept.helped) if helped else range(len(kept.chunks))
+            at = int(steps[rng.integers(len(steps))])
             features = kept.features[int(rng.integers(len(kept.features)))]
             reward, discount, after = rewarding.of(kept, at)
             rows.append((features[at], kept.chunks[at], reward, discount, features[after]))

@@ -13,6 +13,7 @@ Needs a package behind a noise actor (`robot-export policy --noise-actor BOUND`)
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,12 +25,13 @@ from torch.nn import functional as F
 
 from contracts import config
 from trainer.interfaces import Update
+from trainer.policies.actors import actor_tensors, policy_of_package
 from trainer.policies.flow import FlowHead
 from trainer.policies.noise import disturb
-from trainer.policies.noise_actor import SteeredHead, actor_tensors, steered_of_package
-from trainer.refiners.critics import Batch, Critics, Rewarding, draw_batch, follow
+from trainer.policies.noise_actor import SteeredHead
+from trainer.refiners.critics import Batch, Critics, Rewarding, Source, draw_batch, follow
 from trainer.refiners.episodic import Episodic, EpisodicOptions, Ground
-from trainer.refiners.experience import Trajectory, noise_scales
+from trainer.refiners.experience import Trajectory, noise_scales, outcomes
 from trainer.refiners.head import moments, restore_modules, restore_moments
 
 
@@ -72,7 +74,8 @@ class Dsrl(Episodic[Trajectory]):
         seed: int,
     ) -> None:
         o = config.convert(dict(options), DsrlOptions, "refiner options")
-        ground = Ground(package, demonstrations, o, seed, steered_of_package)
+        steered = functools.partial(policy_of_package, kind=SteeredHead)
+        ground = Ground(package, demonstrations, o, seed, steered)
         learner = DsrlLearner(ground.policy.head, ground.demonstrations, o, seed)
         super().__init__(ground, ground.trajectory, learner, seed)
 
@@ -104,9 +107,7 @@ class DsrlLearner:
         networks = nn.ModuleList((self.actor, self.q_a, self.q_w))
         self._optimiser = torch.optim.Adam(networks.parameters(), lr=o.learning_rate)
         self._optimiser.add_param_group({"params": [self.log_alpha], "lr": o.temperature_rate})
-        stride = max(1, o.execute // o.thin)
-        discount = o.discount ** (stride * o.thin)
-        self._rewarding = Rewarding(stride, discount, o.outcome, o.shaping)
+        self._rewarding = Rewarding.of_chunks(o.execute, o.thin, o.discount, o.outcome, o.shaping)
         self._scales = noise_scales(o.noise, demonstrations, head.config)
 
     def _modules(self) -> dict[str, nn.Module]:
@@ -129,7 +130,7 @@ class DsrlLearner:
         steps = o.steps if len(self.own) >= max(1, o.after) else 0
         shown = round(o.batch * o.demonstration_share) if self.demonstrations else 0
         for step in range(steps):
-            sources = [(self.demonstrations, shown), (self.own, o.batch - shown)]
+            sources = [Source(self.demonstrations, shown), Source(self.own, o.batch - shown)]
             batch = draw_batch(sources, self._rewarding, rng)
             disturbed = disturb(batch.features, self._scales, generator)
             batch = batch._replace(features=disturbed)
@@ -140,9 +141,7 @@ class DsrlLearner:
             samples=1,
             metrics={
                 **{n: float(np.mean([f[n] for f in found if n in f])) for n in names},
-                "successes": float(sum(kept.success for kept in self.own)),
-                "failures": float(sum(not kept.success for kept in self.own)),
-                "fresh_success": float(np.mean([float(kept.success) for kept in fresh] or [0.0])),
+                **outcomes(self.own, fresh),
                 "gradient_steps": float(steps),
             },
         )

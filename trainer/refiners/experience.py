@@ -17,8 +17,10 @@ import torch
 
 from contracts import language
 from contracts.errors import PackageError
+from contracts.files.dataset_format import NO_VERDICT
 from contracts.files.dataset_reader import DatasetReader
 from contracts.files.packages import Package
+from contracts.messages import GateBit
 from contracts.package import ChunkSpec
 from contracts.reward import RewardSignal
 from trainer.imitate import ImitateOptions, augment
@@ -27,7 +29,7 @@ from trainer.policies.flow import FlowConfig, FlowPolicy
 from trainer.policies.noise import FeatureNoise
 
 _TRUNK_BATCH = 32
-_ARRAYS = ("features", "chunks", "gains", "along")
+_ARRAYS = ("features", "chunks", "gains", "along", "helped")
 SHIFT_PX, COLOUR = ImitateOptions().shift_px, ImitateOptions().colour
 
 
@@ -36,13 +38,15 @@ class Trajectory:
     """One episode at the chunk rate, thinned: `features` float32[V, M, F] of the frozen trunk on V views of
     the same pictures, `chunks` float32[M, T, A] in arm units (what was executed from there on; after the
     end the last action again), `gains` float32[M] how much further the task is after the chunk than before,
-    in [-1, 1], `along` float32[M] how far it is before it (`potential`), `success` the label."""
+    in [-1, 1], `along` float32[M] how far it is before it (`potential`), `helped` bool[M] whether a person
+    moved the arm there: in all of a demonstration, and where somebody took over. `success`: the label."""
 
     features: np.ndarray
     chunks: np.ndarray
     gains: np.ndarray
     along: np.ndarray
     success: bool
+    helped: np.ndarray
 
     def tensors(self, prefix: str) -> dict[str, np.ndarray]:
         """All arrays, by name behind `prefix`; `of` takes them back."""
@@ -50,7 +54,10 @@ class Trajectory:
 
     @staticmethod
     def of(tensors: Mapping[str, np.ndarray], prefix: str, success: bool) -> Trajectory:
-        return Trajectory(**{name: tensors[f"{prefix}{name}"] for name in _ARRAYS}, success=success)
+        arrays = {n: tensors[f"{prefix}{n}"] for n in _ARRAYS if f"{prefix}{n}" in tensors}
+        # States of before it was kept: nobody asked then.
+        arrays.setdefault("helped", np.zeros(len(arrays["along"]), bool))
+        return Trajectory(**arrays, success=success)
 
 
 def potential(
@@ -76,6 +83,25 @@ def chunks_at(actions: np.ndarray, starts: np.ndarray, length: int, every: int) 
     """float32[M, length, A]: from each start, every `every`-th of actions float32[T, A]; the last repeats."""
     index = starts[:, None] + every * np.arange(length)[None, :]
     return np.ascontiguousarray(actions[np.minimum(index, len(actions) - 1)], dtype=np.float32)
+
+
+def moved_by_hand(columns: Mapping[str, np.ndarray]) -> np.ndarray:
+    """bool[T]: where a person moved the arm; not where they had taken over and it was held until their hand
+    was there: nobody shows anything by that."""
+    verdict = columns["gate.verdict"]
+    held = (verdict != NO_VERDICT) & (verdict & GateBit.HELD != 0)
+    by_hand: np.ndarray = columns["intervention"] & ~held
+    return by_hand
+
+
+def outcomes(own: Sequence[Trajectory], fresh: Sequence[Trajectory]) -> dict[str, float]:
+    """Figures of all episodes so far and of the fresh ones."""
+    successes = sum(kept.success for kept in own)
+    return {
+        "successes": float(successes),
+        "failures": float(len(own) - successes),
+        "fresh_success": float(np.mean([float(kept.success) for kept in fresh] or [0.0])),
+    }
 
 
 def noise_scales(
@@ -117,7 +143,8 @@ class FrozenTrunk:
         states, text = episode.states[starts], episode.instruction
         features = self.views(pictures, states, text, views, rng)
         along = potential(signals, episode.steps, success, discount ** (1.0 / every))
-        return self._cut(features, episode.actions, starts, every, along, success=success)
+        helped = moved_by_hand(episode.columns)[starts]
+        return self._cut(features, episode.actions, starts, every, along, helped, success=success)
 
     def ticks_per_action(self, episode: StoredEpisode) -> int:
         """Ticks of that robot's loop to a period of the chunk rate."""
@@ -147,9 +174,11 @@ class FrozenTrunk:
                 ]
                 states, text = columns["observation.state"][starts], str(reader.meta(index)["task"])
                 features = self.views(pictures, states, text, views, rng)
-                # Nobody scored a demonstration: its steps are imitated, critics don't see them.
+                # Nobody scored a demonstration: how far along it is is not known.
                 unknown = np.zeros(len(actions) + 1, np.float32)
-                found.append(self._cut(features, actions, starts, every, unknown, success=True))
+                helped = np.ones(len(starts), bool)
+                kept = self._cut(features, actions, starts, every, unknown, helped, success=True)
+                found.append(kept)
         return found
 
     def views(
@@ -196,12 +225,14 @@ class FrozenTrunk:
         starts: np.ndarray,
         every: int,
         along: np.ndarray,
+        helped: np.ndarray,
         *,
         success: bool,
     ) -> Trajectory:
         ends = np.minimum(starts + every * self.chunk.length, len(actions))
         chunks = chunks_at(actions, starts, self.chunk.length, every)
-        return Trajectory(features, chunks, along[ends] - along[starts], along[starts], success)
+        gains = along[ends] - along[starts]
+        return Trajectory(features, chunks, gains, along[starts], success, helped)
 
 
 def _ticks_per_action(tick_s: float, rate_hz: float) -> int:

@@ -48,7 +48,8 @@ def test_what_led_to_more_is_imitated_and_the_rest_is_not(package):
             chunks = rng.normal(size=(1, LENGTH, 6)).astype(np.float32)
             chunks[..., 0] += 30 * side
             features = rng.normal(size=(1, 1, size)).astype(np.float32)
-            kept = Trajectory(features, chunks, np.zeros(1), np.zeros(1), bool(side == wanted))
+            nothing, nobody, success = np.zeros(1), np.zeros(1, bool), bool(side == wanted)
+            kept = Trajectory(features, chunks, nothing, nothing, success, nobody)
             made.own.append(kept)
         found = made.learn([], 0, 1)
         seen = torch.from_numpy(np.concatenate([kept.features[0] for kept in made.own]))
@@ -65,7 +66,7 @@ def test_what_led_to_more_is_imitated_and_the_rest_is_not(package):
 def test_returns_are_the_discounted_rewards_to_the_end():
     nothing = np.zeros((4, 1, 1), np.float32)
     along = np.array([0.1, 0.3, 0.2, 0.5], np.float32)
-    kept = Trajectory(nothing[None], nothing, along, along, True)
+    kept = Trajectory(nothing[None], nothing, along, along, True, np.zeros(4, bool))
     plain = Rewarding(1, 0.9, 1.0, 0.0).returns(kept)
     np.testing.assert_allclose(plain, [0.9**3, 0.9**2, 0.9, 1.0], rtol=1e-6)
     shaped = Rewarding(1, 0.9, 1.0, 0.5).returns(kept)

@@ -125,7 +125,8 @@ def test_critics_choose_what_gained_and_only_where_something_did(package):
             chunks[..., 0] += 30 * side[:, None]
             features = rng.normal(size=(1, 20, size)).astype(np.float32)
             gains = 0.3 * side * gains_differ
-            found.append(Trajectory(features, chunks, gains, np.zeros_like(gains), True))
+            nothing, nobody = np.zeros_like(gains), np.zeros(20, bool)
+            found.append(Trajectory(features, chunks, gains, nothing, True, nobody))
         return found
 
     options = BestOfNOptions(

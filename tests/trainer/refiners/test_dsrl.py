@@ -8,7 +8,8 @@ import torch
 from small_policy import LENGTH, iteration, same
 
 from contracts.errors import PackageError
-from trainer.policies.noise_actor import SteeredHead, steered_of_package
+from trainer.policies.actors import policy_of_package
+from trainer.policies.noise_actor import SteeredHead
 from trainer.refiners.critics import Rewarding
 from trainer.refiners.dsrl import Dsrl, DsrlLearner, DsrlOptions
 from trainer.refiners.experience import Trajectory
@@ -41,7 +42,7 @@ def test_a_package_without_an_actor_is_refused(package, demonstrations):
 
 
 def learner(steered, **options) -> DsrlLearner:
-    head = steered_of_package(steered).head
+    head = policy_of_package(steered, SteeredHead).head
     assert isinstance(head, SteeredHead)
     return DsrlLearner(head, [], DsrlOptions(**{**OPTIONS, **options}), 0)
 
@@ -86,8 +87,9 @@ def test_the_actor_steers_the_flow_to_what_succeeds(steered, wanted):
         flat = head.integrate(torch.from_numpy(features[0]), noise)
         chunks = head.denormalise(torch.from_numpy(features[0]), flat).numpy()
     went = flat.reshape(60, LENGTH, 6)[:, :2, 0].mean(1).numpy() * wanted
+    nothing, nobody = np.zeros(1), np.zeros(1, bool)
     episodes = [
-        Trajectory(features[:, i : i + 1], chunks[i : i + 1], np.zeros(1), np.zeros(1), went[i] > 0)
+        Trajectory(features[:, [i]], chunks[[i]], nothing, nothing, went[i] > 0, nobody)
         for i in range(60)
     ]
     seen = torch.from_numpy(features[0])
@@ -111,7 +113,7 @@ def test_the_temperature_keeps_the_entropy_that_is_asked_for(steered):
         rng = np.random.default_rng(0)
         features = rng.normal(size=(1, 8, made.head.config.features)).astype(np.float32)
         chunks = rng.normal(size=(8, LENGTH, 6)).astype(np.float32)
-        kept = Trajectory(features, chunks, np.zeros(8), np.zeros(8), True)
+        kept = Trajectory(features, chunks, np.zeros(8), np.zeros(8), True, np.zeros(8, bool))
         made.learn([kept], 0, 1)
         found[entropy] = made.learn([], 0, 2).metrics["entropy"]
     assert found[-1.5] < 0.0
@@ -121,7 +123,7 @@ def test_the_temperature_keeps_the_entropy_that_is_asked_for(steered):
 def test_rewards_are_the_outcome_and_the_potential_between():
     nothing = np.zeros((6, 1, 1), np.float32)
     along = np.array([0.0, 0.1, 0.4, 0.2, 0.6, 0.8], np.float32)
-    kept = Trajectory(nothing[None], nothing, along, along, True)
+    kept = Trajectory(nothing[None], nothing, along, along, True, np.zeros(6, bool))
     rewarding = Rewarding(stride=2, discount=0.9, outcome=1.0, shaping=0.5)
     assert rewarding.of(kept, 1) == (pytest.approx(0.5 * (0.9 * 0.2 - 0.1)), 0.9, 3)
     assert rewarding.of(kept, 4) == (pytest.approx(1.0 - 0.5 * 0.6), 0.0, 5)

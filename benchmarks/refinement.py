@@ -45,7 +45,8 @@ TARGETS = {
 }
 CONTROL_SEEDS = 2  # constant and clock, as the issue asks
 EVALUATION_SEED_BASE = 1_000_000
-NOISE_BOUND = 1.5
+ACTORS = {"dsrl": ("steered", "--noise-actor", "1.5"), "residual": ("residual", "--residual", "5")}
+"""Refiners that need a policy with an actor: what it is called, and how it is exported."""
 START_TIMEOUT_S = 120.0
 CELL_TIMEOUT_S = 3600.0
 
@@ -102,15 +103,16 @@ class Plan:
 
 
 def policy_package(plan: Plan, task: str) -> Path:
-    """What is refined: the shipped policy; for `dsrl` the same behind an untrained noise actor."""
+    """What is refined: the shipped policy, with an untrained actor where the refiner needs one."""
     package = plan.pretrained / f"policy-{task}"
-    if plan.refiner != "dsrl":
+    if plan.refiner not in ACTORS:
         return package
-    steered = plan.work / f"steered-{task}"
-    if not steered.exists():
-        command = [str(BIN / "robot-export"), "policy", str(package), str(steered)]
-        _run([*command, "--noise-actor", str(NOISE_BOUND)], plan.work / f"steered-{task}.log")
-    return steered
+    kind, *options = ACTORS[plan.refiner]
+    acted = plan.work / f"{kind}-{task}"
+    if not acted.exists():
+        command = [str(BIN / "robot-export"), "policy", str(package), str(acted)]
+        _run([*command, *options], plan.work / f"{kind}-{task}.log")
+    return acted
 
 
 def demonstrations(plan: Plan, task: str) -> Path:
@@ -399,7 +401,7 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], help="of the trainer (repeat)")
     parser.add_argument("--keep", action="store_true", help="keep the run folders")
     given = parser.parse_args()
-    made = (f"{kind}-{task}*" for task in TASKS for kind in ("record", "steered"))
+    made = (f"{kind}-{task}*" for task in TASKS for kind in ("record", "steered", "residual"))
     outputs.require_folder(given.work, "the runs", outputs.only(*TASKS, *made))
     results = outputs.holding("table.md", *TASKS)
     outputs.require_folder(given.out, "the results", results)

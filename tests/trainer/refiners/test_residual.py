@@ -1,0 +1,238 @@
+"""The residual on a real, small flow policy: off-policy, with demonstrations and a person's help."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from small_policy import LENGTH, episode, iteration, same
+
+from contracts.errors import ConfigError, PackageError
+from contracts.files.dataset_format import NO_VERDICT
+from contracts.messages import GateBit
+from trainer.policies.actors import policy_of_package
+from trainer.policies.flow import FlowPolicy
+from trainer.policies.residual import ResidualHead
+from trainer.refiners.critics import Rewarding, Source, draw_batch
+from trainer.refiners.experience import FrozenTrunk, Trajectory, moved_by_hand
+from trainer.refiners.residual import Residual, ResidualLearner, ResidualOptions
+
+OPTIONS = {
+    **{"steps": 8, "batch": 8, "after": 1, "hidden": 16, "execute": 2},
+    **{"ensemble": 2, "actor_every": 2},
+}
+
+
+@pytest.fixture
+def make(corrected, demonstrations):
+    def build(seed: int = 0, **options):
+        return Residual(
+            package=corrected.folder,
+            demonstrations=[demonstrations],
+            options={**OPTIONS, **options},
+            seed=seed,
+        )
+
+    return build
+
+
+def learner(corrected, **options) -> ResidualLearner:
+    head = policy_of_package(corrected, ResidualHead).head
+    torch.set_num_threads(1)
+    made = ResidualOptions(**{**OPTIONS, **options})
+    # Without noise the base's chunk is the same whenever it is asked.
+    return ResidualLearner(head, [], made, 0, noise_scale=0.0)
+
+
+def alone(features: np.ndarray, chunk: np.ndarray, success: bool, helped: bool) -> Trajectory:
+    """An episode of one chunk."""
+    nothing = np.zeros(1, np.float32)
+    kept = features[None, None], chunk[None], nothing, nothing
+    return Trajectory(*kept, success, np.array([helped]))
+
+
+def test_the_base_acts_until_enough_was_seen(make, corrected):
+    waits = make(after=5)
+    assert same(waits.update(iteration(1), 1).tensors, corrected.refinable_weights())
+    assert not same(waits.update(iteration(2), 2).tensors, corrected.refinable_weights())
+
+
+def test_a_package_without_a_residual_is_refused(package, demonstrations):
+    with pytest.raises(PackageError, match="flow-residual"):
+        Residual(package=package.folder, demonstrations=[demonstrations], options={}, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("ensemble", 0), ("demonstration_share", 1.5), ("anchor", -0.1), ("smoothing", float("nan"))],
+)
+def test_an_option_out_of_range_is_named(make, name, value):
+    with pytest.raises(ConfigError, match=rf"^refiner\.options\.{name}: expected "):
+        make(**{name: value})
+
+
+SITUATIONS = 20
+LEARNS = {"steps": 250, "batch": 64, "learning_rate": 3e-3, "hidden": 64, "ensemble": 3}
+
+
+def situations(made: ResidualLearner) -> tuple[torch.Tensor, np.ndarray]:
+    """float32[N, F], and the chunks [N, T, A] that the base makes of them."""
+    drawn = np.random.default_rng(0).normal(size=(SITUATIONS, made.head.config.features))
+    features = torch.from_numpy(drawn.astype(np.float32))
+    with torch.no_grad():
+        base = made.base(features, torch.Generator())
+        chunks = made.head.shifted(features, base, torch.zeros(SITUATIONS, 6)).numpy()
+    return features, chunks
+
+
+def corrections(made: ResidualLearner, features: torch.Tensor) -> np.ndarray:
+    """float32[N, A]: what is published adds to the base's chunks, in arm units."""
+    with torch.no_grad():
+        rho = made._average.residual(features, made.base(features, torch.Generator()))
+    return (made.head.residual_bound * rho).numpy()
+
+
+@pytest.mark.parametrize("off", [3.0, -3.0])
+def test_it_finds_what_the_base_is_off_by(corrected, off):
+    """The base never succeeds; what exploration adds to its chunk sometimes makes up for it."""
+    made = learner(corrected, **LEARNS)
+    features, chunks = situations(made)
+    rng = np.random.default_rng(1)
+    episodes = []
+    for number in range(10 * SITUATIONS):
+        at, tried = number % SITUATIONS, rng.normal(scale=3.0, size=6).astype(np.float32)
+        tried[5] = 0.0  # as the gripper is not explored
+        hit = bool(abs(tried[0] - off) < 2.0)
+        episodes.append(alone(features[at].numpy(), chunks[at] + tried, hit, False))
+    assert not corrections(made, features).any()
+    found = made.learn(episodes, 0, 1)
+    hits = np.abs(corrections(made, features)[:, 0] - off) < 2.0
+    assert hits.mean() > 0.8
+    assert found.metrics["helped"] == 0 and 0 < found.metrics["residual"] < 1
+
+
+def test_a_person_who_takes_over_shows_the_way(corrected):
+    """The robot's own tries, too small ones, all fail; what a person did in a few episodes succeeds."""
+    made = learner(corrected, **LEARNS)
+    features, chunks = situations(made)
+    rng = np.random.default_rng(1)
+    episodes = []
+    for number in range(8 * SITUATIONS):
+        at, helped = number % SITUATIONS, number >= 7 * SITUATIONS
+        tried = rng.normal(size=6).astype(np.float32)
+        tried[0] += 4.0 * helped
+        episodes.append(alone(features[at].numpy(), chunks[at] + tried, helped, helped))
+    found = made.learn(episodes, 0, 1)
+    assert found.metrics["helped"] == SITUATIONS
+    assert np.median(corrections(made, features)[:, 0]) > 2.0
+
+
+def test_it_never_leaves_its_bound(corrected):
+    made = learner(corrected, steps=20, learning_rate=1.0, anchor=0.0)
+    rng = np.random.default_rng(0)
+    features, chunks = situations(made)
+    made.learn(
+        [alone(f.numpy(), c, True, False) for f, c in zip(features, chunks, strict=True)], 0, 1
+    )
+    noise = torch.from_numpy(rng.normal(size=(1, LENGTH, 6)).astype(np.float32))
+    with torch.no_grad():
+        moved, _, _ = made._average(features[:1], noise)
+        base = made.head.integrate(features[:1], noise.flatten(1))
+        unmoved = made.head.shifted(features[:1], base, torch.zeros(1, 6))
+    added = (moved - unmoved).abs().amax((0, 1))
+    assert added.max() > 0.01
+    assert (added <= made.head.residual_bound + 1e-4).all()
+
+
+def test_an_anchor_holds_it_to_the_base(corrected):
+    found = {}
+    for anchor in (0.0, 10.0):
+        made = learner(corrected, **{**LEARNS, "steps": 100, "anchor": anchor})
+        features, chunks = situations(made)
+        made.learn(
+            [
+                alone(features[i].numpy(), chunks[i] + np.float32(side), side > 0, False)
+                for i in range(SITUATIONS)
+                for side in (-3.0, 3.0)
+            ],
+            *(0, 1),
+        )
+        found[anchor] = np.abs(corrections(made, features)).mean()
+    assert found[10.0] < 0.3 * found[0.0]
+
+
+def helped_trajectory(steps: np.ndarray, helped: np.ndarray) -> Trajectory:
+    """Chunks tell their own step."""
+    chunks = np.broadcast_to(steps[:, None, None], (len(steps), 1, 1)).astype(np.float32)
+    nothing = np.zeros(len(steps), np.float32)
+    return Trajectory(np.zeros((1, len(steps), 3)), chunks, nothing, nothing, True, helped)
+
+
+def test_of_an_episode_with_help_the_helped_chunks_alone_are_demonstrations():
+    rewarding, rng = Rewarding(1, 0.9, 1.0, 0.0), np.random.default_rng(0)
+    one = helped_trajectory(np.arange(6), np.array([0, 0, 1, 1, 0, 1], bool))
+    other = helped_trajectory(np.arange(10, 14), np.ones(4, bool))
+    drawn = draw_batch([Source([one, other], 300, helped=True)], rewarding, rng).chunks
+    assert set(np.unique(drawn.numpy())) == {2, 3, 5, 10, 11, 12, 13}
+    # An episode is as likely as another, however little of it was helped.
+    assert 0.4 < float((drawn < 10).float().mean()) < 0.6
+    drawn = draw_batch([Source([one], 300)], rewarding, rng).chunks
+    assert set(np.unique(drawn.numpy())) == set(range(6))
+
+
+@pytest.fixture(scope="module")
+def trunk(package) -> FrozenTrunk:
+    return FrozenTrunk(package, FlowPolicy.from_package(package))
+
+
+def test_a_trajectory_says_where_a_person_had_the_arm_and_holds_what_was_executed(
+    trunk, demonstrations
+):
+    """At twice the chunk rate and every second step of it, as recorded; also from a resumed state."""
+    stored = episode(3, steps=16, rate_hz=20.0)
+    by_hand = (np.arange(16) >= 6) & (np.arange(16) < 13)
+    stored = dataclasses.replace(stored, columns={**stored.columns, "intervention": by_hand})
+    kept = trunk.trajectory(stored, True, thin=2)
+    assert kept.helped.tolist() == [False, False, True, True]
+    np.testing.assert_array_equal(kept.chunks[2], stored.actions[[8, 10, 12, 14]])
+    again = Trajectory.of(kept.tensors("own/0/"), "own/0/", True)
+    assert again.helped.dtype == bool and again.helped.tolist() == kept.helped.tolist()
+    assert all(one.helped.all() for one in trunk.demonstrations([demonstrations], thin=2))
+
+
+def test_an_arm_that_waits_for_a_persons_hand_shows_nothing():
+    columns = {
+        "intervention": np.array([0, 1, 1, 1, 1], bool),
+        "gate.verdict": np.array([GateBit.HELD, GateBit.HELD, 0, GateBit.VELOCITY, NO_VERDICT]),
+    }
+    assert moved_by_hand(columns).tolist() == [False, False, True, True, True]
+
+
+def test_a_state_that_knows_nothing_of_help_is_read(trunk):
+    tensors = trunk.trajectory(episode(3), True, thin=2).tensors("")
+    del tensors["helped"]
+    assert not Trajectory.of(tensors, "", True).helped.any()
+
+
+def test_half_of_a_batch_is_shown_where_there_is_somebody_who_showed(make, monkeypatch):
+    """Symmetric sampling, and interventions in both buffers."""
+    seen: list[list[Source]] = []
+
+    def watched(sources, rewarding, rng):
+        seen.append(sources)
+        return draw_batch(sources, rewarding, rng)
+
+    monkeypatch.setattr("trainer.refiners.residual.draw_batch", watched)
+    fresh = iteration(1)
+    by_hand = fresh[1].episode.columns | {"intervention": np.arange(9) >= 4}
+    fresh[1] = dataclasses.replace(
+        fresh[1], episode=dataclasses.replace(fresh[1].episode, columns=by_hand)
+    )
+    refiner = make(steps=1)
+    assert refiner.update(fresh, 1).metrics["helped"] == 1
+    ((shown, own),) = seen
+    assert (shown.many, own.many) == (4, 4) and shown.helped and not own.helped
+    assert len(shown.episodes) == 2 + 1 and len(own.episodes) == 4
+    assert shown.episodes[-1] is own.episodes[1]

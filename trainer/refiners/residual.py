@@ -1,0 +1,253 @@
+"""A residual on a frozen flow policy, learned off-policy with demonstrations and people's help in the buffer.
+
+Residual reinforcement learning (Silver et al. 2018, arXiv 1812.06298; Johannink et al. 2019, arXiv
+1812.03201): the robot executes a = a_base(s, w) + bound * rho(s, a_base), where the flow draws a_base from
+noise w and rho, in [-1, 1], is all that learns. Off-policy behind a frozen chunk policy, as ResFiT (Ankile et
+al. 2025, arXiv 2509.19301), which corrects every step; here one rho corrects a chunk.
+
+RLPD (Ball et al. 2023, arXiv 2302.02948): half of every batch is demonstrations (symmetric sampling), critics
+have layer norm and are an ensemble of E of which a random pair Z makes the target, many critic steps to one
+of the actor (update ratio), which climbs the mean of all. The actor is deterministic, with target policy
+smoothing, a slow copy and delayed steps (TD3, Fujimoto et al. 2018, arXiv 1802.09477): what tries is the
+robot's own exploration (`policy.explore_deg`), a constant a chunk as the residual is one. No noise and no
+offset need be known again: critics judge what was executed.
+
+A person's interventions are in both buffers (HIL-SERL, Luo et al. 2024, arXiv 2410.21845): what they did is
+in the episode like all else, and once more among the demonstrations.
+
+Trust region: the bound, and `anchor` times the mean of rho^2. Stale data: a transition is as true as ever
+whatever weights acted, and targets are made afresh, so every episode keeps its weight (as in `dsrl`).
+
+Needs a package with a residual (`robot-export policy --residual DEGREES`).
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from contracts import config
+from trainer.interfaces import Update
+from trainer.policies.actors import actor_tensors, policy_of_package
+from trainer.policies.flow import FlowHead
+from trainer.policies.noise import disturb
+from trainer.policies.residual import ResidualHead
+from trainer.refiners.critics import Batch, Critics, Rewarding, Source, draw_batch, follow
+from trainer.refiners.episodic import OPTIONS, Episodic, EpisodicOptions, Ground
+from trainer.refiners.experience import Trajectory, noise_scales, outcomes
+from trainer.refiners.head import moments, restore_modules, restore_moments
+
+_RANGES = {
+    **dict.fromkeys(("demonstration_share", "target_rate", "average_decay"), (0.0, 1.0)),
+    **dict.fromkeys(("execute", "actor_every", "batch", "hidden"), (1.0, math.inf)),
+    **dict.fromkeys(("ensemble", "subset"), (1.0, math.inf)),
+    **dict.fromkeys(("steps", "after", "learning_rate", "anchor"), (0.0, math.inf)),
+    **dict.fromkeys(("smoothing", "most_smoothing"), (0.0, 1.0)),
+}
+
+
+class ResidualOptions(EpisodicOptions, frozen=True):
+    """`execute`: actions of a chunk that the robot executes (policy.execute_steps). `discount` per action.
+    `outcome` is the reward of a success at its end; `shaping` weighs the reward model's process as a
+    potential, which demonstrations lack (0: the outcome alone). `steps` of the critics an iteration, one of
+    the actor every `actor_every`. `demonstration_share` of a batch are demonstrations and interventions.
+    `ensemble` critics (E), of which `subset` (Z) make the target. `smoothing`: standard deviation of the
+    noise on rho in the target, at most `most_smoothing`. `anchor` weighs the mean of rho^2. `after` labelled
+    episodes it begins; until then the base acts. The others are those of `dsrl`."""
+
+    execute: int = 8
+    outcome: float = 1.0
+    shaping: float = 0.0
+    steps: int = 400
+    actor_every: int = 4
+    batch: int = 128
+    demonstration_share: float = 0.5
+    learning_rate: float = 3e-4
+    ensemble: int = 10
+    subset: int = 2
+    smoothing: float = 0.2
+    most_smoothing: float = 0.5
+    anchor: float = 0.02
+    hidden: int = 256
+    target_rate: float = 0.005
+    average_decay: float = 0.98
+    after: int = 20
+    demonstration_views: int = 4
+
+
+class Residual(Episodic[Trajectory]):
+    """See the module."""
+
+    def __init__(
+        self,
+        *,
+        package: Path,
+        demonstrations: Sequence[Path],
+        options: Mapping[str, Any],
+        seed: int,
+    ) -> None:
+        o = config.convert(dict(options), ResidualOptions, "refiner options")
+        config.check_ranges(OPTIONS, [(name, getattr(o, name), *r) for name, r in _RANGES.items()])
+        corrected = functools.partial(policy_of_package, kind=ResidualHead)
+        ground = Ground(package, demonstrations, o, seed, corrected)
+        head, scale = ground.policy.head, ground.trunk.chunk.noise_scale
+        learner = ResidualLearner(head, ground.demonstrations, o, seed, scale)
+        super().__init__(ground, ground.trajectory, learner, seed)
+
+
+class ResidualLearner:
+    """The method itself, on arrays. `own`: all labelled episodes so far, `demonstrations` for good;
+    `noise_scale`: of the noise that the robot draws the base's chunks from."""
+
+    def __init__(
+        self,
+        head: FlowHead,
+        demonstrations: list[Trajectory],
+        options: ResidualOptions,
+        seed: int,
+        noise_scale: float = 1.0,
+    ) -> None:
+        assert isinstance(head, ResidualHead)
+        o = self.options = options
+        self.head = head.requires_grad_(False)
+        self.actor = head.residual.requires_grad_(True)
+        self._average = copy.deepcopy(head).requires_grad_(False)
+        self._slow = self._average.residual
+        self.demonstrations = demonstrations
+        self.own: list[Trajectory] = []
+        self._noise_scale = noise_scale
+        self._executed = min(o.execute, head.config.chunk_length) * head.config.action_size
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            self.q = Critics(head.config.unmixed, self._executed, o.hidden, o.ensemble)
+        self.q_target = copy.deepcopy(self.q).requires_grad_(False)
+        self._modules: dict[str, nn.Module] = {"actor": self.actor, "q": self.q}
+        self._modules |= {"slow": self._slow, "target": self.q_target}
+        learning = {"actor": self.actor, "q": self.q}
+        self._parameters = {
+            f"{name}/{k}": p for name, one in learning.items() for k, p in one.named_parameters()
+        }
+        self._of_actor, self._of_q = (
+            torch.optim.Adam(one.parameters(), lr=o.learning_rate) for one in learning.values()
+        )
+        self._rewarding = Rewarding.of_chunks(o.execute, o.thin, o.discount, o.outcome, o.shaping)
+        self._scales = noise_scales(o.noise, demonstrations, head.config)
+
+    def learn(self, fresh: list[Trajectory], seed: int, iteration: int) -> Update:
+        """Take in fresh episodes and make the gradient steps of one iteration."""
+        o = self.options
+        self.own += fresh
+        rng = np.random.default_rng([seed, iteration])
+        generator = torch.Generator().manual_seed(int(rng.integers(1 << 62)))
+        helped = [kept for kept in self.own if kept.helped.any()]
+        shown = self.demonstrations + helped
+        count = round(o.batch * o.demonstration_share) if shown else 0
+        sources = [Source(shown, count, helped=True), Source(self.own, o.batch - count)]
+        steps = o.steps if len(self.own) >= max(1, o.after) else 0
+        found: list[dict[str, float]] = []
+        for step in range(steps):
+            batch = draw_batch(sources, self._rewarding, rng)
+            # For what learns alone: with the state's noise on chunks no critic could tell degrees apart.
+            seen = disturb(batch.features, self._scales, generator)
+            figures = self._critic_step(batch, seen, rng, generator)
+            if (step + 1) % o.actor_every == 0:
+                figures |= self._actor_step(batch.features, seen, generator)
+            found.append(figures)
+        names = {name: None for figures in found for name in figures}
+        return Update(
+            tensors=actor_tensors(self._average),
+            samples=1,
+            metrics={
+                **{n: float(np.mean([f[n] for f in found if n in f])) for n in names},
+                **outcomes(self.own, fresh),
+                "helped": float(len(helped)),
+                "gradient_steps": float(steps),
+            },
+        )
+
+    def _critic_step(
+        self,
+        batch: Batch,
+        seen: torch.Tensor,
+        rng: np.random.Generator,
+        generator: torch.Generator,
+    ) -> dict[str, float]:
+        """L(theta_i) of every critic (RLPD, algorithm 1): y = r + gamma min over Z of Q_target(s', a')."""
+        o, head = self.options, self.head
+        with torch.no_grad():
+            base = self.base(batch.following, generator)
+            rho = self._slow(batch.following, base)
+            smoothing = o.smoothing * torch.randn(rho.shape, generator=generator)
+            rho = rho + smoothing.clamp(-o.most_smoothing, o.most_smoothing)
+            following = self._judged(batch.following, base, rho.clamp(-1.0, 1.0))
+            z = rng.choice(o.ensemble, size=min(o.subset, o.ensemble), replace=False)
+            values = self.q_target(batch.following, following)[z]
+            y = batch.rewards + batch.discounts * values.amin(0)
+            executed = head.normalise(batch.features, batch.chunks)[:, : self._executed]
+        q = self.q(seen, executed)
+        loss = F.mse_loss(q, y.expand_as(q))
+        self._step(self._of_q, self.q, loss)
+        follow(self.q_target, self.q, o.target_rate)
+        return {"q_loss": float(loss.detach()), "target": float(y.mean())}
+
+    def _actor_step(
+        self, features: torch.Tensor, seen: torch.Tensor, generator: torch.Generator
+    ) -> dict[str, float]:
+        """J(phi): the mean of all critics at what would be executed, less what holds to the base."""
+        o = self.options
+        base = self.base(features, generator)
+        rho = self.actor(seen, base)
+        self.q.requires_grad_(False)
+        value = self.q(seen, self._judged(features, base, rho)).mean()
+        self.q.requires_grad_(True)
+        self._step(self._of_actor, self.actor, o.anchor * (rho**2).mean() - value)
+        follow(self._slow, self.actor, 1.0 - o.average_decay)
+        size = float(rho.detach().abs().mean())
+        return {"value": float(value.detach()), "residual": size}
+
+    def base(self, features: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        """a_base(s, w) as the flow draws it on the robot: normalised [B, T*A] at features [B, F]."""
+        size = self.head.config.chunk_length * self.head.config.action_size
+        w = self._noise_scale * torch.randn((len(features), size), generator=generator)
+        with torch.no_grad():
+            return self.head.integrate(features, w)
+
+    def _judged(
+        self, features: torch.Tensor, base: torch.Tensor, rho: torch.Tensor
+    ) -> torch.Tensor:
+        """What is executed of a_base + bound * rho, as critics see it."""
+        acted = self.head.normalise(features, self.head.shifted(features, base, rho))
+        return acted[:, : self._executed]
+
+    def _step(
+        self, optimiser: torch.optim.Optimizer, module: nn.Module, loss: torch.Tensor
+    ) -> None:
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(module.parameters(), 1.0)
+        optimiser.step()
+
+    def state(self) -> dict[str, np.ndarray]:
+        """Everything that `restore` needs, by name."""
+        out: dict[str, np.ndarray] = {}
+        for name, module in self._modules.items():
+            out |= {f"{name}/{k}": v.detach().numpy() for k, v in module.state_dict().items()}
+        for optimiser in (self._of_actor, self._of_q):
+            out |= moments(optimiser, self._parameters)
+        return out
+
+    def restore(self, tensors: Mapping[str, np.ndarray], what: str) -> None:
+        """Take back what `state` gave. Raises `PackageError` if it is another refiner's."""
+        restore_modules(self._modules, tensors, what)
+        for optimiser, name in ((self._of_actor, "actor/"), (self._of_q, "q/")):
+            own = {k: p for k, p in self._parameters.items() if k.startswith(name)}
+            restore_moments(optimiser, own, tensors)

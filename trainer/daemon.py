@@ -144,6 +144,8 @@ class Daemon:
             endpoints=self.endpoints,
             reward_model=self._work.scorer.model.model_id,
         )
+        for path, problem in self.store.unread.items():
+            self.metrics.add("unreadable", key=path.stem, problem=problem)
         self._worker.start()
         self._door.doorman.start()
         poller = zmq.Poller()
@@ -182,7 +184,7 @@ class Daemon:
             self._keeper.stop()
             self._door.report(now=True)
             self._close_sockets()
-            self.metrics.add("stop", iteration=self._work.iteration)
+            self.metrics.add("stop", iteration=self._work.iteration, logs_aside=self._worker.aside)
 
     def stop(self) -> None:
         self._stop.set()

@@ -29,6 +29,10 @@ from trainer.receiver import check_key
 MAX_INDEX_BYTES = 256 * 1024 * 1024
 
 
+class UnreadableLog(EntracteError):
+    """The disk does not give a log that lies there."""
+
+
 class IndexEntry(msgspec.Struct, frozen=True):
     """One stored episode. `purpose` is empty when the log can't be read (`problem` says why)."""
 
@@ -71,6 +75,9 @@ class Store:
         self._kept_bytes = sum(_size(path) for path in self._logs.iterdir())
         """Of the logs folder: kept up rather than added up, once there are many. A log that somebody else
         removes counts until the next start."""
+        self.unread: dict[Path, str] = {}
+        """Logs that are not entered, since the disk does not give them, and why. They stay; a robot that was
+        not told that its episode is stored offers it again."""
         self._load_index()
         self._in_dataset: dict[str, set[EpisodeKey]] = {}
 
@@ -156,14 +163,18 @@ class Store:
             return None
 
     def write_dataset(self, entry: IndexEntry, *, keep_log: bool) -> bool:
-        """Add an episode to its robot's data set unless it is there; False if it was, or can't be."""
+        """Add an episode to its robot's data set unless it is there; False if it was, or can't be. Raises
+        `UnreadableLog` where the disk does not give its log, `OSError` where it takes no data set."""
         root = self.root / "dataset" / entry.robot_id
         path = self.log_path(entry.key)
         written = False
         if entry.key not in self._dataset_keys(root, entry.robot_id):
-            if entry.problem or not path.exists():
-                return False
-            logged = read_episode(path)
+            try:
+                if entry.problem or not path.exists():
+                    return False
+                logged = read_episode(path)
+            except OSError as error:
+                raise UnreadableLog(f"{path} can't be read", found=error.strerror) from error
             known = (root / "meta" / "info.json").exists()
             writer = DatasetWriter.open(root) if known else create_dataset(root, logged)
             with writer:
@@ -205,7 +216,12 @@ class Store:
         for robot_id, session_id, seq in sorted(keys, key=lambda k: (k[0], int(k[2]))):
             key = EpisodeKey(robot_id, session_id, int(seq))
             path = self.log_path(key)
-            self._enter(key, describe(path).sha256, *_describe(path, key))
+            try:
+                described = describe(path).sha256, *_describe(path, key)
+            except OSError as error:
+                self.unread[path] = str(error)
+                continue
+            self._enter(key, *described)
 
     def _enter(
         self, key: EpisodeKey, sha256: str, purpose: str, version: int, problem: str

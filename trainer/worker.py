@@ -3,7 +3,9 @@ and catches up with the data set. Owns the two queues into it; the work itself i
 
 from __future__ import annotations
 
+import contextlib
 import queue
+import sys
 import threading
 import time
 from collections import deque
@@ -12,11 +14,12 @@ from contracts.errors import EntracteError
 from trainer.config import TrainerConfig
 from trainer.live_frames import LiveFrames
 from trainer.metrics import Metrics
-from trainer.store import IndexEntry, Store
+from trainer.store import IndexEntry, Store, UnreadableLog
 from trainer.work import Work
 
 FLUSH_DATASET_S = 60.0
-DISK_AGAIN_S = 5.0
+DISK_AGAIN_S, READ_TIMES = 5.0, 3
+"""So long is waited after the disk failed; so often in a row it may fail to give the same log."""
 
 
 class Worker(threading.Thread):
@@ -37,7 +40,10 @@ class Worker(threading.Thread):
         self._episodes: queue.SimpleQueue[IndexEntry | None] = queue.SimpleQueue()
         self._backlog: deque[IndexEntry] = deque()
         self._disk_again_s = 0.0
+        self._times_unread = 0
         self.malformed = 0
+        self.aside = 0
+        """Logs that the disk did not give: not in the data set before the next start."""
         self.failure = ""
         """Why it ended before it was asked to."""
 
@@ -88,6 +94,9 @@ class Worker(threading.Thread):
             return
         try:
             self._store.write_dataset(entry, keep_log=self._config.store.keep_logs)
+            self._times_unread = 0
+        except UnreadableLog as error:
+            self._not_read(entry, str(error))
         except OSError as error:
             # A full disk: the log has it, and the data set will once there is room.
             self._metrics.add("dataset_failure", key=str(entry.key), problem=str(error))
@@ -97,3 +106,20 @@ class Worker(threading.Thread):
             known = isinstance(error, EntracteError)
             problem = str(error) if known else f"{type(error).__name__}: {error}"
             self._metrics.add("dataset_failure", key=str(entry.key), problem=problem)
+
+    def _not_read(self, entry: IndexEntry, problem: str) -> None:
+        """Read it again in a while; a log that the disk gives to nobody must not hold up the others."""
+        self._times_unread += 1
+        aside = self._times_unread >= READ_TIMES or self._stopping.is_set()
+        self._metrics.add("dataset_failure", key=str(entry.key), problem=problem, aside=aside)
+        if not aside:
+            self._backlog.appendleft(entry)
+            self._disk_again_s = time.monotonic() + DISK_AGAIN_S
+            return
+        self._times_unread, self.aside = 0, self.aside + 1
+        with contextlib.suppress(OSError):  # what it is printed to may lie on the same disk
+            print(
+                f"robot-trainer: {problem}; it stays, and is left out of the data set until the next start",
+                file=sys.stderr,
+                flush=True,
+            )

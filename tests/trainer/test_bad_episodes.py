@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,7 +18,8 @@ from contracts.files.dataset_format import DatasetError
 from contracts.files.dataset_reader import DatasetReader
 from contracts.files.episode_log import EpisodeLogWriter
 from contracts.messages import SessionStart
-from trainer.config import TrainerConfig
+from trainer import worker
+from trainer.config import StoreSection, TrainerConfig
 from trainer.interfaces import EpisodeKey
 from trainer.keeper import keep
 from trainer.live_frames import LiveFrames
@@ -72,15 +74,15 @@ def work(store: Store, metrics: Metrics, until: Sequence[int]) -> Worker:
         if taken == list(until):
             stopping.set()
 
-    worker = Worker(
+    working = Worker(
         TrainerConfig(), store, metrics, SimpleNamespace(take=take), LiveFrames(False), stopping
     )
     for entry in store.entries:
-        worker.put(entry)
-    worker.start()
-    worker.join(60)
-    assert not worker.is_alive()
-    return worker
+        working.put(entry)
+    working.start()
+    working.join(60)
+    assert not working.is_alive()
+    return working
 
 
 def test_whatever_an_episode_does_to_the_data_set_the_worker_goes_on(
@@ -103,3 +105,67 @@ def test_whatever_an_episode_does_to_the_data_set_the_worker_goes_on(
     assert "at least one step" in told[0]["problem"]
     assert told[1]["problem"] == "IndexError: of a kind that nobody thought of"
     assert DatasetReader(store.root / "dataset" / "bench-0").num_episodes == 1
+
+
+def test_a_log_that_the_disk_does_not_give_holds_up_nobody_and_is_kept(
+    tmp_path: Path, monkeypatch, capsys
+) -> None:
+    """A folder in its place stands for a sector that can't be read: the error is real, and does not go."""
+    monkeypatch.setattr(worker, "DISK_AGAIN_S", 0.01)
+    store, metrics = Store(tmp_path / "store"), Metrics(tmp_path / "metrics.jsonl")
+    for seq in (1, 2, 3):
+        store_one(store, seq)
+    path, good = store.log_path(store.entries[1].key), tmp_path / "good"
+    path.rename(good)
+    path.mkdir()
+    stopping = threading.Event()
+    idle = SimpleNamespace(take=lambda entry: None, look=lambda: None)
+    config = TrainerConfig(store=StoreSection(keep_logs=False))
+    working = Worker(config, store, metrics, idle, LiveFrames(False), stopping)
+    for entry in store.entries:
+        working.put(entry)
+    working.start()
+    root = store.root / "dataset" / "bench-0"
+    try:
+        give_up_s = time.monotonic() + 60
+        while not (working.aside and DatasetReader(root).num_episodes == 2):
+            assert working.is_alive() and time.monotonic() < give_up_s
+            time.sleep(0.01)
+    finally:
+        stopping.set()
+        working.join(60)
+    told = [(one["key"], one["aside"]) for one in read_metrics(tmp_path / "metrics.jsonl")]
+    assert told == [("bench-0__s1__00000002", last) for last in (False, False, True)]
+    assert "can't be read" in capsys.readouterr().err
+    assert path.is_dir() and not store.log_path(store.entries[2].key).exists()
+
+    path.rmdir()
+    good.rename(path)
+    assert work(Store(tmp_path / "store"), metrics, (1, 2, 3)).aside == 0
+    reader = DatasetReader(root)
+    assert [reader.meta(n)["extra"]["key"][2] for n in range(3)] == [1, 3, 2]
+
+
+def test_where_the_trainer_is_stopping_it_is_not_waited_for(tmp_path: Path) -> None:
+    store, metrics = Store(tmp_path / "store"), Metrics(tmp_path / "metrics.jsonl")
+    for seq in (1, 2):
+        store_one(store, seq)
+    path = store.log_path(store.entries[0].key)
+    path.unlink()
+    path.mkdir()
+    assert work(store, metrics, (1, 2)).aside == 1
+    assert DatasetReader(store.root / "dataset" / "bench-0").num_episodes == 1
+
+
+def test_a_log_that_was_not_entered_and_can_not_be_read_keeps_no_trainer_from_its_start(
+    tmp_path: Path,
+) -> None:
+    store = Store(tmp_path / "store")
+    store_one(store, 1)
+    path = store.log_path(EpisodeKey("bench-0", "s1", 0))
+    path.mkdir()
+    store_one(store, 2)
+    (store.root / "index.jsonl").unlink()
+    again = Store(tmp_path / "store")
+    assert [entry.episode_seq for entry in again.entries] == [1, 2]
+    assert list(again.unread) == [path] and "directory" in again.unread[path]

@@ -132,22 +132,19 @@ class Crew:
 
     def run(self) -> Outcome:
         """Every episode of the plan, once. Raises `EntracteError` if no worker could even begin."""
-        self._claims.mkdir(parents=True)
         handlers = {n: signal.signal(n, self._interrupt) for n in (signal.SIGINT, signal.SIGTERM)}
         try:
-            (self._run_dir / "recorder.json").unlink(missing_ok=True)  # of an earlier start
-            for _ in range(self._workers):
-                self._hire()
+            self._begin()
             while self._working:
-                self._tell()
-                self._look()
-                self._require_fitting_dataset()
-                self._progress.show(self._done(), self._describe)
+                try:
+                    self._tell()
+                    self._look()
+                    self._require_fitting_dataset()
+                    self._progress.show(self._done(), self._describe)
+                except OSError as error:  # the others end in order, and what is done counts
+                    what = f"the evaluation can't go on: {error}"
+                    self._failed = self._failed or Outcome(EXIT_PROCESS_DIED, what)
                 time.sleep(_POLL_S)
-        except OSError as error:
-            raise EntracteError(
-                "could not start the workers' processes", found=str(error)
-            ) from error
         finally:
             for worker in self._working:
                 worker.robot.close()
@@ -157,6 +154,15 @@ class Crew:
         return self._put_together()
 
     # -- workers
+
+    def _begin(self) -> None:
+        try:
+            self._claims.mkdir(parents=True)
+            (self._run_dir / "recorder.json").unlink(missing_ok=True)  # of an earlier start
+            for _ in range(self._workers):
+                self._hire()
+        except OSError as error:
+            raise EntracteError("could not start the workers' processes", found=error) from error
 
     def _hire(self) -> None:
         name = f"worker-{len(self._gone) + len(self._working)}"
@@ -178,12 +184,16 @@ class Crew:
     def _look(self) -> None:
         """Whoever has ended, and what follows from it."""
         for worker in list(self._working):
-            if (outcome := worker.robot.poll()) is None:
+            try:
+                outcome = worker.robot.poll()
+            except OSError as error:  # of its files or processes: as good as dead
+                outcome = Outcome(EXIT_PROCESS_DIED, f"can't be looked after: {error}")
+            if outcome is None:
                 continue
-            worker.robot.close()
-            shutil.rmtree(worker.robot.run.shm_dir, ignore_errors=True)
             self._working.remove(worker)
             self._gone.append(worker)
+            worker.robot.close()
+            shutil.rmtree(worker.robot.run.shm_dir, ignore_errors=True)
             worker.report = _read(worker.folder / "run_report.json") or outcome.report
             died = _died(outcome.code, worker.report)
             self._take_results(worker, died)

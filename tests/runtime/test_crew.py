@@ -286,6 +286,28 @@ def test_what_is_done_counts_where_no_other_worker_can_be_started(
     assert nothing_in_memory(tmp_path)
 
 
+def test_what_is_done_counts_where_a_workers_files_can_not_be_read(
+    tmp_path: Path, package: Path
+) -> None:
+    process = started(package, tmp_path, 2)
+    worker = stop_within(tmp_path, process)
+    truths = (tmp_path / "run").glob
+    until(
+        lambda: any(path.parent != worker for path in truths("workers-*/worker-*/truth.jsonl")),
+        process,
+    )
+    (worker / "truth.jsonl").unlink(missing_ok=True)
+    (worker / "truth.jsonl").mkdir()
+    os.kill(control_of(worker), signal.SIGKILL)
+    _, told = process.communicate(timeout=240)
+    assert process.returncode == 4 and "Traceback" not in told, told
+    done = rows(tmp_path)
+    assert 1 <= len(done) < EPISODES
+    assert f"Is a directory: '{worker / 'truth.jsonl'}'" in told
+    assert f"({len(done)} of {EPISODES} episodes are done)" in told
+    assert nothing_in_memory(tmp_path)
+
+
 def test_a_data_set_that_can_not_be_put_together_is_told_as_it_is(
     tmp_path: Path, package: Path
 ) -> None:

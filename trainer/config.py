@@ -77,9 +77,10 @@ class AdaptationSection(_Section, frozen=True):
 
 
 class SecondSection(_Section, frozen=True):
-    """Who else judges every episode. `model`: "robot" for what the robot's own reward said while it acted, a
-    name of `entracte.reward_models`, or empty for nobody. `threshold`: of the robot's completion, 0 for that
-    of `adaptation.package`, else 0.5; a model of ours has its own."""
+    """Who else judges every episode. `model`: "robot" for what the robot's own reward said while it acted, or
+    its package where ours taught its head; a name of `entracte.reward_models`; or empty for nobody.
+    `threshold`: of the robot's completion, 0 for that of `adaptation.package`, else 0.5; a model of ours has
+    its own."""
 
     model: str = "robot"
     package: str = ""

@@ -37,31 +37,36 @@ def open_second(config: TrainerConfig) -> SecondOpinion | None:
 
 
 class RobotsOwn:
-    """What the robot's reward engine said while it acted; no trainer can change that afterwards. It abstains
-    where the robot ran the reward model's package, or a head that was taught by the reward model."""
+    """What the robot's reward engine said while it acted; no trainer can change that afterwards. A head that
+    was taught by the reward model would only repeat it: of such an episode the package as it was shipped is
+    asked, here, which no adaptation changes. It abstains where the robot ran the reward model's package."""
 
     name = "the robot's own reward"
 
     def __init__(self, config: TrainerConfig) -> None:
         section, ours = config.monitors.second, config.reward
+        adaptation = config.adaptation
         self._threshold = section.threshold
         if not self._threshold:
-            adapted = config.adaptation.package
+            adapted = adaptation.package
             settings = read_manifest(Path(adapted)).settings if adapted else {}
             self._threshold = settings.get("completion_threshold", EVEN)
         self._same = ""
         """Package that would only agree with itself."""
         if ours.model == "edge" and ours.package:
             self._same = package_id(read_manifest(Path(ours.package)))
-        adaptation = config.adaptation
-        self._taught = bool(adaptation.package) and "model" in adaptation.labels
-        """Heads that we release repeat what the reward model said."""
+        self._untaught: Scorer | None = None
+        """The package without what our releases taught its head."""
+        if adaptation.package and "model" in adaptation.labels:
+            model = open_model(config, "edge", adaptation.package, {"threads": config.threads})
+            self._untaught = Scorer(model, ours.timeout_s)
 
     def of(self, episode: StoredEpisode) -> tuple[bool | None, float | None]:
         if self._same and episode.start.reward_id == self._same:
             return None, None
-        if self._taught and episode.start.reward_version > 0:
-            return None, None
+        if self._untaught is not None and episode.start.reward_version > 0:
+            _, completion = said(self._untaught.score(episode))
+            return None if completion is None else completion >= self._threshold, completion
         found = engine.judgement(episode.columns, self._threshold)
         if found.success is None:
             return None, None

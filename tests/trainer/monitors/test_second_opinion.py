@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +14,7 @@ import pytest
 from tiny_robot import session_start
 
 from contracts.errors import ConfigError
-from contracts.files.packages import read_manifest
+from contracts.files.packages import load_package, read_manifest
 from contracts.messages import EpisodeEnd, EpisodeStart
 from contracts.package import package_id
 from trainer.config import load_config
@@ -21,6 +24,7 @@ from trainer.monitors.records import Label, Pause, Records, Row, waiting
 from trainer.monitors.second import open_second
 from trainer.monitors.watch import Monitors
 from trainer.rewards.baselines import ConstantReward
+from trainer.rewards.edge import EdgeReward
 
 ROOT = Path(__file__).resolve().parents[3]
 REWARD = ROOT / "pretrained" / "reward-zero-shot"
@@ -64,26 +68,58 @@ def test_one_package_on_both_ends_is_no_second_opinion() -> None:
     assert second.of(episode(1, 0.9, reward_id="another"))[0] is True
 
 
-def test_a_head_that_the_reward_model_taught_is_no_second_opinion() -> None:
-    adapted = f"adaptation.package={REWARD}"
-    ours, taught = episode(1, 0.9), episode(2, 0.9, version=3)
-    second = open_second(load_config(None, [adapted, "monitors.second.threshold=0.5"]))
+class Views:
+    """`Pictures` that are there already."""
+
+    def __init__(self, views: dict[str, np.ndarray]) -> None:
+        self._views = views
+
+    def frames(self, camera: str, indices: Sequence[int] | None = None) -> np.ndarray:
+        return self._views[camera] if indices is None else self._views[camera][list(indices)]
+
+
+@cache
+def known(camera: str) -> np.ndarray:
+    """uint8[N, H, W, 3] that the package knows: of its golden vectors."""
+    cases = load_package(REWARD).golden["trunk"]
+    return np.concatenate([case.inputs[f"images.{camera}"] for case in cases])
+
+
+def shown(stored: StoredEpisode) -> StoredEpisode:
+    """It with such pictures, over and over."""
+    pictures = {camera: known(camera) for camera in ("front", "wrist")}
+    views = {c: np.resize(each, (stored.steps, *each.shape[1:])) for c, each in pictures.items()}
+    return dataclasses.replace(stored, pictures=Views(views))
+
+
+def test_of_a_head_that_the_reward_model_taught_the_package_as_it_was_is_asked() -> None:
+    adapted = (f"adaptation.package={REWARD}", "monitors.second.threshold=0.5")
+    second = open_second(load_config(None, list(adapted)))
     assert second is not None
-    assert second.of(ours)[0] is True, "as the package is, nobody of ours taught it"
-    assert second.of(taught) == (None, None)
-    by_people = open_second(
-        load_config(
-            None, [adapted, "adaptation.labels=[operator]", "monitors.second.threshold=0.5"]
-        )
-    )
-    assert by_people is not None and by_people.of(taught)[0] is True
+    assert second.of(episode(1, 0.9))[0] is True, "as the package is, nobody of ours taught it"
+    said = EdgeReward(package=REWARD).score_episode(shown(episode(2, 0.0)))[-1].completion
+    assert np.isfinite(said)
+    for repeated in (0.0, 1.0):
+        found = second.of(shown(episode(2, repeated, version=3)))
+        assert found == (said >= 0.5, said), "whatever the head repeats"
+    assert second.of(episode(2, 0.9, version=3)) == (None, None), "nothing to be seen"
+    by_people = open_second(load_config(None, [*adapted, "adaptation.labels=[operator]"]))
+    assert by_people is not None and by_people.of(episode(2, 0.9, version=3))[0] is True
 
 
-def seen(root: Path, monitors: Monitors, count: int, **given: Any) -> None:
-    """That many failures to the robot, successes to the trainer's reward."""
+def test_a_lie_that_the_robots_head_was_taught_is_contradicted_all_the_same(tmp_path: Path) -> None:
+    settings = [f"adaptation.package={REWARD}", "monitors.second.threshold=1"]
+    metrics = Metrics(tmp_path / "metrics.jsonl")
+    monitors = Monitors(tmp_path, load_config(None, settings), "constant", metrics)
+    seen(tmp_path, monitors, 7, completion=1.0, version=3)
+    assert "disagreement: of 7 episodes" in monitors.paused
+
+
+def seen(root: Path, monitors: Monitors, count: int, completion: float = 0.0, **given: Any) -> None:
+    """That many, failures to the robot unless said otherwise, successes to the trainer's reward."""
     model, first = ConstantReward(), len(Records(root).rows())
     for seq in range(first, first + count):
-        stored = episode(seq, 0.0, **given)
+        stored = shown(episode(seq, completion, **given))
         signals = tuple(model.score_episode(stored))
         monitors.see(ScoredEpisode(stored, signals, True, model.model_id))
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -60,6 +62,12 @@ def command(
     chain: Annotated[
         Path | None, typer.Option(help="The arm's kinematics in YAML; an SO-101's are known.")
     ] = None,
+    page: Annotated[
+        bool, typer.Option("--page", help="Show it in a browser, too, on this machine.")
+    ] = False,
+    page_port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Of --page; 0: any that is free.")
+    ] = 0,
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Take stands of the arm with pictures of a board, for intrinsics, handeye, depth and verify.
@@ -87,8 +95,9 @@ def command(
             "--chain": chain,
             "--reach": reach,
             "--speed": speed,
+            "--page": page or page_port,
         }
-        given = [option for option, value in robots.items() if value not in (None, False, [])]
+        given = [option for option, value in robots.items() if value not in (None, False, [], 0)]
         if given:
             raise ConfigError(
                 "--again takes poses, cameras, mount and board from the capture, and asks no robot",
@@ -104,7 +113,8 @@ def command(
         )
     else:
         fast, far = speed or _SPEED, reach or _REACH
-        wanted = Wanted(camera, mount, board, stands, fast if auto else 0.0, far, chain, lens)
+        port = page_port if page or page_port else None
+        wanted = Wanted(camera, mount, board, stands, fast if auto else 0.0, far, chain, lens, port)
         capture = _live(output, config, set_ or [], wanted, voice)
     state = progress(capture)
     missing = [] if lens else lacks(state)
@@ -128,7 +138,7 @@ def command(
 
 @dataclass(frozen=True)
 class Wanted:
-    """What a robot is asked for; `speed` 0: a person moves the arm."""
+    """What a robot is asked for; `speed` 0: a person moves the arm. `page_port`: None for no page."""
 
     cameras: list[str]
     mount: Mount
@@ -138,6 +148,7 @@ class Wanted:
     reach: float
     chain: Path | None
     lens: bool
+    page_port: int | None
 
 
 def _again(source: Path, output: Path, lens: bool, voice: Voice) -> Capture:
@@ -168,7 +179,7 @@ def _live(
 
     board = devices.read_board(wanted.board)
     known = None if config is None else Record(config).now
-    with Session.of(config, set_) as session:
+    with _page(wanted, output, voice), Session.of(config, set_) as session:
         specs = devices.chosen(session.cameras, wanted.cameras)
         chain = Chain(joints=()) if wanted.lens else chain_of(session.action, wanted.chain)
         cameras, said = devices.shot_cameras(specs, wanted.mount, board, known)
@@ -185,3 +196,22 @@ def _live(
             stays = ", the arm stays where it is" if wanted.speed else ""
             voice.say(f"stopped after {len(capture.samples)} stands{stays}")
     return capture
+
+
+@contextlib.contextmanager
+def _page(wanted: Wanted, output: Path, voice: Voice) -> Iterator[None]:
+    """Where it is wanted: before the devices are opened, so that what can't be served fails first."""
+    if wanted.page_port is None:
+        yield
+        return
+    from calibration.capture.web import served
+
+    about = {
+        "title": f"{output}: {wanted.stands} stands {'by itself' if wanted.speed else 'by hand'}",
+        "cameras": wanted.cameras,
+        "stands": wanted.stands,
+        "lens_only": wanted.lens,
+    }
+    with served(voice.shown, about, wanted.page_port) as url:
+        typer.echo(f"the capture's page: {url}", err=True)
+        yield

@@ -22,7 +22,11 @@ ONLY = {
     ("export", "trainer"): ("trainer.policies", "trainer.rewards", "trainer.config"),
     ("export", "runtime"): ("runtime.engines",),
     ("export", "calibration"): ("calibration.quantization",),
-    ("calibration", "runtime"): ("runtime.cameras", "runtime.arms", "runtime.gate"),
+    # The last two serve a page, whosever it is: docs/decisions/0019.
+    ("calibration", "runtime"): (
+        *("runtime.cameras", "runtime.arms", "runtime.gate"),
+        *("runtime.operator.pages", "runtime.operator.section"),
+    ),
 }
 HEAVY_ON_THE_ROBOT = {"torch", "transformers", "optimum", "onnx", "matplotlib", "jinja2"}
 NETWORK = {"zmq", "socket", "http", "urllib.request", "requests"}

@@ -16,6 +16,7 @@ import typer
 from calibration.capture import suggestion
 from calibration.capture.looking import Rejected, Seen
 from calibration.capture.progress import Progress, empty_part, hint, progress, text_of
+from calibration.capture.shown import Shown, progress_of, shares
 from calibration.capture.stillness import STILL_UNITS, Stillness, Stood
 from calibration.capture.suggestion import Readings, Room, Sight
 from calibration.capture.taking import Capture, encoded
@@ -39,22 +40,27 @@ class CaptureError(EntracteError):
 
 @dataclass
 class Voice:
-    """What is said meanwhile: lines, and on a terminal one that is rewritten."""
+    """What is said meanwhile: lines, and on a terminal one that is rewritten. `shown` is the same for a page,
+    however quiet the terminal is."""
 
     quiet: bool = False
+    shown: Shown = field(default_factory=Shown)
     _status: str = ""
 
     def say(self, text: str) -> None:
+        self.shown.say(text)
         if not self.quiet:
             self._clear()
             typer.echo(text, err=True)
 
     def warn(self, text: str) -> None:
         """Said however quiet the rest is: an arm is about to move."""
+        self.shown.say(f"WARNING: {text}")
         self._clear()
         typer.echo(f"WARNING: {text}", err=True)
 
     def status(self, text: str) -> None:
+        self.shown.status = text
         if not self.quiet and sys.stderr.isatty() and text != self._status:
             self._clear()
             sys.stderr.write(text)
@@ -83,6 +89,8 @@ class Live:
         self.state = progress(self.capture)
         self._why = ""
         self._stillness = Stillness(list(self.capture.cameras), self.session.action.names)
+        self._sight: Sight | None = None
+        self._show()
 
     # -- a person moves the arm (or, for a lens, the board)
 
@@ -128,6 +136,11 @@ class Live:
                 found=self._why,
                 remedy="bring the arm where its camera sees the whole board, and start again",
             )
+        for name in self.capture.cameras:
+            if not self.capture.seen(name):
+                self.voice.warn(
+                    f"{name} HAS NOT SEEN ITS BOARD: until it has, nothing keeps it away from that"
+                )
         missed = 0
         for _ in range(_MORE_TRIES * self.stands):
             if len(self.capture.samples) >= self.stands:
@@ -138,8 +151,9 @@ class Live:
                     f"no further pose within {room.reach:g} of the start shows the board: ends here"
                 )
                 break
-            self.voice.say(f"  next: {self._words(here, there)}")
+            self._tell_next(self._words(here, there), there)
             room.tried.append(there)
+            self.voice.status("the arm goes to the next stand")
             reached = self._go(there, speed)
             here = there if reached else self._stands_at(here)
             missed = 0 if reached else missed + 1
@@ -193,21 +207,25 @@ class Live:
             self.voice.say(f"the arm is not back where it began: {self._why}")
 
     def _stand(self) -> bool:
-        """Whether a stand was taken where the arm is."""
+        """Whether a stand was taken where the arm is; a board that still swings is waited for."""
         self._stillness.restart()
         give_up_s = self.session.now_s() + _GIVE_UP_S
-        while (stood := self._look()) is None:
-            if self.session.now_s() > give_up_s:
-                self._reject(
-                    {"": Rejected("moving", f"the arm does not come to stand in {_GIVE_UP_S:g} s")}
-                )
+        while True:
+            stood = self._look()
+            late = self.session.now_s() > give_up_s
+            if stood is None and not late:
+                continue
+            if stood is None:
+                why = f"the arm does not come to stand in {_GIVE_UP_S:g} s"
+                self._reject({"": Rejected("moving", why)})
                 return False
-        name, rejected = self.session.aside(partial(self._judge, stood))
-        if not name:
-            self._reject(rejected)
-            return False
-        self._took(name)
-        return True
+            name, rejected = self.session.aside(partial(self._judge, stood))
+            if name:
+                self._took(name)
+                return True
+            if late or not _swings(rejected):
+                self._reject(rejected)
+                return False
 
     # -- both
 
@@ -217,6 +235,7 @@ class Live:
         joints = session.pause()
         now_s = session.now_s()
         frames = {name: session.cameras[name].newest(now_s) for name in self.capture.cameras}
+        self.voice.shown.frames = frames
         stood = self._stillness.add(joints, frames)
         if stood is not None:
             self._stillness.restart()
@@ -226,7 +245,8 @@ class Live:
         return stood
 
     def _judge(self, stood: Stood) -> tuple[str, Mapping[str, Rejected]]:
-        """The name of the stand that was taken, or empty; and what was rejected, by camera."""
+        """The name of the stand that was taken, or empty; and what was rejected, by camera. All look at one
+        board: where any of them sees it move, however few stands it has, no other's corners are to be had."""
         capture = self.capture
         hand = self.chain.base_T_hand(self.session.action.names, stood.readings.tolist())
         rejected, seen = dict(stood.late), dict[str, Seen]()
@@ -236,7 +256,7 @@ class Live:
                 rejected[name] = found
             else:
                 seen[name] = found
-        if not seen:
+        if not seen or _swings(rejected):
             return "", rejected
         if twin := capture.alike(hand, seen):
             return "", {"": Rejected("alike", f"it shows what stand {twin} does: move on")}
@@ -248,13 +268,15 @@ class Live:
     def _reject(self, rejected: Mapping[str, Rejected]) -> None:
         for name, one in rejected.items():
             self.capture.reject(one, name)
+        self.voice.shown.rejected = dict(self.capture.rejections)
         self._why = "; ".join(
             f"{name}: {one.why}" if name else one.why for name, one in rejected.items()
         )
         self.voice.status(self._why)
+        self.voice.shown.why = self._why
 
     def _took(self, name: str) -> None:
-        self.state = self.session.aside(lambda: progress(self.capture))
+        self.session.aside(self._judge_all)
         seen = self.capture.samples[-1].views
         what = ", ".join(
             f"{camera} {len(view.pixels)} corners, tilt {self.capture.seen(camera)[-1].tilt_deg:.0f} deg, "
@@ -264,26 +286,31 @@ class Live:
         self.voice.say(f"stand {name} taken, {len(self.capture.samples)} of {self.stands}: {what}")
         self.voice.say(text_of(self.state, dict(self.capture.rejections)))
 
+    def _judge_all(self) -> None:
+        """How far it is with the stand that was taken; takes up to a second."""
+        capture = self.capture
+        self.state = progress(capture)
+        if (solved := self.state.solved) is None:
+            self._sight = None
+        else:
+            guards = suggestion.guards_of(capture.pinholes, capture.samples, solved)
+            near = (*solved[0].cameras, *guards)
+            first = {one.name: capture.seen(one.name)[0].distance_m for one in near}
+            self._sight = Sight.of(self.chain, capture.cameras, solved, first, guards)
+        self._show()
+
     def _room(self, start: Readings) -> Room:
         return Room(self.session.action, start, self.reach, self.session.allows)
 
-    def _sight(self) -> Sight | None:
-        if self.state.solved is None:
-            return None
-        setup, _ = self.state.solved
-        first = {one.name: self.capture.seen(one.name)[0].distance_m for one in setup.cameras}
-        return Sight.of(self.chain, self.capture.cameras, self.state.solved, first)
-
     def _next(self, room: Room, here: Readings) -> Readings | None:
-        sight = self._sight()
-        found = None
+        sight, found = self._sight, None
         if sight is not None:
             found = suggestion.best(room, here, sight, seed=len(room.tried))
         return found or suggestion.probe(room, here)
 
     def _words(self, here: Readings, there: Readings) -> str:
         names = self.session.action.names
-        return suggestion.in_words(names, here, there, self._sight(), self.chain)
+        return suggestion.in_words(names, here, there, self._sight, self.chain)
 
     def _say_next(self, room: Room, here: Readings) -> None:
         """To a person, who need not follow it."""
@@ -293,15 +320,35 @@ class Live:
         seen = self.capture.seen(name)
         if self.capture.lens_only and seen:
             part = empty_part(seen, self.capture.cameras[name].lens)
-            self.voice.say(f"  next: the board into the {part} of {name}'s picture; {hint(seen)}")
+            self._tell_next(f"the board into the {part} of {name}'s picture; {hint(seen)}")
             return
-        sight = self._sight()
+        sight = self._sight
         there = None if sight is None else suggestion.best(room, here, sight, seed=len(seen))
-        self.voice.say(f"  next: {hint(seen) if there is None else self._words(here, there)}")
+        self._tell_next(hint(seen) if there is None else self._words(here, there), there)
+
+    def _tell_next(self, words: str, there: Readings | None = None) -> None:
+        """In words, and where a result tells it as the board's outline in the pictures."""
+        self.voice.say(f"  next: {words}")
+        sight, names = self._sight, self.session.action.names
+        found = {} if sight is None or there is None else suggestion.outlines(sight, names, there)
+        lenses = {name: self.capture.cameras[name].lens for name in found}
+        shown = self.voice.shown
+        shown.next = words
+        shown.targets = {name: shares(one, lenses[name]) for name, one in found.items()}
+
+    def _show(self) -> None:
+        shown = self.voice.shown
+        shown.progress, shown.why = progress_of(self.capture, self.state), ""
+        shown.rejected = dict(self.capture.rejections)
 
 
 def _pose(values: Array | np.ndarray) -> Readings:
     return tuple(float(value) for value in values)
+
+
+def _swings(rejected: Mapping[str, Rejected]) -> bool:
+    """A camera saw the board move."""
+    return any(one.kind == "moving" for one in rejected.values())
 
 
 def _waits(rejected: Mapping[str, Rejected]) -> bool:

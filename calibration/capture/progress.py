@@ -22,7 +22,8 @@ from calibration.rigid import Array
 
 FEWEST = 4
 """Stands from which on a solution is tried."""
-_LIMITS = Limits()
+LIMITS = Limits()
+"""What a capture is told to reach: below the first of each pair `handeye` warns of nothing."""
 
 
 @dataclass(frozen=True)
@@ -83,12 +84,12 @@ def text_of(state: Progress, rejections: dict[str, int]) -> str:
         lines.append(
             f"{name}: {one.stands} stands, {100 * one.covered:.0f} % of the picture covered, tilts {low:.0f} "
             f"to {high:.0f} deg; the hand turned {turned} deg about its axes (want "
-            f"{_LIMITS.turn_deg[0]:g} about two; smallest {one.turns_deg[2]:.1f})"
+            f"{LIMITS.turn_deg[0]:g} about two; smallest {one.turns_deg[2]:.1f})"
         )
         if one.interval_mm is not None and one.interval_deg is not None:
             lines.append(
                 f"{name}: result so far ± {one.interval_mm:.2f} mm, ± {one.interval_deg:.2f} deg (95 %; want "
-                f"{_LIMITS.interval_mm[0]:g} and {_LIMITS.interval_deg[0]:g})"
+                f"{LIMITS.interval_mm[0]:g} and {LIMITS.interval_deg[0]:g})"
             )
     if state.why:
         lines.append(f"no result yet: {state.why}")
@@ -102,20 +103,18 @@ def lacks(state: Progress) -> list[str]:
     """What a hand-eye calibration from these stands would warn of, in words; empty if nothing."""
     found = []
     for name, one in state.cameras.items():
-        if one.stands < _LIMITS.stands[0]:
-            found.append(f"{name}: {one.stands} stands, fewer than {_LIMITS.stands[0]}")
-        if one.stands and one.turns_deg[1] < _LIMITS.turn_deg[0]:
+        if one.stands < LIMITS.stands[0]:
+            found.append(f"{name}: {one.stands} stands, fewer than {LIMITS.stands[0]}")
+        if one.stands and one.turns_deg[1] < LIMITS.turn_deg[0]:
             found.append(
                 f"{name}: the hand turned by {one.turns_deg[1]:.1f} deg about its second axis, less than "
-                f"{_LIMITS.turn_deg[0]:g}"
+                f"{LIMITS.turn_deg[0]:g}"
             )
-        if one.interval_mm is not None and one.interval_mm > _LIMITS.interval_mm[0]:
+        if one.interval_mm is not None and one.interval_mm > LIMITS.interval_mm[0]:
+            found.append(f"{name}: ± {one.interval_mm:.1f} mm, more than {LIMITS.interval_mm[0]:g}")
+        if one.interval_deg is not None and one.interval_deg > LIMITS.interval_deg[0]:
             found.append(
-                f"{name}: ± {one.interval_mm:.1f} mm, more than {_LIMITS.interval_mm[0]:g}"
-            )
-        if one.interval_deg is not None and one.interval_deg > _LIMITS.interval_deg[0]:
-            found.append(
-                f"{name}: ± {one.interval_deg:.2f} deg, more than {_LIMITS.interval_deg[0]:g}"
+                f"{name}: ± {one.interval_deg:.2f} deg, more than {LIMITS.interval_deg[0]:g}"
             )
     return found + ([f"no result: {state.why}"] if state.why else [])
 
@@ -130,17 +129,23 @@ def hint(seen: list[Seen]) -> str:
         "look at the board from its upper edge": (0.0, -1.0),
         "look at the board from its lower edge": (0.0, 1.0),
     }
-    # Where the camera stands beside the board's normal, in the board's own axes.
-    beside = [
-        -one.pose[:3, :3].T @ one.pose[:3, 3] - one.view.points_m.mean(axis=0) for one in seen
-    ]
-    sides = np.array([at[:2] / one.distance_m for at, one in zip(beside, seen, strict=True)])
-    reached = {way: float((sides @ axis).max()) for way, axis in ways.items()}
+    stood = sides(seen)
+    reached = {way: float((stood @ axis).max()) for way, axis in ways.items()}
     rolls = np.unwrap([np.arctan2(one.pose[1, 0], one.pose[0, 0]) for one in seen])
     way = min(reached, key=lambda one: reached[one])
     if reached[way] > np.sin(np.radians(15.0)) and np.ptp(rolls) < np.radians(30.0):
         return "turn the camera about its line of sight, by 30 deg and more"
     return f"{way}, tilted by 20 to 40 deg"
+
+
+def sides(seen: list[Seen]) -> Array:
+    """[K,2]: how far beside the board's normal the camera stood, right and down in the board's own axes, as
+    the sine of the angle."""
+    beside = [
+        -one.pose[:3, :3].T @ one.pose[:3, 3] - one.view.points_m.mean(axis=0) for one in seen
+    ]
+    found = [at[:2] / one.distance_m for at, one in zip(beside, seen, strict=True)]
+    return np.reshape(found, (-1, 2))
 
 
 def empty_part(seen: list[Seen], lens: Lens) -> str:

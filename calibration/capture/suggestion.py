@@ -19,6 +19,7 @@ from calibration.handeye.estimate import Estimate
 from calibration.handeye.linear import POSE, Poses, blocks_of, linearise
 from calibration.handeye.noise import Noise, weigh
 from calibration.handeye.samples import Camera, Sample, Setup, View
+from calibration.handeye.start import by_board
 from calibration.rigid import Array
 from calibration.shots import ShotCamera
 from contracts.calibration import Mount
@@ -89,7 +90,8 @@ class Room:
 @dataclass(frozen=True)
 class Sight:
     """What is known of where cameras and boards are: `setup` and `found` of `progress`. By camera: `first_m`,
-    how far its board was in the first stand that it saw, and `points`, that board's [K,3]."""
+    how far its board was in the first stand that it saw, and `points`, that board's [K,3]. `guards`: cameras
+    that are not of the result, which may not come too near either, and where they are by `guards_of`."""
 
     chain: Chain
     cameras: Mapping[str, ShotCamera]
@@ -97,6 +99,7 @@ class Sight:
     found: Estimate
     first_m: Mapping[str, float]
     points: Mapping[str, Array]
+    guards: Mapping[Camera, Array] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -105,20 +108,26 @@ class Sight:
         cameras: Mapping[str, ShotCamera],
         solved: tuple[Setup, Estimate],
         first_m: Mapping[str, float],
+        guards: Mapping[Camera, Array] | None = None,
     ) -> Sight:
         points = {name: camera.board.points() for name, camera in cameras.items()}
-        return cls(chain, cameras, *solved, first_m, points)
+        return cls(chain, cameras, *solved, first_m, points, guards or {})
 
     def sample(self, names: Sequence[str], readings: Readings) -> Sample | None:
         """The stand as it would be seen; None where no camera would see enough of its board, or any
         would come too near to it."""
         hand = self.chain.base_T_hand(names, readings)
         bare = Sample("next", hand, {})
+        boards = self.found.poses.boards
+        for camera, place in self.guards.items():
+            pose = rigid.invert(place) @ near_T_far(camera, bare) @ boards[camera.mount]
+            if self._too_near(camera, pose):
+                return None
         views = {}
         for camera in self.setup.cameras:
             pose = predicted(camera, bare, self.found.poses)
-            if self._far_m(camera, pose) < _NEAREST * self.first_m[camera.name]:
-                return None  # in sight or not: it could touch
+            if self._too_near(camera, pose):
+                return None
             view = self._view(camera, pose)
             if view is not None:
                 views[camera.name] = view
@@ -126,6 +135,10 @@ class Sight:
 
     def _middle(self, camera: Camera, pose: Array) -> Array:
         return np.asarray(pose[:3, :3] @ self.points[camera.name].mean(axis=0) + pose[:3, 3])
+
+    def _too_near(self, camera: Camera, pose: Array) -> bool:
+        """In sight or not: it could touch."""
+        return self._far_m(camera, pose) < _NEAREST * self.first_m[camera.name]
 
     def _far_m(self, camera: Camera, pose: Array) -> float:
         return float(np.linalg.norm(self._middle(camera, pose)))
@@ -147,10 +160,40 @@ class Sight:
         return View(points[inside], pixels[inside])
 
 
+def guards_of(
+    cameras: Sequence[Camera], samples: Sequence[Sample], solved: tuple[Setup, Estimate]
+) -> dict[Camera, Array]:
+    """carrier_T_camera [4,4] of each that is not of the result yet and has seen its board: one stand places
+    it, the board's place being known. Rougher than the result; a distance needs no more."""
+    setup, found = solved
+    guards = {}
+    for camera in cameras:
+        of = Setup((camera,), tuple(one for one in samples if camera.name in one.views))
+        board = found.poses.boards.get(camera.mount)
+        if camera not in setup.cameras and of.samples and board is not None:
+            guards[camera] = by_board(of, camera, board)
+    return guards
+
+
 def predicted(camera: Camera, sample: Sample, poses: Poses) -> Array:
     """camera_T_board at a stand, by the poses found so far."""
     link = near_T_far(camera, sample)
     return np.asarray(rigid.invert(poses.cameras[camera.name]) @ link @ poses.boards[camera.mount])
+
+
+def outlines(sight: Sight, names: Sequence[str], there: Readings) -> dict[str, Array]:
+    """By camera, where the corners of the board's outermost squares would be in its picture, pixels [4,2], in
+    order around; of those that have all of them before them."""
+    bare = Sample("next", sight.chain.base_T_hand(names, there), {})
+    found = {}
+    for camera in sight.setup.cameras:
+        pose = predicted(camera, bare, sight.found.poses)
+        points = sight.points[camera.name]
+        (left, top, _), (right, bottom, _) = points.min(axis=0), points.max(axis=0)
+        edge = np.array([[left, top, 0], [right, top, 0], [right, bottom, 0], [left, bottom, 0]])
+        if (edge @ pose[2, :3] + pose[2, 3] > 0).all():
+            found[camera.name] = project(camera, pose, edge)
+    return found
 
 
 def probe(room: Room, here: Readings) -> Readings | None:

@@ -46,7 +46,7 @@ def begin(setup: Setup, guesses: Mapping[str, Sequence[Guess]]) -> Poses:
         for camera in group:
             own = known[camera.name][0].carrier_T_camera if camera.name in known else None
             if camera.name != leader:
-                own = _by_board(setup, camera, boards[mount], own)
+                own = by_board(setup, camera, boards[mount], own)
             assert own is not None
             cameras[camera.name] = own
     return Poses(cameras, boards)
@@ -108,7 +108,7 @@ def _of_few(setup: Setup, camera: Camera) -> list[Guess]:
     return found
 
 
-def _by_board(setup: Setup, camera: Camera, far_T_board: Array, own: Array | None) -> Array:
+def by_board(setup: Setup, camera: Camera, far_T_board: Array, own: Array | None = None) -> Array:
     """Where another camera must be, by a single stand, if the board is where the first one says: the stand
     that most others agree with, or its `own` guess."""
     candidates = [] if own is None else [own]

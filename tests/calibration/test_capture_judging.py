@@ -1,4 +1,4 @@
-"""What a capture takes and what it rejects, each with its reason: pictures, stands, suggestions, folders."""
+"""What a capture takes and what it rejects, each with its reason: pictures, stands, folders."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ from typer.testing import CliRunner
 from calibration import rigid, shots
 from calibration.app import app
 from calibration.boards import Board, Finder
-from calibration.capture import suggestion
 from calibration.capture.looking import Rejected, Seen, look, shifted_px
 from calibration.capture.progress import (
     CameraProgress,
@@ -29,9 +28,7 @@ from calibration.capture.progress import (
     text_of,
 )
 from calibration.capture.stillness import Stillness, Stood
-from calibration.capture.suggestion import Room, Sight
 from calibration.capture.taking import Capture, Picture, again, encoded
-from calibration.chain import chain_of
 from calibration.shots import ShotCamera
 from contracts.errors import ConfigError
 from runtime.arms import ArmState
@@ -230,80 +227,6 @@ def test_hints_name_what_is_missing() -> None:
     corner = seen((0, 0, 0), (-0.06, -0.05, 0.4))
     assert isinstance(corner, Seen)
     assert empty_part([corner], LENS) not in ("upper left", "middle")
-
-
-def test_the_next_stand_makes_the_result_surer_and_stays_where_it_may(
-    folder: Path, tmp_path: Path
-) -> None:
-    """The rig's hand is nobody's arm: the chain is asked of an SO-101, the sight of its own stands."""
-    chain = chain_of(SO101_ACTION, None)
-    start = (0.0, -40.0, 24.0, 84.0, 0.0, 60.0)
-    far: list[tuple[float, ...]] = []
-
-    def allows(pose: tuple[float, ...]) -> bool:
-        far.append(tuple(pose))
-        return abs(pose[0]) <= 10.0
-
-    room = Room(SO101_ACTION, start, 20.0, allows)
-    there = suggestion.probe(room, start)
-    assert there is not None and there[4] == pytest.approx(8.0) and there[:4] == start[:4]
-    room.tried.append(there)
-    other = suggestion.probe(room, start)
-    assert other is not None and other[4] == pytest.approx(-8.0)
-    # Nothing leaves the reach, the ranges or what is allowed.
-    for _ in range(50):
-        random = np.random.default_rng(len(far))
-        pose = room.inside(np.array(start) + random.uniform(-90, 90, 6))
-        assert np.abs(np.subtract(pose, start)).max() <= 20.0 and pose[5] == start[5]
-    assert not room.may_go(start, (30.0, *start[1:]))
-    assert not room.may_go((-9.0, *start[1:]), (11.0, *start[1:]))
-    assert room.may_go((-9.0, *start[1:]), (9.0, *start[1:]))
-    found = judged(folder, tmp_path / "again")
-    state = progress(found)
-    assert state.solved is not None
-    sight = Sight.of(chain, found.cameras, state.solved, {"wrist": 0.35})
-    setup, _ = state.solved
-    before = suggestion._size(sight, suggestion._information(sight, setup))
-    one = setup.samples[0]
-    more = suggestion._information(sight, setup) + suggestion._information(
-        sight, type(setup)(setup.cameras, (one,))
-    )
-    assert suggestion._size(sight, more) < before
-
-
-def test_no_pose_brings_any_camera_nearer_than_three_quarters_of_its_own_first_distance(
-    folder: Path, tmp_path: Path
-) -> None:
-    """A second camera that looks away, and so sees nothing, forbids a pose all the same."""
-    found = judged(folder, tmp_path / "again")
-    state = progress(found)
-    assert state.solved is not None
-    setup, result = state.solved
-
-    class Rig:
-        """The stand's hand, whatever the joints read."""
-
-        def base_T_hand(self, names: object, readings: object) -> np.ndarray:
-            return setup.samples[0].base_T_hand
-
-    only = setup.cameras[0]
-    away = rigid.transform(np.diag([1.0, -1.0, -1.0]), np.zeros(3))
-    poses = replace(
-        result.poses,
-        cameras={**result.poses.cameras, "other": result.poses.cameras["wrist"] @ away},
-    )
-    both = replace(setup, cameras=(only, replace(only, name="other")))
-    cameras = {"wrist": found.cameras["wrist"], "other": found.cameras["wrist"]}
-    far = found.seen("wrist")[0].distance_m
-
-    def sample(**first_m: float) -> object:
-        solved = (both, replace(result, poses=poses))
-        return Sight.of(Rig(), cameras, solved, first_m).sample(NAMES, ())  # type: ignore[arg-type]
-
-    kept = sample(wrist=far, other=far)
-    assert kept is not None and set(kept.views) == {"wrist"}  # type: ignore[attr-defined]
-    assert sample(wrist=far, other=1.4 * far) is None
-    assert sample(wrist=1.4 * far, other=far) is None
 
 
 # From a folder.

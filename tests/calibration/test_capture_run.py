@@ -18,6 +18,8 @@ from typer.testing import CliRunner, Result
 from calibration import rigid, shots
 from calibration.app import app
 from calibration.capture.live import CaptureError, Live
+from calibration.capture.looking import Rejected, Seen
+from calibration.capture.taking import Capture
 from calibration.chain import chain_of
 from calibration.drift import LOOKS
 from calibration.record import Record, with_camera
@@ -304,6 +306,27 @@ def test_a_pose_that_is_not_reached_is_not_taken_and_the_next_one_is(
     assert "1 x unreached" in said.stdout and sent.count(sent[0]) == 1
     warned = said.stderr.index("NO WORKSPACE IS CHECKED")
     assert warned < said.stderr.index("stand 000 taken")
+
+
+def test_a_board_that_still_swings_is_waited_for_and_a_camera_that_sees_none_is_told(
+    robot: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    look, looks = Capture.look_twice, list[str]()
+
+    def swinging(capture: Capture, name: str, *pictures: np.ndarray) -> Seen | Rejected:
+        looks.append(name)
+        if name == "front":
+            return Rejected("unseen", "somebody stands before it")
+        swings = name == "wrist" and looks.count("wrist") <= 2
+        return Rejected("moving", "it swings") if swings else look(capture, name, *pictures)
+
+    monkeypatch.setattr(Capture, "look_twice", swinging)
+    output = tmp_path / "out"
+    both = ["--camera", "front", "--auto", "--stands", "1"]
+    said = run(*wanted(robot, output, "wrist", "hand", *both))
+    assert len(shots.read(output).shots) == 1, (said.output, said.exception)
+    assert looks.count("wrist") == 3
+    assert "front HAS NOT SEEN ITS BOARD" in said.stderr
 
 
 def test_what_can_not_be_captured_is_refused_before_the_arm_goes_anywhere(

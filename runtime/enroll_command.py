@@ -115,6 +115,7 @@ def _exchange(
         )
         return question.ask(folder, code, patience_s)
 
+    typer.echo(f"asking for robot-trainer enroll at {address}", err=True)
     said = enrol_with_trainer(address, ask, decide, patience_s=patience_s)
     try:
         checked(said.key)

@@ -13,7 +13,7 @@ from contracts.errors import ConfigError
 from contracts.files import question
 from contracts.files.keys import MAX_NAME, KeyStore, check_name, expiry
 from contracts.files.lock import locked
-from contracts.sockets import Pass
+from contracts.sockets import Pass, is_local
 from contracts.sockets.curve import checked
 from contracts.sockets.enrolling import enrol_robot
 from trainer.config import load_config
@@ -64,7 +64,7 @@ def command(
     def decide(code: str, robot_id: str) -> bool:
         typer.echo(
             f"robot {check_name(robot_id)!r}: code {code[:3]} {code[3:]}\n"
-            "does the robot show the same code? [y/N] ",
+            f"{_in_whose_place(store, robot_id)}does the robot show the same code? [y/N] ",
             nl=False,
         )
         return question.ask(folder, code, patience_s)
@@ -76,7 +76,7 @@ def command(
         signing,
         decide,
         patience_s=patience_s,
-        listening=lambda at: typer.echo(f"waiting for a robot: robot-run enroll {at}", err=True),
+        listening=_invite,
     )
     now_s = time.time()
     new = Pass(
@@ -96,3 +96,24 @@ def command(
             )
         store.add(new)
     typer.echo(f"{ask.robot_id} is enrolled; keys are in {folder}")
+
+
+def _invite(address: str) -> None:
+    """What a person is to say on the robot."""
+    typer.echo(f"waiting for a robot: robot-run enroll --run-dir DIR {address}", err=True)
+    if is_local(address):
+        typer.echo(
+            "only this machine reaches that; for a robot elsewhere: --listen tcp://<interface>:<port>",
+            err=True,
+        )
+
+
+def _in_whose_place(store: KeyStore, robot_id: str) -> str:
+    """What a yes would end, as a line: two robots that were given the same id would turn each other out."""
+    now_s = time.time()
+    if not any(one.name == robot_id and not one.problem(now_s) for one in store.passes()):
+        return ""
+    return (
+        f"a robot {robot_id!r} is let in already, and a yes ends its key: if this is another one, say no and "
+        "give it an id of its own (robot.id)\n"
+    )

@@ -39,8 +39,9 @@ class _Line:
         with contextlib.suppress(zmq.Again):  # it has left: hearing nothing says so
             self._socket.send_multipart([*self._peer, enrolment.encode(word)])
 
-    def hear(self, kind: type[W], seconds: float) -> W:
-        """The next word of the other end. Raises `EnrolmentFailed` for another one, a refusal, or silence."""
+    def hear(self, kind: type[W], seconds: float, otherwise: str = "start both ends again") -> W:
+        """The next word of the other end. Raises `EnrolmentFailed` for another one, a refusal, or silence;
+        `otherwise`: what to do then."""
         until_s = time.monotonic() + seconds
         while (left_s := until_s - time.monotonic()) > 0:
             if not self._socket.poll(int(min(200, 1 + 1000 * left_s))):
@@ -59,9 +60,7 @@ class _Line:
                     found=type(word).__name__,
                 )
             return word
-        raise EnrolmentFailed(
-            f"the other end said nothing for {seconds:.0f} s", remedy="start both ends again"
-        )
+        raise EnrolmentFailed(f"the other end said nothing for {seconds:.0f} s", remedy=otherwise)
 
     def settle(self, yes: bool, patience_s: float) -> None:
         """Tell what our person said, hear what theirs did. Raises `EnrolmentFailed` unless both said yes."""
@@ -82,7 +81,11 @@ def enrol_with_trainer(
     with _open(zmq.DEALER, connect=address) as (socket, _):
         line = _Line(socket, [])
         line.say(ask)
-        said = line.hear(Commitment, patience_s)
+        said = line.hear(
+            Commitment,
+            patience_s,
+            f"does robot-trainer enroll wait at {address}, and can this robot reach that?",
+        )
         enrolment.check_protocol(said.protocol)
         number = enrolment.new_number()
         line.say(Number(number))

@@ -165,3 +165,11 @@ def test_another_command_answers_through_a_private_file(tmp_path: Path) -> None:
         assert question.answer(tmp_path / "keys", code) is expected
         asking.join(20)
         assert found == [expected]
+
+
+def test_where_nobody_waits_the_robot_is_told_what_to_look_for() -> None:
+    ask = Ask(enrolment.PROTOCOL, "arm", new_pair().public)
+    with pytest.raises(
+        EnrolmentFailed, match=r"does robot-trainer enroll wait at tcp://127\.0\.0\.1:9,"
+    ):
+        enrol_with_trainer("tcp://127.0.0.1:9", ask, lambda *_: True, patience_s=0.2)

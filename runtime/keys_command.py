@@ -11,13 +11,16 @@ from contracts import __version__, wire
 from contracts.errors import ConfigError, EntracteError
 from contracts.files.keys import described, fingerprint
 from contracts.messages import AnyMessage, Goodbye, Hello, RobotKey, RobotKeyStored, Welcome
-from contracts.sockets import open_socket
+from contracts.sockets import Client, open_socket
 from runtime.config import RobotConfig, load_config
 from runtime.enroll_command import ConfigOption, RunDirOption, SetOption
 from runtime.link_keys import LinkKeys
 
-ANSWER_S = 15.0
+ANSWER_S, TRIED_S = 15.0, 4.0
+"""How long the trainer may take; so long each of its keys is tried in turn, where it announced another."""
 SESSION = "keys"
+SILENT = "the trainer did not answer"
+NOT_IN = "the trainer did not let this robot in"
 
 
 def register(app: typer.Typer) -> None:
@@ -75,24 +78,57 @@ def rotate(run_dir: RunDirOption, config: ConfigOption = None, set_: SetOption =
 
 
 def announce(config: RobotConfig, keys: LinkKeys, key: str, answer_s: float = ANSWER_S) -> None:
-    """Tell the trainer, under the old key, to let the new one in. Raises `EntracteError` if it doesn't."""
+    """Tell the trainer, under the old key, to let the new one in. Where it has taken the key into use that it
+    announced, that is its key here, too, from now on. Raises `EntracteError` if it doesn't."""
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(io_threads=1)
-    socket = open_socket(context, zmq.DEALER, connect=config.link.weights, security=keys.client())
+    until_s, problem = time.monotonic() + answer_s, NOT_IN
+    present, following = keys.client(), keys.next_client()
+    ways = [client for client in (present, following) if client is not None]
+    patience_s = answer_s if following is None else TRIED_S
     try:
-        robot_id = config.robot.id
-        hello = Hello(robot_id, SESSION, wire.VERSIONS, (), __version__)
-        until_s = time.monotonic() + answer_s
-        _ask(socket, hello, Welcome, until_s)
-        _ask(socket, RobotKey(robot_id, key), RobotKeyStored, until_s)
+        while time.monotonic() < until_s:
+            for client in ways:
+                give_up_s = min(until_s, time.monotonic() + patience_s)
+                found = _tell(context, config, client, key, give_up_s)
+                if not found:
+                    if client is following:
+                        keys.store.take_next(client.server)
+                        serves = fingerprint(client.server)
+                        typer.echo(f"the trainer's announced key {serves} is in use now: taken")
+                    return
+                problem = SILENT if SILENT in (problem, found) else found
+    finally:
+        context.term()
+    raise EntracteError(
+        problem,
+        remedy="is robot-trainer serve running there, and is this robot in its keys list?",
+    )
+
+
+def _tell(
+    context: zmq.Context[zmq.Socket[bytes]],
+    config: RobotConfig,
+    client: Client,
+    key: str,
+    until_s: float,
+) -> str:
+    """The whole conversation with a trainer that `client` knows; "", or where it ended."""
+    robot_id = config.robot.id
+    hello = Hello(robot_id, SESSION, wire.VERSIONS, (), __version__)
+    socket = open_socket(context, zmq.DEALER, connect=config.link.weights, security=client)
+    try:
+        return _ask(socket, hello, Welcome, until_s) or _ask(
+            socket, RobotKey(robot_id, key), RobotKeyStored, until_s
+        )
     finally:
         socket.close(linger=0)
-        context.term()
 
 
 def _ask(
     socket: zmq.Socket[bytes], message: AnyMessage, wanted: type[AnyMessage], until_s: float
-) -> None:
-    """Say it and wait for the answer; what else the trainer says meanwhile is passed over."""
+) -> str:
+    """Say it and wait for the answer; what else the trainer says meanwhile is passed over. Returns "", or
+    what there was in place of an answer."""
     said = False
     while (left_s := until_s - time.monotonic()) > 0:
         if not said:
@@ -104,8 +140,5 @@ def _ask(
             if isinstance(answer, Goodbye):
                 raise EntracteError(f"the trainer refuses ({answer.reason})", found=answer.detail)
             if isinstance(answer, wanted):
-                return
-    raise EntracteError(
-        "the trainer did not answer" if said else "the trainer did not let this robot in",
-        remedy="is robot-trainer serve running there, and is this robot in its keys list?",
-    )
+                return ""
+    return SILENT if said else NOT_IN

@@ -36,6 +36,7 @@ from contracts.sockets import Client, Pass, open_socket
 from contracts.sockets.curve import new_pair
 from runtime.slots import SlotStore
 from trainer.server_key import ServerKey
+from trainer.signing import SigningKey
 
 ROBOT = "bench-0"
 PRETRAINED = Path(__file__).resolve().parents[2] / "pretrained" / "policy-open_drawer"
@@ -345,6 +346,53 @@ def test_a_robot_that_enrolls_while_the_trainers_key_changes_is_not_let_in_by_th
     enroll(root, tmp_path / "robot")
     (robot,) = store.passes()
     assert robot.holds == store.own().public
+
+
+def test_who_enrolls_under_a_known_name_is_told_whose_place_it_would_take(tmp_path: Path) -> None:
+    root = tmp_path / "trainer"
+    enroll(root, tmp_path / "robot")
+    before = KeyStore(root / "keys").passes()
+    there, here, _ = asked(root, tmp_path / "another")
+    assert there.stdout is not None
+    assert f"a robot '{ROBOT}' is let in already" in there.stdout.readline()
+    there.communicate("n\n", timeout=60)
+    here.communicate("n\n", timeout=60)
+    assert KeyStore(root / "keys").passes() == before
+
+
+@pytest.mark.parametrize("adopted", [False, True], ids=["under way", "over"])
+def test_a_robot_rotates_its_own_key_while_the_trainers_changes_and_after_it_did(
+    tmp_path: Path, trainer: Trainer, adopted: bool
+) -> None:
+    folder, store = tmp_path / "robot", KeyStore(trainer.root / "keys")
+    first, signing = store.own(make=True).public, SigningKey(trainer.root / "releases").public
+    robot = KeyStore(folder / "keys")
+    old = robot.own(make=True)
+    store.add(Pass(name=ROBOT, key=old.public, enrolled_unix_s=1.0, holds=first))
+    robot.add(Pass(name="lab", key=first, enrolled_unix_s=1.0, signing_key=signing))
+    server = ServerKey(trainer.root, store)
+    said = server.announce("lab", 3.0)
+    robot.expect(said, 3.0)  # and then it was switched off
+    store.note_held(ROBOT, said.new)
+    if adopted:
+        server.adopt(4.0)
+    trainer.start(listen__curve="always")
+
+    settings = ("link.curve=always", f"link.weights={trainer.endpoints['weights']}")
+    shared = [word for one in (*settings, f"robot.id={ROBOT}") for word in ("--set", one)]
+    told = command("runtime.app", "keys", "rotate", "--run-dir", folder, *shared)
+    assert ("in use now: taken" in told) is adopted
+    new = robot.own()
+    assert new != old and robot.next() is None
+    assert {one.key: one.holds for one in store.passes()} == {
+        old.public: said.new,
+        new.public: said.new,
+    }
+    if not adopted:
+        assert server.adopt(5.0)[1] == [], "it is not asked for its word once more"
+    (lab,) = robot.passes()
+    assert (lab.key, lab.next_key) == ((said.new, "") if adopted else (first, said.new))
+    assert trainer.stop() == 0
 
 
 def test_a_robots_new_key_and_its_word_that_it_has_the_next_one_come_at_once(

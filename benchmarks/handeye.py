@@ -2,17 +2,18 @@
 
     python -m benchmarks.handeye --folder run/handeye --setups 200 --output docs/results/handeye
 
-Every set-up is rendered once (40 stands for each spread; fewer stands are the first of them) and its corners
-are kept in the folder, so that a second call goes on, and other estimators can be tried on the same corners.
-Ours is compared with each of OpenCV's solvers on the same corners.
+Every set-up is rendered once (40 stands for each spread; fewer stands are the first of them). Its corners and
+errors are kept in the folder, so that a second call goes on where one was killed, and another estimator is
+tried on the same corners. Ours is compared with each of OpenCV's solvers on the same corners.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from calibration.handeye.estimate import estimate
 from calibration.handeye.samples import HandEyeError, Sample, View, make_setup
 from calibration.rigid import Array
 from contracts.calibration import Mount
+from contracts.errors import ConfigError
 from contracts.files.atomic import write_bytes
 
 COUNTS = (6, 10, 15, 40)
@@ -36,6 +38,8 @@ FAILED = (1000.0, 180.0)
 """mm and degrees, for a solver without an answer."""
 BOARD = Board()
 LENS = render_lens()
+OPTIONS_FILE = "options.json"
+ROOT = Path(__file__).resolve().parent.parent
 
 
 @dataclass(frozen=True)
@@ -179,18 +183,55 @@ def _errors(pose: Array, truth: Array) -> tuple[float, float]:
     return rigid.distance_mm(pose, truth), rigid.angle_deg(pose, truth)
 
 
-def measure(folder: Path, setups: int, options: Options) -> Iterator[dict[str, Any]]:
-    """A line for each set-up, spread and number of stands; mounts take turns."""
-    folder.mkdir(parents=True, exist_ok=True)
+def estimators() -> str:
+    """Of the code that finds errors from corners: what it found before is not what another would find."""
+    files = sorted((ROOT / "calibration" / "handeye").glob("*.py"))
+    files += [ROOT / "calibration" / "rigid.py", Path(__file__).resolve()]
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:12]
+
+
+def require_options(folder: Path, options: Options) -> None:
+    """Raise `ConfigError` for a folder whose corners were rendered with others."""
+    path, wanted = folder / OPTIONS_FILE, asdict(options)
+    if not path.exists() and not any(folder.glob("*.npz")):
+        folder.mkdir(parents=True, exist_ok=True)
+        write_bytes(path, json.dumps(wanted).encode())
+    found = json.loads(path.read_text()) if path.exists() else "not known"
+    if found != wanted:
+        raise ConfigError(
+            f"the corners in {folder} were rendered with other options",
+            expected=wanted,
+            found=found,
+            remedy="give the options that they were rendered with, or another --folder",
+        )
+
+
+def errors_of(
+    folder: Path, number: int, spread: str, scene: BoardScene, options: Options
+) -> list[dict[str, Any]]:
+    """A row for each number of stands, from the folder or found and put there; mounts take turns."""
+    mount = MOUNTS[number % 2]
+    path = folder / f"{number:04d}-{mount}-{spread}-{estimators()}.json"
+    if not path.exists():
+        truth, samples = corners_of(folder, number, mount, spread, scene, options)
+        rows = [
+            {"setup": number, "mount": mount, "spread": spread, "count": count}
+            | one(truth, mount, samples[:count])
+            for count in COUNTS
+        ]
+        write_bytes(path, json.dumps(rows).encode())
+    kept: list[dict[str, Any]] = json.loads(path.read_bytes())
+    return kept
+
+
+def measure(folder: Path, setups: int, options: Options) -> Generator[dict[str, Any], None, None]:
+    """A row for each set-up, spread and number of stands. Raises `ConfigError` for another's folder."""
+    require_options(folder, options)
     scene = BoardScene(BOARD, LENS, options.spoils)
     try:
         for number in range(setups):
-            mount = MOUNTS[number % 2]
             for spread in SPREADS:
-                truth, samples = corners_of(folder, number, mount, spread, scene, options)
-                for count in COUNTS:
-                    row = one(truth, mount, samples[:count])
-                    yield {"setup": number, "mount": mount, "spread": spread, "count": count, **row}
+                yield from errors_of(folder, number, spread, scene, options)
     finally:
         scene.close()
 
@@ -244,6 +285,17 @@ def _words(errors: list[tuple[float, float]]) -> str:
     return f"{mm:.1f}, {degrees:.2f} ({wide_mm:.0f}, {wide_deg:.1f})"
 
 
+def _told(rows: Iterator[dict[str, Any]]) -> list[dict[str, Any]]:
+    """All of them; of each set-up and spread one line meanwhile."""
+    found = []
+    for row in rows:
+        found.append(row)
+        if row["count"] == COUNTS[-1]:
+            said = f"{row['setup']} {row['spread']}: {row['ours'][0]:.2f} mm"
+            print(said, file=sys.stderr, flush=True)
+    return found
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--folder", type=Path, default=Path("run/handeye"))
@@ -258,15 +310,11 @@ def main() -> int:
     asked = parser.parse_args()
     spoils = Spoils(asked.noise, asked.bow_mm / 1e3, asked.shutter_ms / 1e3, asked.speed_mm_s / 1e3)
     options = Options(asked.arm_mm, asked.arm_deg, spoils)
-    rows = []
-    for row in measure(asked.folder, asked.setups, options):
-        rows.append(row)
-        if row["count"] == COUNTS[-1]:
-            print(
-                f"{row['setup']} {row['spread']}: {row['ours'][0]:.2f} mm",
-                file=sys.stderr,
-                flush=True,
-            )
+    try:
+        rows = _told(measure(asked.folder, asked.setups, options))
+    except ConfigError as error:
+        print(f"handeye: {error}", file=sys.stderr)
+        return 2
     said = table(rows)
     print(said)
     if asked.output:

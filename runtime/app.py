@@ -138,7 +138,8 @@ def start(
     if waiting:
         typer.echo(
             f"robot-run: {waiting} episode{'s wait' if waiting > 1 else ' waits'} in {folder / 'spool'} "
-            f"for the trainer; the next start with --run-dir {folder} sends them",
+            f"for the trainer; the next start with --run-dir {folder} sends them (robot-run doctor says "
+            "whether it lets this robot in)",
             err=True,
         )
     _finish(outcome, as_json)

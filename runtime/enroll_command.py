@@ -53,7 +53,9 @@ def enroll(
         confirm(folder, yes_code)
         return
     if not address:
-        raise ConfigError("no address", expected="robot-run enroll tcp://<trainer>:<port>")
+        raise ConfigError(
+            "no address", expected="robot-run enroll tcp://<trainer>:<port> --run-dir DIR"
+        )
     said = _exchange(resolved, run_dir, address, patience_s)
     for line in keep(resolved, run_dir, said, time.time(), days):
         typer.echo(line)

@@ -55,7 +55,8 @@ class LinkKeys:
                 f"no trainer to connect to in {self.store.folder}",
                 expected="a trainer that this robot was enrolled with",
                 found=why,
-                remedy="robot-run enroll tcp://<trainer>:<port>, with robot-trainer enroll there",
+                remedy=f"robot-run enroll tcp://<trainer>:<port> --run-dir {self._run_dir}, with "
+                "robot-trainer enroll there",
             )
         return valid[-1]
 

@@ -73,13 +73,17 @@ class KeyStore:
 
     def _pair(self, path: Path) -> KeyPair:
         check_private(self.folder)
-        try:
-            return pair_of(read_secret(path).decode("ascii").strip())
-        except (ConfigError, UnicodeDecodeError) as error:
+        if not path.exists():
             raise ConfigError(
-                f"{path} is no usable key",
-                found=str(error),
-                remedy="enroll (robot-run enroll, robot-trainer enroll) makes one",
+                f"no key at {path}", remedy="robot-run enroll and robot-trainer enroll make one"
+            )
+        data = read_secret(path)
+        try:
+            return pair_of(data.decode("ascii").strip())
+        except (ConfigError, UnicodeDecodeError) as error:
+            again = "enroll" if path.name == CURVE_SECRET else "rotate"
+            raise ConfigError(
+                f"{path} is no usable key", found=error, remedy=f"delete it, and {again} again"
             ) from error
 
     # Whom this end knows.

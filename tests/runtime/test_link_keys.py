@@ -158,3 +158,21 @@ def test_rotating_before_any_enrolment_is_refused_and_in_no_ones_way(tmp_path: P
     assert stat.S_IMODE(store.folder.stat().st_mode) == 0o700
     store.own(make=True)
     assert store.adopt_next() == store.own()
+
+
+def test_a_key_that_can_not_be_used_is_told_with_what_helps(tmp_path: Path) -> None:
+    store = KeyStore(tmp_path / "keys")
+    first = store.own(make=True)
+    path = store.folder / "curve.key"
+    path.chmod(0o644)
+    with pytest.raises(ConfigError) as others:
+        store.own()
+    assert "chmod 600" in str(others.value) and "makes one" not in str(others.value)
+    path.chmod(0o600)
+    path.write_text("x" * 39)
+    with pytest.raises(ConfigError, match="delete it, and enroll again"):
+        store.own(make=True)
+    path.unlink()
+    with pytest.raises(ConfigError, match=r"no key at .*robot-run enroll"):
+        store.own()
+    assert store.own(make=True) != first

@@ -86,6 +86,10 @@ def drifted(
         setup = make_setup(sorted(pinholes, key=lambda one: one.name), samples, fewest=1)
         found = check(calibration, cameras, setup, drift=True, limit_mm=limit_mm, limit_px=limit_px)
         checks, reasons = found.cameras, list(found.reasons)
+    if not each:
+        unseen |= _elsewhere(cameras, checks, reasons)
+        checks = {name: one for name, one in checks.items() if name not in unseen}
+        reasons = [one for one in reasons if one.split(": ")[1] not in unseen]
     if each or not seen:
         reasons += [
             f"fail: {name}: not checked: {unseen[name]}: bring the arm to where that camera sees the "
@@ -94,6 +98,23 @@ def drifted(
             if name not in seen
         ]
     return judged(checks, reasons, [f"{name}: {why}" for name, why in unseen.items()])
+
+
+def _elsewhere(
+    cameras: Mapping[str, ShotCamera], checks: Mapping[str, CameraCheck], reasons: Sequence[str]
+) -> dict[str, str]:
+    """Cameras whose board is where one of the other mount has it, and why that tells nothing of them: a board
+    can't be beside the arm and on the hand."""
+    failed = {name for name in checks if any(one.startswith(f"fail: {name}: ") for one in reasons)}
+    found = {}
+    for name in failed:
+        for other in set(checks) - failed:
+            one, two = cameras[name], cameras[other]
+            if one.mount != two.mount and one.board == two.board:
+                found[name] = (
+                    f"not checked: the board is where {other} has it, and can't be in both places"
+                )
+    return found
 
 
 def _cameras(

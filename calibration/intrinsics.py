@@ -101,7 +101,7 @@ def fit(views: Views, camera: ShotCamera) -> Fit:
             "the board was seen in too small a part of the picture",
             expected=f"{100 * MIN_COVERED:.0f} % of its cells and more",
             found=f"{100 * covered:.0f} %",
-            remedy="hold it into every corner of the picture, tilted, too",
+            remedy="hold it into every corner of the picture, tilted, too: robot-calibrate capture --lens",
         )
     information = _information(views, lens, turns, shifts)
     covariance: Array = noise**2 * np.asarray(np.linalg.inv(information), np.float64)

@@ -68,6 +68,12 @@ def command(
         ),
         *(f"not used: {one}" for one in found.views.left_out),
     ]
+    if level != "PASS":
+        lines.insert(
+            1,
+            "  add pictures with the board in every part of the picture, near and tilted: a capture for "
+            "hand-eye seldom covers it, robot-calibrate capture --lens does",
+        )
     if output is not None:
         atomic.write_bytes(output, msgspec.json.format(msgspec.json.encode(lens), indent=1))
     if page is not None:

@@ -6,7 +6,8 @@ What comes back non-finite, mirrored or as no motion at all is refused with the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -87,10 +88,22 @@ def guesses(setup: Setup, camera: Camera, methods: Sequence[str] = METHODS) -> l
     links = [near_T_far(camera, sample) for sample, _ in seen]
     boards = [board_pose(camera, view)[0] for _, view in seen]
     found = []
-    for method in methods:
-        solve = _hand_eye if method in HAND_EYE else _world_hand_eye
-        found.append(_judged(method, solve, links, boards))
+    with _unlogged():
+        for method in methods:
+            solve = _hand_eye if method in HAND_EYE else _world_hand_eye
+            found.append(_judged(method, solve, links, boards))
     return found
+
+
+@contextlib.contextmanager
+def _unlogged() -> Iterator[None]:
+    """A solver that gives up is one of several here, with its reason: no error for a terminal."""
+    logging = cv2.utils.logging
+    level = logging.setLogLevel(logging.LOG_LEVEL_SILENT)
+    try:
+        yield
+    finally:
+        logging.setLogLevel(level)
 
 
 def _judged(

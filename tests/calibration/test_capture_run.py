@@ -164,6 +164,19 @@ def test_a_camera_that_moved_since_is_found_from_where_the_arm_stands(
     assert wrist.drift_px is not None and wrist.drift_px < 3.0
     assert wrist.drift_mm is not None and wrist.drift_mm < 2.0
     assert config.read_bytes() == before
+    # One that was calibrated with this board on the hand: it sees it, on the table, and that tells nothing.
+    both = calibrated("both")
+    record = Record(both)
+    wrist_known = record.now.cameras["wrist"]
+    assert wrist_known.hand_eye is not None
+    on_hand = msgspec.structs.replace(wrist_known.hand_eye, mount="world")
+    record.put(lambda now: with_camera(now, "front", lens=wrist_known.lens, hand_eye=on_hand))
+    told = run("verify", "--drift", "--config", both)
+    assert told.exit_code == 0, (told.output, told.exception)
+    assert "not used: front: not checked: the board is where wrist has it" in told.stdout
+    asked = run("verify", "--drift", "--config", both, "--camera", "front")
+    assert asked.exit_code == 1 and "fail: front: the board is not where it was" in asked.stdout
+
     text = run("verify", "--drift", "--config", calibrated("moved", 12.0), "--camera", "wrist")
     assert text.exit_code == 1, (text.output, text.exception)
     assert "fail: wrist: the board is not where it was by" in text.stdout

@@ -25,6 +25,17 @@ def _errors(found: Estimate, rig: Rig) -> tuple[float, float]:
     )
 
 
+def test_a_solver_that_gives_up_says_so_to_nobody_but_us(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """OpenCV would log it as an error, in the middle of a capture."""
+    rig = Rig(1)
+    setup = make_setup([rig.camera], rig.stands(4, tilt_deg=1.0, roll_deg=2.0))
+    tsai, *_ = closed_form.guesses(setup, rig.camera)
+    assert tsai.method == "tsai" and tsai.refused
+    assert capfd.readouterr().err == ""
+
+
 @pytest.mark.parametrize("mount", MOUNTS)
 def test_with_exact_arm_and_corners_the_answer_is_exact(mount: Mount) -> None:
     rig = Rig(1, mount)

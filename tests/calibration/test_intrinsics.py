@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import cv2
 import msgspec
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 from calibration import intrinsics
+from calibration.app import app
 from calibration.boards import Board
 from calibration.intrinsics import Fit, IntrinsicsError, Views
 from calibration.lenses import Lens
 from calibration.shots import ShotCamera
+from tests.calibration.test_boards_and_shots import capture
 
 TRUE = Lens(
     width=640, height=480, fx=611.0, fy=609.5, cx=325.0, cy=236.0,
@@ -83,6 +88,19 @@ def test_a_picture_of_something_else_is_left_out_and_named() -> None:
     found = intrinsics.fit(Views(good.names, good.points, tuple(pixels)), CAMERA)
     assert found.views.left_out == ("07: far from all others",)
     assert np.median(intrinsics.difference(TRUE, found.lens)) < 0.8
+
+
+def test_a_lens_that_stays_unsure_is_told_what_it_lacks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = capture(tmp_path / "hand-eye", count=14)
+    command = ["intrinsics", str(folder), "--camera", "wrist"]
+    refused = CliRunner().invoke(app, command)
+    assert isinstance(refused.exception, IntrinsicsError)
+    assert "robot-calibrate capture --lens" in str(refused.exception)
+    monkeypatch.setattr(intrinsics, "MIN_COVERED", 0.2)
+    said = CliRunner().invoke(app, command)
+    assert "every part of the picture" in said.output.splitlines()[1], said.output
 
 
 def test_pictures_that_determine_no_lens_are_refused() -> None:

@@ -17,7 +17,7 @@ demo: $(VENV)/.installed
 	$(BIN)/robot-run demo --task $(TASK) --seed $(SEED) --iterations $(ITERATIONS)
 
 test: lint
-	$(BIN)/python -m pytest
+	sh tools/test.sh $(BIN)/python
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

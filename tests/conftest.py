@@ -42,9 +42,12 @@ REALTIME = (
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.pluginmanager.register(Steadiness(), "steadiness")
+    # In parallel (pytest-xdist) nothing that watches a clock is run.
+    if not getattr(config.option, "numprocesses", None) and not hasattr(config, "workerinput"):
+        config.pluginmanager.register(Steadiness(), "steadiness")
 
 
+@pytest.hookimpl(tryfirst=True)  # before `-m` chooses
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     here = Path(__file__).resolve().parent
     for item in items:

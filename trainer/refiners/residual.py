@@ -15,8 +15,9 @@ offset need be known again: critics judge what was executed.
 A person's interventions are in both buffers (HIL-SERL, Luo et al. 2024, arXiv 2410.21845): what they did is
 in the episode like all else, and once more among the demonstrations.
 
-Trust region: the bound, and `anchor` times the mean of rho^2. Stale data: a transition is as true as ever
-whatever weights acted, and targets are made afresh, so every episode keeps its weight (as in `dsrl`).
+Trust region: the bound, and `anchor` times |rho|^2, without which chance alone in few episodes takes joints
+that do not matter to their bounds. Stale data: a transition is as true as ever whatever weights acted, and
+targets are made afresh, so every episode keeps its weight (as in `dsrl`).
 
 Needs a package with a residual (`robot-export policy --residual DEGREES`).
 """
@@ -61,8 +62,9 @@ class ResidualOptions(EpisodicOptions, frozen=True):
     potential, which demonstrations lack (0: the outcome alone). `steps` of the critics an iteration, one of
     the actor every `actor_every`. `demonstration_share` of a batch are demonstrations and interventions.
     `ensemble` critics (E), of which `subset` (Z) make the target. `smoothing`: standard deviation of the
-    noise on rho in the target, at most `most_smoothing`. `anchor` weighs the mean of rho^2. `after` labelled
-    episodes it begins; until then the base acts. The others are those of `dsrl`."""
+    noise on rho in the target, at most `most_smoothing`. `anchor` weighs |rho|^2: what a joint must gain to
+    be at its bound (0.1: a tenth of an `outcome`). `after` labelled episodes it begins; until then the base
+    acts. The others are those of `dsrl`."""
 
     execute: int = 8
     outcome: float = 1.0
@@ -76,7 +78,7 @@ class ResidualOptions(EpisodicOptions, frozen=True):
     subset: int = 2
     smoothing: float = 0.2
     most_smoothing: float = 0.5
-    anchor: float = 0.02
+    anchor: float = 0.1
     hidden: int = 256
     target_rate: float = 0.005
     average_decay: float = 0.98
@@ -208,11 +210,14 @@ class ResidualLearner:
         rho = self.actor(seen, base)
         self.q.requires_grad_(False)
         value = self.q(seen, self._judged(features, base, rho)).mean()
+        with torch.no_grad():
+            unmoved = self.q(seen, self._judged(features, base, torch.zeros_like(rho))).mean()
         self.q.requires_grad_(True)
-        self._step(self._of_actor, self.actor, o.anchor * (rho**2).mean() - value)
+        held = o.anchor * (rho**2).sum(1).mean()
+        self._step(self._of_actor, self.actor, held - value)
         follow(self._slow, self.actor, 1.0 - o.average_decay)
-        size = float(rho.detach().abs().mean())
-        return {"value": float(value.detach()), "residual": size}
+        found = {"value": value, "gain": value - unmoved, "residual": rho.abs().mean()}
+        return {name: float(one.detach()) for name, one in found.items()}
 
     def base(self, features: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         """a_base(s, w) as the flow draws it on the robot: normalised [B, T*A] at features [B, F]."""

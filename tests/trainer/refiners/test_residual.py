@@ -108,9 +108,11 @@ def test_it_finds_what_the_base_is_off_by(corrected, off):
         episodes.append(alone(features[at].numpy(), chunks[at] + tried, hit, False))
     assert not corrections(made, features).any()
     found = made.learn(episodes, 0, 1)
-    hits = np.abs(corrections(made, features)[:, 0] - off) < 2.0
-    assert hits.mean() > 0.8
-    assert found.metrics["helped"] == 0 and 0 < found.metrics["residual"] < 1
+    corrected_by = corrections(made, features)
+    assert (np.abs(corrected_by[:, 0] - off) < 2.0).mean() > 0.8
+    # The other joints did not matter, whatever chance made of them.
+    assert np.abs(corrected_by[:, 1:5]).mean() < 1.5
+    assert found.metrics["helped"] == 0 and found.metrics["gain"] > 0.1
 
 
 def test_a_person_who_takes_over_shows_the_way(corrected):

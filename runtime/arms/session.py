@@ -69,11 +69,13 @@ class Session:
         folder = self._folder or Path(self._own.name)  # type: ignore[union-attr]
         plan = RunPlan(purpose="record", driver="person", sink="none")
         check(self._config, plan)
-        run = make_run(self._config, plan, folder)
-        self._devices = _Devices(run)
+        self._run = run = make_run(self._config, plan, folder)
         try:
+            self._devices = _Devices(run)
             self._devices.__enter__()
-        except BaseException:  # it has closed itself
+        except (
+            BaseException
+        ):  # devices have closed themselves; Ctrl-C may come before there are any
             self._forget()
             raise
         try:
@@ -227,7 +229,7 @@ class Session:
         return DeviceError(what) if what else Stopped("stopped before it was done")
 
     def _forget(self) -> None:
-        shutil.rmtree(self._devices.run.shm_dir, ignore_errors=True)
+        shutil.rmtree(self._run.shm_dir, ignore_errors=True)
         if self._own is not None:
             self._own.cleanup()
 

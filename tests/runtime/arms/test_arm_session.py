@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import pytest
 
 from contracts.errors import DeviceError, EntracteError, GateFault
 from runtime.arms import ArmState
+from runtime.arms import session as session_module
 from runtime.arms.session import Session, Stopped
 from runtime.board import LoopState
 from runtime.config import load_config
 from runtime.reset import NotReached
+from runtime.run import Run
 
 OVERRIDES = ["loop.rate_hz=30", "cameras.front.rate_hz=30", "arm.state_latency_s=0.2"]
 
@@ -113,3 +116,25 @@ def test_an_emergency_stop_is_a_fault_and_a_missing_device_a_sentence() -> None:
             Session(load_config(None, [override])),
         ):
             pass
+
+
+def test_ctrl_c_before_any_device_is_opened_leaves_no_memory_behind(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made: list[Path] = []
+
+    def interrupted(run: Run, **_: object) -> NoReturn:
+        made.append(Path(run.shm_dir))
+        assert made[0].exists()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(session_module, "_Devices", interrupted)
+    with pytest.raises(KeyboardInterrupt), Session.of(None, OVERRIDES, ["front"]):
+        pass
+    assert made and not made[0].exists()
+
+
+def test_a_tool_may_ask_for_some_of_the_cameras_alone() -> None:
+    with Session.of(None, OVERRIDES, ["wrist"]) as session:
+        assert set(session.cameras) == {"wrist"}
+        session.pause()

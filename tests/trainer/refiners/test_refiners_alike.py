@@ -32,6 +32,7 @@ class Kind:
 _BESTOFN = {"gradient_steps": 6, "batch": 8, "critic_batch": 8, "critic_after": 1, "samples": 4}
 _AWR = {"steps": 6, "value_steps": 6, "batch": 8, "hidden": 16}
 _DSRL = {"steps": 6, "batch": 8, "after": 1, "hidden": 16, "execute": 2, "ensemble": 2}
+_RESIDUAL = {**_DSRL, "steps": 8, "actor_every": 2}
 _PPO = {"epochs": 3, "batch": 8, "hidden": 16, "learning_rate": 1e-3, "kl": 10.0}
 KINDS = {
     "awr": Kind(_AWR, other={"hidden": 8}),
@@ -39,6 +40,7 @@ KINDS = {
     "demonstrations": Kind(_BESTOFN),
     "dsrl": Kind(_DSRL, package="steered", other={"hidden": 8}),
     "ppo": Kind(_PPO, other={"hidden": 8}),
+    "residual": Kind(_RESIDUAL, package="corrected", other={"hidden": 8}),
 }
 
 

@@ -10,7 +10,7 @@ from importlib import import_module
 
 import typer
 
-from contracts.errors import CheckFailed, EntracteError
+from contracts.errors import CheckFailed, EntracteError, MissingDependency
 
 VERBS = ("board", "capture", "depth", "handeye", "intrinsics", "latency", "quantization", "verify")
 EXIT_WRONG_INPUT = 2
@@ -31,10 +31,21 @@ def main() -> None:
     """Entry point: one clear sentence on an error. Exit code 2 for what a user must mend, 1 for a check that
     was made and failed."""
     try:
-        app()
+        _run()
     except EntracteError as error:
         print(f"robot-calibrate: {error}", file=sys.stderr)
         sys.exit(1 if isinstance(error, CheckFailed) else EXIT_WRONG_INPUT)
+
+
+def _run() -> None:
+    try:
+        app()
+    except ModuleNotFoundError as error:  # a robot's own extras have no scipy
+        if (error.name or "").partition(".")[0] != "scipy":
+            raise
+        raise MissingDependency(
+            "calibration needs scipy", remedy="pip install 'entracte[calibration]'"
+        ) from error
 
 
 if __name__ == "__main__":

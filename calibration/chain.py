@@ -23,7 +23,7 @@ from contracts.errors import ConfigError
 from contracts.files import atomic
 from contracts.specs import SO101_JOINTS, ActionSpec
 
-SO101 = Path(__file__).resolve().parent.parent / "hw_configs" / "chains" / "so101.yaml"
+SO101 = Path(__file__).resolve().parent / "chains" / "so101.yaml"
 Triple = tuple[float, float, float]
 _NONE = (0.0, 0.0, 0.0)
 
@@ -100,7 +100,7 @@ def read(path: Path) -> Chain:
         found = msgspec.convert(parse(text, str(path)), Chain)
     except (atomic.FileError, OSError, UnicodeDecodeError, msgspec.ValidationError) as error:
         raise ConfigError(
-            f"{path} is no chain of joints", found=str(error), remedy=f"write it as {SO101.name}"
+            f"{path} is no chain of joints", found=str(error), remedy=f"write it as {SO101}"
         ) from error
     numbers = [v for j in found.joints for v in (*j.axis, *j.place_mm, *j.turn_deg, j.zero)]
     numbers += [*found.hand.place_mm, *found.hand.turn_deg]
@@ -122,7 +122,7 @@ def chain_of(spec: ActionSpec, path: Path | None) -> Chain:
             "the kinematics of this arm are not known",
             expected=f"the joints of an SO-101, {list(SO101_JOINTS)}",
             found=list(spec.names),
-            remedy="describe its joints in a YAML file, as hw_configs/chains/so101.yaml, and give --chain",
+            remedy=f"describe its joints in a YAML file, as {SO101}, and give --chain",
         )
     found = read(path or SO101)
     found.require(spec, str(path or SO101))

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from steadiness import Steadiness
@@ -39,6 +40,10 @@ REALTIME = (
     *("trainer/monitors/test_monitors_pause", "trainer/test_reward_heads", "trainer/test_sharing"),
 )
 """Whose tests start programs and watch a clock: see `steadiness`."""
+
+# How long one example took says how busy the machine is.
+settings.register_profile("entracte", deadline=None)
+settings.load_profile("entracte")
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -1,12 +1,14 @@
 #!/bin/sh
 # The whole suite: sh tools/test.sh PYTHON. What only computes runs in one process a core; what starts programs
-# and watches a clock (marked `realtime`) runs alone afterwards, one test at a time.
+# and watches a clock (marked `realtime`) runs alone afterwards, one test at a time. What computes may take its time
+# on a machine that others use too.
 set -u
 python="$1"
 usual="not slow and not gpu and not index"
 failed=0
 echo "== tests that compute, $(nproc) at a time"
-OMP_NUM_THREADS=1 "$python" -m pytest -n "$(nproc)" --dist loadfile -m "$usual and not realtime" || failed=1
+OMP_NUM_THREADS=1 "$python" -m pytest -n "$(nproc)" --dist loadfile --timeout 900 \
+    -m "$usual and not realtime" || failed=1
 echo "== tests that watch a clock, one at a time"
 "$python" -m pytest -m "$usual and realtime" || failed=1
 exit $failed

@@ -18,7 +18,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
+import scipy
 
 from benchmarks import machine
 from benchmarks.board_scene import BoardScene, Spoils, render_lens
@@ -183,11 +185,17 @@ def _errors(pose: Array, truth: Array) -> tuple[float, float]:
     return rigid.distance_mm(pose, truth), rigid.angle_deg(pose, truth)
 
 
-def estimators() -> str:
-    """Of the code that finds errors from corners: what it found before is not what another would find."""
-    files = sorted((ROOT / "calibration" / "handeye").glob("*.py"))
-    files += [ROOT / "calibration" / "rigid.py", Path(__file__).resolve()]
-    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:12]
+def estimators(root: Path = ROOT) -> str:
+    """Of the code that finds errors from corners, and the libraries that it computes with: what it found
+    before is not what another would find."""
+    files = sorted((root / "calibration" / "handeye").glob("*.py"))
+    files += [root / "calibration" / "rigid.py", root / "benchmarks" / "handeye.py"]
+    versions = [f"{one.__name__} {one.__version__}\n".encode() for one in (cv2, np, scipy)]
+    return hashlib.sha256(b"".join([*versions, *(f.read_bytes() for f in files)])).hexdigest()[:12]
+
+
+ESTIMATORS = estimators()
+"""Of the modules that this process runs: files that change while it runs are not what finds its errors."""
 
 
 def require_options(folder: Path, options: Options) -> None:
@@ -211,7 +219,7 @@ def errors_of(
 ) -> list[dict[str, Any]]:
     """A row for each number of stands, from the folder or found and put there; mounts take turns."""
     mount = MOUNTS[number % 2]
-    path = folder / f"{number:04d}-{mount}-{spread}-{estimators()}.json"
+    path = folder / f"{number:04d}-{mount}-{spread}-{ESTIMATORS}.json"
     if not path.exists():
         truth, samples = corners_of(folder, number, mount, spread, scene, options)
         rows = [

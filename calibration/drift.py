@@ -9,13 +9,17 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 
 import msgspec
+import numpy as np
 
+from calibration import rigid
 from calibration.boards import Board, Finder
 from calibration.capture import devices
 from calibration.capture.looking import Rejected, look_twice
 from calibration.capture.stillness import STILL_S, STILL_UNITS, Stillness, Stood
 from calibration.chain import Chain
-from calibration.handeye.samples import Sample, View, make_setup
+from calibration.handeye.closed_form import near_T_far
+from calibration.handeye.samples import Sample, Setup, View, make_setup
+from calibration.handeye.start import pixels
 from calibration.shots import ShotCamera
 from calibration.verify import (
     LIMIT_MM,
@@ -75,19 +79,21 @@ def drifted(
     limit_px: float = LIMIT_PX,
 ) -> Check:
     """Through the cameras `names`, of which `each` has to see its board, or one at least. Warns above half of
-    a limit, fails above it and where a board that has to be seen is not. Moves nothing. Raises `VerifyError`,
-    `ConfigError` and `DeviceError`."""
+    a limit, fails above it and where a board that has to be seen is not. Commands no motion. Raises
+    `VerifyError`, `ConfigError` and `DeviceError`."""
     cameras = _cameras(session, calibration, names)
     samples, unseen = _looked(session, cameras, chain)
     seen = {name for sample in samples for name in sample.views}
     checks, reasons = dict[str, CameraCheck](), list[str]()
+    elsewhere = dict[str, str]()
     if seen:
         pinholes = [cameras[name].lens.pinhole(name, cameras[name].mount) for name in seen]
         setup = make_setup(sorted(pinholes, key=lambda one: one.name), samples, fewest=1)
         found = check(calibration, cameras, setup, drift=True, limit_mm=limit_mm, limit_px=limit_px)
         checks, reasons = found.cameras, list(found.reasons)
+        elsewhere = _elsewhere(calibration, cameras, setup, found, limit_px)
     if not each:
-        unseen |= _elsewhere(cameras, checks, reasons)
+        unseen |= elsewhere
         checks = {name: one for name, one in checks.items() if name not in unseen}
         reasons = [one for one in reasons if one.split(": ")[1] not in unseen]
     if each or not seen:
@@ -101,20 +107,52 @@ def drifted(
 
 
 def _elsewhere(
-    cameras: Mapping[str, ShotCamera], checks: Mapping[str, CameraCheck], reasons: Sequence[str]
+    calibration: Calibration,
+    cameras: Mapping[str, ShotCamera],
+    setup: Setup,
+    checked: Check,
+    limit_px: float,
 ) -> dict[str, str]:
-    """Cameras whose board is where one of the other mount has it, and why that tells nothing of them: a board
-    can't be beside the arm and on the hand."""
-    failed = {name for name in checks if any(one.startswith(f"fail: {name}: ") for one in reasons)}
+    """Cameras that see their board where one of the other mount has it, and why that is no drift of theirs: a
+    board can't be beside the arm and on the hand. One that sees it anywhere else may have moved, or sees
+    another print of it: that stays a failure."""
+    failed = {
+        name
+        for name in checked.cameras
+        if any(one.startswith(f"fail: {name}: ") for one in checked.reasons)
+    }
     found = {}
     for name in failed:
-        for other in set(checks) - failed:
+        for other in set(checked.cameras) - failed:
             one, two = cameras[name], cameras[other]
-            if one.mount != two.mount and one.board == two.board:
+            if one.mount == two.mount or one.board != two.board:
+                continue
+            if _off_px(calibration, setup, name, other) <= limit_px:
                 found[name] = (
                     f"not checked: the board is where {other} has it, and can't be in both places"
                 )
     return found
+
+
+def _off_px(calibration: Calibration, setup: Setup, name: str, other: str) -> float:
+    """How far camera `name` sees the board from where `other`, of the other mount, has it: what the one's
+    board is fixed to is what the other is fixed to."""
+    camera = next(one for one in setup.cameras if one.name == name)
+    pose = np.reshape(place_of(calibration, name).pose, (4, 4))
+    board = np.reshape(place_of(calibration, other).board_pose, (4, 4))
+    return float(
+        np.median(
+            [
+                pixels(
+                    Setup((camera,), (sample,)),
+                    camera,
+                    pose,
+                    rigid.invert(near_T_far(camera, sample)) @ board,
+                )
+                for sample, _ in setup.of(camera)
+            ]
+        )
+    )
 
 
 def _cameras(

@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import msgspec
 import typer
 
-from contracts.errors import ConfigError, EntracteError
+from contracts.errors import CheckFailed, ConfigError, EntracteError
 from contracts.files import dataset_info, outputs
 from contracts.release import ReleaseManifest
 from runtime import blackbox_command, doctor_command, enroll_command, keys_command, slots_command
@@ -381,13 +381,14 @@ def _add_demo() -> None:
 
 
 def main() -> None:
-    """Entry point: one clear sentence and an exit code for whatever a user can get wrong."""
+    """Entry point: one clear sentence and an exit code for whatever a user can get wrong; 1 for a check that
+    was made and failed."""
     _add_demo()
     try:
         app()
     except EntracteError as error:
         typer.echo(f"robot-run: {error}", err=True)
-        sys.exit(EXIT_WRONG_INPUT)
+        sys.exit(1 if isinstance(error, CheckFailed) else EXIT_WRONG_INPUT)
     except msgspec.ValidationError as error:
         typer.echo(f"robot-run: {error}", err=True)
         sys.exit(EXIT_WRONG_INPUT)

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import signal
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -24,9 +25,9 @@ from calibration.chain import chain_of
 from calibration.drift import LOOKS
 from calibration.record import Record, with_camera
 from calibration.verify import Check
-from contracts.errors import CheckFailed, ConfigError, EntracteError
+from contracts.errors import ConfigError, EntracteError
+from runtime import app as robot_run
 from runtime import gate_limits
-from runtime.app import app as robot_run
 from runtime.arms.session import Session
 from runtime.arms.sim import SO101_ACTION
 from runtime.bench import World, WorldConfig
@@ -169,13 +170,21 @@ def test_a_camera_that_moved_since_is_found_from_where_the_arm_stands(
     record = Record(both)
     wrist_known = record.now.cameras["wrist"]
     assert wrist_known.hand_eye is not None
-    on_hand = msgspec.structs.replace(wrist_known.hand_eye, mount="world")
+    place = tuple(truth("front").reshape(-1).tolist())
+    on_hand = msgspec.structs.replace(wrist_known.hand_eye, mount="world", pose=place)
     record.put(lambda now: with_camera(now, "front", lens=wrist_known.lens, hand_eye=on_hand))
     told = run("verify", "--drift", "--config", both)
     assert told.exit_code == 0, (told.output, told.exception)
     assert "not used: front: not checked: the board is where wrist has it" in told.stdout
     asked = run("verify", "--drift", "--config", both, "--camera", "front")
     assert asked.exit_code == 1 and "fail: front: the board is not where it was" in asked.stdout
+    # It moved, or there are two prints: it sees a board where neither of them has one.
+    off = rigid.transform(np.eye(3), [0.03, 0, 0])
+    bumped = tuple((np.reshape(place, (4, 4)) @ off).reshape(-1).tolist())
+    elsewhere = msgspec.structs.replace(on_hand, pose=bumped)
+    record.put(lambda now: with_camera(now, "front", hand_eye=elsewhere))
+    stays = run("verify", "--drift", "--config", both)
+    assert stays.exit_code == 1 and "fail: front: the board is not where it was" in stays.stdout
 
     text = run("verify", "--drift", "--config", calibrated("moved", 12.0), "--camera", "wrist")
     assert text.exit_code == 1, (text.output, text.exception)
@@ -207,7 +216,10 @@ def test_a_drift_that_can_not_be_told_is_no_pass(calibrated: Callable[..., Path]
 
 
 def test_a_start_is_refused_before_anything_moves_where_a_camera_moved(
-    calibrated: Callable[..., Path], tmp_path: Path
+    calibrated: Callable[..., Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Also by cameras that work with smaller pictures than they were calibrated with."""
     package = policy_package(tmp_path / "package", ("front", "wrist")).folder
@@ -218,10 +230,13 @@ def test_a_start_is_refused_before_anything_moves_where_a_camera_moved(
     wrist = ["--set", "calibration.drift_cameras=[wrist]", "--set", "link.enabled=false"]
     folder = tmp_path / "run"
     words = ["start", "--package", package, "--config", config, "--run-dir", folder, *wrist]
-    refused = CliRunner().invoke(robot_run, [str(word) for word in words])
-    assert isinstance(refused.exception, CheckFailed), (refused.output, refused.exception)
+    monkeypatch.setattr(sys, "argv", ["robot-run", *(str(word) for word in words)])
+    with pytest.raises(SystemExit) as refused:
+        robot_run.main()
+    told = capsys.readouterr().err
+    assert refused.value.code == 1, told  # a check that was made and failed
     for sentence in ("within 8 px and 5 mm", "wrist: the board is not where it was by", "mm (fail"):
-        assert sentence in str(refused.exception)
+        assert sentence in told
     assert sorted(path.name for path in folder.iterdir()) == ["drift"]  # no process of a run began
 
     said: list[str] = []

@@ -48,7 +48,8 @@ def command(
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
-    """Exit code 0: pass or warn, 1: fail. Changes nothing: the calibration and its id stay. Moves nothing."""
+    """Exit code 0: pass or warn, 1: fail. Changes nothing: the calibration and its id stay. Commands no
+    motion."""
     import msgspec
 
     from calibration.record import Record
@@ -96,12 +97,19 @@ def _live(
     """Whether anything moved, by the cameras as they are now."""
     from calibration.chain import chain_of
     from calibration.drift import asked, drifted, sizes
+    from runtime.arms import is_powered_by_opening
     from runtime.arms.session import Session
+    from runtime.config import load_config
 
     for name in wanted:
         record.require_camera(name)
     names = asked(record.now, record.cameras, wanted)
     as_calibrated = sizes(record.now, names)
+    if is_powered_by_opening(load_config(record.config, overrides)):
+        typer.echo(
+            "robot-calibrate: connecting to this arm switches its motors' power: it may sink for a moment",
+            err=True,
+        )
     with Session.of(record.config, [*as_calibrated, *overrides], names) as session:
         known = chain_of(session.action, chain)
         return drifted(

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from runtime.supervisor import die_with_parent
+
 TAIL_LINES = 12
 # Two cores are shared by everything here: libraries must not start threads of their own.
 _ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
@@ -18,7 +20,8 @@ _ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_TH
 
 @dataclass
 class Program:
-    """One process with its log. It has a session of its own: Ctrl-C reaches the demo alone."""
+    """One process with its log. It has a session of its own: Ctrl-C reaches who started it alone. When that
+    one is gone, however it went, this one is asked to end."""
 
     name: str
     command: list[str]
@@ -38,6 +41,7 @@ class Program:
                 stderr=errors,
                 env={**_ENVIRONMENT, **os.environ},
                 start_new_session=True,
+                preexec_fn=die_with_parent,  # noqa: PLW1509 one system call, no lock taken
             )
         return cls(name, command, log, process, output)
 

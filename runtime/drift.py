@@ -7,6 +7,7 @@ a board looks like is calibration's to know, and its devices are closed again be
 from __future__ import annotations
 
 import signal
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -16,11 +17,14 @@ import msgspec
 
 from contracts.errors import CheckFailed, ConfigError
 from contracts.files import atomic
+from runtime.arms import is_powered_by_opening
 from runtime.config import RobotConfig
 from runtime.demo_program import Program
 
 PATIENCE_S = 30.0
 """For the devices of a check that is interrupted to be closed."""
+LOOKING_S = 180.0
+"""To import, to wait for an arm that stands and to look; opening the devices has its own limits."""
 _ASKS = "robot-calibrate: "
 
 
@@ -30,6 +34,14 @@ def require_in_place(config: RobotConfig, folder: Path, say: Callable[[str], Non
     section = config.calibration
     if not section.drift_cameras:
         return
+    if is_powered_by_opening(config):
+        raise ConfigError(
+            "calibration.drift_cameras looks before the arm is touched",
+            expected="an arm that keeps its power as it is when it is connected",
+            found=f"arm.kind: {config.arm.kind}",
+            remedy="calibration.drift_cameras=[], and look with robot-calibrate verify --drift while the arm "
+            "is in its rest pose",
+        )
     names = ", ".join(section.drift_cameras)
     say(f"looking for the calibration's board: has {names} moved?")
     folder = folder / "drift"
@@ -42,11 +54,25 @@ def require_in_place(config: RobotConfig, folder: Path, say: Callable[[str], Non
     command += [word for name in section.drift_cameras for word in ("--camera", name)]
     command += ["--chain", section.chain] if section.chain else []
     program = Program.start("verify", command, folder)
+    limit_s = _limit_s(config)
     try:
-        program.process.wait()
+        program.process.wait(limit_s)
+    except subprocess.TimeoutExpired as error:
+        raise ConfigError(
+            "can't tell whether a camera has moved",
+            expected=f"an answer within {limit_s:g} s",
+            found=(program.tail() or ["none"])[-1],
+            remedy=f"see {program.log}, or start without this check: calibration.drift_cameras=[]",
+        ) from error
     finally:
         program.stop(signal.SIGINT, PATIENCE_S)  # Ctrl-C: it holds devices open
     _judge(program, config, say)
+
+
+def _limit_s(config: RobotConfig) -> float:
+    opening_s = [config.arm.start_timeout_s]
+    opening_s += [one.start_timeout_s + one.warmup_s for one in config.cameras.values()]
+    return LOOKING_S + max(opening_s)
 
 
 def _judge(program: Program, config: RobotConfig, say: Callable[[str], None]) -> None:

@@ -256,7 +256,7 @@ class Supervisor:
         logs.mkdir(exist_ok=True)
         if child.name == "link":
             self.board.link_ready = 0
-        begin = _begin_in_order if child.name in _IN_ORDER else _die_with_parent
+        begin = _begin_in_order if child.name in _IN_ORDER else die_with_parent
         with (logs / f"{child.name}.log").open("ab") as log:
             child.process = subprocess.Popen(
                 [
@@ -400,8 +400,8 @@ def _for_people(config: RobotConfig) -> list[Child]:
     return children
 
 
-def _die_with_parent() -> None:
-    """In the child: SIGTERM when the supervisor is gone, however it went (Linux)."""
+def die_with_parent() -> None:
+    """In the child (`preexec_fn`): SIGTERM when who started it is gone, however it went (Linux)."""
     if _LIBC is not None:
         _LIBC.prctl(1, signal.SIGTERM)
 
@@ -409,7 +409,7 @@ def _die_with_parent() -> None:
 def _begin_in_order() -> None:
     """In the child, too: it hears that it is to end once it has said how (`pthread_sigmask`). Told while it
     is still being imported, it would leave what is in the ring."""
-    _die_with_parent()
+    die_with_parent()
     signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT))
 
 

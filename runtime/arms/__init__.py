@@ -2,7 +2,8 @@
 
 The class that `arm.kind` names is a `Driver`, which `runtime.arms.server` hosts in a process of its own, or,
 where it says `in_control = True`, an `Arm` that control and watchdog use directly (the bench's). Only the
-gate's holder and the watchdog write; who may is decided by the lease on the board.
+gate's holder and the watchdog write; who may is decided by the lease on the board. One whose `open` changes
+the motors' power says `powered_by_opening = True`.
 """
 
 from __future__ import annotations
@@ -136,6 +137,12 @@ def is_served(config: RobotConfig) -> bool:
             remedy="set pace: realtime, or arm.kind: sim",
         )
     return served
+
+
+def is_powered_by_opening(config: RobotConfig) -> bool:
+    """Whether merely connecting to the arm changes its motors' power: its driver says
+    `powered_by_opening = True`. Raises `ConfigError`: unknown kind."""
+    return bool(getattr(registry.load("arms", config.arm.kind), "powered_by_opening", False))
 
 
 def open_arm(run: Run, caller: str) -> Arm:

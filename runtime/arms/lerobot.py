@@ -43,6 +43,7 @@ class LeRobotArm:
     """
 
     in_control = False
+    powered_by_opening = True
 
     def __init__(
         self,

@@ -17,7 +17,8 @@ from runtime.enroll_command import ConfigOption, RunDirOption, SetOption
 from runtime.link_keys import LinkKeys
 
 ANSWER_S, TRIED_S = 15.0, 4.0
-"""How long the trainer may take; so long each of its keys is tried in turn, where it announced another."""
+"""How long the trainer may take; so long each of its keys is tried in turn, where it announced another, until
+one is answered to."""
 SESSION = "keys"
 SILENT = "the trainer did not answer"
 NOT_IN = "the trainer did not let this robot in"
@@ -88,8 +89,8 @@ def announce(config: RobotConfig, keys: LinkKeys, key: str, answer_s: float = AN
     try:
         while time.monotonic() < until_s:
             for client in ways:
-                give_up_s = min(until_s, time.monotonic() + patience_s)
-                found = _tell(context, config, client, key, give_up_s)
+                tried_s = min(until_s, time.monotonic() + patience_s)
+                found = _tell(context, config, client, key, tried_s, until_s)
                 if not found:
                     if client is following:
                         keys.store.take_next(client.server)
@@ -110,14 +111,16 @@ def _tell(
     config: RobotConfig,
     client: Client,
     key: str,
+    tried_s: float,
     until_s: float,
 ) -> str:
-    """The whole conversation with a trainer that `client` knows; "", or where it ended."""
+    """The whole conversation with a trainer that `client` knows; "", or where it ended. `tried_s`: for its
+    welcome. Once that came this is the key that it has, and it may take until `until_s`."""
     robot_id = config.robot.id
     hello = Hello(robot_id, SESSION, wire.VERSIONS, (), __version__)
     socket = open_socket(context, zmq.DEALER, connect=config.link.weights, security=client)
     try:
-        return _ask(socket, hello, Welcome, until_s) or _ask(
+        return _ask(socket, hello, Welcome, tried_s) or _ask(
             socket, RobotKey(robot_id, key), RobotKeyStored, until_s
         )
     finally:

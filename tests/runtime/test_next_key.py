@@ -7,8 +7,10 @@ import contextlib
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -19,12 +21,13 @@ from contracts import wire
 from contracts.errors import WireError
 from contracts.files.keys import KeyStore
 from contracts.key_rotation import NEXT_KEY, SERVER_PURPOSE, NextServerKey, announce_next, hex_of
-from contracts.messages import AnyMessage, Hello, NextKey, NextKeyStored, Welcome
+from contracts.messages import AnyMessage, Hello, NextKey, NextKeyStored, RobotKeyStored, Welcome
 from contracts.sockets import Doorman, KeyPair, Pass, bind_anew, open_socket
 from contracts.sockets.curve import new_pair
-from runtime import link_sockets
+from runtime import keys_command, link_sockets
 from runtime.board import LinkState
 from runtime.config import LinkSection, PolicySection, RewardSection, RobotConfig, RobotSection
+from runtime.link_keys import LinkKeys
 from runtime.link_sockets import LinkSockets
 from runtime.run import Run, RunPlan
 
@@ -128,15 +131,17 @@ class Robot:
                 signing_key=hex_of(SIGNING.public_key()),
             )
         )
+        self.folder = folder / "robot"
+        self.config = RobotConfig(
+            robot=RobotSection(id="arm"),
+            policy=PolicySection(package="p"),
+            reward=RewardSection(package=""),
+            link=LinkSection(**self.trainer.endpoints, curve="always"),
+        )
         self._run = Run(
-            config=RobotConfig(
-                robot=RobotSection(id="arm"),
-                policy=PolicySection(package="p"),
-                reward=RewardSection(package=""),
-                link=LinkSection(**self.trainer.endpoints, curve="always"),
-            ),
+            config=self.config,
             plan=RunPlan(),
-            run_dir=str(folder / "robot"),
+            run_dir=str(self.folder),
             shm_dir=str(folder),
             session_id="s1",
         )
@@ -249,6 +254,39 @@ def test_a_robot_that_was_off_while_the_key_changed_finds_the_trainer(robot: Rob
     robot.start()
     robot.greeted()
     assert robot.lab.key == pair.public
+
+
+def test_a_trainer_that_answers_to_its_announced_key_may_take_its_time(
+    robot: Robot, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`keys rotate` while an announced key waits: once it was welcomed no other key is tried."""
+    monkeypatch.setattr(keys_command, "TRIED_S", 2.0)
+    robot.greeted()
+    robot.sockets.close()
+    pair, trainer, done = new_pair(), robot.trainer, threading.Event()
+    robot.store.expect(robot.following(new=pair.public), 9.0)
+    trainer.serve_with(pair)
+
+    def slowly() -> None:
+        while not done.wait(0.005):
+            trainer.turn()
+            if trainer.heard:
+                (key,) = trainer.heard
+                assert not done.wait(3 * keys_command.TRIED_S)  # longer than each key is tried
+                trainer.say(RobotKeyStored(key.key))
+                trainer.heard.clear()
+
+    with ThreadPoolExecutor(1) as pool:
+        serving = pool.submit(slowly)
+        try:
+            keys = LinkKeys(robot.config.link, robot.folder)
+            keys_command.announce(robot.config, keys, new_pair().public, answer_s=60.0)
+        finally:
+            done.set()
+    serving.result()
+    assert "is in use now: taken" in capsys.readouterr().out
+    assert robot.lab.key == pair.public
+    robot.start()
 
 
 def test_who_has_the_old_curve_key_alone_puts_no_key_of_his_in_its_place(

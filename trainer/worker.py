@@ -8,10 +8,11 @@ import queue
 import sys
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 
 from contracts.errors import EntracteError
 from trainer.config import TrainerConfig
+from trainer.interfaces import EpisodeKey
 from trainer.live_frames import LiveFrames
 from trainer.metrics import Metrics
 from trainer.store import IndexEntry, Store, UnreadableLog
@@ -19,7 +20,7 @@ from trainer.work import Work
 
 FLUSH_DATASET_S = 60.0
 DISK_AGAIN_S, READ_TIMES = 5.0, 3
-"""So long is waited after the disk failed; so often in a row it may fail to give the same log."""
+"""So long is waited after the disk failed; so often it may fail to give the same log."""
 
 
 class Worker(threading.Thread):
@@ -40,7 +41,7 @@ class Worker(threading.Thread):
         self._episodes: queue.SimpleQueue[IndexEntry | None] = queue.SimpleQueue()
         self._backlog: deque[IndexEntry] = deque()
         self._disk_again_s = 0.0
-        self._times_unread = 0
+        self._times_unread: Counter[EpisodeKey] = Counter()
         self.malformed = 0
         self.aside = 0
         """Logs that the disk did not give: not in the data set before the next start."""
@@ -94,7 +95,7 @@ class Worker(threading.Thread):
             return
         try:
             self._store.write_dataset(entry, keep_log=self._config.store.keep_logs)
-            self._times_unread = 0
+            del self._times_unread[entry.key]
         except UnreadableLog as error:
             self._not_read(entry, str(error))
         except OSError as error:
@@ -103,20 +104,22 @@ class Worker(threading.Thread):
             self._backlog.appendleft(entry)
             self._disk_again_s = time.monotonic() + DISK_AGAIN_S
         except Exception as error:  # one episode must not end the trainer, at every start again
+            del self._times_unread[entry.key]
             known = isinstance(error, EntracteError)
             problem = str(error) if known else f"{type(error).__name__}: {error}"
             self._metrics.add("dataset_failure", key=str(entry.key), problem=problem)
 
     def _not_read(self, entry: IndexEntry, problem: str) -> None:
         """Read it again in a while; a log that the disk gives to nobody must not hold up the others."""
-        self._times_unread += 1
-        aside = self._times_unread >= READ_TIMES or self._stopping.is_set()
+        self._times_unread[entry.key] += 1
+        aside = self._times_unread[entry.key] >= READ_TIMES or self._stopping.is_set()
         self._metrics.add("dataset_failure", key=str(entry.key), problem=problem, aside=aside)
         if not aside:
             self._backlog.appendleft(entry)
             self._disk_again_s = time.monotonic() + DISK_AGAIN_S
             return
-        self._times_unread, self.aside = 0, self.aside + 1
+        del self._times_unread[entry.key]
+        self.aside += 1
         with contextlib.suppress(OSError):  # what it is printed to may lie on the same disk
             print(
                 f"robot-trainer: {problem}; it stays, and is left out of the data set until the next start",

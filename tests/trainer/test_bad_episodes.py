@@ -24,7 +24,7 @@ from trainer.interfaces import EpisodeKey
 from trainer.keeper import keep
 from trainer.live_frames import LiveFrames
 from trainer.metrics import Metrics, read_metrics
-from trainer.store import Store
+from trainer.store import Store, UnreadableLog
 from trainer.worker import Worker
 
 
@@ -144,6 +144,36 @@ def test_a_log_that_the_disk_does_not_give_holds_up_nobody_and_is_kept(
     assert work(Store(tmp_path / "store"), metrics, (1, 2, 3)).aside == 0
     reader = DatasetReader(root)
     assert [reader.meta(n)["extra"]["key"][2] for n in range(3)] == [1, 3, 2]
+
+
+def test_each_log_has_its_own_attempts(tmp_path: Path, monkeypatch) -> None:
+    """One that is read at last, and then can't be held by a data set, leaves the next one all of its."""
+    monkeypatch.setattr(worker, "DISK_AGAIN_S", 0.01)
+    store, metrics = Store(tmp_path / "store"), Metrics(tmp_path / "metrics.jsonl")
+    for seq in (1, 2):
+        store_one(store, seq)
+    write, stopping = store.write_dataset, threading.Event()
+    fails: list[Exception] = [UnreadableLog("a sector"), UnreadableLog("a sector")]
+    fails += [IndexError("of a kind that nobody thought of"), UnreadableLog("a sector")]
+
+    def failing(entry, *, keep_log: bool) -> bool:
+        if fails:
+            raise fails.pop(0)
+        try:
+            return write(entry, keep_log=keep_log)
+        finally:
+            stopping.set()
+
+    monkeypatch.setattr(store, "write_dataset", failing)
+    idle = SimpleNamespace(take=lambda entry: None, look=lambda: None)
+    working = Worker(TrainerConfig(), store, metrics, idle, LiveFrames(False), stopping)
+    for entry in store.entries:
+        working.put(entry)
+    working.start()
+    working.join(60)
+    stopping.set()
+    assert not working.is_alive() and working.aside == 0
+    assert DatasetReader(store.root / "dataset" / "bench-0").num_episodes == 1
 
 
 def test_where_the_trainer_is_stopping_it_is_not_waited_for(tmp_path: Path) -> None:

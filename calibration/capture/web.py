@@ -40,6 +40,7 @@ class Server(PageServer):
     """`shown`: by the thread that captures. `about`: what doesn't change."""
 
     remedy = "give another --page-port (0: any)"
+    other_name = "open it as localhost, and use the same port number on both ends of ssh -L"
 
     def __init__(self, shown: Shown, about: dict[str, Any], port: int) -> None:
         self.shown, self.about = shown, about

@@ -50,6 +50,8 @@ class PageServer(Listener):
     """Listens where `section` says. `doors`: who may come in; `url`: to open in a browser."""
 
     remedy = "set operator.web_port to a free one (0: any)"
+    other_name = "add it to operator.web_hosts"
+    """What helps who asks for the page under a name that it isn't served under."""
 
     def __init__(
         self, section: OperatorSection, handler: type[PageHandler], key_file: Path | None = None
@@ -102,7 +104,7 @@ class PageHandler(TimedHandler):
         if not doors.knows_host(self.headers):  # type: ignore[arg-type]
             self.answer(
                 HTTPStatus.MISDIRECTED_REQUEST,
-                {"error": "this name is not the robot's; add it to operator.web_hosts"},
+                {"error": f"this name is not the robot's; {self.server.other_name}"},
             )
             self.close_connection = True
             return False

@@ -18,8 +18,8 @@ from runtime.drift import require_in_place
 BENCH = Path(__file__).resolve().parents[2] / "hw_configs" / "sim_board.yaml"
 
 
-def asking(*overrides: str) -> RobotConfig:
-    asked = ["calibration.file=calibration.json", "calibration.drift_cameras=[wrist]"]
+def asking(folder: Path, *overrides: str) -> RobotConfig:
+    asked = [f"calibration.file={folder}/calibration.json", "calibration.drift_cameras=[wrist]"]
     return load_config(BENCH, [*asked, *overrides])
 
 
@@ -31,13 +31,13 @@ def test_a_robot_without_scipy_is_told_what_to_install(
     (absent / "scipy.py").write_text("raise ModuleNotFoundError('no scipy', name='scipy')\n")
     monkeypatch.setenv("PYTHONPATH", str(absent))
     with pytest.raises(ConfigError) as refused:
-        require_in_place(asking(), tmp_path / "run", lambda line: None)
+        require_in_place(asking(tmp_path), tmp_path / "run", lambda line: None)
     assert "calibration needs scipy; pip install 'entracte[calibration]'" in str(refused.value)
 
 
 def test_an_arm_that_is_powered_by_being_connected_is_not_asked(tmp_path: Path) -> None:
     lerobot = ["arm.kind=lerobot", "arm.options={robot: {type: so101_follower}}", "pace=realtime"]
-    config = asking(*lerobot)
+    config = asking(tmp_path, *lerobot)
     with pytest.raises(ConfigError, match=r"found arm\.kind: lerobot; .*drift_cameras=\[\]"):
         require_in_place(config, tmp_path / "run", lambda line: None)
     assert not (tmp_path / "run").exists()  # nothing was started
@@ -76,4 +76,4 @@ def _runs(pid: int) -> bool:
 def test_a_look_that_does_not_end_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(drift, "_limit_s", lambda config: 0.01)  # less than Python takes to start
     with pytest.raises(ConfigError, match=r"expected an answer within 0\.01 s"):
-        require_in_place(asking(), tmp_path / "run", lambda line: None)
+        require_in_place(asking(tmp_path), tmp_path / "run", lambda line: None)

@@ -86,8 +86,10 @@ def package_policy(
     prefixed: bool = True,
 ) -> Package:
     """`examples`: recorded trunk inputs by name, stacked along the first axis; `prefixed` as in
-    `graph_sources`."""
+    `graph_sources`, never for an actor whose chunks can't go on from one under way."""
     config = policy.config
+    if isinstance(policy.head, actors.ActorHead):
+        prefixed = prefixed and policy.head.GOES_ON
     trunk, head = graph_sources(policy, examples, prefixed=prefixed)
     count = len(examples["state"])
     observed = [{name: array[i : i + 1] for name, array in examples.items()} for i in range(count)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
+import msgspec
 import typer
 
 from contracts.errors import ConfigError, PackageError
@@ -32,18 +33,18 @@ def command(
         ),
     ] = 0.0,
     residual: Annotated[
-        float,
+        float | None,
         typer.Option(
             help="Put an untrained residual within +-so many degrees a joint behind the flow (SOURCE may "
-            "be a package); releases then carry the residual alone. 0: none."
+            "be a package); releases then carry the residual alone. 0: of joints in other units alone."
         ),
-    ] = 0.0,
+    ] = None,
     residual_share: Annotated[
-        float,
+        float | None,
         typer.Option(
-            help="With --residual: of joints in other units (a gripper), so much of the range."
+            help="With --residual: of joints in other units (a gripper), so much of the range, else 0.05."
         ),
-    ] = 0.05,
+    ] = None,
     dataset: Annotated[
         Path | None,
         typer.Option(
@@ -112,21 +113,30 @@ def command(
         dataset=dataset,
     )
     told = robot != RobotOptions() or bool(scheduler or steps)
-    if noise_actor and residual:
+    if residual_share is not None and residual is None:
+        raise ConfigError(
+            "--residual-share is of a residual",
+            expected="--residual DEGREES beside it",
+            found="it alone",
+            remedy="add --residual 0 if joints in degrees are to stay as they are",
+        )
+    if noise_actor and residual is not None:
         raise ConfigError(
             "one actor refines a policy", expected="--noise-actor or --residual", found="both"
         )
-    if noise_actor or residual:
+    if noise_actor or residual is not None:
         if told:
             raise ConfigError(
                 "an actor refines a policy of our own, which knows its robot",
                 remedy=f"leave out the options of {_PANEL}",
             )
-        if noise_actor:
+        if residual is None:
             steered = NoiseConfig(bound=noise_actor)
             made = export_with_actor(source, package, SteeredHead, steered, exporter)
         else:
-            bound = ResidualConfig(degrees=residual, share=residual_share)
+            bound = ResidualConfig(degrees=residual)
+            if residual_share is not None:
+                bound = msgspec.structs.replace(bound, share=residual_share)
             made = export_with_actor(source, package, ResidualHead, bound, exporter)
         show(made, replay(made), json)
         return

@@ -207,7 +207,7 @@ def _prefixed(head: Engine, section: PolicySection) -> bool:
             "policy.chunks: this policy can't go on from a chunk under way",
             expected=f"a package whose head takes '{PREFIX}'",
             found=f"inputs {[spec.name for spec in head.inputs]}",
-            remedy="export it again with this version, or set policy.chunks=splice",
+            remedy="set policy.chunks=splice, or, if it has no residual, export it again with this version",
         )
     return prefixed
 

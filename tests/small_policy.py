@@ -45,6 +45,7 @@ def episode(seq: int, steps: int = 9, rate_hz: float = 10.0) -> StoredEpisode:
         "intervention": np.zeros(steps, bool),
         "gate.verdict": np.zeros(steps, np.int64),
     }
+    columns["requested"] = columns["action"]
     pictures = Frames(rng.integers(0, 255, (steps, HEIGHT, WIDTH, 3), dtype=np.uint8))
     end = EpisodeEnd(seq, steps, "time_limit")
     return StoredEpisode(EpisodeKey("r", "s", seq), seq, session, start, end, columns, pictures)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,11 +14,13 @@ from typer.testing import CliRunner
 
 from contracts.errors import ConfigError, PackageError
 from contracts.files.packages import Package, load_package
-from contracts.package import PREFIX, PREFIX_WEIGHT
+from contracts.package import PREFIX, PREFIX_WEIGHT, no_prefix
 from export.app import app
 from export.check import check_package
 from export.policy import package_policy
+from runtime.config import PolicySection
 from runtime.engines import EngineOptions, open_engine
+from runtime.policy import PolicyRunner
 from trainer.policies.actors import actor_tensors, policy_of_package, with_actor
 from trainer.policies.residual import ResidualConfig, ResidualHead
 
@@ -61,9 +65,20 @@ def test_a_release_carries_the_residual_alone_and_all_else_is_the_base_policys(
     np.testing.assert_allclose(package.weights["head/residual_bound"], _bounds(package), rtol=1e-6)
     for name, tensor in base.weights.items():
         np.testing.assert_array_equal(package.weights[name], tensor)
-    for spec in ("inputs", "outputs"):
-        graphs = [getattr(p.manifest.graph("head"), spec) for p in (base, package)]
-        assert graphs[0] == graphs[1]
+    graphs = [p.manifest.graph("head") for p in (base, package)]
+    assert graphs[0].outputs == graphs[1].outputs
+    prefix = (PREFIX, PREFIX_WEIGHT)
+    assert graphs[1].inputs == tuple(s for s in graphs[0].inputs if s.name not in prefix)
+
+
+def test_a_robot_is_refused_that_wants_it_to_go_on_from_a_chunk_under_way(package: Package) -> None:
+    """That chunk is shifted already: the residual would be put on itself."""
+    trunk, head = (open_engine(package, graph, EngineOptions()) for graph in ("trunk", "head"))
+    swapper: Any = SimpleNamespace(engine=head)
+    for chunks in ("splice", "ensemble"):
+        PolicyRunner(package, trunk, swapper, PolicySection(chunks=chunks))
+    with pytest.raises(ConfigError, match=r"^policy\.chunks: .*; set policy\.chunks=splice"):
+        PolicyRunner(package, trunk, swapper, PolicySection(chunks="realtime"))
 
 
 def test_it_answers_alike_in_torch_onnx_and_engine(package: Package) -> None:
@@ -74,10 +89,9 @@ def test_it_answers_alike_in_torch_onnx_and_engine(package: Package) -> None:
 
 @pytest.mark.parametrize("case", [0, 2])
 def test_an_untrained_residual_acts_exactly_like_the_base(package: Package, case: int) -> None:
-    """From nothing, and from a chunk under way."""
-    inputs = _head_inputs(package, case)
-    assert inputs[PREFIX_WEIGHT].any() == (case > 0)
-    base = open_engine(load_package(PRETRAINED), "head", EngineOptions()).run(inputs)
+    inputs, bare = _head_inputs(package, case), load_package(PRETRAINED)
+    nothing = no_prefix(bare.manifest.graph("head").inputs)
+    base = open_engine(bare, "head", EngineOptions()).run({**inputs, **nothing})
     fresh = open_engine(package, "head", EngineOptions()).run(inputs)
     assert base.keys() == fresh.keys()
     for name, found in fresh.items():
@@ -88,7 +102,7 @@ def test_an_untrained_residual_acts_exactly_like_the_base(package: Package, case
 def test_a_pushed_residual_shifts_the_chunk_by_no_more_than_its_bound(
     package: Package, side: float
 ) -> None:
-    """With outputs far outside, every joint ends at the bound or at its limit; what is settled stays."""
+    """With outputs far outside, every joint ends at the bound or at its limit."""
     weights = package.refinable_weights()
     weights["head/residual.out.bias"] = np.full(6, 50.0 * side, np.float32)
     standby = open_engine(package, "head", EngineOptions()).standby(weights)
@@ -98,14 +112,9 @@ def test_a_pushed_residual_shifts_the_chunk_by_no_more_than_its_bound(
     inputs = _head_inputs(package, 2)
     fresh = open_engine(package, "head", EngineOptions()).run(inputs)["chunks"].copy()
     answer = standby.run(inputs)["chunks"]
-    settled, share = inputs[PREFIX], inputs[PREFIX_WEIGHT][..., None]
-    free = inputs[PREFIX_WEIGHT][0] == 0
     expected = np.clip(fresh + side * _bounds(package), low, high)
-    np.testing.assert_allclose(answer[:, free], expected[:, free], atol=1e-3)
+    np.testing.assert_allclose(answer, expected, atol=1e-3)
     assert np.abs(answer - fresh).max() > 0.9 * DEGREES
-    kept = share[0, :, 0] == 1.0
-    assert kept.any()
-    np.testing.assert_array_equal(answer[:, kept], np.broadcast_to(settled, answer.shape)[:, kept])
 
 
 def test_an_older_head_without_real_time_chunking_takes_one_too(tmp_path: Path) -> None:
@@ -155,6 +164,23 @@ def test_what_does_not_go_with_a_residual_is_not_ignored(
     done = CliRunner().invoke(app, [*words, *told.split()])
     assert isinstance(done.exception, ConfigError) and why in str(done.exception)
     assert not (tmp_path / "package").exists()
+
+
+def test_a_share_without_a_residual_is_not_ignored(tmp_path: Path) -> None:
+    words = ["policy", str(PRETRAINED), str(tmp_path / "package"), "--residual-share", "0.1"]
+    done = CliRunner().invoke(app, words)
+    assert isinstance(done.exception, ConfigError) and "--residual DEGREES" in str(done.exception)
+    assert not (tmp_path / "package").exists()
+
+
+def test_joints_in_degrees_can_be_left_alone(tmp_path: Path) -> None:
+    words = ["policy", str(PRETRAINED), str(tmp_path / "package"), "--residual", "0"]
+    result = CliRunner().invoke(app, [*words, "--residual-share", "0.1"])
+    assert result.exit_code == 0, result.output
+    package = load_package(tmp_path / "package")
+    assert package.manifest.action is not None
+    moves = package.weights["head/residual_bound"] > 0
+    assert moves.tolist() == [unit != "deg" for unit in package.manifest.action.units]
 
 
 def test_torch_too_acts_to_the_bit_like_the_base() -> None:

@@ -55,6 +55,8 @@ class ActorHead(FlowHead):
     ARCHITECTURE: ClassVar[str]
     ACTOR: ClassVar[str]
     SETTINGS: ClassVar[type[ActorSettings]]
+    GOES_ON: ClassVar[bool] = True
+    """Whether a chunk can be made to go on from the one under way."""
 
     def __init__(self, config: FlowConfig, settings: ActorSettings) -> None:
         super().__init__(config)

@@ -49,11 +49,14 @@ class ResidualActor(Actor):
 
 
 class ResidualHead(ActorHead):
-    """A flow head whose chunks are shifted by an actor. What is settled of a chunk stays."""
+    """A flow head whose chunks are shifted by an actor."""
 
     ARCHITECTURE = "flow-residual"
     ACTOR = "residual"
     SETTINGS = ResidualConfig
+    # What is under way holds the residual (and what exploration added) already: taken for the flow's own,
+    # what is not quite settled of it would be shifted once more, chunk by chunk beyond the bound.
+    GOES_ON = False
     # Not the actor's: no release moves it.
     residual_bound: torch.Tensor
 
@@ -61,6 +64,7 @@ class ResidualHead(ActorHead):
         super().__init__(config, residual)
         self.register_buffer("residual_bound", torch.tensor(bounds(config.action, residual)))
         self.residual = ResidualActor(config, residual)
+        self.degrees = residual.degrees
 
     def denormalise(self, features: torch.Tensor, chunk: torch.Tensor) -> torch.Tensor:
         """The flow's [B, T*A] -> [B, T, A] in arm units with the residual, inside the action limits."""

@@ -63,7 +63,7 @@ class Rewarding(NamedTuple):
 
 
 class Source(NamedTuple):
-    """So `many` chunks of these episodes; `helped`: of those alone in which a person moved the arm (in each
+    """So `many` chunks of these episodes; `helped`: of those alone that a person showed (in each
     episode there are some)."""
 
     episodes: list[Trajectory]

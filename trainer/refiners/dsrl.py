@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ from trainer.policies.flow import FlowHead
 from trainer.policies.noise import disturb
 from trainer.policies.noise_actor import SteeredHead
 from trainer.refiners.critics import Batch, Critics, Rewarding, Source, draw_batch, follow
-from trainer.refiners.episodic import Episodic, EpisodicOptions, Ground
+from trainer.refiners.episodic import OPTIONS, Episodic, EpisodicOptions, Ground
 from trainer.refiners.experience import Trajectory, noise_scales, outcomes
 from trainer.refiners.head import moments, restore_modules, restore_moments
 
@@ -74,8 +75,9 @@ class Dsrl(Episodic[Trajectory]):
         seed: int,
     ) -> None:
         o = config.convert(dict(options), DsrlOptions, "refiner options")
+        config.check_ranges(OPTIONS, [("execute", o.execute, 1, math.inf)])
         steered = functools.partial(policy_of_package, kind=SteeredHead)
-        ground = Ground(package, demonstrations, o, seed, steered)
+        ground = Ground(package, demonstrations, o, seed, steered, o.execute)
         learner = DsrlLearner(ground.policy.head, ground.demonstrations, o, seed)
         super().__init__(ground, ground.trajectory, learner, seed)
 

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from contracts.config import check_ranges
-from contracts.errors import PackageError
+from contracts.errors import ConfigError, PackageError
 from contracts.files import atomic
 from contracts.files.packages import Package, load_package, read_safetensors, safetensors_bytes
 from trainer.interfaces import ScoredEpisode, Update
@@ -56,9 +56,12 @@ class Ground:
         options: EpisodicOptions,
         seed: int,
         policy_of: Callable[[Package], FlowPolicy] = FlowPolicy.from_package,
+        execute: int = 0,
     ) -> None:
-        """Raises `EntracteError`: options out of range, another kind of package, a damaged data set."""
+        """`execute`: actions of a chunk that the robot executes, where a method counts by them (0: all).
+        Raises `EntracteError`: options out of range, another kind of package, a damaged data set."""
         o = self._options = options
+        self._execute = execute
         rows = [(n, getattr(o, n), 1, math.inf) for n in ("thin", "views", "demonstration_views")]
         rows += [("threads", o.threads, 1, math.inf), ("discount", o.discount, 0, 1)]
         check_ranges(OPTIONS, rows)
@@ -67,6 +70,14 @@ class Ground:
         self.package = load_package(package)
         self.policy = policy_of(self.package)
         self.trunk = FrozenTrunk(self.package, self.policy)
+        length = self.trunk.chunk.length
+        if execute and (execute % o.thin or execute > length):
+            raise ConfigError(
+                f"{OPTIONS}execute",
+                expected=f"a multiple of thin ({o.thin}), at most the chunk's length ({length})",
+                found=execute,
+                remedy="set it to the robot's policy.execute_steps, and thin to what divides it",
+            )
         rng = np.random.default_rng(seed)
         self.demonstrations = self.trunk.demonstrations(
             demonstrations, o.thin, o.demonstration_views, rng
@@ -83,6 +94,7 @@ class Ground:
             rng,
             signals=scored.signals,
             discount=o.discount,
+            execute=self._execute,
         )
 
 

@@ -39,7 +39,7 @@ class Trajectory:
     the same pictures, `chunks` float32[M, T, A] in arm units (what was executed from there on; after the
     end the last action again), `gains` float32[M] how much further the task is after the chunk than before,
     in [-1, 1], `along` float32[M] how far it is before it (`potential`), `helped` bool[M] whether a person
-    moved the arm there: in all of a demonstration, and where somebody took over. `success`: the label."""
+    showed that chunk: in all of a demonstration, and where somebody took over. `success`: the label."""
 
     features: np.ndarray
     chunks: np.ndarray
@@ -85,13 +85,23 @@ def chunks_at(actions: np.ndarray, starts: np.ndarray, length: int, every: int) 
     return np.ascontiguousarray(actions[np.minimum(index, len(actions) - 1)], dtype=np.float32)
 
 
-def moved_by_hand(columns: Mapping[str, np.ndarray]) -> np.ndarray:
-    """bool[T]: where a person moved the arm; not where they had taken over and it was held until their hand
-    was there: nobody shows anything by that."""
-    verdict = columns["gate.verdict"]
+def shown_by_hand(columns: Mapping[str, np.ndarray], starts: np.ndarray, ticks: int) -> np.ndarray:
+    """bool[M]: which chunks, executed for `ticks` from each of int[M] `starts`, a person showed: they had the
+    arm for most of it, and moved what it is asked for. Not where it was held until their hand was there, and
+    not where somebody took over and did nothing: the arm then just stands where the policy left it."""
+    verdict, asked = columns["gate.verdict"], columns["requested"]
     held = (verdict != NO_VERDICT) & (verdict & GateBit.HELD != 0)
-    by_hand: np.ndarray = columns["intervention"] & ~held
-    return by_hand
+    by_hand = columns["intervention"] & ~held
+    moved = np.zeros(len(by_hand), bool)
+    # From one tick of theirs to the next: to their first one it is from what the policy asked for.
+    moved[1:] = by_hand[1:] & by_hand[:-1] & (asked[1:] != asked[:-1]).any(1)
+    ends = np.minimum(starts + ticks, len(by_hand))
+    by_hand_before, moved_before = (
+        np.concatenate([[0], np.cumsum(found)]) for found in (by_hand, moved)
+    )
+    most = 2 * (by_hand_before[ends] - by_hand_before[starts]) > ends - starts
+    shown: np.ndarray = most & (moved_before[ends] > moved_before[starts])
+    return shown
 
 
 def outcomes(own: Sequence[Trajectory], fresh: Sequence[Trajectory]) -> dict[str, float]:
@@ -134,16 +144,19 @@ class FrozenTrunk:
         rng: np.random.Generator | None = None,
         signals: Sequence[RewardSignal] = (),
         discount: float = 1.0,
+        execute: int = 0,
     ) -> Trajectory:
         """An episode of the robot's, every `thin`-th step of the chunk rate. `signals` are the reward
-        model's, `discount` is that of `potential` per action."""
+        model's, `discount` is that of `potential` per action, `execute` how many actions of a chunk are
+        executed (0: all)."""
         every = self.ticks_per_action(episode)
         starts = np.arange(0, episode.steps, every * thin)
         pictures = [episode.frames(name, starts.tolist()) for name in self.manifest.cameras]
         states, text = episode.states[starts], episode.instruction
         features = self.views(pictures, states, text, views, rng)
         along = potential(signals, episode.steps, success, discount ** (1.0 / every))
-        helped = moved_by_hand(episode.columns)[starts]
+        executed = every * (execute or self.chunk.length)
+        helped = shown_by_hand(episode.columns, starts, executed)
         return self._cut(features, episode.actions, starts, every, along, helped, success=success)
 
     def ticks_per_action(self, episode: StoredEpisode) -> int:

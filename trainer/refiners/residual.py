@@ -27,6 +27,7 @@ from __future__ import annotations
 import copy
 import functools
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from contracts import config
-from trainer.interfaces import Update
+from contracts.errors import ConfigError
+from trainer.interfaces import ScoredEpisode, Update
 from trainer.policies.actors import actor_tensors, policy_of_package
 from trainer.policies.flow import FlowHead
 from trainer.policies.noise import disturb
@@ -47,11 +49,13 @@ from trainer.refiners.episodic import OPTIONS, Episodic, EpisodicOptions, Ground
 from trainer.refiners.experience import Trajectory, noise_scales, outcomes
 from trainer.refiners.head import moments, restore_modules, restore_moments
 
+_MOST = 1e6  # of what only must not be infinite
 _RANGES = {
     **dict.fromkeys(("demonstration_share", "target_rate", "average_decay"), (0.0, 1.0)),
     **dict.fromkeys(("execute", "actor_every", "batch", "hidden"), (1.0, math.inf)),
     **dict.fromkeys(("ensemble", "subset"), (1.0, math.inf)),
-    **dict.fromkeys(("steps", "after", "learning_rate", "anchor"), (0.0, math.inf)),
+    **dict.fromkeys(("steps", "after"), (0.0, math.inf)),
+    **dict.fromkeys(("outcome", "shaping", "learning_rate", "anchor"), (0.0, _MOST)),
     **dict.fromkeys(("smoothing", "most_smoothing"), (0.0, 1.0)),
 }
 
@@ -98,12 +102,47 @@ class Residual(Episodic[Trajectory]):
         seed: int,
     ) -> None:
         o = config.convert(dict(options), ResidualOptions, "refiner options")
-        config.check_ranges(OPTIONS, [(name, getattr(o, name), *r) for name, r in _RANGES.items()])
+        _check(o, shown=bool(demonstrations))
         corrected = functools.partial(policy_of_package, kind=ResidualHead)
-        ground = Ground(package, demonstrations, o, seed, corrected)
+        ground = Ground(package, demonstrations, o, seed, corrected, o.execute)
         head, scale = ground.policy.head, ground.trunk.chunk.noise_scale
+        assert isinstance(head, ResidualHead)
         learner = ResidualLearner(head, ground.demonstrations, o, seed, scale)
         super().__init__(ground, ground.trajectory, learner, seed)
+        self._residual, self._degrees = learner, head.degrees
+
+    def update(self, episodes: list[ScoredEpisode], iteration: int) -> Update:
+        """As every refiner's; says in the trainer's log where there is nothing that could be learned from."""
+        made, learner = super().update(episodes, iteration), self._residual
+        tried = [scored.episode.start.explore_deg for scored in episodes]
+        # Only joints in degrees are explored.
+        explored = float(np.mean(tried)) / self._degrees if tried and self._degrees else 0.0
+        made.metrics["explored"] = explored
+        if tried and not (explored or learner.demonstrations or made.metrics["helped"]):
+            print(
+                "robot-trainer: residual learns from what exploration tried, from demonstrations and from "
+                "people's help, and there is none of them: start robot-run with policy.explore_deg at about "
+                f"half of the package's bound ({self._degrees:g} degrees), or give demonstrations",
+                file=sys.stderr,
+                flush=True,
+            )
+        return made
+
+
+def _check(o: ResidualOptions, shown: bool) -> None:
+    """Raises `ConfigError`; `shown`: whether there are demonstrations."""
+    config.check_ranges(OPTIONS, [(name, getattr(o, name), *r) for name, r in _RANGES.items()])
+    if o.average_decay == 1.0:
+        raise ConfigError(f"{OPTIONS}average_decay", expected="below 1", found=o.average_decay)
+    if o.steps:
+        config.check_ranges(OPTIONS, [("actor_every", o.actor_every, 1, o.steps)])
+    if o.shaping and shown:
+        raise ConfigError(
+            f"{OPTIONS}shaping",
+            expected="0 beside demonstrations: nobody scored them",
+            found=o.shaping,
+            remedy="leave shaping out, or the trainer's demonstrations",
+        )
 
 
 class ResidualLearner:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import small_policy
 from small_policy import same, scored
@@ -81,6 +85,12 @@ def test_every_refiner_of_ours_is_held_to_this():
     assert {e.name for e in registered if e.value.startswith("trainer.")} == set(KINDS)
 
 
+def test_the_page_of_refiners_names_exactly_those_that_are_registered():
+    page = (Path(__file__).parents[3] / "docs" / "refiners.md").read_text()
+    table = page[: page.index("\n## ")]
+    assert set(re.findall(r"^\| `(\w+)`", table, re.MULTILINE)) == set(KINDS)
+
+
 def test_an_update_is_exactly_the_refinable_tensors_moved(make, kind, refined, iteration):
     refiner = make()
     assert refiner.package_id == refined.package_id
@@ -98,8 +108,13 @@ def test_same_episodes_and_seed_give_the_same_tensors(make, iteration):
 
 
 def test_it_resumes_to_the_bit(make, iteration, tmp_path):
+    """A person helped in an episode, so that what is kept of that counts too."""
+    first = iteration(1)
+    columns = first[1].episode.columns | {"intervention": np.arange(first[1].episode.steps) >= 4}
+    helped = dataclasses.replace(first[1].episode, columns=columns)
+    first[1] = dataclasses.replace(first[1], episode=helped)
     whole = make()
-    whole.update(iteration(1), 1)
+    whole.update(first, 1)
     whole.save(tmp_path / "state")
     whole.update(iteration(2), 2)
     expected = whole.update(iteration(3), 3).tensors

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 
+import msgspec
 import numpy as np
 import pytest
 import torch
 from small_policy import LENGTH, episode, iteration, same
 
+from contracts import registry
 from contracts.errors import ConfigError, PackageError
 from contracts.files.dataset_format import NO_VERDICT
 from contracts.messages import GateBit
+from trainer.interfaces import ScoredEpisode, StoredEpisode
 from trainer.policies.actors import policy_of_package
 from trainer.policies.flow import FlowPolicy
 from trainer.policies.residual import ResidualHead
 from trainer.refiners.critics import Rewarding, Source, draw_batch
-from trainer.refiners.experience import FrozenTrunk, Trajectory, moved_by_hand
+from trainer.refiners.experience import FrozenTrunk, Trajectory, shown_by_hand
 from trainer.refiners.residual import Residual, ResidualLearner, ResidualOptions
 
 OPTIONS = {
@@ -65,8 +69,28 @@ def test_a_package_without_a_residual_is_refused(package, demonstrations):
 
 
 @pytest.mark.parametrize(
+    "told",
+    [{"execute": 3}, {"execute": 6}, {"execute": 2, "thin": 3}, {"execute": LENGTH, "thin": 3}],
+)
+@pytest.mark.parametrize("kind", ["residual", "dsrl"])
+def test_what_is_executed_is_whole_kept_steps_of_a_chunk(kind, told, request, demonstrations):
+    package = request.getfixturevalue({"residual": "corrected", "dsrl": "steered"}[kind])
+    with pytest.raises(
+        ConfigError, match=r"^refiner\.options\.execute: expected a multiple of thin"
+    ):
+        registry.load("refiners", kind)(
+            package=package.folder, demonstrations=[demonstrations], options=told, seed=0
+        )
+
+
+@pytest.mark.parametrize(
     ("name", "value"),
-    [("ensemble", 0), ("demonstration_share", 1.5), ("anchor", -0.1), ("smoothing", float("nan"))],
+    [
+        *(("ensemble", 0), ("demonstration_share", 1.5), ("smoothing", float("nan"))),
+        *(("anchor", -0.1), ("anchor", float("inf")), ("learning_rate", float("inf"))),
+        *(("outcome", float("inf")), ("outcome", float("nan")), ("shaping", float("nan"))),
+        *(("average_decay", 1.0), ("actor_every", 9)),
+    ],
 )
 def test_an_option_out_of_range_is_named(make, name, value):
     with pytest.raises(ConfigError, match=rf"^refiner\.options\.{name}: expected "):
@@ -115,20 +139,31 @@ def test_it_finds_what_the_base_is_off_by(corrected, off):
     assert found.metrics["helped"] == 0 and found.metrics["gain"] > 0.1
 
 
+HELPED = 10
+
+
 def test_a_person_who_takes_over_shows_the_way(corrected):
-    """The robot's own tries, too small ones, all fail; what a person did in a few episodes succeeds."""
+    """The robot's own tries, too small ones, all fail; what a person did in a few episodes succeeds. It
+    learns far less of it where nobody says that it was shown."""
+    assert np.median(shown_the_way(corrected, told=True)) > 2.0
+    assert np.median(shown_the_way(corrected, told=False)) < 1.0
+
+
+def shown_the_way(corrected, told: bool) -> np.ndarray:
+    """float32[N]: what is then added to the first joint."""
     made = learner(corrected, **LEARNS)
     features, chunks = situations(made)
     rng = np.random.default_rng(1)
     episodes = []
-    for number in range(8 * SITUATIONS):
-        at, helped = number % SITUATIONS, number >= 7 * SITUATIONS
+    for number in range(20 * SITUATIONS + HELPED):
+        at, helped = number % SITUATIONS, number >= 20 * SITUATIONS
         tried = rng.normal(size=6).astype(np.float32)
         tried[0] += 4.0 * helped
-        episodes.append(alone(features[at].numpy(), chunks[at] + tried, helped, helped))
+        known = helped and told
+        episodes.append(alone(features[at].numpy(), chunks[at] + tried, helped, known))
     found = made.learn(episodes, 0, 1)
-    assert found.metrics["helped"] == SITUATIONS
-    assert np.median(corrections(made, features)[:, 0]) > 2.0
+    assert found.metrics["helped"] == HELPED * told
+    return corrections(made, features)[:, 0]
 
 
 def test_it_never_leaves_its_bound(corrected):
@@ -189,33 +224,123 @@ def trunk(package) -> FrozenTrunk:
     return FrozenTrunk(package, FlowPolicy.from_package(package))
 
 
+def with_help(stored: StoredEpisode, by_hand: np.ndarray, **more: np.ndarray) -> StoredEpisode:
+    """The same episode with a person at the helm there; what is asked for changes at every tick."""
+    columns = {**stored.columns, "intervention": by_hand, **more}
+    return dataclasses.replace(stored, columns=columns)
+
+
 def test_a_trajectory_says_where_a_person_had_the_arm_and_holds_what_was_executed(
     trunk, demonstrations
 ):
     """At twice the chunk rate and every second step of it, as recorded; also from a resumed state."""
-    stored = episode(3, steps=16, rate_hz=20.0)
-    by_hand = (np.arange(16) >= 6) & (np.arange(16) < 13)
-    stored = dataclasses.replace(stored, columns={**stored.columns, "intervention": by_hand})
-    kept = trunk.trajectory(stored, True, thin=2)
-    assert kept.helped.tolist() == [False, False, True, True]
+    ticks = np.arange(16)
+    stored = with_help(episode(3, steps=16, rate_hz=20.0), (ticks >= 6) & (ticks < 13))
+    kept = trunk.trajectory(stored, True, thin=2, execute=2)
+    assert kept.helped.tolist() == [False, False, True, False]
     np.testing.assert_array_equal(kept.chunks[2], stored.actions[[8, 10, 12, 14]])
     again = Trajectory.of(kept.tensors("own/0/"), "own/0/", True)
     assert again.helped.dtype == bool and again.helped.tolist() == kept.helped.tolist()
     assert all(one.helped.all() for one in trunk.demonstrations([demonstrations], thin=2))
 
 
+STARTS = np.arange(0, 24, 2)
+
+
+def shown(begin: int, end: int, execute: int, **more: np.ndarray) -> list[int]:
+    """Starts of the chunks that a person at the helm from tick to tick showed, of 24."""
+    ticks = np.arange(24)
+    stored = with_help(episode(3, steps=24), (ticks >= begin) & (ticks < end), **more)
+    return STARTS[shown_by_hand(stored.columns, STARTS, execute)].tolist()
+
+
+@pytest.mark.parametrize(
+    ("begin", "end", "execute", "starts"),
+    [
+        (8, 12, 4, [8]),  # half of a chunk is not most of it
+        (7, 12, 4, [6, 8]),
+        (8, 13, 4, [8, 10]),
+        (8, 12, 8, []),
+        (8, 13, 8, [6, 8]),
+        (8, 12, 2, [8, 10]),
+        (18, 24, 8, [16, 18, 20, 22]),  # of a chunk that the episode's end cuts, what was executed
+        (16, 24, 8, [14, 16, 18, 20, 22]),
+    ],
+)
+def test_a_chunk_is_shown_by_who_had_the_arm_for_most_of_what_was_executed(
+    begin, end, execute, starts
+):
+    assert shown(begin, end, execute) == starts
+
+
+def test_somebody_who_takes_over_and_does_nothing_shows_nothing():
+    """As the keyboard's wish is before a key was pressed: where the arm stands, which the gate takes."""
+    asked = episode(3, steps=24).columns["requested"].copy()
+    asked[8:20] = asked[7]
+    assert shown(8, 20, 4, requested=asked) == []
+    # Where one key was pressed for a tick or two, those chunks alone.
+    asked[13:15, 2] += np.float32([0.5, 1.0])
+    asked[15:20, 2] += np.float32(1.0)
+    assert shown(8, 20, 4, requested=asked) == [10, 12, 14]
+
+
 def test_an_arm_that_waits_for_a_persons_hand_shows_nothing():
-    columns = {
-        "intervention": np.array([0, 1, 1, 1, 1], bool),
-        "gate.verdict": np.array([GateBit.HELD, GateBit.HELD, 0, GateBit.VELOCITY, NO_VERDICT]),
-    }
-    assert moved_by_hand(columns).tolist() == [False, False, True, True, True]
+    verdict = np.full(24, GateBit.HELD, np.int64)
+    verdict[14:18], verdict[18:] = GateBit.VELOCITY, NO_VERDICT
+    assert shown(8, 24, 4, **{"gate.verdict": verdict}) == [14, 16, 18, 20, 22]
 
 
 def test_a_state_that_knows_nothing_of_help_is_read(trunk):
     tensors = trunk.trajectory(episode(3), True, thin=2).tensors("")
     del tensors["helped"]
     assert not Trajectory.of(tensors, "", True).helped.any()
+
+
+def test_a_potential_beside_demonstrations_that_nobody_scored_is_refused(make, corrected):
+    with pytest.raises(ConfigError, match=r"^refiner\.options\.shaping: expected 0 .*, found 0\.5"):
+        make(shaping=0.5)
+    options = {**OPTIONS, "shaping": 0.5}
+    Residual(package=corrected.folder, demonstrations=[], options=options, seed=0)
+
+
+def explored(number: int, explore_deg: float) -> list[ScoredEpisode]:
+    """An iteration of a robot that tried so much."""
+    return [
+        dataclasses.replace(
+            one,
+            episode=dataclasses.replace(
+                one.episode,
+                start=msgspec.structs.replace(one.episode.start, explore_deg=explore_deg),
+            ),
+        )
+        for one in iteration(number)
+    ]
+
+
+def test_how_much_was_explored_is_told_as_a_share_of_the_bound(make):
+    assert make().update(explored(1, 2.0), 1).metrics["explored"] == pytest.approx(2.0 / 5.0)
+    half = [*explored(1, 2.0)[:2], *explored(1, 0.0)[2:]]
+    assert make().update(half, 1).metrics["explored"] == pytest.approx(1.0 / 5.0)
+    assert make().update([], 1).metrics["explored"] == 0.0
+
+
+def test_it_says_where_nothing_shows_it_what_else_might_be_done(corrected, make, capsys):
+    """Nothing was explored, nobody demonstrated, nobody helped."""
+
+    def alone_told(episodes: list[ScoredEpisode]) -> str:
+        made = Residual(package=corrected.folder, demonstrations=[], options=OPTIONS, seed=0)
+        capsys.readouterr()
+        made.update(episodes, 1)
+        return str(capsys.readouterr().err)
+
+    assert re.search(r"robot-trainer: .*policy\.explore_deg", alone_told(explored(1, 0.0)))
+    assert alone_told(explored(1, 2.0)) == "" and alone_told([]) == ""
+    helped = explored(1, 0.0)
+    by_hand = with_help(helped[1].episode, np.arange(9) >= 4)
+    helped[1] = dataclasses.replace(helped[1], episode=by_hand)
+    assert alone_told(helped) == ""
+    make().update(explored(1, 0.0), 1)
+    assert capsys.readouterr().err == "", "there are demonstrations"
 
 
 def test_half_of_a_batch_is_shown_where_there_is_somebody_who_showed(make, monkeypatch):
@@ -228,11 +353,9 @@ def test_half_of_a_batch_is_shown_where_there_is_somebody_who_showed(make, monke
 
     monkeypatch.setattr("trainer.refiners.residual.draw_batch", watched)
     fresh = iteration(1)
-    by_hand = fresh[1].episode.columns | {"intervention": np.arange(9) >= 4}
-    fresh[1] = dataclasses.replace(
-        fresh[1], episode=dataclasses.replace(fresh[1].episode, columns=by_hand)
-    )
-    refiner = make(steps=1)
+    by_hand = with_help(fresh[1].episode, np.arange(9) >= 4)
+    fresh[1] = dataclasses.replace(fresh[1], episode=by_hand)
+    refiner = make(steps=1, actor_every=1)
     assert refiner.update(fresh, 1).metrics["helped"] == 1
     ((shown, own),) = seen
     assert (shown.many, own.many) == (4, 4) and shown.helped and not own.helped

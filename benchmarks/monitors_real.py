@@ -81,10 +81,11 @@ def one(plan: refinement.Plan, task: str, seed: int) -> RealTrial:
             trainer_dir / "endpoints.json", trainer, folder / "trainer.log"
         )
         shutil.copy(next(trainer_dir.rglob("trainer.pub")), robot_dir / "trainer.pub")
+        policy = refinement.policy_package(plan, task, REWARD)
         package = refinement.reward_package(plan, task, "zero-shot")
         robot_command = [
             str(refinement.BIN / "robot-run"), "start",
-            "--package", str(refinement.policy_package(plan, task)),
+            "--package", str(policy),
             "--reward-package", str(package), "--task", task, "--run-dir", str(robot_dir),
             *refinement.robot_settings(plan, REWARD, seed, endpoints),
         ]  # fmt: skip
@@ -102,7 +103,7 @@ def one(plan: refinement.Plan, task: str, seed: int) -> RealTrial:
     if releases:
         before = refinement.base(plan, task, seed)
         weights = refinement.newest_release(trainer_dir)
-        after = refinement.evaluate(plan, task, seed, folder / "final", weights)
+        after = refinement.evaluate(plan, task, seed, folder / "final", policy, weights)
         scenes = sorted(before.keys() & after.keys())
         lost = paired_difference([after[s] for s in scenes], [before[s] for s in scenes])
         fall, low, high = (100 * value for value in (lost.value, lost.low, lost.high))

@@ -102,10 +102,15 @@ class Plan:
     """By default none but a cell's own."""
 
 
-def policy_package(plan: Plan, task: str) -> Path:
-    """What is refined: the shipped policy, with an untrained actor where the refiner needs one."""
+def refiner_of(plan: Plan, reward: str) -> str:
+    """The control that takes its gradient steps on demonstrations only is a refiner of its own."""
+    return "demonstrations" if reward == "demonstrations" else plan.refiner
+
+
+def policy_package(plan: Plan, task: str, reward: str) -> Path:
+    """What is refined: the shipped policy, with an untrained actor where the cell's refiner needs one."""
     package = plan.pretrained / f"policy-{task}"
-    if plan.refiner not in ACTORS:
+    if refiner_of(plan, reward) not in ACTORS:
         return package
     kind, *options = ACTORS[plan.refiner]
     acted = plan.work / f"{kind}-{task}"
@@ -131,16 +136,17 @@ def reward_package(plan: Plan, task: str, reward: str) -> Path | None:
 def trainer_settings(plan: Plan, task: str, reward: str, seed: int) -> list[str]:
     """Overrides of hw_configs/trainer.yaml for one cell."""
     model = {"truth": "success", "constant": "constant", "clock": "clock"}.get(reward, "edge")
-    refiner = plan.refiner
+    refiner, options = refiner_of(plan, reward), plan.options
     if reward == "demonstrations":
-        # The label is never looked at: this refiner takes its gradient steps on demonstrations only.
-        model, refiner = "constant", "demonstrations"
+        model = "constant"  # the label is never looked at
+        if plan.refiner != "bestofn":  # whose options that control has; another's it would refuse
+            options = tuple(o for o in options if not o.startswith("refiner.options"))
     settings = {
         "seed": seed,
         "demonstrations": [str(demonstrations(plan, task))],
         "reward.model": model,
         "refiner.kind": refiner,
-        "refiner.package": str(policy_package(plan, task)),
+        "refiner.package": str(policy_package(plan, task, reward)),
         "iteration.episodes": plan.episodes,
         "iteration.count": plan.iterations,
         "store.dataset": False,
@@ -149,7 +155,7 @@ def trainer_settings(plan: Plan, task: str, reward: str, seed: int) -> list[str]
     package = reward_package(plan, task, reward)
     if package is not None:
         settings["reward.package"] = str(package)
-    return _set(settings) + [part for option in plan.options for part in ("--set", option)]
+    return _set(settings) + [part for option in options for part in ("--set", option)]
 
 
 def robot_settings(plan: Plan, reward: str, seed: int, endpoints: dict[str, str]) -> list[str]:
@@ -165,7 +171,7 @@ def robot_settings(plan: Plan, reward: str, seed: int, endpoints: dict[str, str]
             "link.live": False,
             "recording.depth": False,
             # A noise actor explores by its own draws.
-            **({"policy.explore_deg": 0.0} if plan.refiner == "dsrl" else {}),
+            **({"policy.explore_deg": 0.0} if refiner_of(plan, reward) == "dsrl" else {}),
             **{f"link.{n}": endpoints[n] for n in ("frames", "episodes", "weights", "health")},
         }
     )
@@ -176,13 +182,14 @@ def _set(settings: dict[str, Any]) -> list[str]:
 
 
 def evaluate(
-    plan: Plan, task: str, seed: int, folder: Path, weights: Path | None
+    plan: Plan, task: str, seed: int, folder: Path, package: Path, weights: Path | None
 ) -> dict[str, int]:
-    """Scene seed -> success (0 or 1), by the bench's own verdict."""
+    """Scene seed -> success (0 or 1) of the package with these weights (None: its own), by the bench's own
+    verdict."""
     output = folder / "truth.jsonl"
     output.unlink(missing_ok=True)
     command = [
-        str(BIN / "robot-run"), "eval", "--package", str(policy_package(plan, task)), "--task", task,
+        str(BIN / "robot-run"), "eval", "--package", str(package), "--task", task,
         "--episodes", str(plan.evaluation_episodes),
         "--seed-base", str(EVALUATION_SEED_BASE + 1000 * seed),
         "--output", str(output), "--run-dir", str(folder / "run"), "--json",
@@ -202,7 +209,8 @@ def base(plan: Plan, task: str, seed: int) -> dict[str, int]:
     if path.exists():
         return dict(json.loads(path.read_text())["success"])
     folder = _fresh(plan.work / task / f"base-{seed}")
-    success = evaluate(plan, task, seed, folder, None)
+    package = policy_package(plan, task, "truth")
+    success = evaluate(plan, task, seed, folder, package, None)
     atomic.make_directory(path.parent)
     atomic.write_json(path, {"what": "base", "task": task, "seed": seed, "success": success})
     return success
@@ -227,9 +235,9 @@ def run_cell(plan: Plan, task: str, reward: str, seed: int) -> None:
     try:
         endpoints = _wait_for(trainer_dir / "endpoints.json", trainer, folder / "trainer.log")
         shutil.copy(next(trainer_dir.rglob("trainer.pub")), robot_dir / "trainer.pub")
-        package = reward_package(plan, task, reward)
+        policy, package = policy_package(plan, task, reward), reward_package(plan, task, reward)
         robot_command = [
-            str(BIN / "robot-run"), "start", "--package", str(policy_package(plan, task)),
+            str(BIN / "robot-run"), "start", "--package", str(policy),
             "--task", task, "--run-dir", str(robot_dir), "--json",
             *(["--reward-package", str(package)] if package else []),
             *robot_settings(plan, reward, seed, endpoints),
@@ -242,12 +250,13 @@ def run_cell(plan: Plan, task: str, reward: str, seed: int) -> None:
         except subprocess.TimeoutExpired:
             trainer.kill()
     refine_s = time.monotonic() - started_s
-    after = evaluate(plan, task, seed, _fresh(folder / "final"), newest_release(trainer_dir))
+    final, released = _fresh(folder / "final"), newest_release(trainer_dir)
+    after = evaluate(plan, task, seed, final, policy, released)
     record = {
         "what": "refinement-cell",
         "task": task,
         "reward": reward,
-        "refiner": plan.refiner,
+        "refiner": refiner_of(plan, reward),
         "options": plan.options,
         "seed": seed,
         "base": before,

@@ -283,10 +283,10 @@ def test_a_trainer_that_answers_to_its_announced_key_may_take_its_time(
             keys_command.announce(robot.config, keys, new_pair().public, answer_s=60.0)
         finally:
             done.set()
+            robot.start()
     serving.result()
     assert "is in use now: taken" in capsys.readouterr().out
     assert robot.lab.key == pair.public
-    robot.start()
 
 
 def test_who_has_the_old_curve_key_alone_puts_no_key_of_his_in_its_place(

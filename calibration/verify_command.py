@@ -97,20 +97,19 @@ def _live(
     """Whether anything moved, by the cameras as they are now."""
     from calibration.chain import chain_of
     from calibration.drift import asked, drifted, sizes
-    from runtime.arms import is_powered_by_opening
     from runtime.arms.session import Session
-    from runtime.config import load_config
 
     for name in wanted:
         record.require_camera(name)
     names = asked(record.now, record.cameras, wanted)
     as_calibrated = sizes(record.now, names)
-    if is_powered_by_opening(load_config(record.config, overrides)):
+    devices = Session.of(record.config, [*as_calibrated, *overrides], names)
+    if devices.powers_by_opening:
         typer.echo(
             "robot-calibrate: connecting to this arm switches its motors' power: it may sink for a moment",
             err=True,
         )
-    with Session.of(record.config, [*as_calibrated, *overrides], names) as session:
+    with devices as session:
         known = chain_of(session.action, chain)
         return drifted(
             session,

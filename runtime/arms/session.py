@@ -20,7 +20,7 @@ import msgspec
 
 from contracts.errors import DeviceError, EntracteError, GateFault
 from contracts.specs import ActionSpec
-from runtime.arms import Arm, ArmState
+from runtime.arms import Arm, ArmState, is_powered_by_opening
 from runtime.board import LoopState
 from runtime.cameras import Camera
 from runtime.config import RobotConfig, load_config
@@ -125,6 +125,11 @@ class Session:
     @property
     def action(self) -> ActionSpec:
         return self.robot.action
+
+    @property
+    def powers_by_opening(self) -> bool:
+        """Whether entering it changes the power of the arm's motors. Raises `ConfigError`."""
+        return is_powered_by_opening(self._config)
 
     @property
     def rate_hz(self) -> float:

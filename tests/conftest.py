@@ -36,7 +36,12 @@ REALTIME = (
     *("runtime/test_selftest", "runtime/test_stops", "runtime/test_stream_and_reward"),
     *("runtime/test_swap", "runtime/test_tick", "runtime/test_watchdog", "runtime/test_wrong"),
     *("runtime/engines/test_onnxruntime_speed", "test_example_package", "test_truth_stays_out"),
-    *("trainer/reward_service/", "trainer/test_daemon", "trainer/test_keys_end_to_end"),
+    *(
+        "trainer/reward_service/",
+        "trainer/rewards/endpoint/",
+        "trainer/test_daemon",
+        "trainer/test_keys_end_to_end",
+    ),
     *("trainer/monitors/test_monitors_pause", "trainer/test_reward_heads", "trainer/test_sharing"),
 )
 """Whose tests start programs and watch a clock: see `steadiness`."""

@@ -62,6 +62,11 @@ def test_every_button_and_key_works_against_a_real_run(tmp_path: Path) -> None: 
             page.until(f"!document.querySelector({selector!r}).disabled")
             page.click(selector)
 
+        def strike(key: str, code: int, name: str) -> None:
+            selector = f'button[data-command="{name}"]'
+            page.until(f"document.querySelector({selector!r})?.disabled === false")
+            page.key(key, code)
+
         def begin() -> None:
             phase_is(Phase.RESET)
             press("reset_done")
@@ -122,17 +127,17 @@ def test_every_button_and_key_works_against_a_real_run(tmp_path: Path) -> None: 
         phase_is(Phase.RESET)
         page.until("!document.querySelector('button[data-command=reset_done]').disabled")
         time.sleep(LATE_S)
-        page.key("ArrowRight", 39)
+        strike("ArrowRight", 39, "reset_done")
         until(lambda: read_phase(board)[0] is Phase.RUNNING and board.step > 3)
-        page.key(" ", 32)
+        strike(" ", 32, "pause")
         until(lambda: board.loop_state == LoopState.HOLD)
         page.until("document.querySelector('#state').textContent === 'paused'")
-        page.key(" ", 32)
+        strike(" ", 32, "resume")
         until(lambda: board.loop_state == LoopState.RUNNING)
-        page.key("ArrowLeft", 37)
+        strike("ArrowLeft", 37, "rerecord")
         assert ended(5)["reason"] == "rerecord"
         begin()
-        page.key("f", 70)
+        strike("f", 70, "failure")
         assert ended(6)["operator_success"] is False
 
         begin()
@@ -342,7 +347,7 @@ def test_an_open_page_tells_silence_and_other_hands_and_outlives_its_server(tmp_
         board, child = machine.board, machine.child("operator")
 
         def shows(element: str, words: str) -> None:
-            page.until(f"document.querySelector('#{element}').textContent.includes({words!r})")
+            page.until(f"document.querySelector('#{element}')?.textContent.includes({words!r})")
 
         page.open(_page(machine))
         shows("state", "running")

@@ -80,9 +80,9 @@ class Record:
 
     def _read(self) -> Calibration:
         # Of a file that no configuration names yet: one that was written before the naming was cut short.
-        key = self._section("calibration").get("key") or hex_of(
-            calibration_file.signing_key(self.path).public_key()
-        )
+        key = self._section("calibration").get("key") or ""
+        if not key and self.path.exists():
+            key = hex_of(calibration_file.signing_key(self.path).public_key())
         found = calibration_file.read(self.path, key)
         if found.robot_id != self._robot_id:
             raise ConfigError(

@@ -19,13 +19,6 @@ KEYS, KEY_FILE = "keys", "calibration.key"
 
 def read(path: Path, key: str) -> Calibration:
     """`key`: hex of the public key that must have signed it. Raises `ConfigError`."""
-    if not is_key(key):
-        raise ConfigError(
-            f"no key for {path}",
-            expected="calibration.key: 64 hex digits",
-            found=key or "none",
-            remedy="set it to what robot-calibrate said when it wrote the file",
-        )
     try:
         data = atomic.read_bytes(path, MAX_BYTES)
     except (atomic.FileError, OSError) as error:
@@ -34,6 +27,13 @@ def read(path: Path, key: str) -> Calibration:
             found=str(error),
             remedy="set calibration.file to what robot-calibrate wrote, or calibrate this robot",
         ) from error
+    if not is_key(key):
+        raise ConfigError(
+            f"no key for {path}",
+            expected="calibration.key: 64 hex digits",
+            found=key or "none",
+            remedy="set it to what robot-calibrate said when it wrote the file",
+        )
     return unseal(data, str(path), key)
 
 

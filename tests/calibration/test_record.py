@@ -132,3 +132,11 @@ def test_a_camera_that_is_not_configured_is_refused_before_the_work(tmp_path: Pa
         app, ["handeye", str(capture(tmp_path / "c", count=3)), "--config", str(config)]
     )
     assert said.exit_code != 0 and "no camera 'wrist'" in str(said.exception)
+
+
+def test_a_calibration_that_is_not_there_is_said_and_no_key_is_made_for_it(tmp_path: Path) -> None:
+    config = tmp_path / "robot.yaml"
+    config.write_text(f"calibration:\n  file: {tmp_path / 'none' / 'calibration.json'}\n")
+    with pytest.raises(ConfigError, match="can't read the calibration"):
+        Record(config)
+    assert list(tmp_path.iterdir()) == [config]

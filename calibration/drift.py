@@ -26,6 +26,7 @@ from calibration.verify import (
     LIMIT_PX,
     CameraCheck,
     Check,
+    Reason,
     VerifyError,
     check,
     judged,
@@ -84,7 +85,7 @@ def drifted(
     cameras = _cameras(session, calibration, names)
     samples, unseen = _looked(session, cameras, chain)
     seen = {name for sample in samples for name in sample.views}
-    checks, reasons = dict[str, CameraCheck](), list[str]()
+    checks, reasons = dict[str, CameraCheck](), list[Reason]()
     elsewhere = dict[str, str]()
     if seen:
         pinholes = [cameras[name].lens.pinhole(name, cameras[name].mount) for name in seen]
@@ -95,11 +96,15 @@ def drifted(
     if not each:
         unseen |= elsewhere
         checks = {name: one for name, one in checks.items() if name not in unseen}
-        reasons = [one for one in reasons if one.split(": ")[1] not in unseen]
+        reasons = [one for one in reasons if one.camera not in unseen]
     if each or not seen:
         reasons += [
-            f"fail: {name}: not checked: {unseen[name]}: bring the arm to where that camera sees the "
-            "board of its calibration"
+            Reason(
+                "fail",
+                name,
+                f"not checked: {unseen[name]}: bring the arm to where that camera sees the board of its "
+                "calibration",
+            )
             for name in cameras
             if name not in seen
         ]
@@ -116,11 +121,7 @@ def _elsewhere(
     """Cameras that see their board where one of the other mount has it, and why that is no drift of theirs: a
     board can't be beside the arm and on the hand. One that sees it anywhere else may have moved, or sees
     another print of it: that stays a failure."""
-    failed = {
-        name
-        for name in checked.cameras
-        if any(one.startswith(f"fail: {name}: ") for one in checked.reasons)
-    }
+    failed = {one.camera for one in checked.reasons if one.level == "fail"}
     found = {}
     for name in failed:
         for other in set(checked.cameras) - failed:

@@ -73,11 +73,22 @@ class CameraCheck(msgspec.Struct, frozen=True, kw_only=True):
     touch_mm: tuple[float, ...] = ()
 
 
+class Reason(msgspec.Struct, frozen=True):
+    """Why a camera's check does not pass."""
+
+    level: Literal["warn", "fail"]
+    camera: str
+    why: str
+
+    def __str__(self) -> str:
+        return f"{self.level}: {self.camera}: {self.why}"
+
+
 class Check(msgspec.Struct, frozen=True, kw_only=True):
-    """`not_used`: views, each with the reason."""
+    """`level`: that of the worst of the `reasons`. `not_used`: views, each with the reason."""
 
     level: Level
-    reasons: tuple[str, ...]
+    reasons: tuple[Reason, ...]
     cameras: dict[str, CameraCheck]
     not_used: tuple[str, ...]
 
@@ -164,12 +175,10 @@ def check(
 
 
 def judged(
-    cameras: dict[str, CameraCheck], reasons: Sequence[str], not_used: Sequence[str]
+    cameras: dict[str, CameraCheck], reasons: Sequence[Reason], not_used: Sequence[str]
 ) -> Check:
-    """With the level that the worst of its `reasons` ("fail: ..." or "warn: ...") makes."""
-    level: Level = (
-        "fail" if any(one.startswith("fail") for one in reasons) else "warn" if reasons else "pass"
-    )
+    levels = {one.level for one in reasons}
+    level: Level = "fail" if "fail" in levels else "warn" if levels else "pass"
     return Check(level=level, reasons=tuple(reasons), cameras=cameras, not_used=tuple(not_used))
 
 
@@ -296,8 +305,8 @@ def _touched(
     return tuple(found)
 
 
-def _reasons(name: str, one: CameraCheck, limit_mm: float, limit_px: float) -> list[str]:
-    found = []
+def _reasons(name: str, one: CameraCheck, limit_mm: float, limit_px: float) -> list[Reason]:
+    found = list[Reason]()
     moved = "put back what moved (camera, board or arm), or calibrate again"
     for what, value, limit, unit, do in (
         ("the board is not where it was by", one.drift_px, limit_px, "px", moved),
@@ -314,13 +323,14 @@ def _reasons(name: str, one: CameraCheck, limit_mm: float, limit_px: float) -> l
         ),
     ):
         if value is not None and value > limit / 2:
-            level = "fail" if value > limit else "warn"
-            found.append(f"{level}: {name}: {what} {value:.2f} {unit} (fail above {limit:g}): {do}")
+            why = f"{what} {value:.2f} {unit} (fail above {limit:g}): {do}"
+            found.append(Reason("fail" if value > limit else "warn", name, why))
     if one.median_mm is not None and one.turn_deg < MIN_TURN_DEG:
-        found.append(
-            f"warn: {name}: the hand turned by {one.turn_deg:.1f} deg only (second axis): an error of the "
-            "camera's place would hardly show"
+        why = (
+            f"the hand turned by {one.turn_deg:.1f} deg only (second axis): an error of the camera's place "
+            "would hardly show"
         )
+        found.append(Reason("warn", name, why))
     return found
 
 

@@ -77,14 +77,14 @@ def _limit_s(config: RobotConfig) -> float:
 
 def _judge(program: Program, config: RobotConfig, say: Callable[[str], None]) -> None:
     found: dict[str, Any] = program.result()
-    reasons = [str(one) for one in found.get("reasons", [])]
+    reasons = found.get("reasons", [])
     if found.get("level") == "fail":
         section = config.calibration
         raise CheckFailed(
             "a camera is not where its calibration has it",
             expected=f"its board within {section.drift_px:g} px and {section.drift_mm:g} mm of where it was",
             found="; ".join(
-                one.removeprefix("fail: ") for one in reasons if one.startswith("fail")
+                f"{one['camera']}: {one['why']}" for one in reasons if one["level"] == "fail"
             ),
             remedy="calibration.drift_cameras=[] starts without this check",
         )
@@ -96,4 +96,4 @@ def _judge(program: Program, config: RobotConfig, say: Callable[[str], None]) ->
             remedy="mend that, or start without this check: calibration.drift_cameras=[]",
         )
     for one in reasons:
-        say(one)
+        say(f"{one['level']}: {one['camera']}: {one['why']}")

@@ -73,13 +73,13 @@ def test_a_camera_that_is_not_where_it_was_calibrated_fails(
     config: Path, other: Path, again: Path
 ) -> None:
     check = verify(bumped(config, 15.0), other)
-    assert check.level == "fail" and "depends on the stand" in check.reasons[0]
+    assert check.level == "fail" and "depends on the stand" in check.reasons[0].why
     # Where the board is known, a single picture shows as much, and by how much.
     sound = verify(Record(config).now, again, drift=True).cameras["wrist"]
     assert sound.drift_mm is not None and sound.drift_mm < 2.5
     assert sound.drift_px is not None and 0.1 < sound.drift_px < 4.0
     tight = verify(Record(config).now, again, drift=True, limit_px=0.1)
-    assert tight.level == "fail" and "px (fail above 0.1)" in tight.reasons[0]
+    assert tight.level == "fail" and "px (fail above 0.1)" in tight.reasons[0].why
     moved = verify(bumped(config, 8.0), again, drift=True)
     drift_mm = moved.cameras["wrist"].drift_mm
     assert moved.level == "fail" and drift_mm == pytest.approx(8.0, abs=2.0)
@@ -153,4 +153,4 @@ def test_a_hand_that_did_not_turn_proves_little_and_is_told_so(
     same = tuple(msgspec.structs.replace(taken.shots[0], name=f"{n}") for n in range(5))
     shots.write(folder, msgspec.structs.replace(taken, shots=same))
     check = verify(Record(config).now, folder)
-    assert check.level == "warn" and "the hand turned by 0.0 deg only" in check.reasons[0]
+    assert check.level == "warn" and "the hand turned by 0.0 deg only" in check.reasons[0].why

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -74,16 +75,16 @@ class PageServer(Listener):
         self.url = f"http://{in_url(section.web_address)}:{self.server_port}/"
 
 
-class PageHandler(TimedHandler):
+class PageHandler(TimedHandler, ABC):
     """One connection. Every request passes the doors first; nothing is changed but by what a page adds."""
 
     server_version = "entracte"
     sys_version = ""
     server: PageServer
 
+    @abstractmethod
     def show(self, path: str, query: dict[str, list[str]]) -> None:
         """Answer a request that came in."""
-        raise NotImplementedError
 
     def do_GET(self) -> None:
         try:

@@ -40,8 +40,8 @@ class Rewarding(NamedTuple):
         execute: int, thin: int, discount: float, outcome: float, shaping: float
     ) -> Rewarding:
         """From one chunk to the next where `execute` of its actions are executed, every `thin`-th step was
-        kept and `discount` is per action."""
-        stride = max(1, execute // thin)
+        kept, which divides it (`Ground` asks for that), and `discount` is per action."""
+        stride = execute // thin
         return Rewarding(stride, discount ** (stride * thin), outcome, shaping)
 
     def of(self, kept: Trajectory, at: int) -> tuple[float, float, int]:

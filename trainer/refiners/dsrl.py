@@ -95,7 +95,7 @@ class DsrlLearner:
         self.demonstrations = demonstrations
         self.own: list[Trajectory] = []
         size = head.config.chunk_length * head.config.action_size
-        self._executed = min(o.execute, head.config.chunk_length) * head.config.action_size
+        self._executed = o.execute * head.config.action_size
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             self.q_a = Critics(head.config.unmixed, self._executed, o.hidden, o.ensemble)

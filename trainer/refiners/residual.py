@@ -166,7 +166,7 @@ class ResidualLearner:
         self.demonstrations = demonstrations
         self.own: list[Trajectory] = []
         self._noise_scale = noise_scale
-        self._executed = min(o.execute, head.config.chunk_length) * head.config.action_size
+        self._executed = o.execute * head.config.action_size
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             self.q = Critics(head.config.unmixed, self._executed, o.hidden, o.ensemble)

@@ -193,6 +193,7 @@ class Crew:
             self._working.remove(worker)
             self._gone.append(worker)
             worker.robot.close()
+            outcome = worker.robot.seen_out(outcome)
             shutil.rmtree(worker.robot.run.shm_dir, ignore_errors=True)
             worker.report = _read(worker.folder / "run_report.json") or outcome.report
             died = _died(outcome.code, worker.report)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from runtime.supervisor import die_with_parent
+from runtime.children import die_with_parent
 
 TAIL_LINES = 12
 # Two cores are shared by everything here: libraries must not start threads of their own.

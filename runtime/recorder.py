@@ -18,6 +18,7 @@ import signal
 import sys
 import threading
 import time
+import traceback
 from pathlib import Path
 
 from contracts import wire
@@ -315,6 +316,12 @@ def main() -> int:
         except (EntracteError, OSError) as error:
             board.recorder_error = board.recorder_error or RecorderError.FAILED
             print(f"recorder: {error}", file=sys.stderr, flush=True)
+            return 1
+        except Exception as error:  # a defect: said in one line, below its traceback
+            board.recorder_error = board.recorder_error or RecorderError.FAILED
+            traceback.print_exc()
+            what = str(error).split("\n", 1)[0]
+            print(f"recorder: {type(error).__name__}: {what}", file=sys.stderr, flush=True)
             return 1
         finally:
             if recorder is not None:

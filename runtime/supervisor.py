@@ -7,15 +7,11 @@ moment: the loop finishes its tick and holds, recordings are completed, nothing 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import json
 import math
-import os
 import secrets
 import shutil
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -28,11 +24,10 @@ import psutil
 
 from contracts.errors import EntracteError
 from contracts.files import atomic
-from runtime.arms import is_served
 from runtime.blackbox_dump import cause_of, dump
 from runtime.board import Board, Owner, StopCheck
-from runtime.cameras import captured
 from runtime.cameras.report import away
+from runtime.children import IN_ORDER, Child, children_of
 from runtime.config import RobotConfig
 from runtime.operator.attend import PAGE_FILE, Attendance, say
 from runtime.ring import Ring
@@ -47,44 +42,9 @@ _STOP_S = 10.0
 _DRAIN_S = 30.0
 _MAX_RESTARTS, _RESTARTS_WITHIN_S = 5, 60.0
 _MEMORY_EVERY_S = 1.0
-_IN_ORDER = ("link", "recorder")
-"""Processes with something to bring to an end: what lies in the ring."""
 EXIT_INTERRUPTED = 130
 EXIT_PROCESS_DIED = 4
 EXIT_WRONG = 2
-
-# One thread each for BLAS and friends: the loop's neighbours must not take its core. The memory of a picture
-# is kept for the next one (glibc): mapped anew each time, it cost the link a quarter of its processor time.
-_ENVIRONMENT = {
-    "OMP_NUM_THREADS": "1",
-    "OPENBLAS_NUM_THREADS": "1",
-    "MKL_NUM_THREADS": "1",
-    "MALLOC_MMAP_THRESHOLD_": str(32 << 20),
-    "MALLOC_TRIM_THRESHOLD_": str(32 << 20),
-}
-
-# Loaded before any fork.
-_LIBC = ctypes.CDLL(None) if sys.platform.startswith("linux") else None
-
-
-@dataclass
-class Child:
-    """One process. `restart`: start it again when it dies (only what can lose nothing by it). `optional`: the
-    run goes on without it. `arguments` follow `--run-dir`."""
-
-    name: str
-    module: str
-    restart: bool = False
-    arguments: tuple[str, ...] = ()
-    optional: bool = False
-    process: subprocess.Popen[bytes] | None = None
-    restarts: int = 0
-    restarted_s: list[float] = field(default_factory=list)
-    rss_peak: int = 0
-
-    @property
-    def code(self) -> int | None:
-        return self.process.poll() if self.process else None
 
 
 @dataclass
@@ -139,20 +99,7 @@ class Supervisor:
         self._what = ""
         self._without: set[str] = set()
         self.say = say
-        config, sink = run.config, run.plan.sink
-        self.children = [
-            *([Child("bench", _simulation(config))] if config.bench.enabled else []),
-            *([Child("arm", "runtime.arms.server")] if is_served(config) else []),
-            *(
-                Child(f"camera-{name}", "runtime.cameras.capture", True, ("--camera", name))
-                for name in captured(config)
-            ),
-            Child("control", "runtime.control"),
-            Child("watchdog", "runtime.watchdog"),
-            *([Child("link", "runtime.link", restart=True)] if sink == "link" else []),
-            *([Child("recorder", "runtime.recorder")] if sink == "dataset" else []),
-            *_for_people(config),
-        ]
+        self.children = children_of(run)
 
     def __enter__(self) -> Supervisor:
         # Everything that must be undone happens after this point.
@@ -189,7 +136,7 @@ class Supervisor:
             if not (hung := self._hung()):
                 return None
             self._what = self._what or hung
-            self._end(control, 2.0, asked=False)
+            control.end(2.0, asked=False)
         return self._outcome(control.code or 0)
 
     def interrupt(self) -> None:
@@ -222,7 +169,7 @@ class Supervisor:
         ):
             for child in self.children:
                 if child.name == name:
-                    self._end(child, patience_s, asked=name == "control")
+                    child.end(patience_s, asked=name == "control")
         if not self.board.blackbox_dumps and self._ended_badly():
             dump(self.run, self.board, "supervisor")
         self._write_report()
@@ -233,6 +180,18 @@ class Supervisor:
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
         self._what = "closed"
+
+    def seen_out(self, outcome: Outcome) -> Outcome:
+        """`outcome` once all processes have ended (after `close`), with those that died when there was only
+        left for them to bring the last episode to its end."""
+        died = [
+            (c.name, c.last_words(self.run)) for c in self.children if c.name in IN_ORDER and c.code
+        ]
+        new = [f"the {name} did not finish: {w}" for name, w in died if w not in outcome.what]
+        if not new or outcome.code == EXIT_WRONG:
+            return outcome
+        code = outcome.code if outcome.code not in {0, EXIT_INTERRUPTED} else EXIT_PROCESS_DIED
+        return Outcome(code, "; ".join(filter(None, (outcome.what, *new))), outcome.report)
 
     # -- inside
 
@@ -252,30 +211,11 @@ class Supervisor:
         return ""
 
     def _start(self, child: Child) -> None:
-        logs = Path(self.run.run_dir) / "logs"
-        logs.mkdir(exist_ok=True)
         if child.name == "link":
             self.board.link_ready = 0
-        begin = _begin_in_order if child.name in _IN_ORDER else die_with_parent
-        with (logs / f"{child.name}.log").open("ab") as log:
-            child.process = subprocess.Popen(
-                [
-                    *(sys.executable, "-m", child.module),
-                    *("--run-dir", self.run.run_dir, *child.arguments),
-                ],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                env={**_ENVIRONMENT, **os.environ},
-                # A group of its own: Ctrl-C reaches the supervisor alone, which then stops them in order.
-                start_new_session=True,
-                preexec_fn=begin,  # noqa: PLW1509 a system call or two, no lock taken
-            )
-        if self.run.config.robot.nice:
-            with contextlib.suppress(OSError):
-                os.setpriority(os.PRIO_PROCESS, child.process.pid, self.run.config.robot.nice)
+        pid = child.start(self.run)
         if child.name == "control":
-            self.board.control_pid = child.process.pid
+            self.board.control_pid = pid
 
     def _look_after(self) -> None:
         """Deaths: what may be restarted is, anything else stops the run."""
@@ -297,9 +237,11 @@ class Supervisor:
             if child.optional:
                 if child.name not in self._without:
                     self._without.add(child.name)
-                    self.say(f"the run goes on without its {child.name}: {self._last_words(child)}")
+                    self.say(
+                        f"the run goes on without its {child.name}: {child.last_words(self.run)}"
+                    )
                 continue
-            self._what = self._what or self._last_words(child)  # of the first: others follow it
+            self._what = self._what or child.last_words(self.run)  # of the first: others follow it
             self.stop()
             control = self.child("control").process
             if not self.board.control_ready and control is not None:
@@ -318,7 +260,7 @@ class Supervisor:
         elif code < 0:
             what, code = f"control was killed by signal {-code}", EXIT_PROCESS_DIED
         else:
-            what = self._last_words(self.child("control")) if code else ""
+            what = self.child("control").last_words(self.run) if code else ""
         what += how_it_stopped(board, told=not self._what and left is not None)
         if code and (lost := away(self.run)):
             what += f"; {lost}"
@@ -359,58 +301,8 @@ class Supervisor:
                     rss = psutil.Process(child.process.pid).memory_info().rss
                     child.rss_peak = max(child.rss_peak, rss)
 
-    def _last_words(self, child: Child) -> str:
-        path = Path(self.run.run_dir) / "logs" / f"{child.name}.log"
-        lines = path.read_text(errors="replace").strip().splitlines() if path.exists() else []
-        return lines[-1] if lines else f"see {path}"
-
-    def _end(self, child: Child, patience_s: float, *, asked: bool) -> None:
-        process = child.process
-        if process is None or process.poll() is not None:
-            return
-        if not asked:
-            process.terminate()
-        for escalate in (None, process.terminate, process.kill):
-            if escalate is not None:
-                escalate()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(patience_s)
-                return
-
     def _interrupt(self, _number: int, _frame: FrameType | None) -> None:
         self.interrupt()
-
-
-def _simulation(config: RobotConfig) -> str:
-    """The module of the bench's process."""
-    return "runtime.bench.server" if config.bench.gymnasium is None else "runtime.gym.server"
-
-
-def _for_people(config: RobotConfig) -> list[Child]:
-    """The processes that people see and touch; none is worth stopping a run for."""
-    operator = config.operator
-    children = []
-    if operator.web:
-        children.append(Child("operator", "runtime.operator.web", restart=True, optional=True))
-    if operator.teleoperator not in ("", "keyboard"):
-        module = "runtime.teleoperation.server"
-        children.append(Child("teleoperator", module, restart=True, optional=True))
-    if operator.view:
-        children.append(Child("viewer", "runtime.viewer", restart=True, optional=True))
-    return children
-
-
-def die_with_parent() -> None:
-    """In the child (`preexec_fn`): SIGTERM when who started it is gone, however it went (Linux)."""
-    if _LIBC is not None:
-        _LIBC.prctl(1, signal.SIGTERM)
-
-
-def _begin_in_order() -> None:
-    """In the child, too: it hears that it is to end once it has said how (`pthread_sigmask`). Told while it
-    is still being imported, it would leave what is in the ring."""
-    die_with_parent()
-    signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT))
 
 
 def supervise(
@@ -429,6 +321,7 @@ def supervise(
                 watch(board)
 
             outcome = robot.wait(look)
+        outcome = robot.seen_out(outcome)
     except OSError as error:
         raise EntracteError("could not start the robot's processes", found=str(error)) from error
     finally:

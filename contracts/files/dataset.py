@@ -281,7 +281,9 @@ class DatasetWriter:
             dataset_tables.episode_values(self._info, length, task), stats
         )
         fresh = self._group is None or episode % EPISODES_PER_META_FILE == 0
-        group = row if fresh else pa.concat_tables([self._group, row]).combine_chunks()
+        # By name: a file that another version or LeRobot began has its columns in another order.
+        rows = [row] if fresh else [self._group, row]
+        group = pa.concat_tables(rows, promote_options="default").combine_chunks()
         group_path = self.root / path_at(EPISODES_PATTERN, episode // EPISODES_PER_META_FILE)
         _write_table(group_path, group)
         merged = dataset_stats.merge([self._stats, stats])

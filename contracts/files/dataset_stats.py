@@ -34,6 +34,7 @@ def of_array(array: np.ndarray) -> Stats:
         "max": rows.max(axis=0),
         "mean": rows.mean(axis=0),
         "std": rows.std(axis=0),
+        "count": np.array([float(len(rows))]),
     }
     # np.quantile costs more than the rest together; a sorted column and linear interpolation do.
     ordered = np.sort(rows, axis=0)
@@ -42,10 +43,7 @@ def of_array(array: np.ndarray) -> Stats:
         low = int(at)
         high = min(low + 1, len(rows) - 1)
         stats[name] = ordered[low] + (at - low) * (ordered[high] - ordered[low])
-    return {
-        **{key: value.reshape(shape) for key, value in stats.items()},
-        "count": np.array([float(len(rows))]),
-    }
+    return {key: v if key == "count" else v.reshape(shape) for key, v in stats.items()}
 
 
 class PictureSampler:

@@ -23,6 +23,7 @@ from contracts.specs import ActionSpec
 from runtime.arms import Arm, ArmState, is_powered_by_opening
 from runtime.board import LoopState
 from runtime.cameras import Camera
+from runtime.children import Child
 from runtime.config import RobotConfig, load_config
 from runtime.gate import Verdict
 from runtime.gate_limits import inside_box
@@ -32,7 +33,7 @@ from runtime.reset import Homing, NotReached
 from runtime.resting import Resting
 from runtime.robot import Robot, build
 from runtime.run import Run, RunPlan
-from runtime.supervisor import Child, Supervisor, make_run
+from runtime.supervisor import Supervisor, make_run
 from runtime.taking import prepare, take_arm
 from runtime.teleoperation import KEYBOARD
 

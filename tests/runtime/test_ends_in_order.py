@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import msgspec
 import pytest
 from recording_run import check_whole, packets, push, recording_run, session
+from robots import until
 
 from contracts.files.log_to_dataset import read_episode
-from runtime.supervisor import Supervisor
+from runtime.supervisor import EXIT_INTERRUPTED, EXIT_PROCESS_DIED, Outcome, Supervisor
 
 SOCKETS = ("frames", "episodes", "weights", "health")
 
@@ -29,7 +31,7 @@ def test_told_to_end_at_once_it_still_takes_what_is_in_the_ring(tmp_path: Path, 
         child = robot.child(name)
         try:
             robot._start(child)
-            robot._end(child, 60.0, asked=False)
+            child.end(60.0, asked=False)
             said = (Path(run.run_dir) / "logs" / f"{name}.log").read_text()
             assert child.code == 0, said
         finally:
@@ -44,3 +46,36 @@ def test_told_to_end_at_once_it_still_takes_what_is_in_the_ring(tmp_path: Path, 
         else:
             (log,) = run.spool_dir.glob("*.elog")
             assert read_episode(log).end.reason == "completed"
+
+
+def test_a_recorder_that_fails_at_the_last_episode_is_in_the_outcome(tmp_path: Path) -> None:
+    """Control has ended by then, and with it what looks after the processes."""
+    root = tmp_path / "data"
+    with recording_run(tmp_path / "run", root) as run:
+        robot = Supervisor(run)
+        assert robot._ring is not None
+        child = robot.child("recorder")
+        try:
+            robot._start(child)
+            *under_way, last = packets(0)
+            for parts in (session(), *under_way):
+                assert push(robot._ring, parts)
+            until((root / "videos").exists)
+            shutil.rmtree(root / "data", ignore_errors=True)
+            (root / "data").write_text("somebody's own")
+            assert push(robot._ring, last)
+        finally:
+            robot.close()
+        assert child.code == 1
+        for code, becomes in (
+            (0, EXIT_PROCESS_DIED),
+            (EXIT_INTERRUPTED, EXIT_PROCESS_DIED),
+            (3, 3),
+        ):
+            ended = robot.seen_out(Outcome(code, "the camera was gone" if code == 3 else ""))
+            assert ended.code == becomes
+            assert (
+                "the recorder did not finish: recorder: " in ended.what and str(root) in ended.what
+            )
+        assert ended.what.startswith("the camera was gone; ")
+        assert robot.seen_out(ended) == ended  # said once

@@ -119,6 +119,23 @@ def test_episode_metadata(dataset):
     }
 
 
+@pytest.mark.parametrize("silent", [0, 1, 2])
+def test_an_episode_without_any_reward_stands_among_others(tmp_path, silent):
+    """Its statistics are of no value at all; `merge` leaves them out, and LeRobot's columns stay alike."""
+    given = [episode(seed, 5) for seed in range(3)]
+    given[silent]["columns"]["reward.process"][:] = np.nan
+    with DatasetWriter.create(tmp_path / "set", FPS, FEATURES, "so101") as writer:
+        for one in given:
+            writer.add_episode(**one)
+    with DatasetWriter.open(tmp_path / "set") as writer:
+        writer.add_episode(**episode(3, 5))
+    reader = DatasetReader(tmp_path / "set")
+    assert reader.num_episodes == 4
+    values = np.concatenate([reader.episode(i)["reward.process"] for i in range(4)]).astype(float)
+    found = reader.stats["reward.process"]
+    assert found["count"] == np.isfinite(values).sum() and found["max"] == np.nanmax(values)
+
+
 def test_statistics_equal_those_of_all_steps(dataset):
     reader = DatasetReader(dataset)
     for key in ("action", "requested_chunk", "reward.process", "intervention", "index"):

@@ -149,7 +149,7 @@ class Control:
             return False
         taking.prepare(robot)
         self._resting(lambda: self._diary.begin(plan.episode_seq))
-        board.episode_seq = plan.episode_seq
+        board.episode_seq, board.step = plan.episode_seq, 0
         started_s = time.monotonic()
         start = self._episode_start(plan, instruction)
         robot.stream.boundary(start)

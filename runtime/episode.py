@@ -62,7 +62,7 @@ class Episode:
 
     def run(self) -> EpisodeEnd:
         """Tick until something ends the episode."""
-        robot, board = self.robot, self.robot.board
+        robot = self.robot
         if robot.policy:
             explore = self.plan.purpose == "refine"
             robot.policy.begin_episode(self.instruction, abs(self.plan.seed), explore=explore)
@@ -72,7 +72,6 @@ class Episode:
         robot.stream.begin_episode()
         self._scheduler.begin_episode()
         robot.helm.begin_episode()
-        board.step = 0
         self._mark_s = time.perf_counter()
         while not self._end:
             if robot.floor.paused:

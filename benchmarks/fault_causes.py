@@ -187,9 +187,14 @@ class DiskFull(Cause):
         return struck_s
 
     def _hold(self, rig: Rig) -> tuple[float, str]:
+        """The recorder ends, and who looks after the processes (here as in `robot-run`) stops the run."""
         board = rig.board
         at_rest = (LoopState.HOLD, LoopState.DONE, LoopState.FAULT)
-        if not rig.until(lambda: bool(board.recorder_error or board.stop_requested), 30.0):
+
+        def stopped() -> bool:
+            return rig.robot.poll() is not None or bool(board.stop_requested)
+
+        if not rig.until(stopped, 30.0):
             return 0.0, "nothing stopped"
         if not rig.until(lambda: board.loop_state in at_rest):
             return 0.0, "nobody"

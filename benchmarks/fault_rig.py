@@ -44,10 +44,11 @@ sim = benchmarks.fault_devices:FaultyCamera
 [entracte.engines]
 faulty = benchmarks.fault_devices:FaultyEngine
 """
+RATE_HZ, WATCHDOG_S = 30, 0.07
 SETTINGS = (
     "pace=realtime",
-    "loop.rate_hz=30",
-    "loop.watchdog_timeout_s=0.07",
+    f"loop.rate_hz={RATE_HZ}",
+    f"loop.watchdog_timeout_s={WATCHDOG_S}",
     "loop.lease_s=0.07",
     "arm.kind=faulty",
     "cameras.front={kind: sim, width: 128, height: 96, rate_hz: 30, depth: true}",
@@ -248,4 +249,5 @@ class Rig:
             "trips": int(ended),
             "ticks": board.tick - tick,
             "missed": board.missed_ticks - missed,
+            "tripped_at_s": board.watchdog_tripped_at_s,
         }

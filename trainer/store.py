@@ -7,9 +7,11 @@ its own episodes' keys say what it holds.
 
 from __future__ import annotations
 
-import contextlib
 import os
+import re
 import threading
+from bisect import bisect_left
+from operator import attrgetter
 from pathlib import Path
 
 import msgspec
@@ -18,7 +20,7 @@ import numpy as np
 from contracts.errors import EntracteError, WireError
 from contracts.files import atomic
 from contracts.files.dataset import DatasetWriter
-from contracts.files.dataset_format import DatasetError
+from contracts.files.dataset_format import INFO_PATH
 from contracts.files.dataset_reader import DatasetReader
 from contracts.files.episode_log import describe
 from contracts.files.log_to_dataset import append, create_dataset, read_episode
@@ -27,6 +29,8 @@ from trainer.interfaces import EpisodeKey, ScoredEpisode, StoredEpisode
 from trainer.receiver import check_key
 
 MAX_INDEX_BYTES = 256 * 1024 * 1024
+_LOG_NAME = re.compile(r"(?P<robot>[^_]+)__(?P<session>[^_]+)__(?P<seq>\d{8})\.elog")
+_arrival = attrgetter("arrival")
 
 
 class UnreadableLog(EntracteError):
@@ -76,8 +80,8 @@ class Store:
         """Of the logs folder: kept up rather than added up, once there are many. A log that somebody else
         removes counts until the next start."""
         self.unread: dict[Path, str] = {}
-        """Logs that are not entered, since the disk does not give them, and why. They stay; a robot that was
-        not told that its episode is stored offers it again."""
+        """Logs that are not entered, since the disk does not give them or they are called otherwise, and why.
+        They stay; a robot that was not told that its episode is stored offers it again."""
         self._load_index()
         self._in_dataset: dict[str, set[EpisodeKey]] = {}
 
@@ -132,7 +136,7 @@ class Store:
     def since(self, arrival: int) -> list[IndexEntry]:
         """The stored episodes from that arrival on, in order."""
         with self._lock:
-            return self._in_order[arrival:]
+            return self._in_order[bisect_left(self._in_order, arrival, key=_arrival) :]
 
     def load(self, entry: IndexEntry) -> StoredEpisode:
         """The episode from its log, or from the data set where the log is gone."""
@@ -175,10 +179,18 @@ class Store:
                 logged = read_episode(path)
             except OSError as error:
                 raise UnreadableLog(f"{path} can't be read", found=error.strerror) from error
-            known = (root / "meta" / "info.json").exists()
+            known = (root / INFO_PATH).exists()
             writer = DatasetWriter.open(root) if known else create_dataset(root, logged)
-            with writer:
-                append(writer, logged, {"key": list(entry.key), "arrival": entry.arrival})
+            try:
+                with writer:
+                    append(writer, logged, {"key": list(entry.key), "arrival": entry.arrival})
+            except OSError:  # whether it counts is on disk only: what is there is looked at anew
+                del self._in_dataset[entry.robot_id]
+                raise
+            except EntracteError:
+                if not writer.num_episodes:  # the next one begins it, which may be of another kind
+                    (root / INFO_PATH).unlink(missing_ok=True)
+                raise
             self._in_dataset[entry.robot_id].add(entry.key)
             written = True
         if not keep_log:
@@ -189,12 +201,13 @@ class Store:
         return written
 
     def _dataset_keys(self, root: Path, robot_id: str) -> set[EpisodeKey]:
+        """Raises `DatasetError` for one that can't be read: taken for empty, it would be written again."""
         if robot_id not in self._in_dataset:
             keys: set[EpisodeKey] = set()
-            with contextlib.suppress(DatasetError):
+            if (root / INFO_PATH).exists():
                 reader = DatasetReader(root)
-                for index in range(reader.num_episodes):
-                    keys.add(EpisodeKey(*reader.meta(index)["extra"]["key"]))
+                extras = (reader.meta(n)["extra"] for n in range(reader.num_episodes))
+                keys |= {EpisodeKey(*extra["key"]) for extra in extras if "key" in extra}
             self._in_dataset[robot_id] = keys
         return self._in_dataset[robot_id]
 
@@ -205,16 +218,21 @@ class Store:
             for number, line in enumerate(whole.splitlines(), 1):
                 entry = _entry(line, f"line {number} of {self._index_path}")
                 self._entries[entry.key] = entry
-            self._in_order = list(self._entries.values())
+            self._in_order = sorted(self._entries.values(), key=_arrival)
             if len(whole) < len(data):
                 atomic.write_bytes(self._index_path, whole)
         # Logs that a crash kept from being entered, in the order in which their robots numbered them: the
         # times of files are the wall clock's.
         known = {self.log_path(key).name for key in self._entries}
-        found = [path.name for path in self._logs.glob("*.elog") if path.name not in known]
-        keys = [name.removesuffix(".elog").rsplit("__", 2) for name in found]
-        for robot_id, session_id, seq in sorted(keys, key=lambda k: (k[0], int(k[2]))):
-            key = EpisodeKey(robot_id, session_id, int(seq))
+        found: list[EpisodeKey] = []
+        for path in self._logs.glob("*.elog"):
+            if path.name in known:
+                continue
+            if match := _LOG_NAME.fullmatch(path.name):
+                found.append(EpisodeKey(match["robot"], match["session"], int(match["seq"])))
+            else:
+                self.unread[path] = "its name is not that of an episode's log"
+        for key in sorted(found, key=lambda k: (k.robot_id, k.episode_seq)):
             path = self.log_path(key)
             try:
                 described = describe(path).sha256, *_describe(path, key)
@@ -226,7 +244,9 @@ class Store:
     def _enter(
         self, key: EpisodeKey, sha256: str, purpose: str, version: int, problem: str
     ) -> None:
-        entry = IndexEntry(len(self._entries), *key, sha256, purpose, version, problem)
+        # Not how many there are: a line that somebody removed leaves a gap, and no number is given twice.
+        arrival = self._in_order[-1].arrival + 1 if self._in_order else 0
+        entry = IndexEntry(arrival, *key, sha256, purpose, version, problem)
         atomic.append_line(self._index_path, msgspec.json.encode(entry), synced=True)
         with self._lock:
             self._entries[key] = entry

@@ -39,8 +39,9 @@ class Worker(threading.Thread):
         self._config, self._store, self._metrics = config, store, metrics
         self._work, self._live, self._stopping = work, live, stopping
         self._episodes: queue.SimpleQueue[IndexEntry | None] = queue.SimpleQueue()
-        self._backlog: deque[IndexEntry] = deque()
-        self._disk_again_s = 0.0
+        self._backlog: dict[str, deque[IndexEntry]] = {}
+        """Of each robot: one whose data set the disk does not take must not hold up the others."""
+        self._disk_again_s: dict[str, float] = {}
         self._times_unread: Counter[EpisodeKey] = Counter()
         self.malformed = 0
         self.aside = 0
@@ -69,11 +70,11 @@ class Worker(threading.Thread):
                 continue
             if entry is not None:
                 self._work.take(entry)
-                self._backlog.append(entry)
+                self._backlog.setdefault(entry.robot_id, deque()).append(entry)
         deadline = time.monotonic() + FLUSH_DATASET_S
-        self._disk_again_s = 0.0
-        while self._backlog and time.monotonic() < min(deadline, self._disk_again_s or deadline):
-            self._write_dataset()
+        self._disk_again_s.clear()
+        while time.monotonic() < deadline and (due := self._due()):
+            self._write_dataset(due)
 
     def _idle(self) -> None:
         """Nothing to score: hear what people said, look at a live frame, or catch up with the data set."""
@@ -86,38 +87,52 @@ class Worker(threading.Thread):
                 return
             if seen is not None:
                 self._work.scorer.watch(*seen)
-        elif self._backlog and time.monotonic() >= self._disk_again_s:
-            self._write_dataset()
+        elif due := self._due():
+            self._write_dataset(due)
 
-    def _write_dataset(self) -> None:
-        entry = self._backlog.popleft()
+    def _due(self) -> str:
+        """A robot whose data set lacks an episode and may be tried now; "" if there is none."""
+        now_s = time.monotonic()
+        return next((r for r in self._backlog if now_s >= self._disk_again_s.get(r, 0.0)), "")
+
+    def _write_dataset(self, robot_id: str) -> None:
+        """Its oldest episode that is not in it; afterwards it is the others' turn."""
+        waiting = self._backlog.pop(robot_id)
+        if self._written(waiting[0]):
+            waiting.popleft()
+        elif not self._stopping.is_set():
+            self._disk_again_s[robot_id] = time.monotonic() + DISK_AGAIN_S
+        else:
+            return  # the next start takes them up again
+        if waiting:
+            self._backlog[robot_id] = waiting
+
+    def _written(self, entry: IndexEntry) -> bool:
+        """Whether that episode is done with; False: the disk may take or give it later."""
         if not self._config.store.dataset:
-            return
+            return True
         try:
             self._store.write_dataset(entry, keep_log=self._config.store.keep_logs)
-            del self._times_unread[entry.key]
         except UnreadableLog as error:
-            self._not_read(entry, str(error))
+            return self._not_read(entry, str(error))
         except OSError as error:
             # A full disk: the log has it, and the data set will once there is room.
             self._metrics.add("dataset_failure", key=str(entry.key), problem=str(error))
-            self._backlog.appendleft(entry)
-            self._disk_again_s = time.monotonic() + DISK_AGAIN_S
+            return False
         except Exception as error:  # one episode must not end the trainer, at every start again
-            del self._times_unread[entry.key]
             known = isinstance(error, EntracteError)
             problem = str(error) if known else f"{type(error).__name__}: {error}"
             self._metrics.add("dataset_failure", key=str(entry.key), problem=problem)
+        del self._times_unread[entry.key]
+        return True
 
-    def _not_read(self, entry: IndexEntry, problem: str) -> None:
-        """Read it again in a while; a log that the disk gives to nobody must not hold up the others."""
+    def _not_read(self, entry: IndexEntry, problem: str) -> bool:
+        """Whether it is left out: a log that the disk gives to nobody must not hold up the others."""
         self._times_unread[entry.key] += 1
         aside = self._times_unread[entry.key] >= READ_TIMES or self._stopping.is_set()
         self._metrics.add("dataset_failure", key=str(entry.key), problem=problem, aside=aside)
         if not aside:
-            self._backlog.appendleft(entry)
-            self._disk_again_s = time.monotonic() + DISK_AGAIN_S
-            return
+            return False
         del self._times_unread[entry.key]
         self.aside += 1
         with contextlib.suppress(OSError):  # what it is printed to may lie on the same disk
@@ -126,3 +141,4 @@ class Worker(threading.Thread):
                 file=sys.stderr,
                 flush=True,
             )
+        return True

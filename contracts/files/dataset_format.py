@@ -55,6 +55,11 @@ class Feature:
     shape: tuple[int, ...]
     names: tuple[str, ...] | None = None
 
+    @property
+    def is_scalar(self) -> bool:
+        """Read as [T]. With a name its one entry is a vector's: the joint of a robot that has no other."""
+        return self.shape == (1,) and self.names is None
+
 
 BOOKKEEPING: dict[str, Feature] = {
     "timestamp": Feature("float32", (1,)),
@@ -172,14 +177,17 @@ Kind = tuple[int, Mapping[str, Feature]]
 """Steps a second, and the features."""
 
 
-def require_alike(root: Path, known: Kind, given: Kind) -> None:
-    """Raise `DatasetError` unless episodes of the `given` kind can be recorded at `root`, of the `known`."""
+def require_alike(
+    root: Path, known: Kind, given: Kind, elsewhere: str = "record to another folder"
+) -> None:
+    """Raise `DatasetError` unless episodes of the `given` kind can be recorded at `root`, of the `known`.
+    `elsewhere`: what to do where they are meant to be of that kind."""
     if known[0] != given[0]:
         raise DatasetError(
             f"{root} has another rate",
             expected=f"{known[0]} steps a second",
             found=given[0],
-            remedy="set loop.rate_hz, or record to another folder",
+            remedy=f"set loop.rate_hz, or {elsewhere}",
         )
     other = sorted(
         k for k in known[1].keys() | given[1].keys() if known[1].get(k) != given[1].get(k)
@@ -189,7 +197,7 @@ def require_alike(root: Path, known: Kind, given: Kind) -> None:
             f"{root} was recorded with another robot",
             expected={key: known[1].get(key) for key in other},
             found={key: given[1].get(key) for key in other},
-            remedy="record to another folder",
+            remedy=elsewhere,
         )
 
 

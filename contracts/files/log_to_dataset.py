@@ -23,6 +23,7 @@ from contracts.files.dataset_format import (
     VIDEO,
     DatasetError,
     Feature,
+    require_alike,
 )
 from contracts.files.episode_log import EpisodeLogReader
 from contracts.files.step_table import StepTable
@@ -185,9 +186,13 @@ def append(
 ) -> int:
     """Write an episode; returns its index. `session`, `start` and `end` are kept in the episode's extra.
 
-    Raises `DatasetError` (the data set is then unchanged).
+    Raises `DatasetError` (the data set is then unchanged), also where the data set is of another robot or
+    another rate: its times would be wrong, or one joint's column would hold another joint.
     """
-    pictures = episode.pictures
+    pictures, declared = episode.pictures, episode.session.loop_rate_hz
+    given = fps_of(declared) if declared > 0 else writer.fps, _features(episode)
+    elsewhere = "give the robot another robot.id, which has a data set of its own"
+    require_alike(writer.root, (writer.fps, writer.given_features), given, elsewhere)
     return writer.add_episode(
         episode.columns,
         {CAMERA_PREFIX + name: pictures.each_frame(name) for name in pictures.cameras},
@@ -219,31 +224,41 @@ def record_of(
 
 def create_dataset(root: Path, episode: LoggedEpisode) -> DatasetWriter:
     """A new data set whose features are those of this episode. Raises `DatasetError`."""
+    features = _features(episode)
+    rate = rate_hz(episode.session, episode.columns["time.tick"])
+    return create_for(root, episode.session, features, rate)
+
+
+def _features(episode: LoggedEpisode) -> dict[str, Feature]:
+    """Raises `DatasetError` for an episode without a step."""
     if len(episode.columns["time.tick"]) == 0:
         raise DatasetError("empty episode", expected="at least one step", found="none")
     pictures = episode.pictures
-    rate = rate_hz(episode.session, episode.columns["time.tick"])
-    features = features_of(
+    return features_of(
         episode.session,
         {name: pictures.frames(name, [0]).shape[1:] for name in pictures.cameras},
         {name: pictures.depth(name, [0]).shape[1:] for name in pictures.depth_cameras},
     )
-    return create_for(root, episode.session, features, rate)
 
 
 def create_for(
     root: Path, session: SessionStart, features: Mapping[str, Feature], rate: float
 ) -> DatasetWriter:
     """A new data set for episodes of this session, `rate` steps a second. Raises `DatasetError`."""
-    if not 0 < rate <= MAX_RATE_HZ:
-        raise DatasetError(
-            "steps a second of an episode", expected=f"above 0, at most {MAX_RATE_HZ:g}", found=rate
-        )
     extra = {
         "observation": msgspec.to_builtins(session.observation),
         "action": msgspec.to_builtins(session.action),
     }
-    return DatasetWriter.create(root, max(1, round(rate)), features, session.robot_id, extra)
+    return DatasetWriter.create(root, fps_of(rate), features, session.robot_id, extra)
+
+
+def fps_of(rate: float) -> int:
+    """What a data set of `rate` steps a second has as its own. Raises `DatasetError`."""
+    if not 0 < rate <= MAX_RATE_HZ:
+        raise DatasetError(
+            "steps a second of an episode", expected=f"above 0, at most {MAX_RATE_HZ:g}", found=rate
+        )
+    return max(1, round(rate))
 
 
 def _picture(packet: wire.Packet, name: str) -> EncodedPicture:

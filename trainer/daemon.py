@@ -363,7 +363,7 @@ class Daemon:
             key, sha256, problem = self._keeper.results.get()
             if problem:
                 self._disk.failed(problem)
-            self._receiver.kept(key, sha256)
+            self._receiver.kept(key, sha256, problem)
         while not self._keeper.done.empty():
             with self._bearing():
                 self._keeper.done.get()()

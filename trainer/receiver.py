@@ -148,13 +148,18 @@ class Receiver:
             self._keep(key, self._partial(key, incoming.offer.sha256), incoming.offer.sha256)
         self._grant(now_s)
 
-    def kept(self, key: EpisodeKey, sha256: str | None) -> None:
-        """What became of a log given to `keep`: stored with that hash, or None: its bytes were not those of
-        the offer, or the disk failed. Then the next offer goes on with what is there of it."""
+    def kept(self, key: EpisodeKey, sha256: str | None, problem: str = "") -> None:
+        """What became of a log given to `keep`: stored with that hash, or None. With a `problem` the disk
+        failed, and the next offer goes on with what is there of it; without one its bytes were not those of
+        the offer. They may be so on the robot's disk: it is told, or would send them for ever."""
         incoming = self._incoming.pop(key, None)
         self.corrupt += sha256 is None
         if incoming is not None and sha256 is not None:
             self._send(incoming.peer, EpisodeStored(key.session_id, key.episode_seq, sha256))
+        elif incoming is not None and not problem:
+            why = "what arrives of it has another hash than was offered"
+            answer = EpisodeWait(key.session_id, key.episode_seq, why, never=True)
+            self._send(incoming.peer, answer)
         self._grant(self._clock())
 
     def tick(self) -> None:

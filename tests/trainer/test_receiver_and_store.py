@@ -153,6 +153,23 @@ def test_an_episode_that_is_too_large_does_not_hold_up_the_next(tmp_path: Path) 
     assert ends.uploader.waits_for == "" and not list((store.root / "inbox").iterdir())
 
 
+def test_an_episode_that_its_own_disk_spoiled_does_not_hold_up_the_next(tmp_path: Path) -> None:
+    """Its hash is of what was written. It was sent again and again, and nothing after it."""
+    spool, store = spooled(tmp_path / "spool", 1, 2, 3), Store(tmp_path / "store")
+    path = spool.waiting[0].path
+    with path.open("r+b") as file:
+        file.seek(500)
+        byte = file.read(1)[0]
+        file.seek(500)
+        file.write(bytes([byte ^ 1]))
+    ends = Ends(spool, store)
+    ends.run()
+    assert [entry.episode_seq for entry in store.entries] == [2, 3] and spool.waiting == []
+    ((aside, why),) = ends.uploader.aside.items()
+    assert aside.exists() and "another hash" in why and ends.receiver.corrupt == 3
+    assert not list((store.root / "inbox").iterdir())
+
+
 def test_an_episode_that_is_stored_is_acknowledged_and_not_fetched(tmp_path: Path) -> None:
     spool, store = spooled(tmp_path / "spool", 1), Store(tmp_path / "store")
     item = spool.waiting[0]
@@ -200,6 +217,27 @@ def test_a_torn_index_is_mended_from_the_logs(tmp_path: Path) -> None:
     again = Store(store.root)
     assert [(e.arrival, e.episode_seq) for e in again.entries] == [(0, 1), (1, 2), (2, 3)]
     assert again.entries == Store(store.root).entries
+
+
+@pytest.mark.parametrize("gone", [False, True])
+def test_a_line_taken_out_of_the_index_costs_no_other_episode(tmp_path: Path, gone: bool) -> None:
+    """As the error of a damaged one says; its log may have gone into the data set. What comes next had a
+    number that the work had seen, and was never scored."""
+    store = stored(tmp_path, 1, 2, 3)
+    path = store.root / "index.jsonl"
+    first, _, last = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(first + last)
+    if gone:
+        store.log_path(store.entries[1].key).unlink()
+    again = Store(store.root)
+    expected = [(0, 1), (2, 3), *([] if gone else [(3, 2)])]
+    assert [(e.arrival, e.episode_seq) for e in again.entries] == expected
+    known = again.entries[-1].arrival
+    log = EpisodeLogWriter(tmp_path / "next")
+    fill(log, 4, 2)
+    again.accept(EpisodeKey("bench-0", "s1", 4), log.finish().path, "")
+    for one in (again, Store(store.root)):
+        assert [(e.arrival, e.episode_seq) for e in one.since(known + 1)] == [(known + 1, 4)]
 
 
 def test_a_log_of_another_episode_is_stored_but_never_read(tmp_path: Path) -> None:

@@ -329,13 +329,15 @@ class DatasetWriter:
             return
         tasks = pq.read_table(self.root / TASKS_PATH)
         self._tasks = dataset_tables.tasks_from(tasks)[: self._info.tasks]
-        rows: list[dict[str, Stats]] = []
+        stats: list[dict[str, Stats]] = []
         for first in range(0, self._info.episodes, EPISODES_PER_META_FILE):
+            count = min(EPISODES_PER_META_FILE, self._info.episodes - first)
             path = self.root / path_at(EPISODES_PATTERN, first // EPISODES_PER_META_FILE)
-            group = pq.read_table(path).slice(0, self._info.episodes - first)
-            rows += [dataset_tables.stats_of_row(row) for row in group.to_pylist()]
-            self._group = group
-        self._stats = dataset_stats.merge(rows)
+            self._group = pq.read_table(path).slice(0, self._info.episodes - first)
+            rows = self._group.to_pylist()
+            dataset_tables.require_own_places(rows, range(first, first + count), self.root)
+            stats += [dataset_tables.stats_of_row(row) for row in rows]
+        self._stats = dataset_stats.merge(stats)
 
 
 def _require_ours(info: DatasetInfo, root: Path) -> None:

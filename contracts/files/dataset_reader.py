@@ -125,7 +125,7 @@ class DatasetReader:
         return {}
 
     def episode(self, episode: int, columns: Sequence[str] | None = None) -> dict[str, np.ndarray]:
-        """Columns of an episode: [T] for features of shape (1,), else [T, *shape].
+        """Columns of an episode: [T] for scalars (shape (1,), no names), else [T, *shape].
 
         `columns`: which ones (all, LeRobot's bookkeeping included, by default).
         """

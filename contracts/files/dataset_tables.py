@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -47,7 +48,7 @@ def _arrow(array: np.ndarray, feature: Feature) -> pa.Array:
 
 
 def to_numpy(column: pa.ChunkedArray, feature: Feature) -> np.ndarray:
-    """[T] for shape (1,), else [T, *shape]. Raises `DatasetError` if rows are of another size."""
+    """[T] for a scalar, else [T, *shape]. Raises `DatasetError` if rows are of another size."""
     array = column.combine_chunks()
     length = len(array)
     while True:
@@ -61,7 +62,7 @@ def to_numpy(column: pa.ChunkedArray, feature: Feature) -> np.ndarray:
     if feature.dtype in NUMPY_DTYPES and values.dtype.kind not in "fiub":
         raise DatasetError("column on disk", expected=feature, found=str(array.type))
     try:
-        return values.reshape(length if feature.shape == (1,) else (length, *feature.shape))
+        return values.reshape(length if feature.is_scalar else (length, *feature.shape))
     except ValueError as error:
         raise DatasetError("column on disk", expected=feature, found=str(error)) from error
 
@@ -114,6 +115,22 @@ def check_row(row: Mapping[str, Any], features: Mapping[str, Feature], what: str
     if bad or not isinstance(tasks, list) or not all(isinstance(task, str) for task in tasks):
         raise DatasetError(
             f"{what} is damaged", found={name: row.get(name) for name in (*bad, "tasks")}
+        )
+
+
+def require_own_places(rows: Sequence[Mapping[str, Any]], episodes: range, root: Path) -> None:
+    """Raise `DatasetError` unless the rows of one table are those episodes, each in its own file, where the
+    writer puts it: it would overwrite what another program put elsewhere."""
+    names = ("episode_index", "data/chunk_index", "data/file_index")
+    found = [tuple(row.get(name) for name in names) for row in rows]
+    expected = [(episode, *place(episode)) for episode in episodes]
+    if found != expected:
+        other = next((f for f, e in zip(found, expected, strict=False) if f != e), None)
+        raise DatasetError(
+            f"{root} was changed by another program",
+            expected=f"episodes {episodes[0]} to {episodes[-1]}, each in a file of its own",
+            found=f"{len(rows)} rows" if other is None else dict(zip(names, other, strict=True)),
+            remedy="read it and write its episodes to a new data set",
         )
 
 
@@ -177,10 +194,11 @@ def episode_row(values: Mapping[str, Any], stats: Mapping[str, Stats]) -> pa.Tab
 
 
 def stats_of_row(row: Mapping[str, Any]) -> dict[str, Stats]:
-    """The statistics that `episode_row` put into a row of `meta/episodes`."""
+    """The statistics that `episode_row` put into a row of `meta/episodes`; a column that came with a later
+    row is null in this one."""
     found: dict[str, Stats] = {}
     for column, value in row.items():
-        if column.startswith("stats/"):
+        if column.startswith("stats/") and value is not None:
             _, key, name = column.split("/", 2)
             found.setdefault(key, {})[name] = np.asarray(value, np.float64)
     return {key: stats for key, stats in found.items() if set(stats) >= set(dataset_stats.KEYS)}

@@ -110,6 +110,25 @@ def test_depth_is_bit_equal(dataset):
     assert np.array_equal(reader.depth(1, "observation.depth.front", [3, -4]), given[[3, 0]])
 
 
+def test_the_only_joint_of_a_robot_is_a_vector(tmp_path):
+    """As its log has it: what is learned from is [T, n], whichever of the two it is read from."""
+    features = {
+        "action": Feature("float32", (1,), ("lift.pos",)),
+        "chunk": Feature("int64", (1,)),
+    }
+    action = np.arange(5, dtype=np.float32)
+    with DatasetWriter.create(tmp_path, FPS, features, "r") as writer:
+        for shape in ((5, 1), (5,)):
+            columns = {"action": action.reshape(shape), "chunk": np.arange(5)}
+            writer.add_episode(columns, {}, None, "lift")
+    reader = DatasetReader(tmp_path)
+    for place in range(2):
+        columns = reader.episode(place)
+        assert np.array_equal(columns["action"], action[:, None])
+        assert columns["chunk"].shape == columns["timestamp"].shape == (5,)
+    assert reader.stats["action"]["mean"].shape == (1,)
+
+
 def test_episode_metadata(dataset):
     assert DatasetReader(dataset).meta(1) == {
         "episode_index": 1,

@@ -44,9 +44,14 @@ class GateLimits:
     max_action_age_s: float = math.inf
 
 
-def limits_of(spec: ActionSpec, section: GateSection, rate_hz: float) -> GateLimits:
-    """The arm's own limits, tightened by the configuration. Raises `ConfigError` for a margin of a joint
-    that the arm doesn't have, and for limits that limit nothing."""
+def limits_of(
+    spec: ActionSpec,
+    section: GateSection,
+    rate_hz: float,
+    degrees: Sequence[float] | None = (),
+) -> GateLimits:
+    """The arm's own limits, tightened by the configuration; `degrees` as in `Driver`. Raises `ConfigError`
+    for a margin of a joint that the arm doesn't have, and for limits that limit nothing."""
     require_limits(spec)
     acceleration = tuple(a * section.acceleration_scale for a in spec.max_acceleration)
     rise_s = section.jerk_time_s
@@ -58,13 +63,13 @@ def limits_of(spec: ActionSpec, section: GateSection, rate_hz: float) -> GateLim
         acceleration=acceleration,
         period_s=1.0 / rate_hz,
         box=(section.workspace_x_m, section.workspace_y_m, section.workspace_z_m),
-        points=points_for(spec.names),
+        points=points_for(spec, degrees),
         max_state_age_s=section.max_state_age_s,
         max_frame_age_s=section.max_frame_age_s,
         stale_fault_s=section.stale_fault_s,
         jerk=tuple(a / rise_s for a in acceleration) if rise_s else (),
         margin=margins if any(margins) else (),
-        levers=levers_for(spec.names),
+        levers=levers_for(spec, degrees),
         max_action_age_s=section.max_action_age_s,
     )
 

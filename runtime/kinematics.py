@@ -1,7 +1,8 @@
 """Where the parts of an SO-101 are for given joint positions: what the gate's workspace box needs.
 
 Plain floats and no arrays: the gate calls this several times a tick. Geometry as in `runtime.bench.arm`
-(tested against it); x forward from the base, y left, z up from the table, metres.
+(tested against it); x forward from the base, y left, z up from the table, metres. An arm whose joints are in
+percent of their range has it too where its driver says how many degrees one is.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
-from contracts.specs import SO101_JOINTS
+from contracts.specs import SO101_JOINTS, ActionSpec
 
 Point = tuple[float, float, float]
 Points = Callable[[Sequence[float]], tuple[Point, ...]]
@@ -20,6 +21,7 @@ UPPER_ARM_M = math.hypot(0.0280, 0.1126)
 UPPER_ARM_ZERO_RAD = math.atan2(0.1126, 0.0280)
 FOREARM_M = 0.1350
 HAND_M = 0.0611 + 0.0981
+_ONES = (1.0, 1.0, 1.0, 1.0)
 
 
 def so101_points(joints_deg: Sequence[float]) -> tuple[Point, ...]:
@@ -42,15 +44,22 @@ def so101_points(joints_deg: Sequence[float]) -> tuple[Point, ...]:
     )
 
 
-def points_for(joint_names: Sequence[str]) -> Points | None:
-    """The kinematics of an arm with these joints; None if they are not known here."""
-    return so101_points if tuple(joint_names) == SO101_JOINTS else None
+def points_for(spec: ActionSpec, degrees: Sequence[float] | None = ()) -> Points | None:
+    """The kinematics of an arm with these joints; None if they are not known here. `degrees`: of one unit of
+    each joint, for units that are none; None: it is another arm, whatever its joints are called."""
+    scale = _degrees_a_unit(spec, degrees)
+    if scale is None:
+        return None
+    if scale == _ONES:
+        return so101_points
+    return lambda joints: so101_points([a * b for a, b in zip(joints, scale, strict=False)])
 
 
-def levers_for(joint_names: Sequence[str]) -> tuple[float, ...]:
+def levers_for(spec: ActionSpec, degrees: Sequence[float] | None = ()) -> tuple[float, ...]:
     """Metres that the farthest of `points_for` moves at most when that joint alone moves by one of its units
     (a chord is shorter than its arc); empty if the kinematics are not known here."""
-    if tuple(joint_names) != SO101_JOINTS:
+    scale = _degrees_a_unit(spec, degrees)
+    if scale is None:
         return ()
     reaches_m = (
         SHOULDER_X_M + UPPER_ARM_M + FOREARM_M + HAND_M,
@@ -58,4 +67,13 @@ def levers_for(joint_names: Sequence[str]) -> tuple[float, ...]:
         FOREARM_M + HAND_M,
         HAND_M,
     )
-    return (*(math.radians(1.0) * reach for reach in reaches_m), 0.0, 0.0)
+    return (*(math.radians(abs(a)) * b for a, b in zip(scale, reaches_m, strict=True)), 0.0, 0.0)
+
+
+def _degrees_a_unit(spec: ActionSpec, degrees: Sequence[float] | None) -> tuple[float, ...] | None:
+    """Of the four joints that move a point; None where nobody knows."""
+    if spec.names != SO101_JOINTS or degrees is None:
+        return None
+    if all(unit == "deg" for unit in spec.units[: len(_ONES)]):
+        return _ONES
+    return tuple(degrees[: len(_ONES)]) if len(degrees) == len(spec.names) else None

@@ -16,7 +16,7 @@ from contracts.errors import DeviceError
 from contracts.reward import RewardSignal
 from contracts.specs import ActionSpec, ObservationSpec, require_compatible
 from runtime import pacing
-from runtime.arms import open_arm
+from runtime.arms import degrees_of, open_arm
 from runtime.blackbox import SECTIONS, BlackBox
 from runtime.board import Board, Owner
 from runtime.calibration import bind, own_calibration, require_bound
@@ -36,7 +36,7 @@ from runtime.ring import Ring
 from runtime.run import Run
 from runtime.scene import Scene, open_scene
 from runtime.senses import Senses
-from runtime.standstill import Finding, Standstill
+from runtime.standstill import NO_NEWS_S, Finding, Standstill
 from runtime.stream import Stream
 from runtime.teleoperation import KEYBOARD
 from runtime.teleoperation.helm import Helm
@@ -168,6 +168,7 @@ class Robot:
         """Read back from a stopped arm whether it stands; takes `gate.standstill_s` at most. Never raises."""
         within_s = self.run.config.gate.standstill_s
         check = Standstill(self.action.names, self.clock.now_s(), within_s)
+        give_up_s = self.clock.now_s() + within_s + NO_NEWS_S
         found: Finding | None = None
         while found is None:
             lateness_s = self.wake()
@@ -177,6 +178,8 @@ class Robot:
                 found = check.add(joints)
             except DeviceError as error:
                 found = check.lost(self.clock.now_s(), error)
+            if found is None and self.clock.now_s() > give_up_s:
+                found = check.silent()
             self.gate.rest()
             self.post(lateness_s)
         self.board.still_at_s = found.still_at_s
@@ -236,7 +239,7 @@ def build(run: Run, board: Board) -> Robot:
         SimulatedClock(scene.advance, scene.advance(0.0)) if lockstep else MonotonicClock()
     )
     ring = None if run.plan.sink == "none" else Ring.open(run.ring_path)
-    limits = limits_of(action, config.gate, config.loop.rate_hz)
+    limits = limits_of(action, config.gate, config.loop.rate_hz, degrees_of(arm))
     latency = config.loop.inference_latency_ticks
     person_drives = run.plan.driver == "person"
     can_take_over = bool(config.operator.teleoperator)

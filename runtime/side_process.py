@@ -12,6 +12,7 @@ from pathlib import Path
 
 from contracts.errors import EntracteError
 from runtime.board import Board
+from runtime.log import log_without_errors
 from runtime.run import Run
 
 Serve = Callable[[Run, Board, threading.Event], bool | None]
@@ -23,6 +24,7 @@ def run_beside(name: str, module: str, serve: Serve, *, niceness: int = 0) -> in
     affair. `niceness` above 0: worth less than a tick. Threads that hang keep nobody."""
     parser = argparse.ArgumentParser(prog=module, description=sys.modules["__main__"].__doc__)
     parser.add_argument("--run-dir", type=Path, required=True)
+    log_without_errors()
     run = Run.load(parser.parse_args().run_dir)
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())

@@ -20,6 +20,8 @@ STILL_UNITS_PER_S = 3.0
 STILL_FOR_S = 0.1
 HOLD_UNITS = 3.0
 """How far a target may be from where the joint stands: servos sag under load."""
+NO_NEWS_S = 0.5
+"""So much longer than for standing is waited for readings that get newer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +46,13 @@ class Standstill:
         self._error = ""
 
     def add(self, reading: ArmState) -> Finding | None:
-        """A reading, or None for one that was read before; a finding ends the check."""
+        """A reading, or None for one that was read before; a finding ends the check. With an arm whose
+        readings get no newer there never is one: `silent` is for whoever has waited long enough."""
         self._error = ""
+        finite = np.isfinite(reading.positions)
+        if not finite.all():  # what is compared with NaN is never beyond it
+            self._why = f"the reading of {self._names[int(np.argmin(finite))]} is no number"
+            return self._give_up(reading.at_s)
         seen = self._seen
         if not seen or reading.at_s > seen[-1].at_s:
             seen.append(reading)
@@ -61,6 +68,11 @@ class Standstill:
         """The arm could not be read."""
         self._error = str(error)
         return self._give_up(now_s)
+
+    def silent(self) -> Finding:
+        """The arm answers, and with readings that get no newer."""
+        what = "could not verify that the arm stands: it gave no new readings"
+        return Finding(StopCheck.UNREADABLE, what)
 
     def _moving(self, reading: ArmState) -> str:
         first = self._seen[0]

@@ -23,9 +23,10 @@ from runtime.arms import ArmState, open_arm
 from runtime.blackbox_dump import dump
 from runtime.board import Board, LoopState, Owner, StopCheck, TripReason
 from runtime.gate import Gate, limits_of
+from runtime.log import log_without_errors
 from runtime.priority import Rank, run_first
 from runtime.run import Run
-from runtime.standstill import Finding, Standstill
+from runtime.standstill import NO_NEWS_S, Finding, Standstill
 
 PERIOD_S = 0.004
 LATE_S = 0.004
@@ -225,8 +226,8 @@ class Watchdog:
             except DeviceError as error:
                 check = check or Standstill(self._names, time.monotonic(), within_s)
                 found = check.lost(time.monotonic(), error)
-            if time.monotonic() - board.watchdog_held_at_s > within_s + _SAY_AFTER_S:
-                found = found or Finding(StopCheck.UNREADABLE, "the arm gave no new readings")
+            if time.monotonic() - board.watchdog_held_at_s > within_s + NO_NEWS_S:
+                found = found or check.silent()
             time.sleep(_LOOK_S)
         board.still_at_s = found.still_at_s
         board.stop_check = int(found.check)
@@ -261,4 +262,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    log_without_errors()
     sys.exit(main())

@@ -72,6 +72,8 @@ class Glitch(DeviceError):
 
 class Driver(Protocol):
     """One arm's own side, made as `make(run, **options)` without touching the device and used by one thread.
+    One whose joints aren't in degrees may have `degrees`, float of each joint: what one unit of it is. By
+    that it is known where an SO-101 is; None says of joints named like that arm's that it is another.
 
     A `DeviceError` is final: the server latches it and from then on only asks for `hold`; so is whatever else
     it raises. A `Glitch` is not. Units are the spec's everywhere.
@@ -143,6 +145,12 @@ def is_powered_by_opening(config: RobotConfig) -> bool:
     """Whether merely connecting to the arm changes its motors' power: its driver says
     `powered_by_opening = True`. Raises `ConfigError`: unknown kind."""
     return bool(getattr(registry.load("arms", config.arm.kind), "powered_by_opening", False))
+
+
+def degrees_of(arm: object) -> tuple[float, ...] | None:
+    """`degrees` as in `Driver`; empty where an arm or a driver says nothing of it."""
+    found = getattr(arm, "degrees", ())
+    return None if found is None else tuple(map(float, found))
 
 
 def open_arm(run: Run, caller: str) -> Arm:

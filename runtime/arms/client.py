@@ -85,7 +85,8 @@ class ServedArm:
         self._address, self._answer_timeout_s = address, answer_timeout_s
         self._epoch = 0
         self._line = _Line(address, time.monotonic() + start_timeout_s)
-        self._spec = self._line.ask(p.Hello(caller), p.Welcome, start_timeout_s).spec
+        welcome = self._line.ask(p.Hello(caller), p.Welcome, start_timeout_s)
+        self._spec, self.degrees = welcome.spec, welcome.degrees
 
     def spec(self) -> ActionSpec:
         return self._spec

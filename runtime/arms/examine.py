@@ -14,13 +14,14 @@ from typing import Any
 
 from contracts import registry
 from contracts.errors import EntracteError
-from runtime.arms import so101_setup, sts
+from runtime.arms import degrees_of, so101_setup, sts
 from runtime.arms.feetech_bus import FeetechBus
 from runtime.arms.lerobot import LeRobotArm
 from runtime.arms.so101 import So101
 from runtime.arms.so101_calibration import IDS, JOINTS
 from runtime.config import ArmSection, RobotConfig
 from runtime.findings import Line, tried
+from runtime.kinematics import points_for
 
 WARM_C = 55
 LOW_V = 0.5
@@ -52,7 +53,9 @@ def _lerobot(section: ArmSection) -> str:
     arm = _driver(LeRobotArm, section)
     arm.close()
     joints = ", ".join(arm.spec().names)
-    return f"{section.options['robot']['type']} with {joints} (not connected)"
+    placed = points_for(arm.spec(), degrees_of(arm)) is not None
+    where = "" if placed else "; its kinematics are not known: gate.workspace_* limits nothing"
+    return f"{section.options['robot']['type']} with {joints} (not connected){where}"
 
 
 def _so101(section: ArmSection) -> list[Line]:

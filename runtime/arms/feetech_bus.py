@@ -7,6 +7,7 @@ that goes on after a lost reply and knows whose it was.
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import termios
@@ -120,9 +121,9 @@ class FeetechBus:
             opened = self._port.openPort()
         except (OSError, ValueError, termios.error) as error:
             others = users_of(device)
-            remedy = (
-                f"stop {', '.join(others)}" if others else "check the port and your rights to it"
-            )
+            remedy = f"stop {', '.join(others)}" if others else "check that this port is the arm's"
+            if getattr(error, "errno", None) == errno.EACCES:
+                remedy = "sudo usermod -aG dialout $USER (the port's group), and log in again"
             raise DeviceError(f"can't open {device}", found=str(error), remedy=remedy) from error
         if not opened:
             raise DeviceError(

@@ -7,6 +7,7 @@ from __future__ import annotations
 import contextlib
 import math
 import sys
+import time
 import traceback
 from collections.abc import Iterator
 from typing import ClassVar
@@ -15,7 +16,10 @@ import numpy as np
 
 from contracts.errors import ConfigError, DeviceError, EntracteError
 from contracts.specs import ActionSpec
-from runtime.arms import ArmState, Driver
+from runtime.arms import ArmState, Driver, degrees_of
+
+_AHEAD_S = 1.0
+"""A reading dated so far ahead was not dated by the monotonic clock: it would never be too old."""
 
 
 def require_limits(spec: ActionSpec) -> ActionSpec:
@@ -56,6 +60,7 @@ class Guarded:
         self._driver = driver
         with _told():
             self._spec = driver.spec()
+            self.degrees = degrees_of(driver)
         require_limits(self._spec)
 
     def spec(self) -> ActionSpec:
@@ -70,6 +75,14 @@ class Guarded:
             state = self._driver.read()
             if np.shape(state.positions) != (len(self._spec.names),):
                 raise ValueError(f"a state of shape {np.shape(state.positions)}")
+            ahead_s = state.at_s - time.monotonic()
+            if ahead_s > _AHEAD_S:
+                raise DeviceError(
+                    "the arm's driver dates its readings by another clock than the robot's",
+                    expected="ArmState.at_s from time.monotonic()",
+                    found=f"{ahead_s:.0f} s ahead of it",
+                    remedy="correct the driver",
+                )
             return state
 
     def enable(self) -> None:

@@ -28,6 +28,18 @@ MOVED = 1.0
 """Degrees or percent: what a reading may change by while nobody moves the arm."""
 KEEP_GOAL = 3.0
 """A joint this near its goal keeps it in hold."""
+_NORMALISED = ActionSpec(
+    names=SO101_JOINTS,
+    units=("percent",) * 6,
+    low=(-100.0,) * 5 + (0.0,),
+    high=(100.0,) * 6,
+    max_velocity=(100.0,) * 5 + (250.0,),
+    max_acceleration=(1000.0,) * 5 + (4000.0,),
+    rate_hz=10.0,
+)
+"""An SO-101 whose `use_degrees` is false."""
+_SO = ("so100_", "so101_")
+"""How the types of such arms begin. Others of LeRobot's (Koch, OMX) have joints of the same names."""
 _STILL_S = 0.3
 _HOLD_TRIES = 3
 
@@ -38,8 +50,9 @@ class LeRobotArm:
     `robot`: LeRobot's configuration of it: `type`, `port`, `id` and so on, without cameras. `python`: the
     interpreter that has LeRobot (default: the environment variable ENTRACTE_LEROBOT_PYTHON). `imports`:
     modules of your own to import first, where a robot isn't LeRobot's. `joints`: the action features to use,
-    in this order (default: all). `units`, `low`, `high`, `velocity`, `acceleration`: per joint; for an
-    SO-100/101 by default as `so101`. `answer_s`: how long a call of LeRobot's may take; `start_s`: the first.
+    in this order (default: all). `units`, `low`, `high`, `velocity`, `acceleration`: per joint; by default
+    the units that the robot's `use_degrees` says, and the limits of an SO-100/101 where it is one.
+    `answer_s`: how long a call of LeRobot's may take; `start_s`: the first.
     """
 
     in_control = False
@@ -85,7 +98,9 @@ class LeRobotArm:
             found = self._child.ask(request, start_s)
             self._names = _joints(found, joints)
             limits = (units, low, high, velocity, acceleration)
-            self._spec = _spec(self._names, limits, run.config.loop.rate_hz)
+            in_degrees, so101 = found.get("use_degrees"), str(robot["type"]).startswith(_SO)
+            self._spec = _spec(self._names, limits, run.config.loop.rate_hz, in_degrees, so101)
+            self.degrees: tuple[float, ...] | None = () if so101 else None
             self._grippers = np.array([is_gripper(name) for name in self._names])
         except BaseException:
             self.close()
@@ -204,9 +219,42 @@ def _joints(found: Mapping[str, Any], wanted: Sequence[str]) -> tuple[str, ...]:
     return names
 
 
-def _spec(names: tuple[str, ...], limits: tuple[Sequence[Any], ...], rate_hz: float) -> ActionSpec:
+def _is_turned(name: str) -> bool:
+    """Whether `use_degrees` is about this feature: a gripper is in percent in any case, a base has speeds."""
+    return name.endswith(".pos") and not is_gripper(name)
+
+
+def require_units(
+    names: Sequence[str], units: Sequence[str], in_degrees: bool | None, option: str
+) -> None:
+    """`in_degrees`: what LeRobot's `use_degrees` says, None for a device without that. Raises `ConfigError`
+    where joints' positions are in other units than it gives: taken for those, they would move the arm
+    elsewhere."""
+    if in_degrees is None:
+        return
+    unit = "deg" if in_degrees else "percent"
+    for name, given in zip(names, units, strict=True):
+        if given != unit and _is_turned(name):
+            raise ConfigError(
+                f"{option} is in other units than this arm: {name}",
+                expected=f"{unit}, as use_degrees: {str(in_degrees).lower()} gives",
+                found=given,
+                remedy="set use_degrees there, or the units of the arm",
+            )
+
+
+def _spec(
+    names: tuple[str, ...],
+    limits: tuple[Sequence[Any], ...],
+    rate_hz: float,
+    in_degrees: bool | None,
+    so101: bool,
+) -> ActionSpec:
     """Limits as given, or an SO-101's. Raises `ConfigError` where neither fits."""
-    known = SO101_ACTION if names == SO101_JOINTS else None
+    normalised = in_degrees is False
+    known = None
+    if so101 and names == SO101_JOINTS:
+        known = _NORMALISED if normalised else SO101_ACTION
     defaults: tuple[Sequence[Any], ...] = (
         ()
         if known is None
@@ -216,7 +264,10 @@ def _spec(names: tuple[str, ...], limits: tuple[Sequence[Any], ...], rate_hz: fl
     for index, what in enumerate(("units", "low", "high", "velocity", "acceleration")):
         values = tuple(limits[index]) or (tuple(defaults[index]) if defaults else ())
         if what == "units" and not values:
-            values = tuple("percent" if is_gripper(name) else "deg" for name in names)
+            values = tuple(
+                "percent" if is_gripper(name) or (normalised and _is_turned(name)) else "deg"
+                for name in names
+            )
         if len(values) != len(names):
             raise ConfigError(
                 f"arm.options.{what}",
@@ -225,6 +276,7 @@ def _spec(names: tuple[str, ...], limits: tuple[Sequence[Any], ...], rate_hz: fl
             )
         chosen.append(values)
     unit, low, high, velocity, acceleration = chosen
+    require_units(names, unit, in_degrees, "arm.options.robot")
     return require_limits(
         ActionSpec(
             names,

@@ -85,6 +85,24 @@ def keep_power(config: Any) -> None:
             keep_power(part)
 
 
+def in_degrees(config: Any) -> Any:
+    """What `use_degrees` says, of a device or of each part of one (an arm of two); None where nothing does,
+    or both is said."""
+    said: set[bool] = set()
+    parts = [config]
+    while parts:
+        part = parts.pop()
+        if hasattr(part, "use_degrees"):
+            said.add(bool(part.use_degrees))
+        if dataclasses.is_dataclass(part):
+            parts += [getattr(part, field.name) for field in dataclasses.fields(part)]
+        elif isinstance(part, dict):
+            parts += part.values()
+        elif isinstance(part, (list, tuple)):
+            parts += part
+    return said.pop() if len(said) == 1 else None
+
+
 class Device:
     """What robots and teleoperators have in common."""
 
@@ -127,6 +145,7 @@ class Robot(Device):
             "name": self.device.name,
             "action": scalars(self.device.action_features),
             "observation": scalars(self.device.observation_features),
+            "use_degrees": in_degrees(decoded),
         }
 
     def connect(self, request: Any) -> Any:
@@ -158,8 +177,13 @@ class Teleoperator(Device):
 
         config = dict(request["config"])
         known_config("lerobot.teleoperators", config["type"], TeleoperatorConfig)
-        self.device = make_teleoperator_from_config(draccus.decode(TeleoperatorConfig, config))
-        return {"name": self.device.name, "action": list(self.device.action_features)}
+        decoded = draccus.decode(TeleoperatorConfig, config)
+        self.device = make_teleoperator_from_config(decoded)
+        return {
+            "name": self.device.name,
+            "action": list(self.device.action_features),
+            "use_degrees": in_degrees(decoded),
+        }
 
     def read(self, request: Any) -> Any:
         """Its action; and its events, where it has any (LeRobot's HIL-SERL devices)."""

@@ -86,7 +86,9 @@ class LeRobotProcess:
                     break
         except TimeoutError:
             raise DeviceError(
-                f"LeRobot does not answer ({request['do']})", found=f"nothing in {timeout_s:g} s"
+                f"LeRobot does not answer ({request['do']})",
+                found=f"nothing in {timeout_s:g} s",
+                remedy=f"see {self._log} in the run folder",
             ) from None
         except (OSError, ValueError) as error:
             code = self._process.poll()

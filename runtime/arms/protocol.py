@@ -56,7 +56,10 @@ class Answer(msgspec.Struct, frozen=True, tag=True, array_like=True):
 
 
 class Welcome(Answer, frozen=True):
+    """`degrees` as in `runtime.arms.Driver`."""
+
     spec: ActionSpec
+    degrees: tuple[float, ...] | None = ()
 
 
 class State(Answer, frozen=True):

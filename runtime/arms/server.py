@@ -25,12 +25,13 @@ import numpy as np
 from contracts.errors import DeviceError, EntracteError, SpecMismatch
 from contracts.files.packages import read_manifest
 from contracts.specs import ActionSpec, action_differences, remedy_for
-from runtime.arms import ArmState, Driver, Glitch, make_driver
+from runtime.arms import ArmState, Driver, Glitch, degrees_of, make_driver
 from runtime.arms import protocol as p
 from runtime.arms.answering import Answering, Caller
 from runtime.arms.guarded import Guarded
 from runtime.board import ArmPhase, Board
 from runtime.config import ArmSection
+from runtime.log import log_without_errors
 from runtime.pacing import percentile
 from runtime.priority import Rank, run_first
 from runtime.run import Run
@@ -81,7 +82,7 @@ class ArmServer:
         """None: answered later, by the device's thread."""
         match request:
             case p.Hello():
-                return p.Welcome(self._spec)
+                return p.Welcome(self._spec, degrees_of(self._driver))
             case p.Take():
                 self._newest_epoch(request.epoch)
                 return p.Done()
@@ -294,7 +295,7 @@ class ArmServer:
             return
         off = np.abs(state.positions - np.array(section.rest_pose, np.float32))
         worst = int(off.argmax())
-        if off[worst] > section.rest_tolerance:
+        if not off[worst] <= section.rest_tolerance:  # NaN is no rest pose
             print(
                 f"arm: the motors stay powered: {self._spec.names[worst]} is {off[worst]:.1f} "
                 f"{self._spec.units[worst]} from its rest pose",
@@ -378,6 +379,7 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    log_without_errors()
     code = main()
     with contextlib.suppress(OSError):
         sys.stderr.flush()

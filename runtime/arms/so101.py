@@ -81,6 +81,7 @@ class So101:
         gripper = np.array([is_gripper(joint) for joint in JOINTS])
         velocity = np.where(gripper, gripper_velocity, velocity_deg_s * degree)
         acceleration = np.where(gripper, gripper_acceleration, acceleration_deg_s2 * degree)
+        self.degrees = tuple((360.0 / sts.STEPS_A_TURN / self.units.scale).tolist())
         self._spec = ActionSpec(
             names=SO101_JOINTS,
             units=tuple("percent" if normalised or g else "deg" for g in gripper),

@@ -28,6 +28,7 @@ from runtime.cameras.device_clock import DeviceClock
 from runtime.cameras.from_slots import announce, announced
 from runtime.cameras.rotation import turn, turned
 from runtime.frames import CaptureState, FrameSlots
+from runtime.log import log_without_errors
 from runtime.priority import take_more
 from runtime.run import Run
 
@@ -43,6 +44,8 @@ LATE_PERIODS = 2.0
 BACK_OFF_S, MOST_BACK_OFF_S = 0.1, 2.0
 HANG_S = 20.0
 """A call into a driver that takes longer ends the process: nothing else gets it out of there."""
+OTHER_CLOCK_S = 86400.0
+"""A picture received so far ahead of now was not dated by the monotonic clock: it would never be too old."""
 _HEALTHY = 30
 _SAMPLE = 16
 
@@ -177,6 +180,7 @@ class Capture:
                     self.slots.count("silences")
                     return f"no picture for {now_s - heard_s:.1f} s"
                 continue
+            self._require_our_clock(picture, now_s)
             heard_s, patience_s = now_s, self._silent_s
             if now_s - opened_s < self._section.warmup_s:
                 fresh_s = now_s
@@ -197,6 +201,16 @@ class Capture:
             self._publish(picture, last, rgb, depth, clock)
             last = picture
         return f"stopped after {time.monotonic() - opened_s:.1f} s"
+
+    def _require_our_clock(self, picture: Picture, now_s: float) -> None:
+        ahead_s = picture.received_s - now_s
+        if not ahead_s <= OTHER_CLOCK_S:
+            raise ConfigError(
+                f"camera '{self._name}' dates its pictures by another clock than the robot's",
+                expected="Picture.received_s from time.monotonic()",
+                found=f"{ahead_s:.0f} s ahead of it",
+                remedy="correct its driver",
+            )
 
     @staticmethod
     def _is_older(picture: Picture, last: Picture | None) -> bool:
@@ -328,4 +342,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    log_without_errors()
     main()

@@ -26,7 +26,7 @@ class DeviceClock:
     def captured_s(self, device_s: float, received_s: float) -> float:
         """When it was captured, in monotonic seconds, never after `received_s`; that itself for a
         device without a clock (NaN)."""
-        if math.isnan(device_s):
+        if not math.isfinite(device_s):
             return received_s
         if device_s < self._last_device_s:
             # Wrapped around (a 32-bit count of microseconds does every 71 minutes), or was reset.

@@ -1,7 +1,8 @@
 """Any LeRobot `Teleoperator` (a leader arm, say) as a hand on the arm, in a process of LeRobot's Python.
 
 Owns the mapping of LeRobot's action features to the arm's joints. LeRobot's units must be the arm's: degrees
-(`use_degrees: true`) and percent for the gripper, or say how they differ with `scale` and `offset`.
+(`use_degrees: true`) and percent for the gripper, or say how they differ with `scale` and `offset`. A device
+that says which it has is refused where they are others.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from typing import Any
 
 from contracts.errors import ConfigError, DeviceError
 from contracts.specs import ActionSpec
-from runtime.arms.lerobot import CHILD
+from runtime.arms.lerobot import CHILD, require_units
 from runtime.arms.lerobot_process import LeRobotProcess, find_python
 from runtime.operator.commands import Command
 from runtime.teleoperation import Reading
@@ -64,7 +65,11 @@ class LeRobotTeleoperator:
         )
         try:
             request = {"do": "describe", "config": dict(teleop), "imports": list(imports)}
-            self._names = _features(self._child.ask(request, start_s), joints, spec)
+            found = self._child.ask(request, start_s)
+            self._names = _features(found, joints, spec)
+            if not (scale or offset):
+                in_degrees, where = found.get("use_degrees"), "operator.teleoperator_options.teleop"
+                require_units(spec.names, spec.units, in_degrees, where)
             self._child.ask({"do": "connect"}, start_s)
         except BaseException:
             self._child.close()

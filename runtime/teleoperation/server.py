@@ -6,6 +6,7 @@ lost is opened again, with pauses; the arm holds meanwhile, because its page gro
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import threading
 import time
@@ -24,7 +25,6 @@ from runtime.teleoperation.page import JOG, LEADER, HandPage
 
 AGAIN_S = 1.0
 JOG_S = 0.15
-_START_S = 120.0
 _LOOK_S = 0.05
 
 
@@ -79,14 +79,11 @@ def spec_of(about: About) -> ActionSpec:
 
 
 def _await_robot(run: Run, stop: threading.Event) -> ActionSpec | None:
-    """What control shows of its arm, once it has opened it."""
-    give_up_s = time.monotonic() + _START_S
+    """What control shows of its arm, once it has opened it: a first start may build engines for many minutes
+    before. None: the run ended first."""
     while not stop.wait(_LOOK_S):
-        try:
+        with contextlib.suppress(EntracteError):
             return spec_of(Window.open(run.window_path).about())
-        except EntracteError:
-            if time.monotonic() > give_up_s:
-                raise
     return None
 
 

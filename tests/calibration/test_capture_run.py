@@ -326,7 +326,7 @@ def test_a_pose_that_is_not_reached_is_not_taken_and_the_next_one_is(
         go(session, positions, speed)
 
     monkeypatch.setattr(Session, "go", stuck)
-    monkeypatch.setattr(gate_limits, "points_for", lambda names: None)
+    monkeypatch.setattr(gate_limits, "points_for", lambda *_: None)
     output = tmp_path / "out"
     said = run(*wanted(robot, output, "wrist", "hand", "--auto", "--stands", "3"))
     assert "not taken: the arm did not reach it" in said.output, (said.output, said.exception)

@@ -71,6 +71,15 @@ def arrived(arm: Any, pose: np.ndarray) -> np.ndarray:
         time.sleep(0.01)
 
 
+def test_what_lerobots_follower_calls_percent_is_no_degrees_here(
+    bus: ServoBus, folder: Path
+) -> None:
+    arm = LeRobotArm(RUN, robot(bus, folder) | {"use_degrees": False})  # type: ignore[operator]
+    arm.close()
+    assert arm.spec().units == ("percent",) * 6
+    assert (arm.spec().low[0], arm.spec().high[0]) == (-100.0, 100.0)
+
+
 def test_lerobots_follower_moves_reads_as_ours_and_keeps_its_power(
     bus: ServoBus, folder: Path
 ) -> None:

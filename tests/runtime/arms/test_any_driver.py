@@ -40,6 +40,7 @@ class Own:
     def __init__(self) -> None:
         self.at = POSE.copy()
         self.holds = self.enabled = 0
+        self.degrees: tuple[float, ...] | None = ()
         self.on: dict[str, Callable[[], Any]] = {}
 
     def _do(self, what: str) -> None:
@@ -269,6 +270,43 @@ def test_limits_that_limit_nothing_are_refused(limit: str, value: float, words: 
         with pytest.raises(ConfigError) as caught:
             use()
         assert words in str(caught.value)
+
+
+@pytest.mark.parametrize(("where", "released"), [(0.0, 1), (math.nan, 0), (50.0, 0)])
+def test_power_is_cut_in_the_rest_pose_and_nowhere_else(
+    hosted: Hosted, where: float, released: int
+) -> None:
+    section = ArmSection(kind="own", at_close="release", rest_pose=(0.0,) * 6)
+    cuts: list[bool] = []
+    hosted.driver.on["release"] = lambda: cuts.append(True)
+    server = ArmServer(section, hosted.board, Guarded(hosted.driver))
+    server.begin()
+    server._may_be_powered = True
+    hosted.driver.at = np.array([0.0, where, 0.0, 0.0, 0.0, 0.0])
+    server._read()
+    server.leave()
+    assert (len(cuts), hosted.driver.holds) == (released, 1)
+
+
+def test_readings_dated_by_the_wall_clock_are_refused() -> None:
+    """None of them would ever be too old."""
+
+    class Wall(Own):
+        def read(self) -> ArmState:
+            return ArmState(self.at.astype(np.float32), time.time())
+
+    with pytest.raises(DeviceError, match=r"another clock .*time\.monotonic"):
+        Guarded(Wall()).read()
+
+
+def test_what_a_driver_says_of_its_units_reaches_the_loop(hosted: Hosted) -> None:
+    for said in ((), (1.1,) * 6, None):
+        hosted.driver.degrees = said
+        one = Hosted(hosted.driver, hosted.address.parent)
+        with one.running() as arm:
+            assert arm.degrees == said
+        one.board.close()
+        hosted.address.unlink(missing_ok=True)
 
 
 def test_a_driver_that_cant_even_open_says_so_in_one_sentence(hosted: Hosted) -> None:

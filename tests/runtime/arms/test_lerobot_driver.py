@@ -18,8 +18,9 @@ import pytest
 from contracts.errors import ConfigError, DeviceError
 from runtime import arms
 from runtime.arms import Glitch, lerobot
+from runtime.arms.examine import examine
 from runtime.arms.lerobot import LeRobotArm
-from runtime.config import load_config
+from runtime.config import ArmSection, load_config
 
 ROBOT = """
 import json, os, sys, time
@@ -55,7 +56,8 @@ class Arm:
 class Own(lerobot_child.Robot):
     def describe(self, request):
         self.device = Arm()
-        return {"name": "own", "action": NAMES, "observation": NAMES}
+        found = {"name": "own", "action": NAMES, "observation": NAMES}
+        return found | {"use_degrees": self.device.faults().get("use_degrees")}
 
 lerobot_child.KINDS["robot"] = Own
 lerobot_child.main()
@@ -138,7 +140,7 @@ def test_an_arm_that_moves_on_in_hold_is_a_fault(arm: LeRobotArm, own: Own) -> N
     arm.write(np.array([10.0, 40.0]))
     arm.hold()
     with pytest.raises(
-        DeviceError, match=r"hold can't be verified: .*pan\.pos moves at 1?\d\.\d/s"
+        DeviceError, match=r"hold can't be verified: .*pan\.pos moves at \d+\.\d/s"
     ):
         watched(arm)
 
@@ -172,6 +174,25 @@ def test_before_it_was_enabled_a_hold_commands_nothing(own: Own) -> None:
     arm.hold()
     arm.close()
     assert own.told == []
+
+
+def test_an_arm_that_gives_percent_is_not_taken_for_one_in_degrees(own: Own) -> None:
+    own.fault(use_degrees=False)
+    arm = make()
+    arm.close()
+    assert arm.spec().units == ("percent", "percent")
+    assert arm.degrees is None
+    with pytest.raises(ConfigError, match=r"in other units than this arm: pan\.pos"):
+        make(units=["deg", "percent"])
+    section = ArmSection(
+        kind="lerobot", options={"robot": {"type": "own"}, "python": sys.executable, **LIMITS}
+    )
+    (line,) = examine(section)
+    assert line.ok and "gate.workspace_* limits nothing" in line.what + line.found
+    own.fault(use_degrees=True)
+    arm = make()
+    arm.close()
+    assert arm.spec().units == ("deg", "percent")
 
 
 def test_limits_that_are_no_numbers_are_refused(own: Own) -> None:

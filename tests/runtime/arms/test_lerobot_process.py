@@ -145,6 +145,23 @@ def test_no_part_of_a_robot_cuts_its_torque() -> None:
     assert not two.others["right"][0].disable_torque_on_disconnect
 
 
+def test_units_are_those_of_every_part_of_a_robot() -> None:
+    from runtime.arms.lerobot_child import in_degrees
+
+    @dataclass
+    class One:
+        use_degrees: bool
+
+    @dataclass
+    class Two:
+        arms: dict[str, One]
+
+    assert in_degrees(One(False)) is False
+    assert in_degrees(Two({"left": One(True), "right": One(True)})) is True
+    assert in_degrees(Two({"left": One(True), "right": One(False)})) is None
+    assert in_degrees(Two({})) is None
+
+
 def test_lost_replies_are_glitches_and_the_rest_is_final(child: LeRobotProcess) -> None:
     with pytest.raises(Glitch):
         child.ask({"do": "fail", "say": "ConnectionError: Failed to sync read"}, 20.0)

@@ -4,6 +4,7 @@ name the servo, and a raised arm that is never dropped.
 
 from __future__ import annotations
 
+import errno
 import json
 import time
 from collections.abc import Callable, Iterator
@@ -16,6 +17,7 @@ import pytest
 
 from contracts.errors import ConfigError, DeviceError, EntracteError
 from runtime.arms import Glitch, sts
+from runtime.arms.feetech_bus import FeetechBus
 from runtime.arms.so101 import So101
 from runtime.bench.servo_bus import CALIBRATION, ServoBus
 from runtime.config import load_config
@@ -351,6 +353,19 @@ def test_a_dead_servo_is_named_and_the_others_hold(
         with pytest.raises(DeviceError, match=r"hold can't be verified: servo 3 \(elbow_flex\)"):
             arm.hold()
         assert all(servo.torque for servo in bus.servos.values())
+
+
+def test_a_port_without_the_right_to_it_says_how_to_get_that(
+    bus: ServoBus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What most people meet first."""
+
+    def denied(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EACCES, "could not open port: Permission denied")
+
+    monkeypatch.setattr("serial.Serial", denied)
+    with pytest.raises(DeviceError, match=r"Permission denied.*usermod -aG dialout"):
+        FeetechBus(bus.path, sts.BAUD, 0.02)
 
 
 def test_a_port_that_is_gone_says_so(bus: ServoBus, arm: So101) -> None:

@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from contracts.errors import DeviceError
+from contracts.errors import ConfigError, DeviceError
 from contracts.specs import CameraSpec
 from runtime.cameras import Picture
 from runtime.cameras.capture import Capture
@@ -73,6 +73,12 @@ def capture(folder: Path, *pictures: Picture, **keys: object) -> FrameSlots:
     process = Capture(run, "front", lambda: Script(list(pictures), stop), stop)
     process.forever()
     return FrameSlots.open(run.frames_path("front"))
+
+
+def test_pictures_dated_by_the_wall_clock_are_refused(tmp_path: Path) -> None:
+    """None of them would ever be too old."""
+    with pytest.raises(ConfigError, match=r"another clock .*time\.monotonic"):
+        capture(tmp_path, picture(1, received_s=time.time()))
 
 
 def test_a_picture_keeps_its_times_and_its_latency_is_taken_off(tmp_path: Path) -> None:

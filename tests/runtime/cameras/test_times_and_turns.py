@@ -46,7 +46,9 @@ def test_a_clock_that_starts_again_costs_one_picture_s_lateness_at_most() -> Non
     assert clock.captured_s(0.1, 11.0) == 11.0  # 32 bits of microseconds, or a reset
     assert clock.captured_s(0.6, 11.6) == pytest.approx(11.5)
     assert clock.restarts == 1
-    assert clock.captured_s(math.nan, 12.0) == 12.0
+    for none in (math.nan, math.inf, -math.inf):
+        assert clock.captured_s(none, 12.0) == 12.0
+    assert clock.captured_s(1.0, 12.1) == pytest.approx(11.9)  # and nothing is left of them
 
 
 @pytest.mark.parametrize("step_s", [3600.0, -3600.0])

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import ctypes
+import itertools
 import os
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from robots import config, until
 
 from contracts.errors import ConfigError, DeviceError
+from contracts.specs import ActionSpec
 from runtime.arms import Glitch
 from runtime.arms.sim import SO101_ACTION
 from runtime.board import Board
 from runtime.operator.commands import Command, Inbox
 from runtime.operator.window import Window
 from runtime.run import Run, RunPlan
-from runtime.teleoperation import Reading, open_teleoperator
+from runtime.teleoperation import Reading, open_teleoperator, server
 from runtime.teleoperation.page import JOG, LEADER, HandPage
 from runtime.teleoperation.server import Hand
 
@@ -160,6 +163,22 @@ def test_a_gamepad_jogs_commands_once_a_press_and_says_when_it_is_gone(sdl: Sdl)
         return False
 
     until(gone, 3.0)
+
+
+def test_a_device_waits_for_its_robot_however_long_engines_are_built(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hours = itertools.count(0, 3600)
+    monkeypatch.setattr(server, "time", SimpleNamespace(monotonic=lambda: float(next(hours))))
+    run, stop = Run(config(), RunPlan(), str(tmp_path), str(tmp_path), "test"), threading.Event()
+    found: list[ActionSpec | None] = []
+    job = threading.Thread(target=lambda: found.append(server._await_robot(run, stop)))
+    job.start()
+    time.sleep(0.2)
+    Window.create(run.window_path, SO101_ACTION, 30.0)
+    job.join(20.0)
+    stop.set()
+    assert found and found[0] is not None and found[0].names == SO101_ACTION.names
 
 
 def test_no_gamepad_or_a_button_that_means_nothing_is_one_sentence(sdl: Sdl) -> None:

@@ -11,11 +11,20 @@ import sys
 import traceback
 from pathlib import Path
 
+from contracts.errors import EntracteError
 from runtime.board import LoopState
 from runtime.robot import Robot
 from runtime.run import EXIT_FILE, Run
 
 EXIT_CANNOT_START, EXIT_FAULT, EXIT_ESTOP = 2, 3, 5
+
+
+def words_of(error: Exception) -> str:
+    """An error as a person reads it; of one that nobody declared also its kind, and where its trace is."""
+    if isinstance(error, EntracteError):
+        return str(error)
+    what = " ".join([type(error).__name__, *str(error).split()])
+    return f"{what}; see logs/control.log"
 
 
 def leave_reason(run: Run, code: int, what: str) -> None:
@@ -26,7 +35,8 @@ def leave_reason(run: Run, code: int, what: str) -> None:
             path.write_text(json.dumps({"code": code, "what": what}))
             break
         except OSError:
-            path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # a disk that can only be read
+                path.unlink(missing_ok=True)
     with contextlib.suppress(OSError):
         print(f"control: {what}", file=sys.stderr, flush=True)
 
@@ -43,14 +53,15 @@ def stop_after(robot: Robot, error: Exception) -> int:
     """The arm braked and in hold after an error that no episode dealt with; returns the exit code."""
     gate = robot.gate
     what = (
-        gate.state.reason if gate.faulted else str(error)
+        gate.state.reason if gate.faulted else words_of(error)
     )  # the first cause: others follow from it
-    gate.fault(str(error))
+    gate.fault(words_of(error))
     try:
         robot.come_to_rest("the run is over")
     except Exception:  # not along its path, then
-        traceback.print_exc()
         gate.hold("the run is over")
+        with contextlib.suppress(OSError):  # of a log whose disk is full
+            traceback.print_exc()
     if not robot.board.control_ready:
         leave_reason(robot.run, EXIT_CANNOT_START, what)
         return EXIT_CANNOT_START

@@ -14,6 +14,7 @@ from contracts.messages import EpisodeEnd, GateBit, Step
 from contracts.reward import RewardSignal
 from runtime import pacing
 from runtime.blackbox import SECTIONS
+from runtime.ending import words_of
 from runtime.ensemble import Ensemble
 from runtime.gate import Origin, Verdict
 from runtime.history import History
@@ -199,7 +200,7 @@ class Episode:
         if done is None:
             return
         if done.value is None:
-            self.robot.gate.fault(f"policy: {done.error}")
+            self.robot.gate.fault(f"policy: {words_of(done.error) if done.error else 'no chunk'}")
             return
         number = self._scheduler.requests - 1
         origin = Origin(self.plan.episode_seq, done.value.version, number, self._started_s)

@@ -49,6 +49,7 @@ _QUIET_LOOK_S = 0.02
 _SECOND_LOOK_S = 0.2
 """A machine that stood still as a whole: its watchdog gets so long to be heard again."""
 OPERATOR_STOP = "emergency stop: asked for by a person"
+_TAKEN = "the watchdog has taken the arm"
 
 
 class Gate:
@@ -218,13 +219,16 @@ class Gate:
         self._require_watchdog()
         renewed = self._board.renew_lease(self._owner, self._epoch, time.monotonic(), self._lease_s)
         if not renewed and not self.faulted:
-            self._lose("the watchdog has taken the arm")
+            self._lose(_TAKEN)
         return renewed and self.state.mode is not LoopState.ESTOP
 
     # -- stops
 
     def hold(self, reason: str) -> None:
-        """Stop where the arm stands; not a fault. The next episode needs `prepare`."""
+        """Stop where the arm stands; no fault unless it was taken away. The next episode needs `prepare`."""
+        if self._epoch and not (self.faulted or self._board.holds_lease(self._owner, self._epoch)):
+            self._lose(_TAKEN)
+            return
         self._stop()
         if not self.faulted:
             still = (0.0,) * len(self.state.velocity)
@@ -335,7 +339,7 @@ class Gate:
     def _write(self, verdict: Verdict) -> None:
         now_s = time.monotonic()
         if not self._board.renew_lease(self._owner, self._epoch, now_s, self._lease_s):
-            self._lose("the watchdog has taken the arm")
+            self._lose(_TAKEN)
             return
         try:
             if not self._wrote(verdict.command):

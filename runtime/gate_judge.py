@@ -34,13 +34,15 @@ def judge(
     wrong, bit = _unlawful(limits, state, request)
     if wrong:
         return latched(limits, state, LoopState.FAULT, wrong, bit)
-    fresh = state_age_s <= limits.max_state_age_s and frame_age_s <= limits.max_frame_age_s
-    good = fresh and not refused
+    old = "" if state_age_s <= limits.max_state_age_s else "joint readings"
+    if not frame_age_s <= limits.max_frame_age_s:
+        old += " and pictures" if old else "pictures"
+    good = not (old or refused)
     since_s = limits.period_s if elapsed_s is None else elapsed_s
     stale_s = 0.0 if good else state.stale_s + since_s
-    bits = (0 if fresh else GateBit.STALE) | (GateBit.FOREIGN if refused else 0)
+    bits = (GateBit.STALE if old else 0) | (GateBit.FOREIGN if refused else 0)
     if stale_s > limits.stale_fault_s:
-        what = f"{refused or 'readings were old'} for {stale_s:.1f} s"
+        what = f"{refused or f'{old} were old'} for {stale_s:.1f} s"
         return latched(limits, state, LoopState.FAULT, what, bits)
     wanted = request if good else None
     position, velocity, acceleration, shaped = _shape(limits, state, wanted)
@@ -51,7 +53,7 @@ def judge(
         position=position,
         velocity=velocity,
         stale_s=stale_s,
-        reason=refused or ("" if fresh else "old readings"),
+        reason=refused or (f"old {old}" if old else ""),
         acceleration=acceleration,
         request=() if wanted is None else tuple(wanted),
         resumable=state.resumable,

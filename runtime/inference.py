@@ -6,12 +6,15 @@ many ticks late as a real one would be, so that splicing meets the same delays.
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
+from contracts.errors import EntracteError
 from runtime.priority import Rank, run_first
 
 T = TypeVar("T")
@@ -54,6 +57,9 @@ def _do(job: Callable[[], T], step: int) -> Outcome[T]:
     except (
         Exception
     ) as error:  # carried to the loop, which decides: a policy faults, a reward abstains
+        if not isinstance(error, EntracteError):
+            with contextlib.suppress(OSError):  # of a log whose disk is full
+                traceback.print_exc()  # nobody downstream has the trace
         return Outcome(step, None, error)
 
 

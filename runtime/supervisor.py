@@ -25,11 +25,12 @@ import psutil
 from contracts.errors import EntracteError
 from contracts.files import atomic
 from runtime.blackbox_dump import cause_of, dump
-from runtime.board import Board, Owner, StopCheck
+from runtime.board import Board, LoopState, Owner, StopCheck
 from runtime.cameras.report import away
 from runtime.children import IN_ORDER, Child, children_of
 from runtime.config import RobotConfig
 from runtime.operator.attend import PAGE_FILE, Attendance, say
+from runtime.operator.status import last_words
 from runtime.ring import Ring
 from runtime.run import EXIT_FILE, LOOP_FILE, Run, RunPlan, new_shm_dir
 from runtime.run_report import robot_report
@@ -38,6 +39,10 @@ from runtime.stop_report import how_it_stopped
 _POLL_S = 0.02
 _AFTER_TRIP_S, _AFTER_INTERRUPT_S = 15.0, 30.0
 """How long control may take to end by itself, then it is killed: the arm is in hold, or nobody holds it."""
+_AFTER_END_S = 330.0
+"""The same once its loop is over: longer than any job of its last boundary may take (`runtime.resting`). What
+may hang then is an engine that is closed, or a reader of the ring."""
+_OVER = (LoopState.FAULT, LoopState.ESTOP, LoopState.DONE)
 _STOP_S = 10.0
 _DRAIN_S = 30.0
 _MAX_RESTARTS, _RESTARTS_WITHIN_S = 5, 60.0
@@ -93,7 +98,7 @@ class Supervisor:
         )
         self.started_s = time.monotonic()
         self.interrupted = False
-        self._interrupted_s = math.inf
+        self._interrupted_s = self._over_s = math.inf
         self._handlers: dict[int, Any] = {}
         self._memory_at_s = 0.0
         self._what = ""
@@ -104,8 +109,10 @@ class Supervisor:
     def __enter__(self) -> Supervisor:
         # Everything that must be undone happens after this point.
         if self._signals and threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._handlers[number] = signal.signal(number, self._interrupt)
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+                # A terminal that goes away (ssh) ends the run as Ctrl-C does; nohup asks that it doesn't.
+                if number is not signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
+                    self._handlers[number] = signal.signal(number, self._interrupt)
         try:
             for child in self.children:
                 self._start(child)
@@ -135,7 +142,8 @@ class Supervisor:
             self._look_after()
             if not (hung := self._hung()):
                 return None
-            self._what = self._what or hung
+            # Why it was to end comes first: that it then hung is news of the program, not of the arm.
+            self._what = "; ".join(filter(None, (self._what or last_words(self.run), hung)))
             control.end(2.0, asked=False)
         return self._outcome(control.code or 0)
 
@@ -202,12 +210,16 @@ class Supervisor:
     def _hung(self) -> str:
         """That control does not end though it must; empty while it may go on."""
         now_s, tripped_s = time.monotonic(), self.board.watchdog_tripped_at_s
+        if self.board.loop_state in _OVER:
+            self._over_s = min(self._over_s, now_s)
         if tripped_s and now_s - tripped_s > _AFTER_TRIP_S:
             return "control hangs and was killed"
         if now_s - self._interrupted_s > _AFTER_INTERRUPT_S:
             return (
                 f"control did not end {_AFTER_INTERRUPT_S:g} s after the interrupt and was killed"
             )
+        if now_s - self._over_s > _AFTER_END_S:
+            return f"control did not end {_AFTER_END_S:g} s after its loop and was killed"
         return ""
 
     def _start(self, child: Child) -> None:
@@ -244,24 +256,23 @@ class Supervisor:
             self._what = self._what or child.last_words(self.run)  # of the first: others follow it
             self.stop()
             control = self.child("control").process
-            if not self.board.control_ready and control is not None:
+            if not self.board.lease_epoch and control is not None:
                 control.kill()  # it may be waiting for the dead one, and has not touched the arm
 
     def _outcome(self, code: int) -> Outcome:
         board = self.board
         if board.watchdog_tripped_at_s or (code < 0 and board.lease_owner == Owner.CONTROL):
             self._await_watchdog()
-        paths = [Path(folder) / EXIT_FILE for folder in (self.run.run_dir, self.run.shm_dir)]
-        left = next((path for path in paths if path.exists()), None)
+        said = last_words(self.run)
         if self._what:
             what, code = self._what, EXIT_PROCESS_DIED if self.board.control_ready else EXIT_WRONG
-        elif left is not None:
-            what = str(json.loads(left.read_text())["what"])
+        elif said:
+            what = said
         elif code < 0:
             what, code = f"control was killed by signal {-code}", EXIT_PROCESS_DIED
         else:
             what = self.child("control").last_words(self.run) if code else ""
-        what += how_it_stopped(board, told=not self._what and left is not None)
+        what += how_it_stopped(board, told=bool(said and not self._what))
         if code and (lost := away(self.run)):
             what += f"; {lost}"
         if self.interrupted and code == 0:
@@ -323,7 +334,9 @@ def supervise(
             outcome = robot.wait(look)
         outcome = robot.seen_out(outcome)
     except OSError as error:
-        raise EntracteError("could not start the robot's processes", found=str(error)) from error
+        raise EntracteError(
+            "the robot's processes can't be started or watched", found=str(error)
+        ) from error
     finally:
         shutil.rmtree(run.shm_dir, ignore_errors=True)
     report = Path(run.run_dir) / "run_report.json"

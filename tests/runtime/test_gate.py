@@ -131,6 +131,22 @@ def test_old_readings_hold_and_then_fault() -> None:
     assert "old" in verdict.fault
 
 
+@pytest.mark.parametrize(
+    ("state_s", "frame_s", "what"),
+    [
+        (9.0, 0.0, "joint readings"),
+        (0.0, math.nan, "pictures"),
+        (math.inf, 9.0, "joint readings and pictures"),
+    ],
+)
+def test_what_was_old_is_named(state_s: float, frame_s: float, what: str) -> None:
+    bounds = limits(10.0, stale_fault_s=0.15)
+    held, _ = judge(bounds, arm_at(bounds, HOME), HOME, state_s, frame_s)
+    assert held.reason == f"old {what}"
+    _, verdict = judge(bounds, held, HOME, state_s, frame_s)
+    assert verdict.fault == f"{what} were old for 0.2 s"
+
+
 def test_holding_brakes_no_harder_than_allowed() -> None:
     bounds = limits(100.0)
     state = arm_at(bounds, HOME)

@@ -25,7 +25,7 @@ from runtime.board import Board, LoopState, Owner, TripReason
 from runtime.config import GateSection
 from runtime.episode import Episode
 from runtime.gate import OPERATOR_STOP, Gate, GateLimits, arm_at, judge, limits_of
-from runtime.inference import ThreadLane
+from runtime.inference import LockstepLane, ThreadLane
 from runtime.robot import Robot
 from runtime.run import RunPlan
 from runtime.supervisor import make_run
@@ -300,6 +300,27 @@ def test_an_error_between_episodes_brakes_and_tells_a_stop_from_a_fault(
     assert code == (ending.EXIT_ESTOP if stopped else ending.EXIT_FAULT)
     assert (arm.written > written) is not stopped, "along braking's path, not at once"
     assert said[0][1] == (OPERATOR_STOP if stopped else "the gate is latched") + "; it stands"
+
+
+def test_an_error_that_nobody_declared_is_told_with_its_kind(
+    arm: Arm, board: Board, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(ending, "leave_reason", lambda run, code, what: said.append(what))
+    gate = moving(arm, board)
+    board.control_ready = 1
+    robot = loop(gate, board, verify_stop=lambda: SimpleNamespace(note="it stands"))
+    ending.stop_after(robot, KeyError("front"))
+    assert said == ["KeyError 'front'; see logs/control.log; it stands"]
+
+    def infer() -> bool:
+        raise KeyError("wrist")
+
+    lane = LockstepLane[bool](0)
+    lane.submit(infer, 0)
+    done = lane.poll(0)
+    assert done is not None and isinstance(done.error, KeyError)
+    assert "in infer" in capsys.readouterr().err, "where it was raised is said nowhere else"
 
 
 def test_an_episode_that_ends_by_a_fault_latches_it(arm: Arm, board: Board) -> None:

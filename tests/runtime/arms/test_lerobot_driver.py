@@ -139,9 +139,7 @@ def test_an_arm_that_moves_on_in_hold_is_a_fault(arm: LeRobotArm, own: Own) -> N
     watched(arm)  # whoever moves it after it was seen to stand is not the driver's affair
     arm.write(np.array([10.0, 40.0]))
     arm.hold()
-    with pytest.raises(
-        DeviceError, match=r"hold can't be verified: .*pan\.pos moves at \d+\.\d/s"
-    ):
+    with pytest.raises(DeviceError, match=r"hold can't be verified: .*pan\.pos moves at \d+\.\d/s"):
         watched(arm)
 
 

@@ -6,6 +6,7 @@ system then takes it back (Linux lets ordinary programs run for 50 ms of every s
 
 from __future__ import annotations
 
+import contextlib
 import os
 from enum import IntEnum
 from pathlib import Path
@@ -13,6 +14,8 @@ from pathlib import Path
 _AUTOGROUP = Path("/proc/self/autogroup")
 _NICE = -10
 """Ten times a program's usual share of a busy processor."""
+_PROCESSORS = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set[int]()
+"""That this process began with: a thread that is started later has those of the thread that starts it."""
 
 
 class Rank(IntEnum):
@@ -41,6 +44,16 @@ def run_first(rank: Rank = Rank.LOOP) -> str:
         return "nice"
     except (OSError, AttributeError):
         return ""
+
+
+def stand_back() -> None:
+    """For the calling thread, which the loop's own started: behind it, and on every processor. With its rank,
+    and on the one processor that is the loop's, a thread that computes keeps the loop from running at all."""
+    with contextlib.suppress(OSError, AttributeError):
+        os.sched_setaffinity(0, _PROCESSORS)
+    with contextlib.suppress(OSError, AttributeError):
+        if os.sched_getscheduler(0) == os.SCHED_FIFO:
+            run_first(Rank.AHEAD)
 
 
 def take_more() -> bool:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from contracts.errors import EntracteError
+from runtime.priority import stand_back
 from runtime.robot import STOPPING_S, Robot
 
 T = TypeVar("T")
@@ -33,6 +34,7 @@ class Resting:
         errors: list[Exception] = []
 
         def work() -> None:
+            stand_back()
             try:
                 results.append(job())
             except Exception as error:  # raised again below, in the loop's own thread

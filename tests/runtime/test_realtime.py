@@ -33,6 +33,35 @@ print(json.dumps({
 """
 
 
+REST = """
+import json, os, sys, time
+from types import SimpleNamespace
+from runtime import realtime
+from runtime.config import LoopSection
+from runtime.resting import Resting
+before = sorted(os.sched_getaffinity(0))
+realtime.ask(LoopSection(cpus=(before[0],)))
+robot = SimpleNamespace(clock=SimpleNamespace(lockstep=False), rest=lambda: time.sleep(0.002) or True)
+def job():
+    return sorted(os.sched_getaffinity(0)), os.sched_getscheduler(0), os.sched_getparam(0).sched_priority
+found = Resting(robot)(job)
+own = os.sched_getaffinity(0), os.sched_getscheduler(0), os.sched_getparam(0).sched_priority
+print(json.dumps([before, *found, sorted(own[0]), *own[1:]]))
+"""
+
+
+def test_what_is_done_between_episodes_never_takes_the_loops_processor() -> None:
+    command = [sys.executable, "-c", REST]
+    root = Path(realtime.__file__).parents[1]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, cwd=root)
+    assert done.returncode == 0, done.stderr
+    before, cpus, policy, rank, own_cpus, own_policy, own_rank = json.loads(done.stdout)
+    assert cpus == before and own_cpus == before[:1]
+    assert policy == own_policy
+    if own_policy == 1:  # else this user has no right to it
+        assert 0 < rank < own_rank
+
+
 def ask(section: LoopSection, *user: str) -> dict:  # type: ignore[type-arg]
     import msgspec
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import math
-import mmap
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -20,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from contracts.errors import EntracteError
+from runtime import shared
 from runtime.arms import ArmState
 
 SECONDS = 10.0
@@ -82,7 +82,7 @@ class BlackBox:
         text = json.dumps({**about, "columns": names, "joints": list(joints)}).encode()
         if len(text) > _REASON - _ABOUT:
             raise EntracteError("the black box's header is too long", found=len(text))
-        self._map = _new_map(path, _HEADER + count * len(names) * 8)
+        self._map = shared.create(path, _HEADER + count * len(names) * 8)
         self._words = np.frombuffer(self._map, np.int64, _ABOUT // 8)
         self._words[_ROWS_WORD : _JSON_WORD + 1] = (count, len(names), 0, len(text))
         self._map[_ABOUT : _ABOUT + len(text)] = text
@@ -159,15 +159,6 @@ class BlackBox:
             self._words[_REASON_WORD] = 0
             self._map[_REASON : _REASON + len(text)] = text
             self._words[_REASON_WORD] = len(text)
-
-
-def _new_map(path: Path, size: int) -> mmap.mmap:
-    file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
-    try:
-        os.ftruncate(file, size)
-        return mmap.mmap(file, size)
-    finally:
-        os.close(file)
 
 
 @dataclass(frozen=True)

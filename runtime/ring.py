@@ -16,6 +16,7 @@ from pathlib import Path
 from types import TracebackType
 
 from contracts.errors import EntracteError
+from runtime import shared
 
 _MAGIC = 0x454E_5452_524E_4731  # "ENTRRNG1"
 _HEADER = 64 * 4  # each counter on a cache line of its own
@@ -58,11 +59,11 @@ class Ring:
 
     @classmethod
     def create(cls, path: Path, capacity: int) -> Ring:
-        """A new empty ring of `capacity` bytes (rounded up to 8)."""
+        """A new empty ring of `capacity` bytes (rounded up to 8). Raises `EntracteError`: no room for it."""
         size = _HEADER + _padded(capacity)
         file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
         try:
-            os.ftruncate(file, size)
+            shared.reserve(file, size, path)
             ring = cls(file, path, size)
         finally:
             os.close(file)

@@ -28,13 +28,30 @@ class Barrier:
 
 
 def create(path: Path, size: int) -> mmap.mmap:
-    """`size` zero bytes that nobody but this user may read, in place of whatever was there."""
+    """`size` zero bytes that nobody but this user may read, in place of whatever was there. Raises
+    `EntracteError` where there is no room for them."""
     file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
     try:
-        os.ftruncate(file, size)
+        reserve(file, size, path)
         return mmap.mmap(file, size)
     finally:
         os.close(file)
+
+
+def reserve(file: int, size: int, path: Path) -> None:
+    """Make the file so large, and all of it there: memory that is found to be missing when it is first
+    written to ends the process (SIGBUS), in the middle of a tick. Raises `EntracteError`."""
+    os.ftruncate(file, size)
+    if not hasattr(os, "posix_fallocate"):
+        return
+    try:
+        os.posix_fallocate(file, 0, size)
+    except OSError as error:
+        raise EntracteError(
+            f"no room for {size / (1 << 20):.1f} MiB of shared memory in {path.parent}",
+            found=error.strerror,
+            remedy="free some, shorten recording.ring_s, or in a container: docker run --shm-size=1g",
+        ) from error
 
 
 def open_existing(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from contracts.errors import EntracteError
+from runtime.frames import FrameSlots
 from runtime.ring import _POPPED_WORD, _PUSHED_WORD, Ring, RingError
 
 
@@ -25,6 +29,26 @@ def test_records_come_out_as_they_went_in_across_many_wraps(tmp_path: Path) -> N
             del found
             reader.release()
         assert reader.pop() is None
+
+
+def test_memory_that_is_not_there_is_found_missing_at_the_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A container has 64 MiB of it; written to later, what is missing would end the process."""
+    for made in (
+        lambda path: Ring.create(path, 1 << 20).close(),
+        lambda path: FrameSlots.create(path, 480, 640, True),
+    ):
+        made(tmp_path / "there")
+        assert (tmp_path / "there").stat().st_blocks * 512 >= 1 << 20
+
+        def full(*_: object) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "posix_fallocate", full)
+            with pytest.raises(EntracteError, match=r"no room for .* MiB .*--shm-size"):
+                made(tmp_path / "missing")
 
 
 def test_a_full_ring_refuses_and_keeps_what_it_has(tmp_path: Path) -> None:

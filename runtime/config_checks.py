@@ -69,6 +69,7 @@ def check(config: RobotConfig, source: str) -> None:
         ),
     )
     _check_stops(config, source)
+    _check_commands(config, source)
     _check_probation(config.probation, source)
     if not 0 <= config.policy.explore_deg <= MOST_EXPLORATION_DEG:
         raise ConfigError(
@@ -186,6 +187,19 @@ def _check_stops(config: RobotConfig, source: str) -> None:
         )
 
 
+def _check_commands(config: RobotConfig, source: str) -> None:
+    """An arm with a process of its own does not go into hold between two commands."""
+    loop, patience_s = config.loop, config.arm.command_timeout_s
+    least_s = 1.0 / loop.rate_hz + loop.pause_allowance_s
+    if config.pace == "realtime" and not config.bench.enabled and patience_s <= least_s:
+        raise ConfigError(
+            f"{source}: arm.command_timeout_s: the arm would go into hold between two commands",
+            expected=f"> {least_s:.3g} s at {loop.rate_hz:g} Hz",
+            found=patience_s,
+            remedy="raise it, or loop.rate_hz",
+        )
+
+
 def _check_finite(value: Any, source: str, key: str = "") -> None:
     """No number of the configuration may be infinite or NaN: every comparison with one passes or fails in
     silence."""
@@ -213,3 +227,11 @@ def _check_gate(gate: GateSection, source: str) -> None:
             ("max_action_age_s", gate.max_action_age_s, 0.001, 1e6),
         ),
     )
+    for axis in ("x", "y", "z"):
+        low, high = getattr(gate, f"workspace_{axis}_m")
+        if not low < high:
+            raise ConfigError(
+                f"{source}: gate.workspace_{axis}_m",
+                expected="low < high",
+                found=f"{low:g}, {high:g}",
+            )

@@ -33,6 +33,20 @@ def test_a_robot_must_set_its_watchdog() -> None:
             load_config(ROBOT, [f"loop.{key}=10"])
 
 
+def test_an_arm_that_would_hold_between_two_commands_is_refused() -> None:
+    load_config(ROBOT, ["loop.rate_hz=5"])
+    with pytest.raises(
+        ConfigError, match=r"hold between two commands: expected > 0\.348 s at 3 Hz"
+    ):
+        load_config(ROBOT, ["loop.rate_hz=3"])
+    load_config(ROBOT, ["loop.rate_hz=3", "arm.command_timeout_s=0.5"])
+
+
+def test_a_workspace_that_holds_nothing_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"gate\.workspace_z_m: expected low < high"):
+        load_config(None, ["gate.workspace_z_m=[0.4, 0.0]"])
+
+
 @pytest.mark.parametrize(
     "pose",
     [

@@ -24,8 +24,8 @@ from pathlib import Path
 from contracts import wire
 from contracts.errors import EntracteError
 from contracts.files.dataset import DatasetWriter
-from contracts.files.dataset_format import INFO_PATH, require_alike
-from contracts.files.log_to_dataset import create_for, features_of
+from contracts.files.dataset_format import INFO_PATH, DatasetError, require_alike
+from contracts.files.log_to_dataset import create_for, features_of, fps_of
 from contracts.messages import EpisodeEnd, EpisodeRerecord, EpisodeStart, SessionStart, Step
 from runtime.board import Board, RecorderError
 from runtime.recording import Recording, shapes_of
@@ -46,8 +46,15 @@ class Recorder:
     """One data set, one episode at a time."""
 
     def __init__(self, run: Run, board: Board) -> None:
-        """Raises `DatasetError` for a data set that is not ours or is in use, `RecordingStopped` where
-        there is no room."""
+        """Raises `DatasetError` for a data set that is not ours or is in use and for a rate that none can
+        have, `RecordingStopped` where there is no room."""
+        if (rate_hz := run.config.loop.rate_hz) != round(rate_hz):
+            raise DatasetError(
+                "loop.rate_hz",
+                expected="a whole number of steps a second: a data set knows no other",
+                found=f"{rate_hz:g}",
+                remedy="set loop.rate_hz to one",
+            )
         self._run, self._board = run, board
         self._options = run.config.recording
         self._root = Path(run.plan.output)
@@ -94,11 +101,12 @@ class Recorder:
         if self._recording is not None:
             seq = self._recording.start.episode_seq
             self._discard()
+            self.dropped += 1
             self._note(f"episode {seq} had no end and was not recorded")
         if self._unwanted:
             try:
                 self._take_out()
-            except OSError as error:
+            except (OSError, EntracteError) as error:
                 self._note(
                     f"episode {self._unwanted[0]} was to be recorded again and could not be taken out "
                     f"({error}): it is the last one of {self._root}"
@@ -132,12 +140,24 @@ class Recorder:
         recording = self._recording
         if recording is None:
             return
-        wanted = end.reason not in UNWANTED and (
-            self._run.plan.keep == "all" or end.operator_success is True
-        )
-        if not wanted or end.steps == 0:
+        wanted, label = end.reason not in UNWANTED and end.steps > 0, end.operator_success
+        if wanted and self._run.plan.keep == "success":
+            wanted = label is True
+            if label is None:
+                self._note(
+                    f"episode {end.episode_seq} is left out (--keep success): nobody said that it was one"
+                )
+        if not wanted:
             self._discard()
             self.dropped += 1
+            return
+        if self.kept and (lacking := recording.lacks()):
+            # So short that all of it fell into a moment in which the ring was full: others had it.
+            self._discard()
+            self.unrecorded += 1
+            self._note(
+                f"episode {end.episode_seq} came without any picture of {lacking} and was not recorded"
+            )
             return
         self._recording = None
         recording.keep(end)
@@ -177,9 +197,10 @@ class Recorder:
         self._count(-1)
 
     def _discard(self) -> None:
-        if self._recording is not None:
-            self._recording.discard()
-            self._recording = None
+        recording, self._recording = self._recording, None
+        if recording is not None:
+            with contextlib.suppress(OSError):  # what can't be removed now, the next start removes
+                recording.discard()
         self._board.recorder_queue = 0
 
     def _count(self, change: int) -> None:
@@ -208,7 +229,7 @@ class Recorder:
         if self._writer is None:
             self._writer = create_for(self._root, session, features, session.loop_rate_hz)
         writer = self._writer
-        given = max(1, round(session.loop_rate_hz)), features
+        given = fps_of(session.loop_rate_hz), features
         require_alike(self._root, (writer.fps, writer.given_features), given)
         return writer
 
@@ -261,7 +282,7 @@ class Recorder:
 
     def _note(self, sentence: str) -> None:
         self.notes.append(sentence)
-        print(f"recorder: {sentence}", file=sys.stderr, flush=True)
+        _say(sentence)
 
     def report(self) -> dict[str, object]:
         """What `robot-run` says of it at the end."""
@@ -273,6 +294,11 @@ class Recorder:
             "steps_lost": self.steps_lost,
             "notes": self.notes,
         }
+
+
+def _say(sentence: object) -> None:
+    with contextlib.suppress(OSError):  # the log may lie on the disk that is full
+        print(f"recorder: {sentence}", file=sys.stderr, flush=True)
 
 
 def _sentence(error: OSError, root: Path) -> str:
@@ -315,13 +341,13 @@ def main() -> int:
             return 0
         except (EntracteError, OSError) as error:
             board.recorder_error = board.recorder_error or RecorderError.FAILED
-            print(f"recorder: {error}", file=sys.stderr, flush=True)
+            _say(error)
             return 1
         except Exception as error:  # a defect: said in one line, below its traceback
             board.recorder_error = board.recorder_error or RecorderError.FAILED
             traceback.print_exc()
             what = str(error).split("\n", 1)[0]
-            print(f"recorder: {type(error).__name__}: {what}", file=sys.stderr, flush=True)
+            _say(f"{type(error).__name__}: {what}")
             return 1
         finally:
             if recorder is not None:

@@ -43,6 +43,11 @@ class Lane:
     def waiting(self) -> int:
         return self._waiting.qsize()
 
+    @property
+    def saw_nothing(self) -> bool:
+        """Whether no picture came."""
+        return self._missed >= 0
+
     def show(self, picture: np.ndarray | None) -> None:
         """The picture of the next row; None: the row before shows it too. Rows before the first picture
         show that one. Waits while the queue is full. Raises what the encoder or the disk raised."""
@@ -125,6 +130,10 @@ class Recording:
     def lost(self) -> int:
         """Rows whose picture was lost on the way."""
         return self._table.lost
+
+    def lacks(self) -> str:
+        """Features of which no picture came: no data set can do without. "" where there is none such."""
+        return ", ".join(key for key, lane in self._lanes.items() if lane.saw_nothing)
 
     def missing(self, end: EpisodeEnd) -> int:
         """Steps that the episode had and that never came: its rows are fewer than its ticks."""

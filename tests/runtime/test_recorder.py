@@ -78,6 +78,7 @@ def test_what_is_not_wanted_leaves_nothing(tmp_path: Path) -> None:
         take_all(recorder, begin(2), *steps[:2])  # no end: control died
         take_all(recorder, begin(3), end(3, 0))
         assert (recorder.kept, recorder.dropped) == (1, 7)
+        assert "nobody said" in recorder.notes[0] and len(recorder.notes) == 2, "None is no failure"
         assert sum(1 for _ in root.rglob("*")) == size
     assert check_whole(root) == [0]
 
@@ -103,6 +104,45 @@ def test_steps_that_were_lost_are_told(tmp_path: Path) -> None:
         assert recorder.report()["steps_lost"] == 3
         assert recorder.notes == ["episode 0 lacks 3 of its 7 steps"]
     assert DatasetReader(root).meta(0)["extra"]["steps_lost"] == 3
+
+
+def test_a_short_episode_that_a_full_ring_took_whole_ends_no_recording(tmp_path: Path) -> None:
+    """No data set can hold one without a picture or a step; the others must not pay for it."""
+    root = tmp_path / "data"
+    with recording_run(tmp_path / "run", root) as run, recorder_of(run) as recorder:
+        take_all(recorder, session(), *packets(0))
+        take_all(recorder, begin(1), one_step(1, 0, pictures=False), end(1, 1))
+        take_all(recorder, begin(2), end(2, 1), *packets(3, steps=1))
+        assert (recorder.kept, recorder.dropped, recorder.unrecorded) == (2, 0, 2)
+        assert "episode 1 came without any picture of observation.images.front" in recorder.notes[0]
+    assert check_whole(root) == [0, 3] and not list(root.rglob("*.tmp"))
+
+
+def test_where_no_picture_ever_comes_recording_ends(tmp_path: Path) -> None:
+    with (
+        recording_run(tmp_path / "run", tmp_path / "data") as run,
+        recorder_of(run) as recorder,
+        pytest.raises(EntracteError, match="expected 1"),
+    ):
+        take_all(recorder, session(), begin(0), one_step(0, 0, pictures=False), end(0, 1))
+
+
+def test_an_episode_without_an_end_is_counted(tmp_path: Path) -> None:
+    with recording_run(tmp_path / "run", tmp_path / "data") as run, recorder_of(run) as recorder:
+        take_all(recorder, session(), *packets(0), begin(1), one_step(1, 0))
+        recorder.close()
+        assert (recorder.kept, recorder.dropped) == (1, 1)
+
+
+def test_a_rate_that_no_data_set_has_is_refused(tmp_path: Path) -> None:
+    """Rounded, every row's time would be wrong, and no policy could be imitated from it."""
+    with (
+        recording_run(tmp_path / "run", tmp_path / "data", "loop.rate_hz=12.5") as run,
+        pytest.raises(EntracteError, match=r"loop\.rate_hz: expected a whole number.*found 12\.5"),
+        recorder_of(run),
+    ):
+        pass
+    assert not (tmp_path / "data").exists()
 
 
 def test_another_robots_data_set_is_refused_before_anything_is_written(tmp_path: Path) -> None:

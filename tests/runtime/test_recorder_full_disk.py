@@ -112,6 +112,28 @@ def test_a_run_may_go_on_without_recording(disk: Path) -> None:
     assert check_whole(root) == [0, 3]
 
 
+def test_a_log_on_the_full_disk_does_not_end_a_run_that_goes_on_without(
+    disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is said goes to a file of the run's folder; the sentence that the disk is full did not fit."""
+    root = disk / "data"
+    options = (UNCHECKED, "recording.on_full=continue")
+    with (
+        recording_run(disk.parent / "run", root, *options) as run,
+        recorder_of(run) as recorder,
+    ):
+        recorder.take(session())  # type: ignore[arg-type]
+        feed(recorder, 0, 6)
+        with (disk / "log").open("w") as log, monkeypatch.context() as patched:
+            patched.setattr(sys, "stderr", log)
+            fill(disk, 0)
+            feed(recorder, 1, 40)
+            (disk / "ballast").unlink()
+            feed(recorder, 2, 6)
+        assert (recorder.kept, recorder.unrecorded, len(recorder.notes)) == (2, 1, 2)
+    assert check_whole(root) == [0, 2]
+
+
 @pytest.mark.parametrize("on_full", ["stop", "continue"])
 def test_an_episode_that_a_full_disk_kept_is_taken_out_later(disk: Path, on_full: str) -> None:
     """Before the next one, or at the end; and never another in its place."""
@@ -199,7 +221,7 @@ def test_a_full_disk_under_the_run_folder_ends_the_run_in_order(disk: Path, tmp_
         text=True,
     )
     try:
-        until(lambda: (disk / "run" / "episodes.jsonl").exists() or robot.poll() is not None)
+        until(lambda: (disk / "run" / "episodes.jsonl").exists() or robot.poll() is not None, 90)
         fill(disk, 0)
         _, words = robot.communicate(timeout=60)
     finally:

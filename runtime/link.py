@@ -144,7 +144,8 @@ class Link:
 
     def run(self) -> None:
         """Until `stop`, and then until everything is uploaded: at most `DRAIN_S` longer, and no longer
-        than `SILENT_S` for a trainer that is away."""
+        than `SILENT_S` for a trainer that is away. Raises `EntracteError` where the disk did not take the
+        end of the last episode in that time."""
         self._board.link_ready = 1
         asked_s = 0.0
         while True:
@@ -159,6 +160,13 @@ class Link:
                     return
             if now_s - asked_s > DRAIN_S or self._stopping > 1:
                 self._close_log()
+                if left := self._ring.waiting:
+                    why = self._stalled or "told to leave at once"
+                    raise EntracteError(
+                        "the end of the last episode is lost",
+                        found=f"{left} records that the spool did not take ({why})",
+                        remedy="make room; what came before goes to the trainer after the next start",
+                    )
                 return
 
     def _close_log(self) -> bool:

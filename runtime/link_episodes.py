@@ -163,8 +163,11 @@ class Recorder:
         session = msgspec.structs.replace(
             message, colour_codec=images.JPEG, depth_codec=images.DEPTH_VZS_ZSTD
         )
-        with _stalling(self._waits):
-            atomic.write_bytes(self._session_path, bytes(wire.pack(session)[0]))
+        try:
+            with _stalling(self._waits):
+                atomic.write_bytes(self._session_path, bytes(wire.pack(session)[0]))
+        except OSError as error:  # a link that is started again in this session won't know it
+            self.error = str(error)
         self._session = session
 
     def _begin(self, start: EpisodeStart) -> None:

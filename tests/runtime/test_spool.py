@@ -8,14 +8,19 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
+from recording_run import one_step, packets, recording_run, session
 from tiny_robot import episode, session_start
 
 from contracts import wire
+from contracts.errors import EntracteError
 from contracts.files import atomic
 from contracts.files.log_to_dataset import read_episode
 from contracts.messages import EpisodeOffer, EpisodeStored, EpisodeWait, EpisodeWant, Step
+from runtime import link
+from runtime.board import Board
 from runtime.link_episodes import Recorder, Stalled
 from runtime.link_uploads import REFUSED_TIMES, Uploader
 from runtime.ring import Ring
@@ -101,6 +106,19 @@ def test_told_to_go_on_it_keeps_what_there_was_and_counts_the_episode(disk: Smal
     assert found.end.reason == "aborted" and len(found.columns["observation.state"]) >= 18
     record(into, 2)
     assert len(into.spool.waiting) == 2, "the next one is recorded again"
+
+
+def test_told_to_go_on_a_full_disk_does_not_keep_it_from_beginning(disk: SmallDisk) -> None:
+    """Nothing was taken from the ring, not even for those who watch, until there was room."""
+    into = Recorder(Spool(disk.folder / "spool", 1 << 30), None, 90, waits=False)
+    disk.fill()
+    into.take(wire.unpack(wire.pack(session_start())))
+    assert "No space" in into.error
+    record(into, 1)
+    assert (into.unkept, into.spool.waiting) == (1, [])
+    disk.free()
+    record(into, 2)
+    assert [item.episode_seq for item in into.spool.waiting] == [2] and into.error == ""
 
 
 def test_room_is_kept_for_one_more_episode_as_large_as_the_largest(tmp_path: Path) -> None:
@@ -313,3 +331,32 @@ def test_an_end_that_the_disk_interrupts_is_offered_again_and_kept(
     into.take(end)
     (item,) = into.spool.waiting
     assert read_episode(item.path).torn == "" and into.unkept == 0
+
+
+def test_a_link_that_gives_up_what_is_in_the_ring_says_so(
+    disk: SmallDisk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It ended with the code of one that had kept everything."""
+    monkeypatch.setattr(link, "DRAIN_S", 0.5)
+    nobody = [f"link.{name}=tcp://127.0.0.1:9" for name in ("frames", "episodes", "weights")]
+    overrides = (*nobody, "link.health=tcp://127.0.0.1:9", "link.spool_min_free_mib=0")
+    with recording_run(disk.folder / "run", tmp_path / "data", *overrides) as made:
+        run = msgspec.structs.replace(made, plan=msgspec.structs.replace(made.plan, sink="link"))
+        with Board.open(run.board_path) as board, Ring.open(run.ring_path) as ring:
+            working = link.Link(run, board, ring)
+            try:
+                *under_way, last = packets(0)
+                for parts in (session(), *under_way):
+                    assert ring.try_push(parts)
+                while ring.waiting:
+                    working.turn()
+                disk.fill()
+                assert ring.try_push(one_step(0, 6)) and ring.try_push(last)
+                working.stop()
+                with pytest.raises(EntracteError, match="lost: found 2 records that the spool"):
+                    working.run()
+            finally:
+                working.close()
+        disk.free()
+        (kept,) = run.spool_dir.glob("*.elog*")
+        assert kept.stat().st_size > 0

@@ -66,7 +66,8 @@ class Trainer:
         path = f"{PLUGIN}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
         environment = {**os.environ, "PYTHONPATH": path}
         self.process = subprocess.Popen([*map(str, command), *arguments], env=environment)
-        wait("the trainer", lambda: (self.root / "endpoints.json").exists() or self.process.poll())
+        there = (self.root / "endpoints.json").exists
+        wait("the trainer", lambda: there() or self.process.poll(), 120.0)
         assert self.process.poll() is None
         found = json.loads((self.root / "endpoints.json").read_text())
         self.endpoints = {name: found[name] for name in NAMES}

@@ -6,7 +6,7 @@ import threading
 from pathlib import Path
 
 import numpy as np
-from test_swap import Robot, nudged, package, release, robot, trainer
+from swap_robot import Robot, nudged, package, release, robot, trainer
 from tiny_package import head_inputs
 
 from contracts.files.packages import Package

@@ -153,6 +153,9 @@ def evaluate(
     task: TaskOption = "",
     episodes: Annotated[int, typer.Option("--episodes", help="how many scenes")] = 50,
     seed_base: Annotated[int, typer.Option("--seed-base", help="first scene seed")] = 1_000_000,
+    first: Annotated[
+        int, typer.Option("--first", min=0, help="a block of these scenes: begin at this one")
+    ] = 0,
     output: Annotated[
         Path | None, typer.Option("--output", help="truth of every episode (JSON lines)")
     ] = None,
@@ -181,6 +184,7 @@ def evaluate(
     plan = RunPlan(
         purpose="evaluate",
         episodes=episodes,
+        first=first,
         sink="dataset" if record else "none",
         output=_absolute(str(record)) if record else "",
     )

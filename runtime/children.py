@@ -7,7 +7,6 @@ ended is the supervisor's.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import signal
 import subprocess
@@ -15,6 +14,7 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from contracts.files.orphans import die_with_parent
 from runtime.arms import is_served
 from runtime.cameras import captured
 from runtime.config import RobotConfig
@@ -32,9 +32,6 @@ _ENVIRONMENT = {
     "MALLOC_MMAP_THRESHOLD_": str(32 << 20),
     "MALLOC_TRIM_THRESHOLD_": str(32 << 20),
 }
-
-# Loaded before any fork.
-_LIBC = ctypes.CDLL(None) if sys.platform.startswith("linux") else None
 
 
 @dataclass
@@ -140,12 +137,6 @@ def _for_people(config: RobotConfig) -> list[Child]:
     if operator.view:
         children.append(Child("viewer", "runtime.viewer", restart=True, optional=True))
     return children
-
-
-def die_with_parent() -> None:
-    """In the child (`preexec_fn`): SIGTERM when who started it is gone, however it went (Linux)."""
-    if _LIBC is not None:
-        _LIBC.prctl(1, signal.SIGTERM)
 
 
 def _begin_in_order() -> None:

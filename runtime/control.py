@@ -115,12 +115,12 @@ class Control:
         styles = [style for style in plan.style.split(",") if style] or [""]
         claims = Claims(Path(plan.claims), Path(self.run.run_dir).name) if plan.claims else None
         slot_s = lockstep_slot_s(episode.max_s) if plan.purpose == "evaluate" else 0.0
-        done = 0
-        while (not limit or done < limit) and not self.board.stop_requested:
+        done, end = plan.first, plan.first + limit
+        while (not limit or done < end) and not self.board.stop_requested:
             if claims is not None and not claims.take(done):
                 done += 1
                 continue
-            seq = self._diary.next_seq if claims is None else done
+            seq = max(self._diary.next_seq, done) if claims is None else done
             # Fixed seeds pair evaluations; refinement sees a fresh scene in every episode of its life.
             offset = seq if plan.purpose == "refine" else done
             seed, style = episode.seed_base + offset, styles[done % len(styles)]

@@ -25,9 +25,9 @@ import msgspec
 
 from contracts.errors import ConfigError, EntracteError
 from contracts.files import atomic
-from contracts.files.dataset_copy import copy_episode, open_like
 from contracts.files.dataset_format import INFO_PATH, DatasetError, require_alike
 from contracts.files.dataset_reader import DatasetReader
+from contracts.files.gathering import gather, recorded, truth_rows
 from runtime import claims
 from runtime.config import RobotConfig
 from runtime.progress import Progress
@@ -269,17 +269,10 @@ class Crew:
     # -- what they leave
 
     def _take_results(self, worker: _Worker, died: bool) -> None:
-        if (worker.dataset / INFO_PATH).exists():
-            with contextlib.suppress(DatasetError):  # none was finished
-                part = DatasetReader(worker.dataset)
-                for place in range(part.num_episodes):
-                    start = part.meta(place)["extra"]["start"]
-                    worker.recorded[int(start["episode_seq"])] = place
-        truth = worker.folder / "truth.jsonl"
-        lines = truth.read_text().splitlines() if truth.exists() else []
-        for row in map(_row, lines):
-            unfinished = ("aborted", "rerecord", *(("fault",) if died else ()))
-            if row is None or row["reason"] in unfinished:
+        worker.recorded = recorded(worker.dataset)
+        unfinished = ("aborted", "rerecord", *(("fault",) if died else ()))
+        for row in truth_rows(worker.folder / "truth.jsonl"):
+            if row["reason"] in unfinished:
                 continue
             seq = int(row["episode_seq"])
             if not died or self._plan.sink != "dataset" or seq in worker.recorded:
@@ -315,7 +308,8 @@ class Crew:
             raise EntracteError(f"could not write {path}", found=error, remedy=remedy) from error
 
     def _how_it_ended(self, done: Collection[int]) -> tuple[int, str]:
-        missing = [seq for seq in range(self._plan.episodes) if seq not in done]
+        wanted = range(self._plan.first, self._plan.first + self._plan.episodes)
+        missing = [seq for seq in wanted if seq not in done]
         some = f"{len(done)} of {self._plan.episodes} episodes are done"
         if self._interrupted:
             return EXIT_INTERRUPTED, f"interrupted: {some}"
@@ -338,15 +332,12 @@ class Crew:
             for key in _RECORDED:
                 report[key] += found.get(key, 0)
             notes += [f"{worker.name}: {note}" for note in found.get("notes", [])]
-        wanted = [(worker, seq) for worker, seq in ordered if seq in worker.recorded]
+        wanted = [(w.dataset, w.recorded[seq]) for w, seq in ordered if seq in w.recorded]
         report |= {"kept": 0, "notes": notes}
         try:
+            for report["kept"] in gather(Path(self._plan.output), wanted):
+                pass
             if wanted:
-                parts = {w.name: DatasetReader(w.dataset) for w, _ in wanted}
-                with open_like(Path(self._plan.output), next(iter(parts.values()))) as writer:
-                    for worker, seq in wanted:
-                        copy_episode(writer, parts[worker.name], worker.recorded[seq])
-                        report["kept"] += 1
                 for worker in self._gone:
                     shutil.rmtree(worker.dataset, ignore_errors=True)
         finally:
@@ -396,14 +387,5 @@ def _read(path: Path) -> dict[str, Any] | None:
     try:
         found: dict[str, Any] = json.loads(path.read_text())
     except (OSError, ValueError):
-        return None
-    return found
-
-
-def _row(line: str) -> dict[str, Any] | None:
-    """A line of the truth; None for half a line of a bench that was killed."""
-    try:
-        found: dict[str, Any] = json.loads(line)
-    except ValueError:
         return None
     return found

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from runtime.children import die_with_parent
+from contracts.files.orphans import die_with_parent
 
 TAIL_LINES = 12
 # Two cores are shared by everything here: libraries must not start threads of their own.

@@ -33,6 +33,9 @@ class RunPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     driver: Literal["policy", "expert", "person"] = "policy"
     style: str = ""
     episodes: int = 0
+    first: int = 0
+    """Of an evaluation: this block of it begins at that episode, whose scene, numbers and times are as in the
+    whole."""
     sink: Literal["link", "dataset", "none"] = "link"
     output: str = ""
     label_steps: bool = False

@@ -16,9 +16,9 @@ from collections.abc import Callable, Collection
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
-import numpy as np
 import pytest
 from robots import config, policy_package
+from same_episodes import require_same_episodes, truth_of_episodes
 
 from contracts.errors import ConfigError, EntracteError
 from contracts.files.dataset_reader import DatasetReader
@@ -28,9 +28,6 @@ from runtime.crew import MOST_DEATHS, choose_workers
 
 EPISODES = 6
 SEED_BASE = 40
-# Of a truth row and of an episode's record: what is of the run and not of the episode.
-OF_THE_RUN = {"session_id"}
-TIMED = {"started_at_unix_s", "session_id"}
 
 
 @pytest.fixture(scope="module")
@@ -69,8 +66,7 @@ def started(
 
 
 def rows(folder: Path) -> list[dict[str, object]]:
-    lines = (folder / "truth.jsonl").read_text().splitlines()
-    return [{k: v for k, v in json.loads(line).items() if k not in OF_THE_RUN} for line in lines]
+    return truth_of_episodes(folder / "truth.jsonl")
 
 
 def until(condition: Callable[[], object], process: subprocess.Popen[str]) -> None:
@@ -175,27 +171,17 @@ def test_outcomes_and_recorded_steps_are_those_of_a_single_run(
     assert [row["seed"] for row in rows(alone)] == list(range(SEED_BASE, SEED_BASE + EPISODES))
     assert f"recorded {EPISODES} episodes" in said
     assert "bench (3 together)" in said  # memory, summed over the workers
-    one, three = DatasetReader(alone / "set"), DatasetReader(tmp_path / "set")
-    assert three.num_episodes == EPISODES
-    for episode in range(EPISODES):
-        left, right = one.episode(episode), three.episode(episode)
-        for key, array in left.items():
-            assert array.tobytes() == right[key].tobytes(), (episode, key)
-        for camera in ("front", "wrist"):
-            key = f"observation.images.{camera}"
-            assert np.array_equal(one.frames(episode, key), three.frames(episode, key))
-            key = f"observation.depth.{camera}"
-            assert np.array_equal(one.depth(episode, key), three.depth(episode, key))
-        for part in ("start", "end"):
-            told = [reader.meta(episode)["extra"][part] for reader in (one, three)]
-            ours, theirs = ({k: v for k, v in t.items() if k not in TIMED} for t in told)
-            if part == "end":
-                ours.pop("timings"), theirs.pop("timings")
-            assert ours == theirs
-    # No two episodes are alike, or the comparison above would say little.
-    assert len({one.episode(e)["action"].tobytes() for e in range(EPISODES)}) == EPISODES
+    assert require_same_episodes(alone / "set", tmp_path / "set") == EPISODES
     took = [len((w / "episodes.jsonl").read_text().splitlines()) for w in workers_of(tmp_path)]
     assert len(took) == 3 and sum(took) == EPISODES
+
+
+def test_a_block_of_an_evaluation_is_that_part_of_the_whole(
+    tmp_path: Path, package: Path, alone: Path
+) -> None:
+    done = run(command(package, tmp_path, "--workers", "2", "--first", "4", "--episodes", "2"))
+    assert done.returncode == 0, done.stderr
+    assert rows(tmp_path) == rows(alone)[4:]
 
 
 def workers_of(folder: Path) -> list[Path]:

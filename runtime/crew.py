@@ -126,6 +126,7 @@ class Crew:
         self._died = self._died_in_vain = self._most_done = 0
         self._lost: dict[int, str] = {}
         self._failed: Outcome | None = None
+        self._unread = ""
         self._interrupted = False
         # A new data set fits whatever comes first.
         self._fits = plan.sink != "dataset" or not (Path(plan.output) / INFO_PATH).exists()
@@ -269,7 +270,11 @@ class Crew:
     # -- what they leave
 
     def _take_results(self, worker: _Worker, died: bool) -> None:
-        worker.recorded = recorded(worker.dataset)
+        try:
+            worker.recorded = recorded(worker.dataset)
+        except EntracteError as error:
+            if not died:  # else its episodes are run again
+                self._unread = f"what {worker.name} recorded can't be read: {error}"
         unfinished = ("aborted", "rerecord", *(("fault",) if died else ()))
         for row in truth_rows(worker.folder / "truth.jsonl"):
             if row["reason"] in unfinished:
@@ -337,6 +342,8 @@ class Crew:
         try:
             for report["kept"] in gather(Path(self._plan.output), wanted):
                 pass
+            if self._unread:
+                raise DatasetError(self._unread)
             if wanted:
                 for worker in self._gone:
                     shutil.rmtree(worker.dataset, ignore_errors=True)

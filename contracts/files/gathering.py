@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from contracts.files.dataset_copy import copy_episode, open_like
-from contracts.files.dataset_format import INFO_PATH, DatasetError
+from contracts.files.dataset_format import INFO_PATH
 from contracts.files.dataset_reader import DatasetReader
 
 
@@ -27,13 +27,13 @@ def truth_rows(path: Path) -> list[dict[str, Any]]:
 
 
 def recorded(root: Path) -> dict[int, int]:
-    """`episode_seq` -> its place in the data set at `root`; nothing where none was finished."""
+    """`episode_seq` -> its place in the data set at `root`; nothing where none was begun. Raises
+    `EntracteError` for one that can't be read: it is not empty."""
     found: dict[int, int] = {}
     if (root / INFO_PATH).exists():
-        with contextlib.suppress(DatasetError):
-            part = DatasetReader(root)
-            for place in range(part.num_episodes):
-                found[int(part.meta(place)["extra"]["start"]["episode_seq"])] = place
+        part = DatasetReader(root)
+        for place in range(part.num_episodes):
+            found[int(part.meta(place)["extra"]["start"]["episode_seq"])] = place
     return found
 
 

@@ -322,6 +322,29 @@ def test_a_data_set_that_can_not_be_put_together_is_told_as_it_is(
     assert sum(DatasetReader(info.parents[1]).num_episodes for info in kept) == EPISODES
 
 
+def test_a_workers_data_set_that_can_not_be_read_is_not_thrown_away(
+    tmp_path: Path, package: Path
+) -> None:
+    """Taken for empty, its episodes were missing, it was deleted, and all was well."""
+    process = started(package, tmp_path, 2, "--record", str(tmp_path / "set"))
+    spoilt: list[Path] = []
+
+    def one_is_spoilt() -> bool:
+        for info in (tmp_path / "run").glob("workers-*/worker-*/dataset/meta/info.json"):
+            if DatasetReader(info.parents[1]).num_episodes:
+                (info.parent / "entracte/episodes/chunk-000/file-000.json").write_text("{}")
+                spoilt.append(info)
+                return True
+        return False
+
+    until(one_is_spoilt, process)
+    _, told = process.communicate(timeout=240)
+    assert process.returncode == 1, told
+    assert "recorded can't be read" in told and "what was recorded is in" in told
+    assert [row["seed"] for row in rows(tmp_path)] == [SEED_BASE + n for n in range(EPISODES)]
+    assert spoilt[0].exists()
+
+
 def test_truth_that_can_not_be_written_is_one_sentence(tmp_path: Path, package: Path) -> None:
     process = started(package, tmp_path, 2, "--episodes", "2")
     until(lambda: homes(tmp_path), process)

@@ -41,6 +41,7 @@ from runtime.diary import Diary
 from runtime.ending import EXIT_CANNOT_START, leave_reason, say_stopped, stop_after
 from runtime.episode import Episode
 from runtime.gate import OPERATOR_STOP
+from runtime.log import log_without_errors
 from runtime.operator.floor import Phase
 from runtime.releases import Releases
 from runtime.reset import bring_back, poses_of
@@ -220,7 +221,11 @@ class Control:
             if not missing:
                 return True
             if time.monotonic() > give_up_s:
-                raise DeviceError(f"no picture from camera '{missing[0]}'", found="none in 5 s")
+                raise DeviceError(
+                    f"no picture from camera '{missing[0]}'",
+                    found=f"none in {FRESH_PICTURES_S:g} s",
+                    remedy=f"see logs/camera-{missing[0]}.log",
+                )
             if not robot.rest():
                 return False
             if robot.clock.lockstep:
@@ -306,6 +311,7 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    log_without_errors()
     code = main()
     sys.stderr.flush()
     if threading.active_count() > 1:  # what hangs must not keep a process whose arm is in hold

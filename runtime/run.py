@@ -126,14 +126,16 @@ class Run(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return Path(self.shm_dir) / f"camera-{camera}.json"
 
     def ring_bytes(self) -> int:
-        """Room for `recording.ring_s` seconds of raw pictures of all cameras at the loop's rate."""
+        """Room for `recording.ring_s` seconds of raw pictures of all cameras at the loop's rate, and for
+        those of one tick at least: a record may fill half of the ring."""
         config = self.config
         frame = sum(
             camera.width * camera.height * (5 if camera.depth and config.recording.depth else 3)
             for camera in config.cameras.values()
         )
         rate = config.loop.rate_hz / config.recording.frames_every
-        return max(4 << 20, int(frame * rate * config.recording.ring_s) + (1 << 20))
+        seconds = int(frame * rate * config.recording.ring_s)
+        return max(4 << 20, seconds + (1 << 20), 2 * frame + (1 << 20))
 
     def save(self) -> None:
         path = Path(self.run_dir) / "config.json"

@@ -12,10 +12,12 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from robots import config
 
 from contracts.errors import EntracteError
 from runtime.frames import FrameSlots
 from runtime.ring import _POPPED_WORD, _PUSHED_WORD, Ring, RingError
+from runtime.run import Run, RunPlan
 
 
 def test_records_come_out_as_they_went_in_across_many_wraps(tmp_path: Path) -> None:
@@ -49,6 +51,17 @@ def test_memory_that_is_not_there_is_found_missing_at_the_start(
             patched.setattr(os, "posix_fallocate", full)
             with pytest.raises(EntracteError, match=r"no room for .* MiB .*--shm-size"):
                 made(tmp_path / "missing")
+
+
+def test_a_ring_takes_the_pictures_of_a_tick_however_seldom_they_are_recorded(
+    tmp_path: Path,
+) -> None:
+    large = ["cameras.front.width=640", "cameras.front.height=480", "cameras.wrist.width=640"]
+    large += ["cameras.wrist.height=480", "recording.frames_every=30", "recording.ring_s=0.1"]
+    run = Run(config(*large), RunPlan(), str(tmp_path), str(tmp_path), "test")
+    pictures = [bytes(640 * 480 * each) for each in (3, 2, 3, 2)]
+    with Ring.create(tmp_path / "ring", run.ring_bytes()) as ring:
+        assert ring.try_push([b"a step" * 200, *pictures])
 
 
 def test_a_full_ring_refuses_and_keeps_what_it_has(tmp_path: Path) -> None:

@@ -39,6 +39,7 @@ REALTIME = (
     *(
         "trainer/reward_service/",
         "trainer/rewards/endpoint/",
+        "trainer/test_collect",
         "trainer/test_daemon",
         "trainer/test_keys_end_to_end",
     ),

@@ -47,6 +47,7 @@ FOLDERS = (
     f"robot-run demo --run-dir new --output OUT --pretrained {ROOT / 'pretrained'}",
     "robot-trainer imitate --data nothere --output OUT",
     "robot-trainer pretrain --glances nothere --robot nothere --output OUT",
+    f"robot-trainer collect --package {POLICY} --output OUT",
     "robot-trainer report --run nothere --output OUT",
     "robot-reward train --data nothere --output OUT",
     "robot-reward adapt --base nothere --demonstrations nothere --data nothere --output OUT",

@@ -1,4 +1,4 @@
-"""`robot-trainer`: serve (the daemon) and the verbs of other modules: pretrain, imitate, refine, report.
+"""`robot-trainer`: serve (the daemon) and other modules' verbs: pretrain, imitate, collect, refine, report.
 
 Each of those is a function `command` in trainer/<verb>_command.py that imports torch or matplotlib only
 when it runs, so that `--help` stays quick.
@@ -62,7 +62,7 @@ def serve(
     daemon.run()
 
 
-for _verb in ("enroll", "pretrain", "imitate", "refine", "report"):
+for _verb in ("enroll", "pretrain", "imitate", "collect", "refine", "report"):
     if find_spec(f"trainer.{_verb}_command") is not None:
         app.command(name=_verb)(import_module(f"trainer.{_verb}_command").command)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from contracts.errors import MissingDependency
+from trainer import ray_cluster
 
 
 def run(items: list[bytes], output: str) -> Iterator[object]:
@@ -13,15 +13,7 @@ def run(items: list[bytes], output: str) -> Iterator[object]:
 
     Raises `MissingDependency` without ray.
     """
-    try:
-        import ray
-        import ray.data
-    except ImportError as error:
-        raise MissingDependency(
-            "--ray needs Ray Data, which is absent",
-            found=str(error),
-            remedy="pip install 'entracte[cluster]'",
-        ) from error
+    ray = ray_cluster.library("--ray", "ray.data")
     if not items:
         return
     if not ray.is_initialized():

@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from contracts.errors import EntracteError
 from contracts.files import atomic
 from contracts.files.gathering import recorded, truth_rows
 from contracts.files.orphans import die_with_parent
@@ -78,7 +79,10 @@ def run_block(job_json: bytes) -> bytes:
     job = msgspec.json.decode(job_json, type=Job)
     try:
         ended = _run(job)
-    except OSError as error:
+    except (
+        EntracteError,
+        OSError,
+    ) as error:  # what it recorded can't be read, say: it is run again
         ended = Ended(job.first, "died", f"{platform.node()}: {error}")
     return msgspec.json.encode(ended)
 

@@ -87,10 +87,14 @@ def _inject(cause: Cause, folder: Path, times: int, say: Say) -> None:
                 continue
             pauses = probes.stop()
         if ended_s is not None:
-            row = {**NEVER_STRUCK, "machine_ms": machine_ms(ended_s, pauses)}
-            aside = row["machine_ms"] >= MACHINE_MS
-            _append(folder, f"{cause.name}{ASIDE if aside else ''}", row)
-            say(f"{cause.name}: {_short(row)}, the machine stood still for {row['machine_ms']} ms")
+            _count_own_end(cause, folder, machine_ms(ended_s, pauses), say)
+
+
+def _count_own_end(cause: Cause, folder: Path, stood_ms: float, say: Say) -> None:
+    """A run that ended before its injection: one that is not as it should, unless the machine ended it."""
+    row = {**NEVER_STRUCK, "machine_ms": stood_ms}
+    _append(folder, f"{cause.name}{ASIDE if stood_ms >= MACHINE_MS else ''}", row)
+    say(f"{cause.name}: {_short(row)}, the machine stood still for {stood_ms} ms")
 
 
 def _one_run(cause: Cause, rig: Rig, folder: Path, left: int, say: Say) -> float | None:

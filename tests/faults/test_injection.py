@@ -60,8 +60,11 @@ class Vanishing(Cause):
 def test_a_run_that_ends_by_itself_or_never_goes_on_is_counted(tmp_path: Path) -> None:
     cause = Vanishing("frozen camera", ("hold",), check="not latched")
     with faults.installed(tmp_path), Rig(tmp_path, None) as rig:
-        for _ in range(2):
-            faults._one_run(cause, rig, tmp_path, 1, lambda _: None)
+        assert faults._one_run(cause, rig, tmp_path, 1, lambda _: None) is None
+        assert faults._one_run(cause, rig, tmp_path, 1, lambda _: None) is not None, "it had ended"
+    for stood_ms in (faults.MACHINE_MS - 1, faults.MACHINE_MS):
+        faults._count_own_end(cause, tmp_path, stood_ms, lambda _: None)
+    assert len(faults._lines(tmp_path, cause.name + faults.ASIDE)) == 1, "the machine's own doing"
     rows = faults._lines(tmp_path, cause.name)
     assert [row["by"] for row in rows] == [
         "hold, never went on",

@@ -30,6 +30,7 @@ from contracts.files.dataset_reader import DatasetReader
 from contracts.files.gathering import gather, recorded, truth_rows
 from runtime import claims
 from runtime.config import RobotConfig
+from runtime.interrupts import put_back, when_asked_to_end
 from runtime.progress import Progress
 from runtime.run import RunPlan
 from runtime.supervisor import (
@@ -133,7 +134,7 @@ class Crew:
 
     def run(self) -> Outcome:
         """Every episode of the plan, once. Raises `EntracteError` if no worker could even begin."""
-        handlers = {n: signal.signal(n, self._interrupt) for n in (signal.SIGINT, signal.SIGTERM)}
+        handlers = when_asked_to_end(self._interrupt)
         try:
             self._begin()
             while self._working:
@@ -150,8 +151,7 @@ class Crew:
             for worker in self._working:
                 worker.robot.close()
                 shutil.rmtree(worker.robot.run.shm_dir, ignore_errors=True)
-            for number, handler in handlers.items():
-                signal.signal(number, handler)
+            put_back(handlers)
         return self._put_together()
 
     # -- workers

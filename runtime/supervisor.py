@@ -11,7 +11,6 @@ import json
 import math
 import secrets
 import shutil
-import signal
 import threading
 import time
 from collections.abc import Callable
@@ -29,6 +28,7 @@ from runtime.board import Board, LoopState, Owner, StopCheck
 from runtime.cameras.report import away
 from runtime.children import IN_ORDER, Child, children_of
 from runtime.config import RobotConfig
+from runtime.interrupts import Handlers, put_back, when_asked_to_end
 from runtime.operator.attend import PAGE_FILE, Attendance, say
 from runtime.operator.status import last_words
 from runtime.ring import Ring
@@ -99,7 +99,7 @@ class Supervisor:
         self.started_s = time.monotonic()
         self.interrupted = False
         self._interrupted_s = self._over_s = math.inf
-        self._handlers: dict[int, Any] = {}
+        self._handlers: Handlers = {}
         self._memory_at_s = 0.0
         self._what = ""
         self._without: set[str] = set()
@@ -109,10 +109,7 @@ class Supervisor:
     def __enter__(self) -> Supervisor:
         # Everything that must be undone happens after this point.
         if self._signals and threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-                # A terminal that goes away (ssh) ends the run as Ctrl-C does; nohup asks that it doesn't.
-                if number is not signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
-                    self._handlers[number] = signal.signal(number, self._interrupt)
+            self._handlers = when_asked_to_end(self._interrupt)
         try:
             for child in self.children:
                 self._start(child)
@@ -185,8 +182,7 @@ class Supervisor:
         if self._ring is not None:
             self._ring.close()
         shutil.rmtree(self.run.shm_dir, ignore_errors=True)
-        for number, handler in self._handlers.items():
-            signal.signal(number, handler)
+        put_back(self._handlers)
         self._what = "closed"
 
     def seen_out(self, outcome: Outcome) -> Outcome:

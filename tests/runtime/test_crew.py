@@ -355,10 +355,13 @@ def test_truth_that_can_not_be_written_is_one_sentence(tmp_path: Path, package: 
     assert f"what every worker did is in {homes(tmp_path)[0]}" in told
 
 
-def test_ctrl_c_keeps_what_is_done_and_says_how_much_that_is(tmp_path: Path, package: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP], ids=["ctrl-c", "hang-up"])
+def test_an_interrupt_keeps_what_is_done_and_says_how_much_that_is(
+    tmp_path: Path, package: Path, number: signal.Signals
+) -> None:
     process = started(package, tmp_path, 2, max_s=6.0)
     until(lambda: any((tmp_path / "run").glob("workers-*/worker-*/truth.jsonl")), process)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     _, told = process.communicate(timeout=120)
     assert process.returncode == 130
     done = rows(tmp_path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +13,8 @@ from contracts.errors import ConfigError, MissingDependency
 
 STARTS = 3
 """Tries on this machine: Ray gives its own processes 30 s, and a busy machine needs more."""
+ANSWER_S = 10.0
+"""How long a cluster's address may take to answer."""
 
 
 def library(what: str, module: str = "ray") -> Any:
@@ -37,6 +40,8 @@ def cluster(ray: Any, address: str, **local: Any) -> Iterator[None]:
         yield
         return
     alone = address == "local"
+    if not alone:
+        _require_answer(address)
     for tries_left in reversed(range(STARTS if alone else 1)):
         try:
             own = local if alone else {}
@@ -50,6 +55,17 @@ def cluster(ray: Any, address: str, **local: Any) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _require_answer(address: str) -> None:
+    """Ray itself goes on trying for ever. Raises `ConfigError`."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host:  # "auto": Ray knows at once
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_S).close()
+    except (OSError, ValueError, OverflowError) as error:
+        raise _no_cluster(address, error) from error
 
 
 def _no_cluster(address: str, error: Exception) -> ConfigError:

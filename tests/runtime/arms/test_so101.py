@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from robots import until
 
 from contracts.errors import ConfigError, DeviceError, EntracteError
 from runtime.arms import Glitch, sts
@@ -416,10 +417,8 @@ def test_a_gripper_that_holds_something_is_no_fault(bus: ServoBus, arm: So101) -
 
 
 def test_hold_stops_a_moving_arm_and_is_read_back(bus: ServoBus, arm: So101) -> None:
-    far = np.array([100.0, 0.0, 0.0, 0.0, 0.0, 50.0])
-    arm.write(far)
-    time.sleep(0.1)
-    assert read(arm).velocities[0] > 50
+    arm.write(np.array([100.0, 0.0, 0.0, 0.0, 0.0, 50.0]))
+    until(lambda: read(arm).velocities[0] > 50)
     moving = read(arm)
     arm.hold()
     held = settled(arm)

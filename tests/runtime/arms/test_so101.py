@@ -79,11 +79,15 @@ def follow(arm: So101, target: np.ndarray, seconds: float = 1.5) -> np.ndarray:
 
 
 def settled(arm: So101, seconds: float = 1.0) -> Any:
-    """The state once no joint moves any more, or when the time is out."""
+    """The state once no joint moves any more, or when the time is out. One reading without speed is also had
+    where a joint that went too far turns round."""
     give_up_s = time.monotonic() + seconds
-    while (state := read(arm)).velocities.any() and time.monotonic() < give_up_s:
-        pass
-    return state
+    still = 0
+    while True:
+        state = read(arm)
+        still = 0 if state.velocities.any() else still + 1
+        if still == 5 or time.monotonic() > give_up_s:
+            return state
 
 
 # -- power

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 
 class EntracteError(Exception):
     """Base of every error a user may see: one sentence, with the evidence as attributes.
@@ -26,6 +28,12 @@ class EntracteError(Exception):
         if remedy:
             sentence += f"; {remedy}"
         super().__init__(sentence)
+
+
+def some_of(items: Sequence[object], most: int = 8, between: str = ", ") -> str:
+    """For a sentence: the first of them, and how many more there are."""
+    more = f" and {len(items) - most} more" if len(items) > most else ""
+    return between.join(map(str, items[:most])) + more
 
 
 class ConfigError(EntracteError):

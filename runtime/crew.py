@@ -23,7 +23,7 @@ from typing import Any
 
 import msgspec
 
-from contracts.errors import ConfigError, EntracteError
+from contracts.errors import ConfigError, EntracteError, some_of
 from contracts.files import atomic
 from contracts.files.dataset_format import INFO_PATH, DatasetError, require_alike
 from contracts.files.dataset_reader import DatasetReader
@@ -43,7 +43,6 @@ from runtime.supervisor import (
 )
 
 _POLL_S = 0.02
-_NAMED = 8
 MOST_DEATHS = 3
 """Of workers over the same episode: then it is named, and not tried again. While none is finished, so many
 before any, or more than that for every worker, end the run: the cause is not the episodes'."""
@@ -321,8 +320,7 @@ class Crew:
         if self._failed is not None:
             return self._failed.code, self._failed.what + (f" ({some})" if done else "")
         if missing:
-            more = f" and {len(missing) - _NAMED} more" if len(missing) > _NAMED else ""
-            seeds = ", ".join(str(self._seed(seq)) for seq in missing[:_NAMED]) + more
+            seeds = some_of([self._seed(seq) for seq in missing])
             why = next(iter(self._lost.values()), "nobody ran them")
             return EXIT_PROCESS_DIED, f"not evaluated: the scenes of seeds {seeds} ({why})"
         return 0, ""
@@ -340,8 +338,8 @@ class Crew:
         wanted = [(w.dataset, w.recorded[seq]) for w, seq in ordered if seq in w.recorded]
         report |= {"kept": 0, "notes": notes}
         try:
-            for report["kept"] in gather(Path(self._plan.output), wanted):
-                pass
+            for count in gather(Path(self._plan.output), wanted):
+                report["kept"] = count
             if self._unread:
                 raise DatasetError(self._unread)
             if wanted:

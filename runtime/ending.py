@@ -37,8 +37,7 @@ def leave_reason(run: Run, code: int, what: str) -> None:
         except OSError:
             with contextlib.suppress(OSError):  # a disk that can only be read
                 path.unlink(missing_ok=True)
-    with contextlib.suppress(OSError):
-        print(f"control: {what}", file=sys.stderr, flush=True)
+    print(f"control: {what}", file=sys.stderr, flush=True)
 
 
 def say_stopped(robot: Robot, what: str) -> int:
@@ -60,8 +59,7 @@ def stop_after(robot: Robot, error: Exception) -> int:
         robot.come_to_rest("the run is over")
     except Exception:  # not along its path, then
         gate.hold("the run is over")
-        with contextlib.suppress(OSError):  # of a log whose disk is full
-            traceback.print_exc()
+        traceback.print_exc()
     if not robot.board.control_ready:
         leave_reason(robot.run, EXIT_CANNOT_START, what)
         return EXIT_CANNOT_START

@@ -6,7 +6,6 @@ many ticks late as a real one would be, so that splicing meets the same delays.
 
 from __future__ import annotations
 
-import contextlib
 import queue
 import threading
 import traceback
@@ -19,6 +18,7 @@ from runtime.priority import Rank, run_first
 
 T = TypeVar("T")
 _CLOSE_S = 2.0
+_traced: set[str] = set()
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,10 +57,19 @@ def _do(job: Callable[[], T], step: int) -> Outcome[T]:
     except (
         Exception
     ) as error:  # carried to the loop, which decides: a policy faults, a reward abstains
-        if not isinstance(error, EntracteError):
-            with contextlib.suppress(OSError):  # of a log whose disk is full
-                traceback.print_exc()  # nobody downstream has the trace
+        _leave_trace(error)
         return Outcome(step, None, error)
+
+
+def _leave_trace(error: Exception) -> None:
+    """Of an error that nobody declared, in the log: nobody downstream has it. Once of each place: a reward
+    that fails, fails at every scoring."""
+    if isinstance(error, EntracteError):
+        return
+    place = "".join(traceback.format_tb(error.__traceback__))
+    if place not in _traced:
+        _traced.add(place)
+        traceback.print_exception(error)
 
 
 class LockstepLane(Generic[T]):

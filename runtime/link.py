@@ -7,7 +7,6 @@ no call in it waits for the other end. Losing the trainer costs nothing but time
 from __future__ import annotations
 
 import argparse
-import contextlib
 import math
 import signal
 import sys
@@ -44,6 +43,7 @@ from runtime.link_pictures import LiveColour
 from runtime.link_releases import ReleaseFetcher
 from runtime.link_sockets import LinkSockets
 from runtime.link_uploads import Uploader
+from runtime.log import log_without_errors
 from runtime.outcomes import OutcomeSpool
 from runtime.ring import Ring
 from runtime.run import Run
@@ -300,8 +300,7 @@ class Link:
         kind, now_s = what.partition(":")[0], time.monotonic()
         if now_s - self._told_s.get(kind, -math.inf) > TELL_AGAIN_S:
             self._told_s[kind] = now_s
-            with contextlib.suppress(OSError):  # the log may lie on the disk that is full
-                print(f"link: {what}", file=sys.stderr, flush=True)
+            print(f"link: {what}", file=sys.stderr, flush=True)
 
     def _beat(self, now_s: float) -> None:
         board, live = self._board, self._live
@@ -383,4 +382,5 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    log_without_errors()
     sys.exit(main())

@@ -24,10 +24,11 @@ from pathlib import Path
 from contracts import wire
 from contracts.errors import EntracteError
 from contracts.files.dataset import DatasetWriter
-from contracts.files.dataset_format import INFO_PATH, DatasetError, require_alike
+from contracts.files.dataset_format import INFO_PATH, require_alike
 from contracts.files.log_to_dataset import create_for, features_of, fps_of
 from contracts.messages import EpisodeEnd, EpisodeRerecord, EpisodeStart, SessionStart, Step
 from runtime.board import Board, RecorderError
+from runtime.log import log_without_errors
 from runtime.recording import Recording, shapes_of
 from runtime.ring import Ring
 from runtime.run import Run
@@ -48,13 +49,7 @@ class Recorder:
     def __init__(self, run: Run, board: Board) -> None:
         """Raises `DatasetError` for a data set that is not ours or is in use and for a rate that none can
         have, `RecordingStopped` where there is no room."""
-        if (rate_hz := run.config.loop.rate_hz) != round(rate_hz):
-            raise DatasetError(
-                "loop.rate_hz",
-                expected="a whole number of steps a second: a data set knows no other",
-                found=f"{rate_hz:g}",
-                remedy="set loop.rate_hz to one",
-            )
+        fps_of(run.config.loop.rate_hz)  # before the arm is taken
         self._run, self._board = run, board
         self._options = run.config.recording
         self._root = Path(run.plan.output)
@@ -282,7 +277,7 @@ class Recorder:
 
     def _note(self, sentence: str) -> None:
         self.notes.append(sentence)
-        _say(sentence)
+        print(f"recorder: {sentence}", file=sys.stderr, flush=True)
 
     def report(self) -> dict[str, object]:
         """What `robot-run` says of it at the end."""
@@ -294,11 +289,6 @@ class Recorder:
             "steps_lost": self.steps_lost,
             "notes": self.notes,
         }
-
-
-def _say(sentence: object) -> None:
-    with contextlib.suppress(OSError):  # the log may lie on the disk that is full
-        print(f"recorder: {sentence}", file=sys.stderr, flush=True)
 
 
 def _sentence(error: OSError, root: Path) -> str:
@@ -341,13 +331,13 @@ def main() -> int:
             return 0
         except (EntracteError, OSError) as error:
             board.recorder_error = board.recorder_error or RecorderError.FAILED
-            _say(error)
+            print(f"recorder: {error}", file=sys.stderr, flush=True)
             return 1
         except Exception as error:  # a defect: said in one line, below its traceback
             board.recorder_error = board.recorder_error or RecorderError.FAILED
             traceback.print_exc()
             what = str(error).split("\n", 1)[0]
-            _say(f"{type(error).__name__}: {what}")
+            print(f"recorder: {type(error).__name__}: {what}", file=sys.stderr, flush=True)
             return 1
         finally:
             if recorder is not None:
@@ -363,4 +353,5 @@ def _leave(path: Path, report: dict[str, object]) -> None:
 
 
 if __name__ == "__main__":
+    log_without_errors()
     sys.exit(main())

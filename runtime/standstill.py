@@ -20,7 +20,7 @@ STILL_UNITS_PER_S = 3.0
 STILL_FOR_S = 0.1
 HOLD_UNITS = 3.0
 """How far a target may be from where the joint stands: servos sag under load."""
-NO_NEWS_S = 0.5
+_NO_NEWS_S = 0.5
 """So much longer than for standing is waited for readings that get newer."""
 
 
@@ -47,7 +47,7 @@ class Standstill:
 
     def add(self, reading: ArmState) -> Finding | None:
         """A reading, or None for one that was read before; a finding ends the check. With an arm whose
-        readings get no newer there never is one: `silent` is for whoever has waited long enough."""
+        readings get no newer there never is one: ask `silent`, too."""
         self._error = ""
         finite = np.isfinite(reading.positions)
         if not finite.all():  # what is compared with NaN is never beyond it
@@ -69,8 +69,10 @@ class Standstill:
         self._error = str(error)
         return self._give_up(now_s)
 
-    def silent(self) -> Finding:
-        """The arm answers, and with readings that get no newer."""
+    def silent(self, waited_s: float) -> Finding | None:
+        """After so long since the stop without a finding: it answers, and with readings that get no newer."""
+        if waited_s <= self._within_s + _NO_NEWS_S:
+            return None
         what = "could not verify that the arm stands: it gave no new readings"
         return Finding(StopCheck.UNREADABLE, what)
 

@@ -26,7 +26,7 @@ from runtime.gate import Gate, limits_of
 from runtime.log import log_without_errors
 from runtime.priority import Rank, run_first
 from runtime.run import Run
-from runtime.standstill import NO_NEWS_S, Finding, Standstill
+from runtime.standstill import Finding, Standstill
 
 PERIOD_S = 0.004
 LATE_S = 0.004
@@ -226,8 +226,7 @@ class Watchdog:
             except DeviceError as error:
                 check = check or Standstill(self._names, time.monotonic(), within_s)
                 found = check.lost(time.monotonic(), error)
-            if time.monotonic() - board.watchdog_held_at_s > within_s + NO_NEWS_S:
-                found = found or check.silent()
+            found = found or check.silent(time.monotonic() - board.watchdog_held_at_s)
             time.sleep(_LOOK_S)
         board.still_at_s = found.still_at_s
         board.stop_check = int(found.check)

@@ -8,10 +8,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import msgspec
+import pytest
+from tiny_package import make_package
 from tiny_robot import episode, session_start
 
 from contracts import wire
@@ -176,3 +178,17 @@ def stored(trainer: Trainer) -> list[tuple[str, int]]:
     entries = [json.loads(line) for line in lines]
     assert [entry["arrival"] for entry in entries] == list(range(len(entries)))
     return [(entry["robot_id"], entry["episode_seq"]) for entry in entries]
+
+
+@pytest.fixture(scope="module")
+def package(tmp_path_factory: pytest.TempPathFactory) -> Package:
+    return make_package(tmp_path_factory.mktemp("package") / "policy")
+
+
+@pytest.fixture
+def trainer(tmp_path: Path, package: Package) -> Iterator[Trainer]:
+    (tmp_path / "trainer").mkdir()
+    trainer = Trainer(tmp_path / "trainer", package)
+    yield trainer
+    if trainer.process is not None and trainer.process.poll() is None:
+        trainer.stop(signal.SIGKILL)

@@ -11,10 +11,9 @@ from typing import Annotated
 
 import typer
 
-from contracts.errors import ConfigError
+from contracts.errors import ConfigError, some_of
 
 EXIT_FAILED, EXIT_INTERRUPTED = 1, 130
-_NAMED = 8
 
 
 def command(
@@ -97,10 +96,10 @@ def command(
             f"{output}: {len(found.rows)} episodes, success: {successes} of {len(found.rows)}{share}"
         )
     if found.failed:
-        blocks = list(found.failed)
-        more = f" and {len(blocks) - _NAMED} more blocks" if len(blocks) > _NAMED else ""
-        seeds = "; ".join(f"{named(job)}: {found.failed[job]}" for job in blocks[:_NAMED])
-        _say(f"not collected: the scenes of seeds {seeds}{more}; the same command tries again")
+        blocks = some_of(
+            [f"{named(job)}: {why}" for job, why in found.failed.items()], between="; "
+        )
+        _say(f"not collected: the scenes of seeds {blocks}; the same command tries again")
         raise typer.Exit(EXIT_FAILED)
 
 

@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from contracts.errors import EntracteError
+from contracts.errors import EntracteError, some_of
 from contracts.files import atomic
 from contracts.files.gathering import recorded, truth_rows
 from contracts.files.orphans import die_with_parent
@@ -27,7 +27,6 @@ DONE, TRUTH, DATASET = "done.json", "truth.jsonl", "dataset"
 _END_S = 30.0
 # As robot-run says it: wrong input; a process of it died, or it was asked to end.
 _REFUSED, _DIED = 2, (4, 130)
-_NAMED = 8
 
 
 class Job(msgspec.Struct, frozen=True):
@@ -142,12 +141,12 @@ def _commit(job: Job, attempt: Path) -> Ended:
     rows, places = truth_rows(attempt / "run" / TRUTH), recorded(attempt / DATASET)
     found = [row["seed"] for row in rows]
     if found != list(job.seeds):
-        why = f"other scenes than asked for: seeds {_some(found)} for {_some(list(job.seeds))}"
+        why = f"other scenes than asked for: seeds {some_of(found)} for {some_of(job.seeds)}"
         return Ended(job.first, "failed", why)
     missing = [row["seed"] for row in rows if row["episode_seq"] not in places]
     if missing:
         said = _last_words(attempt / "log.txt")
-        why = f"seeds {_some(missing)} were not recorded{f' ({said})' if said else ''}"
+        why = f"seeds {some_of(missing)} were not recorded{f' ({said})' if said else ''}"
         return Ended(job.first, "failed", why)
     whole = Done(attempt.name, rows, [places[row["episode_seq"]] for row in rows])
     atomic.write_bytes(job.folder / DONE, json.dumps(msgspec.to_builtins(whole)).encode())
@@ -159,8 +158,3 @@ def _last_words(log: Path) -> str:
     lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
     own = [line for line in lines if line.startswith("robot-run: ")]
     return own[-1].removeprefix("robot-run: ") if own else lines[-1] if lines else ""
-
-
-def _some(seeds: list[int]) -> str:
-    more = f" and {len(seeds) - _NAMED} more" if len(seeds) > _NAMED else ""
-    return ", ".join(map(str, seeds[:_NAMED])) + more

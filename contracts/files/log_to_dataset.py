@@ -157,7 +157,7 @@ def rate_hz(session: SessionStart, tick_s: np.ndarray) -> float:
         return session.loop_rate_hz
     gaps = np.diff(tick_s)
     gaps = gaps[gaps > 0]
-    return float(1.0 / np.median(gaps)) if len(gaps) else session.action.rate_hz
+    return float(round(1.0 / np.median(gaps))) if len(gaps) else session.action.rate_hz
 
 
 def features_of(
@@ -253,12 +253,16 @@ def create_for(
 
 
 def fps_of(rate: float) -> int:
-    """What a data set of `rate` steps a second has as its own. Raises `DatasetError`."""
-    if not 0 < rate <= MAX_RATE_HZ:
+    """What a data set of `rate` steps a second has as its own, which knows whole numbers only: with another
+    one its times would be wrong. Raises `DatasetError`."""
+    if not (0 < rate <= MAX_RATE_HZ and rate == round(rate)):
         raise DatasetError(
-            "steps a second of an episode", expected=f"above 0, at most {MAX_RATE_HZ:g}", found=rate
+            "steps a second of an episode",
+            expected=f"a whole number above 0, at most {MAX_RATE_HZ:g}",
+            found=f"{rate:g}",
+            remedy="set loop.rate_hz to one",
         )
-    return max(1, round(rate))
+    return round(rate)
 
 
 def _picture(packet: wire.Packet, name: str) -> EncodedPicture:

@@ -14,7 +14,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from contracts.errors import ConfigError
+from contracts.errors import ConfigError, some_of
 from contracts.files.atomic import TEMPORARY_SUFFIX
 
 _OTHER = "choose another name"
@@ -43,7 +43,7 @@ def require_folder(folder: Path, what: str, ours: Ours | None = None) -> None:
         raise ConfigError(
             _cant(folder),
             expected=expected,
-            found=f"a folder with {_some(names)}",
+            found=f"a folder with {some_of(names, _SHOWN)}",
             remedy=f"{_OTHER}, or empty it yourself",
         )
     require_room(folder)
@@ -128,7 +128,7 @@ def described(path: Path) -> str:
         names = sorted(entry.name for entry in path.iterdir())
     except OSError as error:
         return error.strerror or str(error)
-    return f"a folder with {_some(names)}" if names else "an empty folder"
+    return f"a folder with {some_of(names, _SHOWN)}" if names else "an empty folder"
 
 
 def _require_room(folder: Path, named: Path) -> None:
@@ -181,11 +181,6 @@ def _names(folder: Path) -> list[str]:
 def _head(path: Path) -> bytes:
     with path.open("rb") as file:
         return file.read(_HEAD_BYTES)
-
-
-def _some(names: list[str]) -> str:
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + more
 
 
 def _cant(path: Path) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from contracts.errors import ConfigError, DeviceError
+from contracts.errors import ConfigError, DeviceError, some_of
 from runtime.gym.section import GymnasiumSection
 
 WHERE = "bench.gymnasium"
@@ -36,8 +36,7 @@ def offers(found: Mapping[str, Any]) -> str:
         else name
         for name, value in found.items()
     ]
-    more = f" and {len(said) - _SHOWN} more" if len(said) > _SHOWN else ""
-    return (", ".join(said[:_SHOWN]) + more) or "nothing"
+    return some_of(said, _SHOWN) or "nothing"
 
 
 def look_up(tree: Any, key: str) -> Any:

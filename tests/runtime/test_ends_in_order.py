@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -79,3 +80,24 @@ def test_a_recorder_that_fails_at_the_last_episode_is_in_the_outcome(tmp_path: P
             )
         assert ended.what.startswith("the camera was gone; ")
         assert robot.seen_out(ended) == ended  # said once
+
+
+def test_a_recorder_whose_log_is_full_ends_in_order(tmp_path: Path) -> None:
+    """What it has to say of an episode without an end goes to nobody, and into its report all the same."""
+    root = tmp_path / "data"
+    with recording_run(tmp_path / "run", root) as run:
+        (tmp_path / "run" / "logs").mkdir()
+        (tmp_path / "run" / "logs" / "recorder.log").symlink_to("/dev/full")
+        robot = Supervisor(run)
+        assert robot._ring is not None
+        child = robot.child("recorder")
+        try:
+            robot._start(child)
+            *under_way, _ = packets(1)
+            for parts in (session(), *packets(0), *under_way):
+                assert push(robot._ring, parts)
+        finally:
+            robot.close()
+        assert child.code == 0 and check_whole(root) == [0]
+        report = json.loads((tmp_path / "run" / "recorder.json").read_text())
+        assert report["notes"] == ["episode 1 had no end and was not recorded"]

@@ -26,6 +26,7 @@ from contracts import wire
 from contracts.files.dataset_reader import DatasetReader
 from contracts.messages import EpisodeRerecord
 from runtime.board import Board, RecorderError
+from runtime.log import Log
 from runtime.recorder import Recorder, RecordingStopped
 
 MIB = 3
@@ -125,7 +126,7 @@ def test_a_log_on_the_full_disk_does_not_end_a_run_that_goes_on_without(
         recorder.take(session())  # type: ignore[arg-type]
         feed(recorder, 0, 6)
         with (disk / "log").open("w") as log, monkeypatch.context() as patched:
-            patched.setattr(sys, "stderr", log)
+            patched.setattr(sys, "stderr", Log(log))
             recorder._largest_bytes = 0  # no forecast: it fails in the episode
             fill(disk, 0)
             feed(recorder, 1, 40)

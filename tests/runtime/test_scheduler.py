@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from contracts.errors import DeviceError
 from runtime.inference import LockstepLane, ThreadLane
 from runtime.scheduler import Chunk, Scheduler
 
@@ -93,3 +94,25 @@ def test_a_thread_lane_does_not_stop_the_loop_and_carries_errors() -> None:
     assert result is not None
     assert isinstance(result.error, ZeroDivisionError)
     lane.close()
+
+
+def test_what_fails_again_and_again_leaves_its_trace_once(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def at_every_scoring() -> int:
+        raise KeyError("front")
+
+    def elsewhere() -> int:
+        raise KeyError("front")
+
+    def declared() -> int:
+        raise DeviceError("the camera is gone")
+
+    lane: LockstepLane[int] = LockstepLane(0)
+    for step, job in enumerate((at_every_scoring, at_every_scoring, elsewhere, declared)):
+        lane.submit(job, step)
+        done = lane.poll(step)
+        assert done is not None and done.error is not None
+    told = capsys.readouterr().err
+    assert told.count("Traceback") == 2 and "camera" not in told
+    assert told.count("in at_every_scoring") == told.count("in elsewhere") == 1

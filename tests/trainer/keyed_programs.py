@@ -5,21 +5,16 @@ from __future__ import annotations
 
 import os
 import re
-import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
-import pytest
 import zmq
 from daemon_bench import NO_PICKLE, Robot, Trainer
-from tiny_package import make_package
 
 from contracts import wire
 from contracts.files.keys import KeyStore, fingerprint
-from contracts.files.packages import Package
 from contracts.messages import (
     Hello,
 )
@@ -28,20 +23,6 @@ from contracts.sockets.curve import new_pair
 
 ROBOT = "bench-0"
 PRETRAINED = Path(__file__).resolve().parents[2] / "pretrained" / "policy-open_drawer"
-
-
-@pytest.fixture(scope="module")
-def package(tmp_path_factory) -> Package:
-    return make_package(tmp_path_factory.mktemp("package") / "policy")
-
-
-@pytest.fixture
-def trainer(tmp_path: Path, package: Package) -> Iterator[Trainer]:
-    (tmp_path / "trainer").mkdir()
-    trainer = Trainer(tmp_path / "trainer", package)
-    yield trainer
-    if trainer.process is not None:
-        trainer.stop(signal.SIGKILL)
 
 
 def start(*words: object) -> subprocess.Popen[str]:

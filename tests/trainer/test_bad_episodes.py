@@ -56,7 +56,7 @@ def in_data_set(store: Store, robot_id: str = "bench-0") -> list[int]:
     return [reader.meta(n)["extra"]["key"][2] for n in range(reader.num_episodes)]
 
 
-@pytest.mark.parametrize("rate_hz", [math.inf, 1e300, 1e5])
+@pytest.mark.parametrize("rate_hz", [math.inf, 1e300, 1e5, 12.5])
 def test_a_data_set_is_not_begun_with_a_rate_that_there_is_not(
     tmp_path: Path, rate_hz: float
 ) -> None:

@@ -18,8 +18,8 @@ import msgspec
 import numpy as np
 import pytest
 import zmq
-from daemon_bench import Robot, Trainer, stored, wait
-from tiny_package import head_inputs, make_package
+from daemon_bench import Robot, Trainer, package, stored, trainer, wait
+from tiny_package import head_inputs
 from tiny_robot import episode, pictures
 from wiretap import Tap
 
@@ -30,19 +30,7 @@ from contracts.files.packages import Package
 from contracts.messages import Hello, OutcomeStored, ReleaseOutcome, Step, Welcome
 from runtime.board import LinkState
 
-
-@pytest.fixture(scope="module")
-def package(tmp_path_factory) -> Package:
-    return make_package(tmp_path_factory.mktemp("package") / "policy")
-
-
-@pytest.fixture
-def trainer(tmp_path: Path, package: Package) -> Iterator[Trainer]:
-    (tmp_path / "trainer").mkdir()
-    trainer = Trainer(tmp_path / "trainer", package)
-    yield trainer
-    if trainer.process is not None and trainer.process.poll() is None:
-        trainer.stop(signal.SIGKILL)
+__all__ = ["package", "trainer"]
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from daemon_bench import NO_PICKLE, Robot, Trainer, stored, wait
+from daemon_bench import NO_PICKLE, Robot, Trainer, package, stored, trainer, wait
 from keyed_programs import (
     PRETRAINED,
     ROBOT,
@@ -19,10 +19,8 @@ from keyed_programs import (
     command,
     enroll,
     hello,
-    package,
     signs,
     start,
-    trainer,
     with_keys,
 )
 

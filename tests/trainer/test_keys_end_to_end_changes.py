@@ -6,7 +6,7 @@ import signal
 from pathlib import Path
 
 import pytest
-from daemon_bench import Robot, Trainer, stored, wait
+from daemon_bench import Robot, Trainer, package, stored, trainer, wait
 from keyed_programs import (
     ROBOT,
     Insider,
@@ -15,10 +15,8 @@ from keyed_programs import (
     command,
     enroll,
     hello,
-    package,
     signs,
     start,
-    trainer,
     with_keys,
 )
 

@@ -10,8 +10,7 @@ from pathlib import Path
 import av
 import cv2
 import pytest
-from daemon_bench import Robot, Trainer, stored, wait
-from tiny_package import make_package
+from daemon_bench import Robot, Trainer, package, stored, trainer, wait
 from typer.testing import CliRunner
 
 from contracts.errors import ConfigError, EntracteError
@@ -22,22 +21,10 @@ from trainer.monitors.records import Records
 from trainer.report.load import load_run
 from trainer.report.monitoring import monitors_section
 
+__all__ = ["package", "trainer"]
+
 LIES = 12
 """Enough for a pause, not enough for a fifth iteration."""
-
-
-@pytest.fixture(scope="module")
-def package(tmp_path_factory: pytest.TempPathFactory) -> Package:
-    return make_package(tmp_path_factory.mktemp("package") / "policy")
-
-
-@pytest.fixture
-def trainer(tmp_path: Path, package: Package) -> Iterator[Trainer]:
-    (tmp_path / "trainer").mkdir()
-    trainer = Trainer(tmp_path / "trainer", package)
-    yield trainer
-    if trainer.process is not None and trainer.process.poll() is None:
-        trainer.stop(signal.SIGKILL)
 
 
 @pytest.fixture

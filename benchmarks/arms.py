@@ -29,8 +29,8 @@ from runtime.arms.so101 import So101
 from runtime.arms.so101_calibration import IDS
 from runtime.board import Board
 from runtime.config import RobotConfig, load_config
+from runtime.processes.supervisor import make_run
 from runtime.run import Run, RunPlan
-from runtime.supervisor import make_run
 
 _START_S = 30.0
 WAYS = {

@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from runtime import pacing
-from runtime.clock import MonotonicClock
-from runtime.priority import run_first
+from runtime.control import pacing
+from runtime.control.clock import MonotonicClock
+from runtime.processes.priority import run_first
 
 LATE_S = 0.002
 COPIED_BYTES = 2 * 640 * 480 * 5

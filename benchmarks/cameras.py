@@ -16,8 +16,8 @@ from runtime.cameras import captured
 from runtime.cameras.from_slots import announced
 from runtime.config import RobotConfig
 from runtime.frames import FrameSlots
+from runtime.processes.supervisor import make_run
 from runtime.run import Run, RunPlan
-from runtime.supervisor import make_run
 
 _MORE_S = 5.0
 COLUMNS = (

@@ -23,9 +23,9 @@ from contracts.files import atomic, outputs
 from contracts.files.episode_log import EpisodeLogReader
 from contracts.messages import Step
 from runtime.config import load_config
+from runtime.link.spool import SUFFIX
+from runtime.processes.supervisor import supervise
 from runtime.run import RunPlan
-from runtime.spool import SUFFIX
-from runtime.supervisor import supervise
 
 WAYS = {
     "splice": ["policy.chunks=splice"],

@@ -23,9 +23,9 @@ from contracts.errors import EntracteError
 from runtime.arms.sim import SimArm
 from runtime.board import Board, LoopState
 from runtime.config import RobotConfig, load_config
+from runtime.processes.supervisor import Supervisor, make_run
 from runtime.run import RunPlan
 from runtime.standstill import STILL_FOR_S, STILL_UNITS_PER_S
-from runtime.supervisor import Supervisor, make_run
 
 if TYPE_CHECKING:
     from benchmarks.fault_causes import Cause

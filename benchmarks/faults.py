@@ -19,7 +19,7 @@ from benchmarks.fault_causes import CAUSES, NEVER_STRUCK, Cause
 from benchmarks.fault_rig import CLEAN, RATE_HZ, WATCHDOG_S, Rig, installed
 from benchmarks.pauses import Probes, Span, covered_s
 from contracts.errors import ConfigError, EntracteError
-from runtime.pacing import percentile
+from runtime.control.pacing import percentile
 
 CLEAN_S = 300.0
 TABLE_HEAD = "| cause | times | stopped by"

@@ -23,9 +23,9 @@ from runtime.arms import ArmState
 from runtime.arms.sim import SO101_ACTION
 from runtime.board import Board, LoopState, Owner
 from runtime.config import GateSection
-from runtime.gate import Gate, Origin, limits_of
-from runtime.gate_limits import GateLimits
-from runtime.pacing import percentile
+from runtime.control.pacing import percentile
+from runtime.gate.gate import Gate, Origin, limits_of
+from runtime.gate.limits import GateLimits
 
 HOME = (0.0, -58.0, 60.0, 62.0, 0.0, 60.0)
 SETTINGS: tuple[tuple[str, GateSection], ...] = (

@@ -20,8 +20,8 @@ from contracts import images, wire
 from contracts.sockets import Client, Doorman, open_socket
 from contracts.sockets.admission import AllowList, Limits, Pass
 from contracts.sockets.curve import new_pair, pair_of
-from runtime.link_episodes import LiveStream, Parts
-from runtime.link_pictures import encode_step
+from runtime.link.episodes import LiveStream, Parts
+from runtime.link.pictures import encode_step
 
 HIGH_WATER_MARK = 4
 QUIET_S = 5.0

@@ -84,7 +84,7 @@ class Ends:
         moment = sum(5 * link_scene.WIDTH * link_scene.HEIGHT for _ in link_scene.CAMERAS)
         self._ring = Ring.create(self._run.ring_path, int(moment * link_scene.RATE_HZ * RING_S))
         self._ring.try_push(wire.pack(link_scene.session(ROBOT_ID, self._run.session_id)))
-        command = [sys.executable, "-m", "runtime.link", "--run-dir", str(self._robot)]
+        command = [sys.executable, "-m", "runtime.link.process", "--run-dir", str(self._robot)]
         self.link = subprocess.Popen(command)
         self._wait("the greeting", lambda: self.board.link_state == LinkState.WELCOME)
         return self

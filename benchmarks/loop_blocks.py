@@ -15,8 +15,8 @@ from benchmarks.bare import quantiles
 from benchmarks.machine import machine
 from benchmarks.pauses import Span, covered_s
 from contracts.messages import Step
-from runtime import pacing
-from runtime.pacing import percentile
+from runtime.control import pacing
+from runtime.control.pacing import percentile
 
 KINDS = ("loop", "bare", "lerobot")
 NAMES = {"loop": "ours", "bare": "bare", "lerobot": "LeRobot"}

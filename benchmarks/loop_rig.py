@@ -17,8 +17,8 @@ from pathlib import Path
 
 from contracts.errors import EntracteError
 from runtime.config import load_config
+from runtime.processes.supervisor import make_run
 from runtime.run import Run, RunPlan
-from runtime.supervisor import make_run
 
 CAMERAS = ("front", "wrist")
 WIDTH, HEIGHT, CAMERA_HZ = 640, 480, 30
@@ -28,7 +28,7 @@ _START_S = 60.0
 _RECORDED_S = 2.0
 _BUS = """
 from runtime.bench.servo_bus import main
-from runtime.priority import Rank, run_first
+from runtime.processes.priority import Rank, run_first
 run_first(Rank.BUS)
 main()
 """

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from contracts.files import atomic, outputs
-from runtime import demonstrations
+from runtime.demo import demonstrations
 
 BIN = Path(sys.executable).parent
 EVALUATION_TASKS = ("open_drawer", "put_on")

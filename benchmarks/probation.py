@@ -1,7 +1,7 @@
 """Probation's test by itself: what it does to releases of known success rates, over many trials.
 
-Uses the robot's own verdict (`runtime.probation.judge`) on drawn episodes; nothing is swapped here. Trials of
-the whole path are `benchmarks.probation_trials`.
+Uses the robot's own verdict (`runtime.weights.probation.judge`) on drawn episodes; nothing is swapped here.
+Trials of the whole path are `benchmarks.probation_trials`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Iterable
 import msgspec
 import numpy as np
 
-from runtime.probation import Probation, Tally, judge
+from runtime.weights.probation import Probation, Tally, judge
 from trainer.report.statistics import wilson
 
 RATES = (0.9, 0.75, 0.6, 0.5, 0.3, 0.1)

@@ -44,7 +44,7 @@ def command(
     from contracts.errors import EntracteError
     from contracts.files import atomic, outputs
     from contracts.files.packages import safetensors_bytes
-    from runtime.probation import Probation
+    from runtime.weights.probation import Probation
 
     if output:
         outputs.require_file(output, "the trials", outputs.json_with("machine"))

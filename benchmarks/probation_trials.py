@@ -30,16 +30,16 @@ from contracts.release import ReleaseManifest
 from contracts.weights import read_tensors
 from runtime.board import Board
 from runtime.config import RobotConfig, load_config
+from runtime.control.resting import Resting
+from runtime.control.robot import Robot
 from runtime.engines import EngineOptions, open_engine
-from runtime.probation import Probation, Tally
-from runtime.releases import Releases
-from runtime.resting import Resting
-from runtime.robot import Robot
+from runtime.processes.supervisor import supervise
 from runtime.run import Run, RunPlan
-from runtime.slots import SlotStore
-from runtime.supervisor import supervise
-from runtime.swap import Swapper
-from runtime.swap_checks import SwapLimits
+from runtime.weights.probation import Probation, Tally
+from runtime.weights.releases import Releases
+from runtime.weights.slots import SlotStore
+from runtime.weights.swap import Swapper
+from runtime.weights.swap_checks import SwapLimits
 from trainer.report.statistics import wilson
 
 HEALTHY, TRIED = 1, 2

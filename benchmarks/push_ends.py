@@ -21,12 +21,12 @@ from contracts.sockets import open_socket
 from runtime.board import Board
 from runtime.config import LinkSection, PolicySection, RobotConfig
 from runtime.engines import EngineOptions, open_engine
-from runtime.probation import Probation
 from runtime.ring import Ring
 from runtime.run import Run, RunPlan, new_shm_dir
-from runtime.slots import SlotStore
-from runtime.swap import Swapper
-from runtime.swap_checks import SwapLimits
+from runtime.weights.probation import Probation
+from runtime.weights.slots import SlotStore
+from runtime.weights.swap import Swapper
+from runtime.weights.swap_checks import SwapLimits
 from trainer.publisher import Publisher
 
 PATIENCE_S = 120.0
@@ -111,7 +111,7 @@ class RobotEnd:
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> RobotEnd:
-        command = [sys.executable, "-m", "runtime.link", "--run-dir", self._run.run_dir]
+        command = [sys.executable, "-m", "runtime.link.process", "--run-dir", self._run.run_dir]
         self._process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
         self._wait("the link", lambda: bool(self._board.link_ready))
         return self

@@ -34,9 +34,9 @@ from contracts.messages import EpisodeEnd, EpisodeStart, SessionStart, Step
 from contracts.specs import ActionSpec, CameraSpec, ObservationSpec
 from runtime.board import Board
 from runtime.config import load_config
+from runtime.processes.supervisor import make_run
 from runtime.ring import Ring
 from runtime.run import Run, RunPlan
-from runtime.supervisor import make_run
 
 HEIGHT, WIDTH, RATE_HZ = 480, 640, 30
 CAMERAS = ("front", "wrist")
@@ -197,7 +197,7 @@ def streamed(folder: Path, lengths_s: Sequence[float]) -> Iterator[dict[str, flo
     plan = msgspec.convert({**plan, "output": str(folder / "streamed")}, RunPlan)
     run: Run = make_run(load_config(None, overrides), plan, folder / "run")
     board, ring = Board.create(run.board_path), Ring.create(run.ring_path, run.ring_bytes())
-    command = [sys.executable, "-m", "runtime.recorder", "--run-dir", run.run_dir]
+    command = [sys.executable, "-m", "runtime.recording.recorder", "--run-dir", run.run_dir]
     process = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"})
     try:
         _push(ring, wire.pack(session()), process)

@@ -30,7 +30,7 @@ from typing import Any
 
 from benchmarks import refinement_table
 from contracts.files import atomic, outputs
-from runtime.demonstrations import ensure
+from runtime.demo.demonstrations import ensure
 
 BIN = Path(sys.executable).parent
 TASKS = ("open_drawer", "put_on")

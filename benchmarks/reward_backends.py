@@ -109,9 +109,9 @@ class BareGraphs:
 
 
 def robot(job: Job, kind: str) -> dict[str, Any]:
-    """`runtime.reward.RewardRunner`, opened as the robot opens it."""
+    """`runtime.models.reward.RewardRunner`, opened as the robot opens it."""
     from runtime.config import load_config
-    from runtime.reward import RewardRunner, open_reward
+    from runtime.models.reward import RewardRunner, open_reward
     from runtime.run import Run, RunPlan
 
     words = [f"reward.package={Path(job.package).resolve()}", f"reward.engine={kind}"]

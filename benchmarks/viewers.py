@@ -26,8 +26,8 @@ from runtime.board import Board
 from runtime.config import load_config
 from runtime.operator.attend import read_page
 from runtime.operator.window import Row, Window
+from runtime.processes.supervisor import Supervisor, make_run
 from runtime.run import RunPlan
-from runtime.supervisor import Supervisor, make_run
 
 CONFIG = Path(__file__).resolve().parent.parent / "hw_configs" / "sim_realtime.yaml"
 TURNS = ("nobody", "reading", "stopped")

@@ -18,26 +18,23 @@ import typer
 from contracts.errors import CheckFailed, ConfigError, EntracteError
 from contracts.files import dataset_info, outputs
 from contracts.release import ReleaseManifest
-from runtime import blackbox_command, doctor_command, enroll_command, keys_command, slots_command
+from runtime.commands import blackbox, doctor, enroll, keys, slots
 from runtime.config import RobotConfig, load_config
-from runtime.crew import Crew, choose_workers
 from runtime.drift import require_in_place
-from runtime.link_keys import LinkKeys
+from runtime.link.keys import LinkKeys
 from runtime.operator.attend import say
 from runtime.preflight import check
-from runtime.progress import Progress, refining
+from runtime.processes.crew import Crew, choose_workers
+from runtime.processes.progress import Progress, refining
+from runtime.processes.supervisor import Outcome, supervise
 from runtime.run import RunPlan
-from runtime.slots import TargetState
-from runtime.supervisor import Outcome, supervise
+from runtime.weights.slots import TargetState
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, help="Run a robot: control, link and watchdog."
 )
-doctor_command.register(app)
-blackbox_command.register(app)
-enroll_command.register(app)
-keys_command.register(app)
-slots_command.register(app)
+for verb in (doctor, blackbox, enroll, keys, slots):
+    verb.register(app)
 EXIT_WRONG_INPUT = 2
 WEIGHTS = "weights.safetensors"
 
@@ -379,8 +376,8 @@ def _wrong(what: str) -> None:
 
 def _add_demo() -> None:
     """`robot-run demo` lives in a module of its own, which starts trainer and robot as processes."""
-    if importlib.util.find_spec("runtime.demo") is not None:
-        demo: Any = importlib.import_module("runtime.demo")
+    if importlib.util.find_spec("runtime.demo.command") is not None:
+        demo: Any = importlib.import_module("runtime.demo.command")
         demo.register(app)
 
 

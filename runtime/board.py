@@ -127,8 +127,8 @@ class Board:
     label_wanted = _Int(35)
     """Number of the question, from 1, while control waits for a person's label; else 0."""
     beats = _Int(36)
-    """Signs of life within a tick: after each of its sections, and every `runtime.pacing.BEAT_S` while the
-    loop waits for the next one."""
+    """Signs of life within a tick: after each of its sections, and every `runtime.control.pacing.BEAT_S`
+    while the loop waits for the next one."""
 
     loop_success_rate = _Float(43)
     """Share of the last 100 periods that had their tick; < 0.95 warn, < 0.90 unsuitable."""
@@ -138,7 +138,7 @@ class Board:
     """The same, the longest of the run."""
     period_std_s = _Float(46)
     loop_health = _Int(47)
-    """A `runtime.periodicity.Health`."""
+    """A `runtime.control.periodicity.Health`."""
 
     # The gate and its black box.
     estop_requested = _Int(37)

@@ -18,7 +18,7 @@ from contracts.specs import CameraSpec
 from runtime.config_checks import check
 from runtime.gym.section import GymnasiumSection
 from runtime.operator.section import OperatorSection
-from runtime.probation import Probation
+from runtime.weights.probation import Probation
 
 DEFAULT_CONFIG = Path(__file__).resolve().parent.parent / "hw_configs" / "sim.yaml"
 

@@ -16,7 +16,7 @@ from runtime.operator.section import check_operator
 
 if TYPE_CHECKING:
     from runtime.config import GateSection, RobotConfig
-    from runtime.probation import Probation
+    from runtime.weights.probation import Probation
 
 MOST_EXPLORATION_DEG = 10.0
 MOST_SILENCE_S = 0.5

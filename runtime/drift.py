@@ -19,7 +19,7 @@ from contracts.errors import CheckFailed, ConfigError
 from contracts.files import atomic
 from runtime.arms import is_powered_by_opening
 from runtime.config import RobotConfig
-from runtime.demo_program import Program
+from runtime.processes.program import Program
 
 PATIENCE_S = 30.0
 """For the devices of a check that is interrupted to be closed."""

@@ -13,7 +13,7 @@ from contracts.errors import ConfigError
 from runtime.config import RobotConfig
 
 LOOP_FILE = "loop.json"
-"""In the run folder: what control says of its loop (`runtime.periodicity`, `runtime.realtime`)."""
+"""In the run folder: what control says of its loop (`runtime.control.periodicity`, `.realtime`)."""
 EXIT_FILE = "control.exit.json"
 """In the run folder: why control ended, unless all went well."""
 
@@ -43,7 +43,7 @@ class RunPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     keep: Literal["all", "success"] = "all"
     """Which recorded episodes the data set takes."""
     claims: str = ""
-    """Folder from which this run and others with the same plan take their episodes (`runtime.claims`)."""
+    """Folder from which this run and others with the same plan take episodes (`runtime.processes.claims`)."""
 
 
 class Run(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -61,7 +61,7 @@ class Run(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def blackbox_path(self) -> Path:
-        """The last seconds of control (`runtime.blackbox`)."""
+        """The last seconds of control (`runtime.blackbox.box`)."""
         return Path(self.shm_dir) / "blackbox"
 
     @property

@@ -23,9 +23,9 @@ from runtime.arms.sim import SO101_ACTION
 from runtime.board import Board, LoopState, StopCheck, TripReason
 from runtime.config import RobotConfig
 from runtime.findings import Line
-from runtime.gate import arm_at, judge, limits_of
+from runtime.gate.gate import arm_at, judge, limits_of
+from runtime.processes.supervisor import Supervisor, make_run
 from runtime.run import RunPlan
-from runtime.supervisor import Supervisor, make_run
 
 HOLD_LIMIT_S = 0.100
 _START_S = 20.0

@@ -20,11 +20,11 @@ from pathlib import Path
 
 from contracts.errors import DeviceError, EntracteError
 from runtime.arms import ArmState, open_arm
-from runtime.blackbox_dump import dump
+from runtime.blackbox.dump import dump
 from runtime.board import Board, LoopState, Owner, StopCheck, TripReason
-from runtime.gate import Gate, limits_of
-from runtime.log import log_without_errors
-from runtime.priority import Rank, run_first
+from runtime.gate.gate import Gate, limits_of
+from runtime.processes.log import log_without_errors
+from runtime.processes.priority import Rank, run_first
 from runtime.run import Run
 from runtime.standstill import Finding, Standstill
 

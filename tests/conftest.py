@@ -12,40 +12,28 @@ from hypothesis import settings
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from steadiness import Steadiness
 
-REALTIME = (
-    *("benchmarks/", "faults/test_chaos", "faults/test_injection", "faults/test_wall_clock"),
-    *(
-        "calibration/test_capture_run",
-        "calibration/test_latency_run",
-        "contracts/test_broken",
-        "contracts/test_doorman",
-    ),
-    *("contracts/test_enrolment", "peers/test_lerobot_arm", "peers/test_lerobot_packages"),
-    *("runtime/arms/", "runtime/cameras/", "runtime/operator/", "runtime/teleoperation/"),
-    *(
-        "runtime/test_calibration_binding",
-        "runtime/test_crew",
-        "runtime/test_demo",
-        "runtime/test_doctor",
-    ),
-    *("runtime/test_gym_robot", "runtime/test_next_key"),
-    *("runtime/test_gate_stops", "runtime/test_live_stream", "runtime/test_opening"),
-    *("runtime/test_pauses", "runtime/test_probation_run", "runtime/test_pulse"),
-    *("runtime/test_realtime", "runtime/test_recorder", "runtime/test_release"),
-    *("runtime/test_robot_run", "runtime/test_room", "runtime/test_scheduler"),
-    *("runtime/test_selftest", "runtime/test_stops", "runtime/test_stream_and_reward"),
-    *("runtime/test_swap", "runtime/test_tick", "runtime/test_watchdog", "runtime/test_wrong"),
-    *("runtime/engines/test_onnxruntime_speed", "test_example_package", "test_truth_stays_out"),
-    *(
-        "trainer/reward_service/",
-        "trainer/rewards/endpoint/",
-        "trainer/test_collect",
-        "trainer/test_daemon",
-        "trainer/test_keys_end_to_end",
-    ),
-    *("trainer/monitors/test_monitors_pause", "trainer/test_reward_heads", "trainer/test_sharing"),
+REALTIME_FOLDERS = (
+    *("benchmarks", "runtime/arms", "runtime/cameras", "runtime/operator", "runtime/teleoperation"),
+    *("trainer/reward_service", "trainer/rewards/endpoint"),
 )
-"""Whose tests start programs and watch a clock: see `steadiness`."""
+REALTIME_FILES = {
+    *("test_example_package", "test_truth_stays_out"),
+    *("test_capture_run", "test_capture_run_page", "test_latency_run"),
+    *("test_broken_connections", "test_doorman", "test_doorman_limits", "test_enrolment"),
+    *("test_chaos", "test_injection", "test_wall_clock"),
+    *("test_lerobot_arm", "test_lerobot_packages"),
+    *("test_calibration_binding", "test_gym_robot", "test_robot_run", "test_selftest"),
+    *("test_pulse", "test_watchdog", "test_gate_stops", "test_onnxruntime_speed"),
+    *("test_pauses", "test_realtime", "test_room", "test_scheduler", "test_tick"),
+    *("test_demo", "test_doctor", "test_doctor_keys", "test_crew", "test_stops"),
+    *("test_live_stream", "test_next_key", "test_opening", "test_stream_and_reward"),
+    *("test_recorder", "test_recorder_full_disk", "test_recorder_kills"),
+    *("test_probation_run", "test_swap", "test_swap_ahead", "test_wrong_releases"),
+    *("test_release_cable", "test_release_encodings", "test_releases"),
+    *("test_collect", "test_daemon", "test_keys_end_to_end", "test_keys_end_to_end_changes"),
+    *("test_monitors_pause", "test_reward_heads", "test_sharing"),
+}
+"""Whose tests start programs and watch a clock: see `steadiness`. No two test files share a name."""
 
 # How long one example took says how busy the machine is.
 settings.register_profile("entracte", deadline=None)
@@ -62,5 +50,6 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     here = Path(__file__).resolve().parent
     for item in items:
-        if str(item.path.relative_to(here)).startswith(REALTIME):
+        folder = item.path.parent.relative_to(here).as_posix()
+        if item.path.stem in REALTIME_FILES or folder.startswith(REALTIME_FOLDERS):
             item.add_marker("realtime")

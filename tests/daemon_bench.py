@@ -23,12 +23,12 @@ from runtime.board import Board
 from runtime.config import LinkSection, PolicySection, RewardSection, RobotConfig, RobotSection
 from runtime.engines import EngineOptions
 from runtime.engines.onnxruntime import OnnxRuntimeEngine
-from runtime.probation import Probation
 from runtime.ring import Ring
 from runtime.run import Run, RunPlan
-from runtime.slots import SlotStore
-from runtime.swap import Swapper
-from runtime.swap_checks import SwapLimits
+from runtime.weights.probation import Probation
+from runtime.weights.slots import SlotStore
+from runtime.weights.swap import Swapper
+from runtime.weights.swap_checks import SwapLimits
 from trainer.metrics import read_metrics
 
 PLUGIN = Path(__file__).resolve().parent / "plugin"
@@ -128,7 +128,7 @@ class Robot:
 
     def start(self) -> Robot:
         self.board.link_ready = 0
-        command = [sys.executable, NO_PICKLE, "runtime.link", "--run-dir", str(self.folder)]
+        command = [sys.executable, NO_PICKLE, "runtime.link.process", "--run-dir", str(self.folder)]
         self.process = subprocess.Popen(command)
         wait("the link", lambda: self.board.link_ready)
         return self

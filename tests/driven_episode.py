@@ -12,9 +12,9 @@ import numpy as np
 
 from contracts.files.packages import Package
 from runtime.config import PolicySection
+from runtime.control.scheduler import Chunk, Scheduler
 from runtime.engines import open_engine, options_of
-from runtime.policy import PolicyRunner
-from runtime.scheduler import Chunk, Scheduler
+from runtime.models.policy import PolicyRunner
 from trainer.interfaces import ScoredEpisode
 
 

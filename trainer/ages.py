@@ -1,7 +1,7 @@
 """How old the stream is when it arrives here, by robot: capture to trainer, on one clock. No sockets.
 
-A robot's times become the trainer's by the offset that its link measured (`runtime.clock_offset`) and tells
-with every heartbeat; without one nothing is claimed. Simulated time (pace "asap") has no age.
+A robot's times become the trainer's by the offset that its link measured (`runtime.link.clock_offset`) and
+tells with every heartbeat; without one nothing is claimed. Simulated time (pace "asap") has no age.
 """
 
 from __future__ import annotations

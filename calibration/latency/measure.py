@@ -20,7 +20,7 @@ from contracts.calibration import Latency
 from contracts.specs import ActionSpec, is_gripper
 from runtime.arms import ArmState
 from runtime.cameras import Camera
-from runtime.gate import Verdict
+from runtime.gate.gate import Verdict
 
 LONGEST_S = 0.5
 AMPLITUDE_DEG, SECONDS = 3.0, 20.0

@@ -1,7 +1,7 @@
 """Recorded episodes -> a calibration set: inputs of a package's trunk, and of other episodes to judge by.
 
 Reads LeRobotDataset v3.0 through `contracts.files.dataset_reader`. Pictures are shrunk by area and
-instructions encoded as the robot does it (`runtime.policy`).
+instructions encoded as the robot does it (`runtime.models.policy`).
 """
 
 from __future__ import annotations

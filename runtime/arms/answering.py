@@ -13,7 +13,7 @@ from pathlib import Path
 import msgspec
 
 from runtime.arms import protocol as p
-from runtime.priority import Rank, run_first
+from runtime.processes.priority import Rank, run_first
 
 
 class Caller:

@@ -21,7 +21,7 @@ from runtime.arms.so101 import So101
 from runtime.arms.so101_calibration import IDS, JOINTS
 from runtime.config import ArmSection, RobotConfig
 from runtime.findings import Line, tried
-from runtime.kinematics import points_for
+from runtime.gate.kinematics import points_for
 
 WARM_C = 55
 LOW_V = 0.5

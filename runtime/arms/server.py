@@ -31,9 +31,9 @@ from runtime.arms.answering import Answering, Caller
 from runtime.arms.guarded import Guarded
 from runtime.board import ArmPhase, Board
 from runtime.config import ArmSection
-from runtime.log import log_without_errors
-from runtime.pacing import percentile
-from runtime.priority import Rank, run_first
+from runtime.control.pacing import percentile
+from runtime.processes.log import log_without_errors
+from runtime.processes.priority import Rank, run_first
 from runtime.run import Run
 
 EXIT_CANNOT_START = 2

@@ -23,18 +23,18 @@ from contracts.specs import ActionSpec
 from runtime.arms import Arm, ArmState, is_powered_by_opening
 from runtime.board import LoopState
 from runtime.cameras import Camera
-from runtime.children import Child
 from runtime.config import RobotConfig, load_config
-from runtime.gate import Verdict
-from runtime.gate_limits import inside_box
+from runtime.control.reset import Homing, NotReached
+from runtime.control.resting import Resting
+from runtime.control.robot import Robot, build
+from runtime.control.taking import prepare, take_arm
+from runtime.gate.gate import Verdict
+from runtime.gate.limits import inside_box
 from runtime.preflight import check
-from runtime.priority import run_first
-from runtime.reset import Homing, NotReached
-from runtime.resting import Resting
-from runtime.robot import Robot, build
+from runtime.processes.children import Child
+from runtime.processes.priority import run_first
+from runtime.processes.supervisor import Supervisor, make_run
 from runtime.run import Run, RunPlan
-from runtime.supervisor import Supervisor, make_run
-from runtime.taking import prepare, take_arm
 from runtime.teleoperation import KEYBOARD
 
 __all__ = ["NotReached", "Session", "Stopped"]

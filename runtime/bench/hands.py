@@ -1,7 +1,7 @@
 """A policy package that drives the bench in this process: for recording what a policy runs into.
 
 Engines on pictures of the bench, a chunk at a time, one tick late as on a robot. No gate, no link, no
-time: a robot's loop is `runtime.control`.
+time: a robot's loop is `runtime.control.process`.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ from runtime.bench.render import Renderer, intrinsics
 from runtime.bench.stage import Glimpse, Stage
 from runtime.config import CameraSection
 from runtime.frames import FrameSlots
-from runtime.priority import take_more
+from runtime.processes.priority import take_more
 from runtime.run import Run
 
 START_S = 20.0

@@ -28,8 +28,8 @@ from runtime.cameras.device_clock import DeviceClock
 from runtime.cameras.from_slots import announce, announced
 from runtime.cameras.rotation import turn, turned
 from runtime.frames import CaptureState, FrameSlots
-from runtime.log import log_without_errors
-from runtime.priority import take_more
+from runtime.processes.log import log_without_errors
+from runtime.processes.priority import take_more
 from runtime.run import Run
 
 EXIT_CANNOT_START = 2

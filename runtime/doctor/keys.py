@@ -12,7 +12,7 @@ from contracts.files.keys import fingerprint
 from contracts.sockets import Client, open_socket
 from runtime.config import RobotConfig
 from runtime.findings import Line
-from runtime.link_keys import LinkKeys
+from runtime.link.keys import LinkKeys
 
 SOON_S = 30 * 86400.0
 HANDSHAKE_S = 3.0

@@ -13,9 +13,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from contracts.specs import ActionSpec
+from runtime.control.scheduler import NOTHING, Choice
 from runtime.operator.floor import Flag, Floor
 from runtime.operator.section import OperatorSection
-from runtime.scheduler import NOTHING, Choice
 from runtime.teleoperation import KEYBOARD
 from runtime.teleoperation.page import JOG, LEADER, NOBODY, HandPage, Wish
 

@@ -10,7 +10,7 @@ from tiny_package import make_package
 
 from benchmarks.probation import decisions, simulate
 from benchmarks.probation_trials import Pool, drawn, summary, worsened
-from runtime.probation import Probation, Tally
+from runtime.weights.probation import Probation, Tally
 
 
 @pytest.mark.parametrize(("success", "outcome"), [(1, "committed"), (0, "rolled_back")])

@@ -27,13 +27,13 @@ from calibration.record import Record, with_camera
 from calibration.verify import Check
 from contracts.errors import ConfigError, EntracteError
 from runtime import app as robot_run
-from runtime import gate_limits
 from runtime.arms.session import Session
 from runtime.arms.sim import SO101_ACTION
 from runtime.bench import World, WorldConfig
 from runtime.config import load_config
+from runtime.control.reset import NotReached
 from runtime.drift import require_in_place
-from runtime.reset import NotReached
+from runtime.gate import limits as gate_limits
 from tests.runtime.robots import policy_package
 
 BENCH = Path(__file__).resolve().parents[2] / "hw_configs" / "sim_board.yaml"

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from contracts.files.packages import load_package
-from runtime import demonstrations
+from runtime.demo import demonstrations
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -21,8 +21,8 @@ from export.pictures import recorded
 from export.preprocessors import picture_rule
 from export.provenance import NO_LICENCE, licence_of
 from export.vlm import VlmOptions, export_vlm
-from runtime.encoder import Encoder
 from runtime.engines import EngineOptions
+from runtime.models.encoder import Encoder
 
 
 def test_scaling_is_pillows_to_the_last_bit() -> None:

@@ -20,7 +20,7 @@ from export.check import check_package
 from export.policy import package_policy
 from runtime.config import PolicySection
 from runtime.engines import EngineOptions, open_engine
-from runtime.policy import PolicyRunner
+from runtime.models.policy import PolicyRunner
 from trainer.policies.actors import actor_tensors, policy_of_package, with_actor
 from trainer.policies.residual import ResidualConfig, ResidualHead
 

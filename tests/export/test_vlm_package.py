@@ -16,7 +16,7 @@ from contracts.files.packages import Package
 from contracts.frames import Video
 from export.vlm import VlmOptions, export_vlm
 from runtime.engines import EngineOptions
-from runtime.vlm import open_scorer
+from runtime.models.vlm import open_scorer
 from trainer.rewards.prompts import load_prompt
 from trainer.rewards.vlm.asking import Asking
 from trainer.rewards.vlm.factory import make, read_options

@@ -29,8 +29,8 @@ from contracts.files.own_weights import own_weights
 from contracts.files.packages import Package
 from contracts.messages import ReleaseChunk, ReleaseOffer, ReleaseOutcome, ReleaseWant
 from contracts.package import PackageManifest
-from runtime.link_releases import MAX_SILENCE_S, ReleaseFetcher
-from runtime.slots import SlotStore
+from runtime.link.releases import MAX_SILENCE_S, ReleaseFetcher
+from runtime.weights.slots import SlotStore
 from tests.faults.bad_release_kinds import CALIBRATION, NEVER_WHOLE, NOW_S, ROBOT, Bad, Forger
 
 WIDTH = 2000

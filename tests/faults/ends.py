@@ -32,12 +32,12 @@ from runtime.board import Board
 from runtime.config import LinkSection, PolicySection, RobotConfig, RobotSection
 from runtime.engines import EngineOptions
 from runtime.engines.onnxruntime import OnnxRuntimeEngine
-from runtime.gate_limits import InForce, Origin, wrong_origin
+from runtime.gate.limits import InForce, Origin, wrong_origin
 from runtime.ring import Ring
 from runtime.run import Run, RunPlan
-from runtime.slots import SlotStore
-from runtime.swap import Swapper
-from runtime.swap_checks import SwapLimits
+from runtime.weights.slots import SlotStore
+from runtime.weights.swap import Swapper
+from runtime.weights.swap_checks import SwapLimits
 from tests.faults.history import Written, digest
 
 SOCKETS = ("frames", "episodes", "weights", "health")
@@ -190,7 +190,7 @@ class RobotEnd(threading.Thread):
         )
         folder.mkdir(exist_ok=True)
         (folder / "trainer.pub").write_bytes((trainer.root / "trainer.pub").read_bytes())
-        self.link = Process("runtime.link", folder, "--run-dir", str(folder))
+        self.link = Process("runtime.link.process", folder, "--run-dir", str(folder))
         self.lock = threading.RLock()
         """Held by whoever starts or kills the link."""
         self.written: list[Written] = []

@@ -22,11 +22,11 @@ from contracts.package import weights_id
 from contracts.release import ReleaseManifest, sign, verify_weights
 from runtime.engines import EngineOptions
 from runtime.engines.onnxruntime import OnnxRuntimeEngine
-from runtime.link_releases import ReleaseFetcher
-from runtime.outcomes import OutcomeSpool
-from runtime.slots import SlotStore
-from runtime.swap import Swapper
-from runtime.swap_checks import SwapLimits
+from runtime.link.releases import ReleaseFetcher
+from runtime.weights.outcomes import OutcomeSpool
+from runtime.weights.slots import SlotStore
+from runtime.weights.swap import Swapper
+from runtime.weights.swap_checks import SwapLimits
 
 ROBOT = "bench-0"
 KEY_FILE = "trainer.pub"

@@ -27,12 +27,12 @@ from contracts.messages import (
 )
 from runtime.engines import EngineOptions
 from runtime.engines.onnxruntime import OnnxRuntimeEngine
-from runtime.link_releases import ReleaseFetcher
-from runtime.outcomes import OutcomeSpool
-from runtime.probation import Probation
-from runtime.slots import SlotStore
-from runtime.swap import Swapper
-from runtime.swap_checks import SwapLimits
+from runtime.link.releases import ReleaseFetcher
+from runtime.weights.outcomes import OutcomeSpool
+from runtime.weights.probation import Probation
+from runtime.weights.slots import SlotStore
+from runtime.weights.swap import Swapper
+from runtime.weights.swap_checks import SwapLimits
 from trainer.interfaces import Update
 from trainer.metrics import Metrics, read_metrics
 from trainer.publisher import PUBLIC_KEY_FILE, Publisher
@@ -186,7 +186,7 @@ class Robot:
         self.outcomes.add(outcome)
 
     def begin_episode(self) -> None:
-        """What control does before an episode (`runtime.releases`)."""
+        """What control does before an episode (`runtime.weights.releases`)."""
         outcomes = self.swapper.follow(self.episode)
         staged = self.swapper.slots.find("staged")
         if staged is not None and staged[1].publish_seq > self.swapper.tried:

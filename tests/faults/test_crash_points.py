@@ -12,7 +12,7 @@ import pytest
 from faults.crash_points import Disk, Op, crashes, killed_at, lay_out, recorded
 from faults.release_life import Mark, Releases, found_sound, story
 
-from runtime import slots
+from runtime.weights import slots
 
 pytestmark = pytest.mark.skipif(
     sys.version_info < (3, 11),
@@ -65,7 +65,9 @@ def check(
         robot = folder / f"{index}" / "robot"
         lay_out(image, robot)
         # After a power cut the machine has booted again.
-        monkeypatch.setattr("runtime.slots.boot_id", lambda power=power: "next" if power else real)
+        monkeypatch.setattr(
+            "runtime.weights.slots.boot_id", lambda power=power: "next" if power else real
+        )
         try:
             found_sound(robot, releases, before, after)
         except Exception as error:

@@ -28,8 +28,8 @@ from tiny_package import make_package
 
 from contracts.files.packages import Package
 from contracts.release import verify_weights
-from runtime import link_releases
-from runtime.slots import SlotError, SlotStore
+from runtime.link import releases as link_releases
+from runtime.weights.slots import SlotError, SlotStore
 from tests.faults.release_world import VALID_S, WILD, World, power_cut
 
 CHUNK_BYTES = 96

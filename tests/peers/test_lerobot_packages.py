@@ -37,11 +37,11 @@ from export.lerobot.robot import RobotOptions, describe
 from export.onnx import GraphSource
 from export.package import torch_outputs
 from runtime.config import PolicySection
+from runtime.control.history import History
 from runtime.engines import EngineOptions, open_engine
-from runtime.history import History
-from runtime.policy import PolicyRunner, Seen
-from runtime.slots import SlotStore
-from runtime.swap import Swapper
+from runtime.models.policy import PolicyRunner, Seen
+from runtime.weights.slots import SlotStore
+from runtime.weights.swap import Swapper
 
 torch.set_num_threads(1)
 Made = Callable[[str], Path]

@@ -20,10 +20,10 @@ from contracts.files.dataset_reader import DatasetReader
 from contracts.messages import EpisodeEnd, EpisodeStart
 from contracts.specs import CameraSpec
 from runtime.board import Board
-from runtime.recorder import Recorder
+from runtime.processes.supervisor import make_run
+from runtime.recording.recorder import Recorder
 from runtime.ring import Ring
 from runtime.run import Run, RunPlan
-from runtime.supervisor import make_run
 
 HEIGHT, WIDTH = 48, 64
 TASK = "open the drawer"
@@ -55,7 +55,7 @@ def recorder_of(run: Run) -> Iterator[Recorder]:
 
 def start_recorder(run: Run) -> subprocess.Popen[str]:
     """A recorder in a process of its own, as the supervisor starts it."""
-    command = [sys.executable, "-m", "runtime.recorder", "--run-dir", run.run_dir]
+    command = [sys.executable, "-m", "runtime.recording.recorder", "--run-dir", run.run_dir]
     return subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
 
 

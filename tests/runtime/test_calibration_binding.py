@@ -81,8 +81,8 @@ def test_control_itself_refuses_what_changed_after_the_command_looked(tmp_path: 
     from robots import config
 
     from runtime import preflight
+    from runtime.processes.supervisor import supervise
     from runtime.run import RunPlan
-    from runtime.supervisor import supervise
 
     robot = Calibrated(tmp_path / "calibration")
     policy = bound(tmp_path / "policy", robot.put(calibration()))

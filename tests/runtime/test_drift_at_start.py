@@ -48,7 +48,7 @@ def test_who_asks_is_killed_and_so_is_what_it_asked(tmp_path: Path) -> None:
         asks = subprocess.Popen(
             [
                 *(sys.executable, "-c"),
-                "import sys; from pathlib import Path; from runtime.demo_program import Program\n"
+                "import sys; from pathlib import Path; from runtime.processes.program import Program\n"
                 "program = Program.start('verify', ['sleep', '600'], Path(sys.argv[1]))\n"
                 "print(program.process.pid, flush=True); program.process.wait()",
                 str(tmp_path / number.name),

@@ -17,8 +17,8 @@ from contracts.messages import GateBit
 from runtime.arms.sim import SimArm
 from runtime.bench.protocol import Done, Write
 from runtime.board import LoopState, Owner, TripReason
+from runtime.processes.supervisor import Supervisor, make_run
 from runtime.run import RunPlan
-from runtime.supervisor import Supervisor, make_run
 
 LIMIT_S = 0.100
 
@@ -92,8 +92,8 @@ def test_a_loop_in_good_order_is_left_alone(tmp_path: Path) -> None:
     ("module", "unwanted"),
     [
         ("runtime.watchdog", {"cv2", "onnxruntime", "torch", "mujoco", "pyarrow", "av"}),
-        ("runtime.control", {"torch", "mujoco", "pyarrow", "av", "trainer", "export"}),
-        ("runtime.link", {"torch", "mujoco", "onnxruntime", "trainer", "export"}),
+        ("runtime.control.process", {"torch", "mujoco", "pyarrow", "av", "trainer", "export"}),
+        ("runtime.link.process", {"torch", "mujoco", "onnxruntime", "trainer", "export"}),
     ],
 )
 def test_each_process_imports_only_what_it_needs(module: str, unwanted: set[str]) -> None:

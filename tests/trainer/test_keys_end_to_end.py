@@ -33,7 +33,7 @@ from contracts.messages import (
     RobotKey,
 )
 from contracts.sockets.curve import new_pair
-from runtime.slots import SlotStore
+from runtime.weights.slots import SlotStore
 
 __all__ = ["package", "trainer"]
 

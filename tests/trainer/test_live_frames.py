@@ -10,7 +10,7 @@ from contracts import images, live_video, wire
 from contracts.images import ImageCodecError
 from contracts.live_video import KEY_EVERY, Encoder
 from contracts.messages import EpisodeStart
-from runtime.link_pictures import encode_step
+from runtime.link.pictures import encode_step
 from trainer.live_frames import LIVE_WAITING, MAX_DECODERS, LiveFrames
 
 PEER = b"robot"

@@ -21,8 +21,8 @@ from contracts.files.dataset_reader import DatasetReader
 from contracts.files.episode_log import EpisodeLogWriter, describe
 from contracts.messages import EpisodeOffer, EpisodeStored, EpisodeWait, EpisodeWant
 from contracts.reward import RewardSignal, abstain
-from runtime.link_uploads import Uploader
-from runtime.spool import Spool
+from runtime.link.spool import Spool
+from runtime.link.uploads import Uploader
 from trainer import receiver as receiver_module
 from trainer.dataset_episodes import stored_episodes
 from trainer.interfaces import EpisodeKey, ScoredEpisode

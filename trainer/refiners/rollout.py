@@ -100,7 +100,7 @@ def _shares(entries: np.ndarray, after: np.ndarray, every: int, length: int) -> 
     """float32[T]: shares of a chunk's entries in what was executed at ticks so many `after` its observation.
 
     Between two entries actions were interpolated, and where the observation was older than its tick all are
-    so much earlier (`runtime.scheduler.Chunk`); a part of a tick is not known and left out."""
+    so much earlier (`runtime.control.scheduler.Chunk`); a part of a tick is not known and left out."""
     shares = np.zeros(length, np.float32)
     lag = max(0, int((every * entries - after).max()))
     between = np.clip((after + lag - every * entries) / every, 0.0, 1.0)

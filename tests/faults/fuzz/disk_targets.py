@@ -19,10 +19,10 @@ from contracts.files.episode_log import MAGIC, PART_SUFFIX, EpisodeLogReader, Ep
 from contracts.files.log_to_dataset import read_episode
 from contracts.messages import EpisodeEnd, EpisodeStart, ReleaseOutcome, SessionStart, Step
 from contracts.specs import ActionSpec, CameraSpec, ObservationSpec
-from runtime.link_episodes import Recorder
-from runtime.outcomes import OutcomeSpool
-from runtime.slots import SlotStore
-from runtime.spool import Spool
+from runtime.link.episodes import Recorder
+from runtime.link.spool import Spool
+from runtime.weights.outcomes import OutcomeSpool
+from runtime.weights.slots import SlotStore
 from tests.faults.fuzz.examples import example
 from tests.faults.fuzz.mutation import Rng, frame, mutate_bytes, of_tree, unframe
 from tests.faults.fuzz.release_targets import PACKAGE_ID, manifest

@@ -42,11 +42,11 @@ from contracts.package import (
 from contracts.release import Expected, ReleaseManifest, sign, verify, verify_weights
 from contracts.specs import CameraSpec, ObservationSpec, spec_hash
 from contracts.weights import read_tensors
-from runtime.handshake import Handshake
-from runtime.link_releases import ReleaseFetcher
-from runtime.link_uploads import Uploader
-from runtime.slots import SlotStore
-from runtime.spool import Spool
+from runtime.link.handshake import Handshake
+from runtime.link.releases import ReleaseFetcher
+from runtime.link.spool import Spool
+from runtime.link.uploads import Uploader
+from runtime.weights.slots import SlotStore
 from tests.faults.fuzz.mutation import (
     Rng,
     frame,

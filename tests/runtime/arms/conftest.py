@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # `robots`
 
 from runtime.bench.servo_bus import CALIBRATION, ServoBus, so101_servos, write_calibration
 

@@ -27,7 +27,7 @@ from runtime.arms.server import ArmServer
 from runtime.arms.sim import SO101_ACTION
 from runtime.board import ArmPhase, Board
 from runtime.config import ArmSection, GateSection
-from runtime.gate_limits import limits_of
+from runtime.gate.limits import limits_of
 
 POSE = np.zeros(6)
 

@@ -25,8 +25,8 @@ from runtime.arms.sim import SO101_ACTION
 from runtime.bench.servo_bus import ServoBus
 from runtime.board import ArmPhase, Board
 from runtime.config import load_config
+from runtime.processes.supervisor import make_run
 from runtime.run import Run, RunPlan
-from runtime.supervisor import make_run
 
 pytest.importorskip("scservo_sdk")
 TARGET = np.array([20.0, -15.0, 10.0, 5.0, 0.0, 30.0])

@@ -15,7 +15,7 @@ from runtime.arms import session as session_module
 from runtime.arms.session import Session, Stopped
 from runtime.board import LoopState
 from runtime.config import load_config
-from runtime.reset import NotReached
+from runtime.control.reset import NotReached
 from runtime.run import Run
 
 OVERRIDES = ["loop.rate_hz=30", "cameras.front.rate_hz=30", "arm.state_latency_s=0.2"]

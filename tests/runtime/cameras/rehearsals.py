@@ -9,8 +9,8 @@ from typing import Any
 from robots import config, policy_package
 
 from runtime.frames import FrameSlots
+from runtime.processes.supervisor import Supervisor, make_run
 from runtime.run import Run, RunPlan
-from runtime.supervisor import Supervisor, make_run
 
 CAMERA = {"kind": "rehearsal", "width": 128, "height": 96, "rate_hz": 30}
 OVERRIDES = [

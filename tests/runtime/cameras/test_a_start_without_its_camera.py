@@ -14,7 +14,7 @@ from rehearsals import Rehearsed, make
 from contracts.errors import ConfigError
 from runtime.cameras import captured
 from runtime.config import load_config
-from runtime.supervisor import EXIT_WRONG
+from runtime.processes.supervisor import EXIT_WRONG
 
 ABSENT = {"kind": "realsense", "options": {"serial_number_or_name": "000000000000"}}
 

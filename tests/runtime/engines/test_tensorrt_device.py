@@ -28,9 +28,9 @@ from export.build_command import command
 from runtime.engines import EngineOptions, cuda, plans, tensorrt
 from runtime.engines.device import KEPT_SHAPES
 from runtime.engines.tensorrt import TensorRTEngine
-from runtime.slots import SlotStore
-from runtime.swap import Swapper
-from runtime.swap_checks import SwapLimits
+from runtime.weights.slots import SlotStore
+from runtime.weights.swap import Swapper
+from runtime.weights.swap_checks import SwapLimits
 
 PLAN = b"a plan"
 POLICY = Path(__file__).resolve().parents[3] / "pretrained" / "policy-open_drawer"

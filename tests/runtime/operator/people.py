@@ -12,8 +12,8 @@ from runtime.board import Board
 from runtime.operator.commands import Answer, Command, Desk
 from runtime.operator.floor import Phase, read_phase
 from runtime.operator.window import Row, Window
+from runtime.processes.supervisor import Supervisor, make_run
 from runtime.run import Run, RunPlan
-from runtime.supervisor import Supervisor, make_run
 
 
 def robot(folder: Path, plan: RunPlan, *overrides: str) -> Supervisor:

@@ -28,8 +28,8 @@ from runtime.operator.listener import REQUEST_S, Listener, Places, TimedHandler
 from runtime.operator.section import OperatorSection
 from runtime.operator.status import Looker
 from runtime.operator.window import Window
+from runtime.processes.supervisor import make_run
 from runtime.run import Run, RunPlan
-from runtime.supervisor import make_run
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ from tiny_robot import episode, session_start
 
 from contracts import wire
 from contracts.messages import EpisodeEnd
-from runtime.link_episodes import Recorder
-from runtime.spool import Spool
+from runtime.link.episodes import Recorder
+from runtime.link.spool import Spool
 
 
 def _take(recorder: Recorder, seq: int, reason: str) -> None:

@@ -22,8 +22,8 @@ from runtime.frames import FrameSlots
 from runtime.operator.commands import Command
 from runtime.operator.status import Looker
 from runtime.operator.window import ROWS, Window
+from runtime.processes.supervisor import Supervisor
 from runtime.run import Run, RunPlan
-from runtime.supervisor import Supervisor
 from runtime.viewer import COUNTS_FILE, QUEUE, Picture, Sampler, feed
 
 POSE = np.zeros(6)

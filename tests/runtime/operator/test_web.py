@@ -26,8 +26,8 @@ from runtime.operator.commands import Answer, Command
 from runtime.operator.doors import PAGE_HEADER
 from runtime.operator.feed import QUEUE, Feed
 from runtime.operator.floor import LATE_S, Flag, Phase, read_phase
+from runtime.processes.supervisor import Supervisor
 from runtime.run import RunPlan
-from runtime.supervisor import Supervisor
 
 PAGE = ["operator.web=true", "operator.web_port=0"]
 

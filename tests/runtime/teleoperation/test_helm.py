@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from contracts.errors import EntracteError
 from runtime.arms.sim import SO101_ACTION
 from runtime.board import Board
+from runtime.control.scheduler import NOTHING, Choice
 from runtime.operator.floor import Flag, Floor, Phase, read_phase
 from runtime.operator.section import OperatorSection
-from runtime.scheduler import NOTHING, Choice
 from runtime.teleoperation.helm import Fade, Helm
 from runtime.teleoperation.page import JOG, LEADER, HandPage
 

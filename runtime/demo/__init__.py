@@ -1,0 +1,1 @@
+"""`robot-run demo`: what it runs, what it shows, and the demonstrations it begins from."""

@@ -1,0 +1,42 @@
+"""The way in of processes that stand beside the loop and may end without it: page, viewer, teleoperator."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+from contracts.errors import EntracteError
+from runtime.board import Board
+from runtime.processes.log import log_without_errors
+from runtime.run import Run
+
+Serve = Callable[[Run, Board, threading.Event], bool | None]
+"""Until the event is set; False: one of its parts died before."""
+
+
+def run_beside(name: str, module: str, serve: Serve, *, niceness: int = 0) -> int:
+    """Exit code of `python -m <module> --run-dir <dir>`: SIGTERM sets the event, Ctrl-C is the supervisor's
+    affair. `niceness` above 0: worth less than a tick. Threads that hang keep nobody."""
+    parser = argparse.ArgumentParser(prog=module, description=sys.modules["__main__"].__doc__)
+    parser.add_argument("--run-dir", type=Path, required=True)
+    log_without_errors()
+    run = Run.load(parser.parse_args().run_dir)
+    stop = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.nice(niceness)
+    try:
+        with Board.open(run.board_path) as board:
+            code = 1 if serve(run, board, stop) is False else 0
+            sys.stderr.flush()
+            if threading.active_count() > 1:  # before the board is closed under the threads' feet
+                os._exit(code)
+            return code
+    except EntracteError as error:
+        print(f"{name}: {error}", file=sys.stderr)
+        return 2

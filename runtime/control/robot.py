@@ -34,6 +34,7 @@ from runtime.operator.commands import DESKS
 from runtime.operator.floor import Floor
 from runtime.operator.window import Window
 from runtime.preflight import check_chunk
+from runtime.processes.cautions import cautions
 from runtime.recording.stream import Stream
 from runtime.ring import Ring
 from runtime.run import Run
@@ -239,6 +240,7 @@ def build(run: Run, board: Board) -> Robot:
     )
     ring = None if run.plan.sink == "none" else Ring.open(run.ring_path)
     limits = limits_of(action, config.gate, config.loop.rate_hz, degrees_of(arm))
+    board.cautions = int(cautions(config, run.plan.purpose, action, limits))
     latency = config.loop.inference_latency_ticks
     person_drives = run.plan.driver == "person"
     can_take_over = bool(config.operator.teleoperator)

@@ -128,6 +128,7 @@ class Crew:
         self._failed: Outcome | None = None
         self._unread = ""
         self._interrupted = False
+        self._said: set[str] = set()
         # A new data set fits whatever comes first.
         self._fits = plan.sink != "dataset" or not (Path(plan.output) / INFO_PATH).exists()
 
@@ -175,11 +176,18 @@ class Crew:
         run = make_run(self._config, plan, folder, self._session)
         try:
             robot = Supervisor(run, signals=False)
+            robot.say = self._say_once
             robot.__enter__()
         except BaseException:
             shutil.rmtree(run.shm_dir, ignore_errors=True)
             raise
         self._working.append(_Worker(name, folder, robot))
+
+    def _say_once(self, what: str) -> None:
+        """What every worker's robot has to say of itself."""
+        if what not in self._said:
+            self._said.add(what)
+            self._progress.say(what)
 
     def _look(self) -> None:
         """Whoever has ended, and what follows from it."""

@@ -11,6 +11,7 @@ from typing import Any
 
 from runtime.board import Board, LoopState, StopCheck, TripReason
 from runtime.cameras.report import report as cameras_report
+from runtime.processes.cautions import sentences
 from runtime.processes.stop_report import arm_report, stopped
 from runtime.run import LOOP_FILE, Run
 
@@ -27,6 +28,7 @@ def robot_report(run: Run, board: Board) -> dict[str, Any]:
         "loop": _loop(run),
         "missed_ticks": board.missed_ticks,
         "held_ticks": board.held_ticks,
+        "cautions": sentences(board),
         "gate_interventions": board.gate_interventions,
         "gate_refusals": board.gate_refusals,
         "ring_frames_dropped": board.ring_frames_dropped,

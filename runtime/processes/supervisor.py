@@ -29,6 +29,7 @@ from runtime.cameras.report import away
 from runtime.config import RobotConfig
 from runtime.operator.attend import PAGE_FILE, Attendance, say
 from runtime.operator.status import last_words
+from runtime.processes import cautions
 from runtime.processes.children import IN_ORDER, Child, children_of
 from runtime.processes.interrupts import Handlers, put_back, when_asked_to_end
 from runtime.processes.run_report import robot_report
@@ -103,6 +104,7 @@ class Supervisor:
         self._memory_at_s = 0.0
         self._what = ""
         self._without: set[str] = set()
+        self._cautioned = False
         self.say = say
         self.children = children_of(run)
 
@@ -137,6 +139,7 @@ class Supervisor:
         control = self.child("control")
         if control.code is None:
             self._look_after()
+            self._say_cautions()
             if not (hung := self._hung()):
                 return None
             # Why it was to end comes first: that it then hung is news of the program, not of the arm.
@@ -254,6 +257,12 @@ class Supervisor:
             control = self.child("control").process
             if not self.board.lease_epoch and control is not None:
                 control.kill()  # it may be waiting for the dead one, and has not touched the arm
+
+    def _say_cautions(self) -> None:
+        if not self._cautioned and (found := cautions.sentences(self.board)):
+            self._cautioned = True
+            for sentence in found:
+                self.say(sentence)
 
     def _outcome(self, code: int) -> Outcome:
         board = self.board

@@ -144,6 +144,7 @@ def test_workers_change_nothing_and_a_task_has_its_own_options(
             *("--record", str(tmp_path / workers / "set")),
         )
         assert done.returncode == 0, done.stderr
+        assert done.stderr.count("gate.workspace_* limits nothing") == 1  # its joints are sliders
         reader = DatasetReader(tmp_path / workers / "set")
         columns = [reader.episode(episode) for episode in range(EPISODES)]
         found.append(

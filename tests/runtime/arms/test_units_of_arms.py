@@ -21,6 +21,7 @@ from runtime.bench.servo_bus import CALIBRATION, write_calibration
 from runtime.config import GateSection, load_config
 from runtime.gate.kinematics import levers_for, points_for, so101_points
 from runtime.gate.limits import inside_box, limits_of
+from runtime.processes.cautions import Caution, cautions, sentences
 
 RUN: Any = SimpleNamespace(config=load_config())
 PERCENT = msgspec.structs.replace(SO101_ACTION, units=("percent",) * 6)
@@ -87,3 +88,20 @@ def test_units_that_a_lerobot_device_does_not_give_are_refused(
         lerobot.require_units(names, given, in_degrees, "arm.options.robot")
     assert f"use_degrees: {str(in_degrees).lower()}" in str(caught.value)
     lerobot.require_units(names, given, None, "arm.options.robot")
+
+
+def test_what_a_configuration_asks_for_in_vain_is_said_at_the_start() -> None:
+    explores = load_config(None, ["policy.explore_deg=3"])
+    in_degrees, in_percent = (
+        limits_of(action, GateSection(), 30.0) for action in (SO101_ACTION, PERCENT)
+    )
+    assert cautions(explores, "refine", SO101_ACTION, in_degrees) == Caution(0)
+    both = Caution.NO_WORKSPACE | Caution.NO_EXPLORATION
+    assert cautions(explores, "refine", PERCENT, in_percent) == both
+    assert cautions(explores, "evaluate", PERCENT, in_percent) == Caution.NO_WORKSPACE
+    assert cautions(RUN.config, "refine", PERCENT, in_percent) & Caution.NO_WORKSPACE
+    board: Any = SimpleNamespace(cautions=int(both))
+    workspace, exploration = sentences(board)
+    assert "gate.workspace_*" in workspace and "policy.explore_deg" in exploration
+    board.cautions = 0
+    assert sentences(board) == []

@@ -1,297 +1,36 @@
-"""The so101 driver on the simulated bus: power only for the right arm, nothing lost unnoticed, faults that
-name the servo, and a raised arm that is never dropped.
+"""The so101 driver on the simulated bus: nothing lost unnoticed, faults that name the servo, and a raised arm
+that is never dropped.
 """
 
 from __future__ import annotations
 
 import errno
-import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
 from robots import until
+from so101_rig import (
+    FIRST,
+    MIDDLE,
+    Make,
+    arm,
+    follow,
+    hot,
+    make,
+    read,
+    settled,
+)
 
-from contracts.errors import ConfigError, DeviceError, EntracteError
+from contracts.errors import ConfigError, DeviceError
 from runtime.arms import Glitch, sts
 from runtime.arms.feetech_bus import FeetechBus
 from runtime.arms.so101 import So101
 from runtime.bench.servo_bus import CALIBRATION, ServoBus
-from runtime.config import load_config
 
-pytest.importorskip("scservo_sdk")
-RUN: Any = SimpleNamespace(config=load_config())
-MIDDLE = np.array([0.0, 0.0, 0.0, 0.0, 0.0, 50.0])
-FIRST = np.array([1.0, 0.0, 0.0, 0.0, 0.0, 0.0])
-Make = Callable[..., So101]
-
-
-@pytest.fixture
-def make(bus: ServoBus, calibration: Path) -> Iterator[Make]:
-    made: list[So101] = []
-
-    def make(**options: Any) -> So101:
-        chosen = {
-            "port": bus.path,
-            "calibration": str(calibration),
-            "still_s": 0.1,
-            "reply_s": 0.05,
-            **options,
-        }
-        arm = So101(RUN, **chosen)
-        made.append(arm)
-        return arm
-
-    yield make
-    for arm in made:
-        arm.close()
-
-
-@pytest.fixture
-def arm(make: Make) -> So101:
-    arm = make()
-    arm.open()
-    arm.enable()
-    return arm
-
-
-def read(arm: So101, attempts: int = 20) -> Any:
-    for _ in range(attempts):
-        try:
-            return arm.read()
-        except Glitch as error:
-            last = error
-    raise last
-
-
-def follow(arm: So101, target: np.ndarray, seconds: float = 1.5) -> np.ndarray:
-    """Where the arm is once it has arrived and stands, or when the time is out."""
-    give_up_s = time.monotonic() + seconds
-    while True:
-        state = read(arm)
-        there = np.abs(state.positions - target).max() < 0.3 and not state.velocities.any()
-        if there or time.monotonic() > give_up_s:
-            return np.asarray(state.positions)
-
-
-def settled(arm: So101, seconds: float = 1.0) -> Any:
-    """The state once no joint moves any more, or when the time is out. One reading without speed is also had
-    where a joint that went too far turns round."""
-    give_up_s = time.monotonic() + seconds
-    still = 0
-    while True:
-        state = read(arm)
-        still = 0 if state.velocities.any() else still + 1
-        if still == 5 or time.monotonic() > give_up_s:
-            return state
-
-
-# -- power
-
-
-def test_power_comes_in_the_pose_in_which_the_arm_stands(bus: ServoBus, make: Make) -> None:
-    arm = make()
-    arm.open()
-    before = arm.read()
-    assert not before.torque
-    assert not any(servo.powered for servo in bus.servos.values())
-    arm.enable()
-    time.sleep(0.1)
-    after = arm.read()
-    assert after.torque
-    assert np.abs(after.positions - before.positions).max() < 0.2
-    assert [servo.get(sts.LOCK) for servo in bus.servos.values()] == [1] * 6
-    assert bus.servo(6).get(sts.MAX_TORQUE) == 500  # the gripper closes with half its torque
-
-
-def test_an_arm_that_stands_powered_is_taken_over_without_letting_go(
-    bus: ServoBus, arm: So101, make: Make
-) -> None:
-    raised = np.array([10.0, -30.0, 20.0, 0.0, 0.0, 50.0])
-    arm.write(raised)
-    assert np.abs(follow(arm, raised) - raised).max() < 0.3
-    for servo in bus.servos.values():
-        servo.sinks_to = 800.0  # without torque it would sink
-    arm.close()
-    again = make()
-    again.open()
-    again.enable()
-    assert np.abs(read(again).positions - raised).max() < 0.3
-    again.close()
-    time.sleep(0.1)
-    bus.advance()
-    assert sum(servo.let_go for servo in bus.servos.values()) == 0
-    assert abs(bus.servo(2).position - arm.units.steps(raised)[1]) < 3
-
-
-def test_servos_that_wake_up_powered_are_set_up_without_letting_go(
-    bus: ServoBus, make: Make
-) -> None:
-    for servo in bus.servos.values():
-        here = sts.GOAL_POSITION.encode(round(servo.position))
-        servo.write(sts.GOAL_POSITION.address, bytes(here))
-    arm = make()
-    arm.open()
-    arm.enable()
-    assert [servo.get(sts.P_GAIN) for servo in bus.servos.values()] == [16] * 6
-    assert not any(servo.let_go for servo in bus.servos.values())
-    arm.close()
-    bus.servo(4).set(sts.OPERATING_MODE, 1)
-    with pytest.raises(DeviceError, match=r"wrist_flex \(id 4\) does not control its position"):
-        make().open()
-
-
-def _swapped(found: dict[str, Any]) -> None:
-    found["shoulder_pan"]["id"], found["shoulder_lift"]["id"] = 2, 1
-
-
-def _renamed(found: dict[str, Any]) -> None:
-    found["wrist"] = found.pop("wrist_flex")
-
-
-def _exchanged(found: dict[str, Any]) -> None:
-    """Ids in order, but two joints exchanged: other wiring than when it was calibrated."""
-    a, b = found["elbow_flex"], found["wrist_flex"]
-    found["elbow_flex"], found["wrist_flex"] = {**b, "id": a["id"]}, {**a, "id": b["id"]}
-
-
-@pytest.mark.parametrize(
-    ("wrong", "words"),
-    [
-        (_swapped, "joint map: shoulder_pan: expected servo 1, found servo 2"),
-        (_renamed, "is of another arm"),
-        (_exchanged, "homing_offset of elbow_flex (id 3): expected -95 as the file says"),
-        (lambda found: found["gripper"].update(range_max=1510), "not moved through its range"),
-    ],
-)
-def test_a_wrong_joint_map_never_gets_power(
-    bus: ServoBus, make: Make, calibration: Path, wrong: Callable[..., None], words: str
-) -> None:
-    found = json.loads(calibration.read_text())
-    wrong(found)
-    calibration.write_text(json.dumps(found))
-    with pytest.raises(EntracteError) as caught:
-        arm = make()
-        arm.open()
-        arm.enable()
-    assert words in str(caught.value)
-    _never_powered(bus)
-
-
-def _never_powered(bus: ServoBus) -> None:
-    bus.advance()
-    assert not any(servo.powered or servo.torque for servo in bus.servos.values())
-    middle = [(c.range_min + c.range_max) // 2 for c in CALIBRATION.values()]
-    assert [round(s.position) for s in bus.servos.values() if not s.pushed] == [
-        m for m, s in zip(middle, bus.servos.values(), strict=True) if not s.pushed
-    ]
-
-
-def _dead(bus: ServoBus) -> None:
-    bus.servo(4).silent = True
-
-
-def _other_model(bus: ServoBus) -> None:
-    bus.servo(2).set(sts.MODEL_NUMBER, 2825)
-
-
-def _other_firmware(bus: ServoBus) -> None:
-    bus.servo(5).set(sts.FIRMWARE, 3 | 9 << 8)
-
-
-def _pushed(bus: ServoBus) -> None:
-    bus.servo(1).pushed = 300.0
-
-
-def _hot(bus: ServoBus) -> None:
-    bus.servo(3).heating_c = 40.0
-
-
-def _all_dead(bus: ServoBus) -> None:
-    for servo in bus.servos.values():
-        servo.silent = True
-
-
-@pytest.mark.parametrize(
-    ("wrong", "words"),
-    [
-        (_dead, "a servo is missing: wrist_flex (id 4)"),
-        (_all_dead, "no servo answers"),
-        (_other_model, "shoulder_lift (id 2) is another servo: expected model 777"),
-        (_other_firmware, "different firmware: found shoulder_pan 3.10"),
-        (_pushed, "the arm moves by itself: servo 1 (shoulder_pan)"),
-        (_hot, "servo 3 (elbow_flex) is hot: expected below 65 C"),
-    ],
-)
-def test_what_is_wrong_with_the_arm_is_said_before_power(
-    bus: ServoBus, make: Make, wrong: Callable[[ServoBus], None], words: str
-) -> None:
-    wrong(bus)
-    arm = make()
-    with pytest.raises(DeviceError) as caught:
-        arm.open()
-        arm.enable()
-    assert words in str(caught.value)
-    _never_powered(bus)
-
-
-def test_an_arm_that_another_program_commands_is_not_taken(bus: ServoBus, make: Make) -> None:
-    """It stands powered, and while we look its goal changes."""
-    arm = make(still_s=0.5)
-    arm.open()
-    bus.servo(2).write(sts.GOAL_POSITION.address, bytes(sts.GOAL_POSITION.encode(2047)))
-    looked = bus.instructions
-
-    def meddle() -> None:
-        while bus.instructions < looked + 3:
-            time.sleep(0.005)
-        bus.servo(2).write(sts.GOAL_POSITION.address, bytes(sts.GOAL_POSITION.encode(2052)))
-
-    import threading
-
-    other = threading.Thread(target=meddle)
-    other.start()
-    with pytest.raises(DeviceError, match=r"moves by itself: servo 2 \(shoulder_lift\)"):
-        arm.enable()
-    other.join()
-
-
-def test_a_servo_that_takes_no_power_leaves_an_arm_that_can_be_held(
-    bus: ServoBus, make: Make
-) -> None:
-    arm = make(reply_s=0.01)
-    arm.open()
-    looked = bus.servo(4)
-    powered = looked.write
-    looked.write = lambda address, data: None  # type: ignore[method-assign]  # it answers, and does nothing
-    with pytest.raises(DeviceError) as caught:
-        arm.enable()
-    assert "servo 4 (wrist_flex) does not take its power" in str(caught.value)
-    assert "with torque: servo 1 (shoulder_pan) and servo 2 (shoulder_lift) and servo 3" in str(
-        caught.value
-    )
-    bus.servo(1).set(sts.GOAL_POSITION, 1500)
-    with pytest.raises(
-        DeviceError, match=r"hold can't be verified: servo 4 \(wrist_flex\) did not"
-    ):
-        arm.hold()
-    assert abs(bus.servo(1).get(sts.GOAL_POSITION) - 2047) < 100
-    looked.write = powered  # type: ignore[method-assign]
-    arm.hold()
-    assert [servo.torque for servo in bus.servos.values()] == [True] * 4 + [False] * 2
-
-
-def test_a_command_before_power_is_refused(bus: ServoBus, make: Make) -> None:
-    arm = make()
-    arm.open()
-    with pytest.raises(DeviceError, match="before the motors were powered"):
-        arm.write(MIDDLE)
-    arm.hold()  # nothing to hold: the watchdog may say so at any time
-    _never_powered(bus)
+__all__ = ["arm", "make"]
 
 
 # -- the bus
@@ -397,7 +136,7 @@ def _foreign(bus: ServoBus) -> None:
         (_let_go, "servo 2 (shoulder_lift) has let go of its torque"),
         (_overload, "servo 3 (elbow_flex): it is overloaded"),
         (_foreign, "servo 5 (wrist_roll) was given a goal that is not ours: found 1234"),
-        (_hot, "servo 3 (elbow_flex) is hot"),
+        (hot, "servo 3 (elbow_flex) is hot"),
     ],
 )
 def test_what_goes_wrong_under_way_names_the_servo(

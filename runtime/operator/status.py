@@ -16,6 +16,7 @@ from runtime.board import Board, LoopState, TripReason
 from runtime.frames import CaptureState, FrameSlots
 from runtime.operator.floor import Flag, read_helm, read_outcomes, read_phase
 from runtime.operator.window import Window
+from runtime.processes.cautions import sentences
 from runtime.run import EXIT_FILE, Run
 
 SIGNALS_S = 60.0
@@ -118,6 +119,7 @@ class Looker:
             "missed": board.missed_ticks,
             "held": board.held_ticks,
             "gate_changed": board.gate_interventions,
+            "cautions": sentences(board),
             "abstained": board.rewards_abstained,
             "policy_version": board.policy_version,
             "reward_version": board.reward_version,

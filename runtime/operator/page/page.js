@@ -206,6 +206,8 @@ function details(s) {
     ["state", s.reason && !s.latched ? `${STATES[s.state]}: ${s.reason}` : STATES[s.state]],
     ["viewers", `${s.viewers}, ${s.viewer_events_dropped} events dropped`],
   ];
+  // Each begins with the keys that do nothing on this arm.
+  if (s.cautions.length) rows.push(["not in force", s.cautions.map((what) => what.split(" ")[0]).join(", "), true]);
   const list = byId("details");
   while (list.children.length < 2 * rows.length) {
     list.append(document.createElement("div"));

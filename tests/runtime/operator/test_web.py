@@ -26,6 +26,7 @@ from runtime.operator.commands import Answer, Command
 from runtime.operator.doors import PAGE_HEADER
 from runtime.operator.feed import QUEUE, Feed
 from runtime.operator.floor import LATE_S, Flag, Phase, read_phase
+from runtime.processes.cautions import Caution
 from runtime.processes.supervisor import Supervisor
 from runtime.run import RunPlan
 
@@ -171,6 +172,10 @@ def test_signals_and_figures_are_shown_in_light_dark_and_on_a_phone(tmp_path: Pa
         figures = page.run("document.querySelector('#details').innerText")
         for words in ("of 30 Hz", "watching", "lateness", "policy version"):
             assert words in figures
+        assert "not in force" not in figures
+        machine.board.cautions = int(Caution.NO_WORKSPACE)  # as control finds with another arm
+        shown = "document.querySelector('#details').innerText"
+        page.until(f"{shown}.includes('not in force') && {shown}.includes('gate.workspace_*')")
         for scheme, width, height in (
             ("light", 1280, 900),
             ("dark", 1280, 900),

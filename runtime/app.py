@@ -16,7 +16,8 @@ import msgspec
 import typer
 
 from contracts.errors import CheckFailed, ConfigError, EntracteError
-from contracts.files import dataset_info, outputs
+from contracts.files import outputs
+from contracts.files.dataset_place import require_dataset
 from contracts.release import ReleaseManifest
 from runtime.commands import blackbox, doctor, enroll, keys, slots
 from runtime.config import RobotConfig, load_config
@@ -24,7 +25,6 @@ from runtime.drift import require_in_place
 from runtime.link.keys import LinkKeys
 from runtime.operator.attend import say
 from runtime.preflight import check
-from runtime.processes.crew import Crew, choose_workers
 from runtime.processes.progress import Progress, refining
 from runtime.processes.supervisor import Outcome, supervise
 from runtime.run import RunPlan
@@ -187,11 +187,15 @@ def evaluate(
     )
     check(resolved, plan)
     if record:
-        dataset_info.require_place(record)
+        require_dataset(record)
     if output:
         earlier = outputs.json_with("session_id", "seed", "success")
         outputs.require_file(output, "the truth of episodes", earlier)
-    workers = choose_workers(resolved, workers, episodes)
+    if workers != 1:
+        # Brings along what data sets are put together with, which one robot's start need not wait for.
+        from runtime.processes.crew import Crew, choose_workers
+
+        workers = choose_workers(resolved, workers, episodes)
     folder, progress = _run_dir(run_dir, "eval"), Progress(episodes, quiet=as_json)
     require_in_place(resolved, folder, say)
     if workers > 1:
@@ -266,7 +270,7 @@ def record(
         RunPlan,
     )
     check(resolved, plan)
-    dataset_info.require_place(output)
+    require_dataset(output)
     folder = _run_dir(run_dir, "record")
     require_in_place(resolved, folder, say)
     outcome = supervise(resolved, plan, folder, Progress(episodes, quiet=as_json))

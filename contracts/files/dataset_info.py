@@ -14,7 +14,7 @@ from pathlib import Path
 from string import Formatter
 from typing import Any
 
-from contracts.files import atomic, depth_file, outputs, video
+from contracts.files import atomic, depth_file, video
 from contracts.files.dataset_format import (
     BOOKKEEPING,
     DATA_PATTERN,
@@ -23,7 +23,6 @@ from contracts.files.dataset_format import (
     FILES_PER_CHUNK,
     INFO_PATH,
     LEROBOT_VERSION,
-    LOCK_PATH,
     OWN_FORMAT_VERSION,
     OWN_INFO_PATH,
     VIDEO,
@@ -68,13 +67,6 @@ class DatasetInfo:
     def without_last(self, frames: int) -> DatasetInfo:
         """The head without the last episode, which had `frames` steps."""
         return replace(self, episodes=self.episodes - 1, frames=self.frames - frames)
-
-
-def require_place(root: Path) -> None:
-    """A data set may be begun or go on at `root`: what is there, if anything, is one. Commands ask before
-    their work. Raises `ConfigError`."""
-    heads = (str(path) for path in (INFO_PATH, OWN_INFO_PATH, LOCK_PATH))
-    outputs.require_folder(root, "a data set", outputs.holding(*heads))
 
 
 def create(root: Path, info: DatasetInfo) -> None:

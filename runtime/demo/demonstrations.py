@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 from contracts.errors import ConfigError, EntracteError
-from contracts.files import dataset_info
+from contracts.files.dataset_place import require_dataset
 
 LIST_FILE = "demonstrations.json"
 
@@ -55,7 +55,7 @@ def ensure(pretrained: Path, task: str, run_dir: Path) -> Path:
     done = data / ".complete"
     if done.exists():
         return data
-    dataset_info.require_place(data)
+    require_dataset(data)
     shutil.rmtree(data, ignore_errors=True)
     wanted = command(pretrained, task, run_dir)
     found = subprocess.run(wanted, capture_output=True, text=True, check=False)

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from contracts.errors import ConfigError, MissingDependency
-from contracts.files import dataset_info, outputs
+from contracts.files import outputs
+from contracts.files.dataset_place import require_dataset
 from runtime.demo import demonstrations
 
 REWARDS = ("demo", "zero-shot", "truth", "constant", "clock")
@@ -87,7 +88,7 @@ def check(options: Options) -> None:
         outputs.require_folder(folder, "a demo", demo)
     outputs.require_folder(options.output, "the report", outputs.only(*outputs.REPORT_FILES))
     if options.must_record:
-        dataset_info.require_place(options.demonstrations)
+        require_dataset(options.demonstrations)
     wanted = [options.policy_package / "manifest.json"]
     if options.must_record:
         recording_command(options)

@@ -91,6 +91,8 @@ def test_a_loop_in_good_order_is_left_alone(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("module", "unwanted"),
     [
+        ("runtime.app", {"cv2", "onnxruntime", "torch", "mujoco", "pyarrow", "av"}),
+        ("runtime.demo.command", {"cv2", "onnxruntime", "torch", "mujoco", "pyarrow", "av"}),
         ("runtime.watchdog", {"cv2", "onnxruntime", "torch", "mujoco", "pyarrow", "av"}),
         ("runtime.control.process", {"torch", "mujoco", "pyarrow", "av", "trainer", "export"}),
         ("runtime.link.process", {"torch", "mujoco", "onnxruntime", "trainer", "export"}),

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
-import importlib.util
 import json
 import secrets
 import sys
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import msgspec
 import typer
@@ -21,6 +19,7 @@ from contracts.files.dataset_place import require_dataset
 from contracts.release import ReleaseManifest
 from runtime.commands import blackbox, doctor, enroll, keys, slots
 from runtime.config import RobotConfig, load_config
+from runtime.demo import command as demo
 from runtime.drift import require_in_place
 from runtime.link.keys import LinkKeys
 from runtime.operator.attend import say
@@ -33,7 +32,7 @@ from runtime.weights.slots import TargetState
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, help="Run a robot: control, link and watchdog."
 )
-for verb in (doctor, blackbox, enroll, keys, slots):
+for verb in (doctor, blackbox, enroll, keys, slots, demo):
     verb.register(app)
 EXIT_WRONG_INPUT = 2
 WEIGHTS = "weights.safetensors"
@@ -378,17 +377,9 @@ def _wrong(what: str) -> None:
     raise typer.Exit(EXIT_WRONG_INPUT)
 
 
-def _add_demo() -> None:
-    """`robot-run demo` lives in a module of its own, which starts trainer and robot as processes."""
-    if importlib.util.find_spec("runtime.demo.command") is not None:
-        demo: Any = importlib.import_module("runtime.demo.command")
-        demo.register(app)
-
-
 def main() -> None:
     """Entry point: one clear sentence and an exit code for whatever a user can get wrong; 1 for a check that
     was made and failed."""
-    _add_demo()
     try:
         app()
     except EntracteError as error:

@@ -85,9 +85,6 @@ ROOMS = (
 
 def refusal(line: str, output: Path) -> str:
     """What the command says, which must be a `ConfigError` of one line."""
-    from runtime.app import _add_demo
-
-    _add_demo()
     program, *words = [str(output) if word == "OUT" else word for word in line.split()]
     found = CliRunner().invoke(PROGRAMS[program], words)
     assert isinstance(found.exception, ConfigError), (found.exception, found.output)

@@ -20,7 +20,14 @@ VERSIONS = ("3.10", "3.12")
 ROOMS = ("contracts", "runtime")
 TESTS = ("tests/contracts", "tests/runtime")
 EXTRAS = "sim,jetson"
-NEEDS = ("pytest>=8", "pytest-timeout>=2.3", "hypothesis>=6.100", "pillow>=10", "onnx")
+NEEDS = (
+    "pytest>=8",
+    "pytest-timeout>=2.3",
+    "pytest-xdist>=3.6",
+    "hypothesis>=6.100",
+    "pillow>=10",
+    "onnx",
+)
 FORBIDDEN = ("torch", "transformers", "optimum")
 
 
@@ -94,7 +101,9 @@ def run(version: str, folder: Path, pytest: list[str]) -> bool:
             return False
     said = subprocess.run([str(inside), "--version"], capture_output=True, text=True, check=True)
     print(f"== {said.stdout.strip()} without {', '.join(FORBIDDEN)}", flush=True)
-    command = [str(inside), "-m", "pytest", "-q", "-p", "no:cacheprovider", *(pytest or TESTS)]
+    command = ["sh", "tools/test.sh", str(inside), *TESTS]
+    if pytest:
+        command = [str(inside), "-m", "pytest", "-q", "-p", "no:cacheprovider", *pytest]
     return subprocess.run(command, cwd=ROOT, check=False).returncode == 0
 
 

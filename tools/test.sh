@@ -1,8 +1,8 @@
 #!/bin/sh
-# The whole suite, or what is in these folders: sh tools/test.sh PYTHON [FOLDER ...]. What only computes runs in one process a core; what starts programs
-# and watches a clock (marked `realtime`) runs alone afterwards, one test at a time. What computes may take its time
-# on a machine that others use too. A process that is killed ends its half at once: another one in its place
-# leaves xdist waiting for ever.
+# The whole suite, or what is in these folders: sh tools/test.sh PYTHON [FOLDER ...]. What only computes runs in
+# one process a core; what starts programs and watches a clock (marked `realtime`) runs alone afterwards, one test
+# at a time. What computes may take its time on a machine that others use too. A process that is killed ends its
+# half at once: another one in its place leaves xdist waiting for ever.
 set -u
 python="$1"
 shift

@@ -183,11 +183,11 @@ class Crew:
             raise
         self._working.append(_Worker(name, folder, robot))
 
-    def _say_once(self, what: str) -> None:
+    def _say_once(self, text: str) -> None:
         """What every worker's robot has to say of itself."""
-        if what not in self._said:
-            self._said.add(what)
-            self._progress.say(what)
+        if text not in self._said:
+            self._said.add(text)
+            self._progress.say(text)
 
     def _look(self) -> None:
         """Whoever has ended, and what follows from it."""

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -221,6 +222,57 @@ def timing(run: RunData) -> Timing:
         missed=missed,
         rate_hz=float(np.median(rates)) if rates else math.nan,
     )
+
+
+@dataclass(frozen=True)
+class Idle:
+    """What the robot stood after an iteration, in hold for its release; `share` of that iteration's episodes'
+    time."""
+
+    iteration: int
+    idle_s: float
+    share: float
+
+
+def idle(run: RunData) -> tuple[list[Idle], float]:
+    """For every iteration that another one followed, and the seconds that lie between any two episodes
+    (reset, new scene): the median within iterations, NaN where nothing is known. By the robot's clock, from
+    an episode's last tick to the next one's first; what it is longer between two iterations it waited. A
+    simulated clock stands while it waits: then there is nothing to say."""
+    if run.config.get("robot", {}).get("pace") != "realtime":
+        return [], math.nan
+    between: dict[int, float] = {}
+    within = []
+    trained = sorted(run.of("refine"), key=lambda e: (e.session_id, e.seq))
+    for episode, following in pairwise(trained):
+        if (episode.session_id, episode.seq + 1) != (following.session_id, following.seq):
+            continue  # another start of the robot, or an episode that was thrown away
+        gap_s = _ticks(following)[0] - _ticks(episode)[1] - 1.0 / episode.rate_hz
+        if episode.iteration != following.iteration:
+            between[episode.iteration] = gap_s
+        else:
+            within.append(gap_s)
+    within = [gap_s for gap_s in within if math.isfinite(gap_s)]
+    if not within:
+        return [], math.nan
+    reset_s = float(np.median(within))
+    acted_s: dict[int, float] = defaultdict(float)
+    for episode in trained:
+        acted_s[episode.iteration] += episode.duration_s
+    found = [
+        Idle(number, idle_s, idle_s / acted_s[number])
+        for number, gap_s in sorted(between.items())
+        if math.isfinite(idle_s := max(0.0, gap_s - reset_s))
+    ]
+    return found, reset_s
+
+
+def _ticks(episode: Episode) -> tuple[float, float]:
+    """Moments of its first and last tick, NaN where no recording tells them."""
+    tick_s = np.zeros(0)
+    if episode.recording is not None:
+        tick_s = episode.recording.columns().get("time.tick", tick_s)
+    return (float(tick_s[0]), float(tick_s[-1])) if len(tick_s) else (math.nan, math.nan)
 
 
 GATE_WORDS: tuple[tuple[int, str, str], ...] = (

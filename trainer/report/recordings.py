@@ -14,6 +14,7 @@ from contracts.reward import RewardSignal
 
 COLUMNS = (
     "action",
+    "time.tick",
     "time.lateness",
     "gate.verdict",
     "reward.process",

@@ -5,10 +5,11 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from statistics import median
 from typing import Any
 
 from trainer.report import charts
-from trainer.report.analysis import gate_counts, pushes, timing, truth_tallies
+from trainer.report.analysis import Idle, gate_counts, idle, pushes, timing, truth_tallies
 from trainer.report.rows import RunData
 from trainer.report.words import ABSENT, count, number, percent, plural, seconds, size
 
@@ -98,7 +99,9 @@ def iterations_section(run: RunData) -> Section:
         return {}
     truth = {tally.iteration: tally for tally in truth_tallies(run)}
     released = {r.iteration: r for r in run.releases}
-    rows = []
+    waits, reset_s = idle(run)
+    waited = {one.iteration: one for one in waits}
+    rows: list[tuple[object, ...]] = []
     for it in run.iterations:
         true = truth.get(it.number)
         release = released.get(it.number)
@@ -114,14 +117,38 @@ def iterations_section(run: RunData) -> Section:
                 size(release.bytes_on_wire or release.nbytes) if release else ABSENT,
                 seconds(release.swapped_s) if release else ABSENT,
                 release.outcome.replace("_", " ") if release else ABSENT,
+                *((_idle_words(waited.get(it.number)),) if waits else ()),
             )
         )
     names = "iteration,episodes,judged a success,abstained,true successes,update,release,pushed"
     return {
-        "head": (*names.split(","), "publish → swap", "outcome"),
+        "head": (
+            *names.split(","),
+            "publish → swap",
+            "outcome",
+            *(("robot idle",) if waits else ()),
+        ),
         "rows": rows,
-        "caption": _silences(run),
+        "caption": " ".join(words for words in (_idle(waits, reset_s), _silences(run)) if words),
     }
+
+
+def _idle_words(one: Idle | None) -> str:
+    return f"{seconds(one.idle_s)} ({percent(one.share)})" if one else ABSENT
+
+
+def _idle(waits: list[Idle], reset_s: float) -> str:
+    """How long the robot stood for its releases, of the time of its episodes."""
+    if not waits:
+        return ""
+    shares = [one.share for one in waits]
+    longest = max(waits, key=lambda one: one.share)
+    return (
+        f"Robot idle after an iteration until its release acted, by the robot’s clock: median "
+        f"{seconds(median(one.idle_s for one in waits))}, {percent(median(shares), 1)} of the time of the "
+        f"iteration’s episodes; at most {percent(longest.share, 1)} (iteration {longest.iteration}). "
+        f"Beyond the {seconds(reset_s)} that lie between any two episodes: reset and new scene."
+    )
 
 
 SILENCES = {

@@ -32,15 +32,19 @@ OBSERVATION = ObservationSpec(
     (CameraSpec("front", 128, 96, 10.0, depth=False),), SO101_JOINTS, UNITS
 )
 INSTRUCTION = "open the drawer"
-STEPS, LIMIT_S, RATE_HZ = 40, 4.0, 10.0
+STEPS, LIMIT_S, RATE_HZ, RESET_S = 40, 4.0, 10.0, 1.5
 THRESHOLD = 0.8
 
 
 class MadeRun:
-    """Builds `root` phase by phase; leave phases out for a run that was cut short."""
+    """Builds `root` phase by phase; leave phases out for a run that was cut short. `wait_s`: what the robot
+    stands after every iteration, by the wall clock; 0: its clock is simulated."""
 
-    def __init__(self, root: Path, seed: int = 0, per_iteration: int = 4) -> None:
+    def __init__(
+        self, root: Path, seed: int = 0, per_iteration: int = 4, wait_s: float = 0.0
+    ) -> None:
         self.root, self.rng, self.per_iteration = root, np.random.default_rng(seed), per_iteration
+        self.wait_s, self.clock_s = wait_s, 100.0
         self.store = Store(root / "trainer/store")
         self.metrics = Metrics(root / "trainer/metrics.jsonl")
         package = make_package(root / "package")
@@ -50,6 +54,7 @@ class MadeRun:
         for part in ("robot", "eval/base", "eval/final"):
             (root / part).mkdir(parents=True)
         config = RobotConfig(
+            pace="realtime" if wait_s else "asap",
             cameras={"front": CameraSection(depth=False)},
             policy=PolicySection(package=str(root / "package")),
             episode=EpisodeSection(max_s=LIMIT_S),
@@ -128,6 +133,7 @@ class MadeRun:
             publish_to_staged_s=staged,
             publish_to_swapped_s=staged + 0.1 + 0.1 * self.rng.random(),
         )
+        self.clock_s += self.wait_s
 
     def _episode(
         self, purpose: str, which: str, seed: int, success: bool, version: int, *, judged: bool
@@ -211,7 +217,7 @@ class MadeRun:
         yield wire.pack(start)
         scored = {signal.step: signal for signal in signals}
         for index, done in enumerate(progress):
-            now = 100.0 + index / RATE_HZ
+            now = self.clock_s + index / RATE_HZ
             gate = int(self.rng.choice([0, 2, 4, 8], p=[0.7, 0.15, 0.14, 0.01]))
             step = Step(
                 index=index,
@@ -239,6 +245,7 @@ class MadeRun:
             for which, factor in (("p50", 1.0), ("p99", 2.2), ("max", 5.0))
         }
         yield wire.pack(EpisodeEnd(seq, len(progress), "time_limit", None, timings=timings))
+        self.clock_s += len(progress) / RATE_HZ + RESET_S
 
 
 def picture(progress: float, seed: int) -> np.ndarray:

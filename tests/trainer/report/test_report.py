@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 
 import av
 import pytest
-from made_run import INSTRUCTION, MadeRun
+from made_run import INSTRUCTION, RESET_S, MadeRun
 from typer.testing import CliRunner
 
 from contracts.errors import EntracteError
@@ -17,6 +18,7 @@ from trainer.report.analysis import (
     evaluation,
     gate_counts,
     good_and_bad,
+    idle,
     judged_tallies,
     judges,
     pushes,
@@ -82,6 +84,26 @@ def test_figures(whole: Path) -> None:
     assert bad is not None and bad.truth is not None and not bad.truth.success
     before, after = before_and_after(run)[0]
     assert before.seed == after.seed
+
+
+def test_how_long_the_robot_waited_for_its_releases(whole: Path, tmp_path: Path) -> None:
+    """Without what lies between any two episodes; of another start of the robot nothing is known."""
+    made = MadeRun(tmp_path / "run", seed=4, wait_s=0.7)
+    for number in (1, 2, 3):
+        made.iterate(number, 0.5)
+    made.demo(3)
+    run = load_run(tmp_path / "run")
+    waits, reset_s = idle(run)
+    assert [one.iteration for one in waits] == [1, 2], "nothing followed the last one"
+    assert reset_s == pytest.approx(RESET_S, abs=1e-6)
+    for one in waits:
+        acted_s = sum(e.duration_s for e in run.of("refine") if e.iteration == one.iteration)
+        assert one.idle_s == pytest.approx(0.7, abs=1e-6)
+        assert one.share == pytest.approx(0.7 / acted_s)
+    text = build(tmp_path / "run", tmp_path / "report").read_text()
+    assert '<th class="n">robot idle</th>' in text and "700\N{NO-BREAK SPACE}ms" in text
+    assert "by the robot’s clock: median" in text
+    assert idle(load_run(whole)) == ([], pytest.approx(math.nan, nan_ok=True)), "a simulated clock"
 
 
 def test_the_page_stands_alone(whole: Path, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from trainer.interfaces import EpisodeKey
 from trainer.live_frames import LiveFrames
 from trainer.metrics import Metrics
 from trainer.store import IndexEntry, Store, UnreadableLog
-from trainer.work import Work
+from trainer.work import REFINE, Work
 
 FLUSH_DATASET_S = 60.0
 DISK_AGAIN_S, READ_TIMES = 5.0, 3
@@ -42,6 +42,8 @@ class Worker(threading.Thread):
         self._backlog: dict[str, deque[IndexEntry]] = {}
         """Of each robot: one whose data set the disk does not take must not hold up the others."""
         self._disk_again_s: dict[str, float] = {}
+        self._needed: list[IndexEntry] = []
+        """In the data set, with a log that stays until an update has learned from it."""
         self._times_unread: Counter[EpisodeKey] = Counter()
         self.malformed = 0
         self.aside = 0
@@ -71,6 +73,7 @@ class Worker(threading.Thread):
             if entry is not None:
                 self._work.take(entry)
                 self._backlog.setdefault(entry.robot_id, deque()).append(entry)
+        self._let_go()
         deadline = time.monotonic() + FLUSH_DATASET_S
         self._disk_again_s.clear()
         while time.monotonic() < deadline and (due := self._due()):
@@ -79,6 +82,7 @@ class Worker(threading.Thread):
     def _idle(self) -> None:
         """Nothing to score: hear what people said, look at a live frame, or catch up with the data set."""
         self._work.look()
+        self._let_go()
         if self._live:
             try:
                 seen = self._live.next()
@@ -89,6 +93,22 @@ class Worker(threading.Thread):
                 self._work.scorer.watch(*seen)
         elif due := self._due():
             self._write_dataset(due)
+
+    def _let_go(self) -> None:
+        """Logs that were needed and are not any more go the way of the others."""
+        waiting, self._needed = self._needed, []
+        for entry in waiting:
+            if self._needs(entry):
+                self._needed.append(entry)
+            else:
+                self._backlog.setdefault(entry.robot_id, deque()).append(entry)
+
+    def _needs(self, entry: IndexEntry) -> bool:
+        """Whether an update to come learns from that episode."""
+        work = self._work
+        if work.refiner is None or work.done or entry.purpose not in (REFINE, ""):
+            return False
+        return entry.arrival > work.state.consumed_arrival
 
     def _due(self) -> str:
         """A robot whose data set lacks an episode and may be tried now; "" if there is none."""
@@ -111,8 +131,13 @@ class Worker(threading.Thread):
         """Whether that episode is done with; False: the disk may take or give it later."""
         if not self._config.store.dataset:
             return True
+        keep = self._config.store.keep_logs
         try:
-            self._store.write_dataset(entry, keep_log=self._config.store.keep_logs)
+            # A data set's pictures are not the log's to the bit, which a trainer that is started again needs.
+            needed = not keep and self._needs(entry)
+            self._store.write_dataset(entry, keep_log=keep or needed)
+            if needed:
+                self._needed.append(entry)
         except UnreadableLog as error:
             return self._not_read(entry, str(error))
         except OSError as error:

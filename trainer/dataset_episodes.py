@@ -34,10 +34,31 @@ def stored_episodes(reader: DatasetReader) -> list[StoredEpisode]:
 
     Raises `EntracteError` for a data set without them (LeRobot's own: nobody knows who acted there).
     """
-    return [_stored(reader, index) for index in range(reader.num_episodes)]
+    return [stored_at(reader, index) for index in range(reader.num_episodes)]
 
 
-def _stored(reader: DatasetReader, index: int) -> StoredEpisode:
+def key_at(reader: DatasetReader, index: int) -> EpisodeKey:
+    """Whose the episode at that place is. Raises `EntracteError` as `stored_episodes`."""
+    start = _told(reader, index)[1]
+    return EpisodeKey(start.robot_id, start.session_id, start.episode_seq)
+
+
+def stored_at(reader: DatasetReader, index: int) -> StoredEpisode:
+    """One of them alone."""
+    session, start, end = _told(reader, index)
+    key = EpisodeKey(start.robot_id, start.session_id, start.episode_seq)
+    return StoredEpisode(
+        key,
+        int(reader.meta(index)["extra"].get("arrival", index)),
+        session,
+        start,
+        end,
+        reader.episode(index),
+        DatasetPictures(reader, index),
+    )
+
+
+def _told(reader: DatasetReader, index: int) -> tuple[SessionStart, EpisodeStart, EpisodeEnd]:
     extra: dict[str, Any] = reader.meta(index)["extra"]
     try:
         session = msgspec.convert(extra["session"], SessionStart)
@@ -49,13 +70,4 @@ def _stored(reader: DatasetReader, index: int) -> StoredEpisode:
             found=str(error),
             remedy="use a data set that robot-run or robot-trainer recorded",
         ) from error
-    key = EpisodeKey(start.robot_id, start.session_id, start.episode_seq)
-    return StoredEpisode(
-        key,
-        int(extra.get("arrival", index)),
-        session,
-        start,
-        end,
-        reader.episode(index),
-        DatasetPictures(reader, index),
-    )
+    return session, start, end

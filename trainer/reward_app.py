@@ -13,7 +13,10 @@ import typer
 
 from contracts.errors import CheckFailed, EntracteError
 
-VERBS = ("record-clips", "build-data", "train", "adapt", "distill", "eval", "plot", "serve")
+VERBS = (
+    *("record-clips", "build-data", "train", "adapt", "distill", "eval", "plot", "score"),
+    "serve",
+)
 EXIT_WRONG_INPUT = 2
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)

@@ -143,28 +143,13 @@ class Store:
         return stored_episode(self.root, entry.key, entry.arrival)
 
     def save_scores(self, scored: ScoredEpisode) -> None:
-        scores = Scores(
-            scored.model_id,
-            scored.success,
-            scored.failure,
-            scored.scoring_s,
-            [_signal_json(signal) for signal in scored.signals],
-        )
-        path = self._scores / f"{scored.episode.key}.json"
-        atomic.write_bytes(path, msgspec.json.encode(scores))
+        write_scores(self._scores, scored)
 
     def load_scores(
         self, key: EpisodeKey, model_id: str
     ) -> tuple[list[RewardSignal], Scores] | None:
         """Scores that this same model gave before, or None."""
-        path = self._scores / f"{key}.json"
-        try:
-            scores = msgspec.json.decode(atomic.read_bytes(path, 64 << 20), type=Scores)
-            if scores.model_id != model_id:
-                return None
-            return [_signal(tree) for tree in scores.signals], scores
-        except (atomic.FileError, msgspec.MsgspecError, ValueError):
-            return None
+        return read_scores(self._scores, key, model_id)
 
     def write_dataset(self, entry: IndexEntry, *, keep_log: bool) -> bool:
         """Add an episode to its robot's data set unless it is there; False if it was, or can't be. Raises
@@ -251,6 +236,32 @@ class Store:
         with self._lock:
             self._entries[key] = entry
             self._in_order.append(entry)
+
+
+def write_scores(folder: Path, scored: ScoredEpisode) -> None:
+    """`<key>.json` in that folder, whole or not at all. Raises `OSError`."""
+    scores = Scores(
+        scored.model_id,
+        scored.success,
+        scored.failure,
+        scored.scoring_s,
+        [_signal_json(signal) for signal in scored.signals],
+    )
+    atomic.write_bytes(folder / f"{scored.episode.key}.json", msgspec.json.encode(scores))
+
+
+def read_scores(
+    folder: Path, key: EpisodeKey, model_id: str
+) -> tuple[list[RewardSignal], Scores] | None:
+    """What that model said of the episode, from where `write_scores` put it, or None."""
+    try:
+        data = atomic.read_bytes(folder / f"{key}.json", 64 << 20)
+        scores = msgspec.json.decode(data, type=Scores)
+        if scores.model_id != model_id:
+            return None
+        return [_signal(tree) for tree in scores.signals], scores
+    except (atomic.FileError, msgspec.MsgspecError, ValueError):
+        return None
 
 
 def _entry(line: bytes, what: str) -> IndexEntry:

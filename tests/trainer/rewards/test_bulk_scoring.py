@@ -1,0 +1,152 @@
+"""`robot-reward score`: every stored episode once, by whoever; what fails is tried again, and only that."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import msgspec
+import pytest
+from daemon_bench import PLUGIN
+from tiny_robot import episode, session_start
+from typer.testing import CliRunner
+
+from contracts import wire
+from contracts.errors import ConfigError, EntracteError
+from contracts.files.dataset_reader import DatasetReader
+from contracts.files.episode_log import EpisodeLogWriter
+from contracts.files.log_to_dataset import append, create_dataset, read_episode
+from trainer.interfaces import EpisodeKey
+from trainer.reward_app import app
+from trainer.rewards import bulk_ray
+from trainer.rewards.bulk import Asked, Item, Said, here, items_of, score_all
+from trainer.store import Store, load_dataset, read_scores
+
+
+def recorded(folder: Path, seqs: Sequence[int], robot_id: str = "bench-0") -> Path:
+    """A data set of these episodes; even ones are labelled a success."""
+    logs = []
+    for seq in seqs:
+        log = EpisodeLogWriter(folder / f"{seq}.elog")
+        log.append(wire.pack(session_start(robot_id=robot_id)))
+        for parts in episode(seq, steps=6, robot_id=robot_id, success=seq % 2 == 0):
+            log.append(parts)
+        logs.append(read_episode(log.finish().path))
+    with create_dataset(folder / "dataset", logs[0]) as writer:
+        for logged in logs:
+            append(writer, logged)
+    return folder / "dataset"
+
+
+def score(*words: str) -> tuple[int, str, str]:
+    done = CliRunner().invoke(app, ["score", *words])
+    if done.exception is not None and not isinstance(done.exception, SystemExit):
+        raise done.exception
+    return done.exit_code, done.stdout, done.stderr
+
+
+def test_every_episode_is_scored_once_and_told_against_its_label(tmp_path: Path) -> None:
+    data, output = recorded(tmp_path, range(5)), tmp_path / "scores"
+    words = ("--data", str(data), "--output", str(output), "--reward", "constant")
+    code, said, _ = score(*words)
+    assert code == 0
+    assert said.endswith("5 of 5 episodes scored: success 5; agrees with 3 of 5 labels\n")
+    files = {path.name: path.read_bytes() for path in output.iterdir()}
+    assert set(files) == {f"bench-0__s1__{seq:08d}.json" for seq in range(5)}
+
+    (output / "bench-0__s1__00000003.json").unlink()
+    code, said, _ = score(*words, "--json")
+    report = json.loads(said)
+    assert (code, report["episodes"], report["kept"], report["failed"]) == (0, 5, 4, {})
+    known = [path for path in output.iterdir() if path.name != "bench-0__s1__00000003.json"]
+    assert {path.name: path.read_bytes() for path in known}.items() < files.items()
+
+    code, said, _ = score(*words, "--json", "--option", "completion=0.1")
+    assert (code, json.loads(said)["kept"]) == (0, 5), "its options are not that model's identity"
+    code, said, _ = score(*words[:-1], "clock", "--json")
+    assert (code, json.loads(said)["kept"]) == (0, 0), "another model's are not its own"
+
+
+def test_a_trainer_takes_them_for_its_own(tmp_path: Path) -> None:
+    data = recorded(tmp_path, [0, 1])
+    store = Store(tmp_path / "store")
+    output = tmp_path / "store" / "scores"
+    assert score("--data", str(data), "--output", str(output), "--reward", "success")[0] == 0
+    for stored, success in zip(load_dataset(data), (True, False), strict=True):
+        known = store.load_scores(stored.key, "success")
+        assert known is not None and known[1].success is success
+
+
+def test_what_fails_leaves_nothing_and_is_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(PLUGIN))
+    data, output = recorded(tmp_path, range(5)), tmp_path / "scores"
+    words = ("--data", str(data), "--output", str(output), "--reward", "moody")
+    code, said, told = score(*words, "--timeout-s", "30")
+    assert code == 1 and "2 of 5 episodes scored" in said
+    assert "bench-0__s1__00000000: exception: ValueError: bad mood" in told
+    assert "the same command tries again" in told
+    assert {path.name for path in output.iterdir()} == {
+        f"bench-0__s1__{seq:08d}.json" for seq in (2, 4)
+    }
+
+
+class Actors:
+    """Ray's, in this process: `Actor` by its JSON."""
+
+    def run(self, asked: Asked, items: Sequence[Item]) -> Iterator[Said]:
+        actor = bulk_ray.Actor(msgspec.json.encode(asked))
+        for item in items:
+            answer = actor.score(msgspec.json.encode(item))
+            found = msgspec.json.decode(answer, type=bulk_ray.Refused | bulk_ray.Scored)
+            if isinstance(found, bulk_ray.Refused):
+                raise ConfigError(found.why)
+            yield found.said
+
+
+def same_by(run: Callable[[Asked, Sequence[Item]], Iterator[Said]], folder: Path) -> None:
+    data = recorded(folder, range(4))
+    found = []
+    for name, runner in (("here", here), ("there", run)):
+        asked = Asked("clock", str(folder / name))
+        tally = score_all(asked, [data], runner, lambda done, of: None)
+        assert tally.episodes == 4 and not tally.failed
+        found.append(
+            [
+                read_scores(folder / name, EpisodeKey("bench-0", "s1", seq), "clock")
+                for seq in range(4)
+            ]
+        )
+    # As text: what a model does not say is NaN, which equals nothing.
+    here_, there = ([repr(known[0]) for known in each if known is not None] for each in found)
+    assert len(here_) == 4 and here_ == there
+
+
+def test_an_actor_says_what_this_process_says(tmp_path: Path) -> None:
+    same_by(Actors().run, tmp_path)
+    refused = Asked("nosuchmodel", str(tmp_path / "none"))
+    with pytest.raises(ConfigError, match="nosuchmodel"):
+        list(Actors().run(refused, items_of([tmp_path / "dataset"])))
+
+
+@pytest.mark.timeout(800)
+def test_on_ray_it_is_the_same(tmp_path: Path) -> None:
+    pytest.importorskip("ray", reason="robot-reward score --ray needs Ray (extra cluster)")
+    same_by(bulk_ray.on("local", 0.0, 2), tmp_path)
+
+
+def test_what_is_wrong_is_said_before_the_model_is_asked(tmp_path: Path) -> None:
+    data = recorded(tmp_path, [0])
+    given = ("--data", str(data), "--reward", "nosuchmodel")
+    with pytest.raises(ConfigError, match=r"is there twice.*name one of them"):
+        score(*given, "--data", str(data), "--output", str(tmp_path / "out"))
+    with pytest.raises(EntracteError, match="no data set"):
+        score("--data", str(tmp_path), "--output", str(tmp_path / "out"))
+    with pytest.raises(ConfigError, match="they are for --ray"):
+        score(*given, "--output", str(tmp_path / "out"), "--gpus", "1")
+    with pytest.raises(ConfigError, match="new or an empty folder"):
+        score(*given, "--output", str(data))
+    assert not (tmp_path / "out").exists()
+    assert DatasetReader(data).num_episodes == 1

@@ -1,0 +1,103 @@
+"""Bulk scoring on Ray: actors, each with the model opened once, that take episodes until none is left. One
+whose worker or machine is lost is made again elsewhere, and its episode scored by that."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import msgspec
+
+from contracts.errors import ConfigError, EntracteError
+from trainer import ray_cluster
+from trainer.rewards.bulk import Asked, Item, Runner, Said, Scoring
+
+LOST = 3
+"""Times that an actor may be lost with its worker or machine before that is an error."""
+OBJECT_STORE_BYTES = 100 << 20
+"""On this machine alone: a few words pass."""
+
+
+class Refused(msgspec.Struct, frozen=True, tag=True):
+    """The model can't be opened there."""
+
+    why: str
+
+
+class Scored(msgspec.Struct, frozen=True, tag=True):
+    said: Said
+
+
+class Actor:
+    """Opens the model when the first episode comes, so that what is wrong with it is an answer."""
+
+    def __init__(self, asked: bytes) -> None:
+        self._asked = msgspec.json.decode(asked, type=Asked)
+        self._scoring: Scoring | None = None
+
+    def score(self, item: bytes) -> bytes:
+        """A `Refused` or a `Scored` as JSON."""
+        try:
+            if self._scoring is None:
+                # Ray sets it to 1, whatever the actor is given; read when torch and ONNX Runtime come.
+                os.environ["OMP_NUM_THREADS"] = str(self._asked.threads)
+                self._scoring = Scoring(self._asked)
+            said = self._scoring.score(msgspec.json.decode(item, type=Item))
+        except EntracteError as error:
+            return msgspec.json.encode(Refused(str(error)))
+        return msgspec.json.encode(Scored(said))
+
+
+def on(address: str, gpus: float, workers: int) -> Runner:
+    """On the cluster at `address` ("local": this machine alone). `gpus` an actor; `workers`: actors, 0: as
+    many as there is room for. Raises `MissingDependency` without Ray; the runner, `ConfigError` where no
+    cluster answers."""
+    ray = ray_cluster.library("robot-reward score --ray")
+
+    def run(asked: Asked, items: Sequence[Item]) -> Iterator[Said]:
+        if not items:
+            return
+        cores = max(asked.threads, len(os.sched_getaffinity(0)))
+        local = {"num_cpus": cores, "object_store_memory": OBJECT_STORE_BYTES}
+        with ray_cluster.cluster(ray, address, **local):
+            count = min(len(items), workers or _room(ray.cluster_resources(), asked.threads, gpus))
+            yield from _scored(ray, asked, items, gpus, count)
+
+    return run
+
+
+def _scored(
+    ray: Any, asked: Asked, items: Sequence[Item], gpus: float, count: int
+) -> Iterator[Said]:
+    made = ray.remote(
+        num_cpus=asked.threads, num_gpus=gpus, max_restarts=LOST, max_task_retries=LOST
+    )(Actor)
+    idle = [made.remote(msgspec.json.encode(asked)) for _ in range(count)]
+    waiting, at = list(reversed(items)), dict[Any, Any]()
+    while waiting or at:
+        while waiting and idle:
+            actor = idle.pop()
+            at[actor.score.remote(msgspec.json.encode(waiting.pop()))] = actor
+        for ended in ray.wait(list(at))[0]:
+            idle.append(at.pop(ended))
+            try:
+                answer = msgspec.json.decode(ray.get(ended), type=Refused | Scored)
+            except ray.exceptions.RayError as error:
+                why = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+                raise EntracteError(
+                    "scoring on Ray broke off",
+                    found=why,
+                    remedy="the same command goes on with what is left",
+                ) from error
+            if isinstance(answer, Refused):
+                raise ConfigError(answer.why)
+            yield answer.said
+
+
+def _room(resources: dict[str, float], threads: int, gpus: float) -> int:
+    """How many actors the cluster takes at once; one at least, for which Ray may wait."""
+    count = int(resources.get("CPU", 0)) // threads
+    if gpus:
+        count = min(count, int(resources.get("GPU", 0.0) / gpus))
+    return max(1, count)

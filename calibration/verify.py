@@ -211,7 +211,7 @@ def place_of(calibration: Calibration, name: str) -> HandEye:
     known = calibration.cameras.get(name)
     if known is None or known.hand_eye is None:
         raise VerifyError(
-            f"where camera '{name}' is was never calibrated",
+            f"the place of camera '{name}' was never calibrated",
             expected=f"one of {[n for n, c in calibration.cameras.items() if c.hand_eye]}",
             remedy="run robot-calibrate handeye with --config first",
         )

@@ -235,7 +235,8 @@ def _points(goal: Goal, state: BenchState, clip: Recording) -> tuple[int, int, i
         if place is not None:
             x, y, z = turn.T @ (place - origin)
             if z > 0.02:
-                u, v = view.fx * x / z + view.cx, view.fy * y / z + view.cy
+                # From the picture's edge: whole numbers below are the pixel that it lies in.
+                u, v = view.fx * x / z + view.cx + 0.5, view.fy * y / z + view.cy + 0.5
                 if 0 <= u < WIDTH and 0 <= v < HEIGHT:
                     pixel = (int(u), int(v))
         out += pixel

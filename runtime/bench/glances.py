@@ -280,14 +280,14 @@ class Recorder:
 
 
 def _pixel(place: np.ndarray | None, camera_to_world: np.ndarray) -> tuple[float, float]:
-    """(column, row), NaN where the place is not in the picture."""
+    """(column, row) from the picture's upper left edge, NaN where the place is not in the picture."""
     if place is None:
         return np.nan, np.nan
     view = render.intrinsics(WIDTH, HEIGHT)
     x, y, z = camera_to_world[:3, :3].T @ (place - camera_to_world[:3, 3])
     if z < 0.02:
         return np.nan, np.nan
-    u, v = view.fx * x / z + view.cx, view.fy * y / z + view.cy
+    u, v = view.fx * x / z + view.cx + 0.5, view.fy * y / z + view.cy + 0.5
     return (u, v) if 0 <= u < WIDTH and 0 <= v < HEIGHT else (np.nan, np.nan)
 
 

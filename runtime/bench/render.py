@@ -35,7 +35,8 @@ WRIST_TILT_DEG = 25.0
 
 @dataclass(frozen=True)
 class Intrinsics:
-    """Pinhole camera without distortion; pixels, pixel centres at integer + 0.5."""
+    """Pinhole camera without distortion; pixels, whose middles are whole numbers, as OpenCV, librealsense and
+    all that is calibrated here have them."""
 
     width: int
     height: int
@@ -53,7 +54,7 @@ class Intrinsics:
 def intrinsics(width: int, height: int, hfov_deg: float = HFOV_DEG) -> Intrinsics:
     """Square pixels, optical axis through the middle of the image."""
     focal = width / 2.0 / math.tan(math.radians(hfov_deg) / 2.0)
-    return Intrinsics(width, height, focal, focal, width / 2.0, height / 2.0)
+    return Intrinsics(width, height, focal, focal, (width - 1) / 2.0, (height - 1) / 2.0)
 
 
 def front_pose(rng: np.random.Generator, spread: float) -> CameraPose:

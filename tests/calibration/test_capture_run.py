@@ -109,9 +109,14 @@ def test_every_step_of_the_way_works_and_the_camera_is_found(
     hand_eye = Record(config).now.cameras["wrist"].hand_eye
     assert hand_eye is not None and hand_eye.mount == "hand"
     pose, true = np.reshape(hand_eye.pose, (4, 4)), truth("wrist")
-    # The bench's principal point is half a pixel from OpenCV's: 0.06 degrees.
     assert rigid.distance_mm(pose, true) < 3.0
     assert rigid.angle_deg(pose, true) < 0.4
+    # As sure as it says it is: no axis is off by more than twice its 95 % interval.
+    off = np.r_[
+        rigid.turn_of(pose[:3, :3].T @ true[:3, :3]), pose[:3, :3].T @ (true[:3, 3] - pose[:3, 3])
+    ]
+    deviations = np.sqrt(np.diag(hand_eye.covariance))
+    assert (np.abs(off) < 4 * deviations).all(), (off, deviations)
     checked = run("depth", output, "--camera", "wrist", "--config", config)
     assert checked.exit_code == 0, checked.output
     depth = Record(config).now.cameras["wrist"].depth
@@ -204,7 +209,7 @@ def test_a_drift_that_can_not_be_told_is_no_pass(calibrated: Callable[..., Path]
     assert away.exit_code == 1, (away.output, away.exception)
     assert "fail: wrist: not checked: the board is not seen" in away.stdout
     for options, words in (
-        (["--drift", "--camera", "front"], "'front' is was never calibrated"),
+        (["--drift", "--camera", "front"], "the place of camera 'front' was never calibrated"),
         (["--drift", "--camera", "side"], "no camera 'side'"),
         (["--drift", "--set", "cameras.wrist.width=320"], "expected 640x480, found 320x480"),
         ([], "a capture, or --drift alone"),

@@ -55,10 +55,10 @@ def test_its_corners_are_where_they_are(at: str, camera: str, more: dict) -> Non
     found = Finder(board).find(picture)
     assert found is not None and len(found.numbers) >= 12
     points = board.points()[found.numbers] @ pose[:3, :3].T + pose[:3, 3]
-    # The bench's middles of pixels are at halves, OpenCV's at whole numbers.
-    expected = view.fx * points[:, :2] / points[:, 2:] + [view.cx - 0.5, view.cy - 0.5]
+    expected = view.fx * points[:, :2] / points[:, 2:] + [view.cx, view.cy]
     apart = found.pixels - expected
-    # Its edges are stairs (nothing is sampled twice), which has no direction.
+    # Its edges are stairs (nothing is sampled twice), which has no direction; half a pixel of the principal
+    # point would have one.
     assert np.median(np.linalg.norm(apart, axis=1)) < 0.7
     assert np.abs(np.median(apart, axis=0)).max() < 0.3
     rows, columns = np.rint(found.pixels).astype(int).T[::-1]

@@ -95,18 +95,20 @@ def _live(
     known: Calibration | None,
 ) -> tuple[ShotCamera, list[Taken]]:
     """So many pictures, one after the other; the arm is left alone."""
-    from calibration.capture import devices
+    from calibration.capture import devices, factory
+    from calibration.record import Record
     from contracts.errors import ConfigError
     from runtime.arms.session import Session
 
     board = devices.read_board(board_file)
+    attached = {} if config is None else factory.attached(Record(config).cameras)
     with Session.of(config, set_) as session:
         specs = devices.chosen(session.cameras, [name])
         if not specs[name].depth:
             raise ConfigError(
                 f"camera '{name}' has no depth", remedy=f"set cameras.{name}.depth: true"
             )
-        cameras, said = devices.shot_cameras(specs, "world", board, known)
+        cameras, said = devices.shot_cameras(specs, "world", board, known, attached)
         for line in said:
             typer.echo(line, err=True)
         taken: list[Taken] = []

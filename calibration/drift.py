@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping, Sequence
 import msgspec
 import numpy as np
 
-from calibration import rigid
+from calibration import measured, rigid
 from calibration.boards import Board, Finder
 from calibration.capture import devices
 from calibration.capture.looking import Rejected, look_twice
@@ -173,7 +173,8 @@ def _cameras(
                 found=f"{spec.width}x{spec.height}",
                 remedy="leave its width and height as they were then",
             )
-        cameras[name] = now[name]
+        # Through the lens that its place was found by: that of a factory, too, may be bent.
+        cameras[name] = now[name] if lens is None else measured.seen_through(now[name], lens)
     return cameras
 
 

@@ -23,9 +23,13 @@ def with_lenses(taken: Shots, calibration: Calibration) -> Shots:
             continue
         size = (known.lens.width, known.lens.height)
         if known.serial == camera.serial and size == (camera.lens.width, camera.lens.height):
-            lens = msgspec.convert(known.lens, Lens, from_attributes=True)
-            cameras[name] = msgspec.structs.replace(camera, lens=lens)
+            cameras[name] = seen_through(camera, known.lens)
     return msgspec.structs.replace(taken, cameras=cameras)
+
+
+def seen_through(camera: ShotCamera, lens: Intrinsics) -> ShotCamera:
+    """The camera with this lens."""
+    return msgspec.structs.replace(camera, lens=msgspec.convert(lens, Lens, from_attributes=True))
 
 
 def intrinsics(

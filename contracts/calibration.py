@@ -38,7 +38,7 @@ class _Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
 
 class Intrinsics(_Part, frozen=True):
     """Pixels at `width` x `height`. `distortion`: k1, k2, p1, p2, k3 of `model`, as RealSense names them:
-    "brown_conrady" is OpenCV's, "inverse_brown_conrady" the same polynomial from seen to true."""
+    "brown_conrady" is OpenCV's, "inverse_brown_conrady" nearly so (see `calibration.lenses`)."""
 
     width: int
     height: int

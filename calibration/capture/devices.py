@@ -9,6 +9,7 @@ import msgspec
 
 from calibration import measured, shots
 from calibration.boards import Board
+from calibration.capture.factory import Device
 from calibration.lenses import Lens
 from calibration.shots import ShotCamera, Shots
 from contracts.calibration import Calibration, Mount
@@ -41,9 +42,14 @@ def chosen(cameras: Mapping[str, Camera], names: Sequence[str]) -> dict[str, Cam
 
 
 def shot_cameras(
-    specs: Mapping[str, CameraSpec], mount: Mount, board: Board, calibration: Calibration | None
+    specs: Mapping[str, CameraSpec],
+    mount: Mount,
+    board: Board,
+    calibration: Calibration | None,
+    attached: Mapping[str, Device] | None = None,
 ) -> tuple[dict[str, ShotCamera], list[str]]:
-    """With the lenses that were calibrated of them, else the devices' own; and what is to be said of them."""
+    """With the lenses that were calibrated of them, else the devices' own; and what is to be said of them.
+    `attached`: what devices say beyond their specs, by serial number."""
     cameras, said = {}, []
     for name, spec in specs.items():
         if not spec.fx:
@@ -51,6 +57,7 @@ def shot_cameras(
                 f"camera '{name}' knows no intrinsics: a focal length of its width is assumed. Capture with "
                 "--lens and run robot-calibrate intrinsics first"
             )
+        device = (attached or {}).get(spec.serial)
         lens = Lens(
             width=spec.width,
             height=spec.height,
@@ -59,14 +66,29 @@ def shot_cameras(
             cx=spec.cx if spec.fx else (spec.width - 1) / 2,
             cy=spec.cy if spec.fx else (spec.height - 1) / 2,
         )
+        own = None if device is None else device.lenses.get((spec.width, spec.height))
+        if own is not None and _same_pinhole(own, lens):
+            lens = own
+        elif own is not None and any(own.distortion):
+            said.append(
+                f"camera '{name}' is turned (rotation): its factory's distortion is left out. Calibrate its "
+                "lens: --lens, then robot-calibrate intrinsics"
+            )
         cameras[name] = ShotCamera(
             mount=mount,
             lens=lens,
             board=board,
             serial=spec.serial,
+            firmware="" if device is None else device.firmware,
             depth_scale_m=spec.depth_scale_m,
         )
     if calibration is not None:
         bare = Shots(version=shots.VERSION, cameras=cameras, shots=())
         cameras = measured.with_lenses(bare, calibration).cameras
     return cameras, said
+
+
+def _same_pinhole(one: Lens, other: Lens) -> bool:
+    """Of a picture that is not turned; a spec's numbers have been through text."""
+    numbers = ((one.fx, one.fy, one.cx, one.cy), (other.fx, other.fy, other.cx, other.cy))
+    return all(abs(a - b) < 1e-3 for a, b in zip(*numbers, strict=True))

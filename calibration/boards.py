@@ -132,6 +132,12 @@ class Finder:
         return Corners(_flat(numbers), found, sharpness(grey, found))
 
 
+def is_mirrored(finder: Finder, picture: npt.NDArray[np.uint8]) -> bool:
+    """Whether a picture in which the board is not found shows it mirrored, as some webcams' drivers do: such
+    markers are none of the dictionary's."""
+    return finder.find(np.ascontiguousarray(picture[:, ::-1])) is not None
+
+
 def legacy_of(board: Board, picture: npt.NDArray[np.uint8]) -> bool | None:
     """Which of the two ChArUco patterns a picture shows: the one of which more corners are found. None if
     neither is, or they are alike (an odd number of rows)."""

@@ -160,7 +160,9 @@ def _again(source: Path, output: Path, lens: bool, voice: Voice) -> Capture:
     taken = shots.read(source)
     if source.resolve() == output.resolve():
         raise ConfigError("a capture is not judged into itself", remedy="name another --output")
-    capture = Capture(output, taken.cameras, taken.arm, lens)
+    capture = Capture(
+        output, taken.cameras, taken.arm, lens, joints=taken.joints, chain=taken.chain
+    )
     for line in again(source, taken, capture):
         voice.say(f"  not taken: {line}")
     return capture
@@ -170,7 +172,7 @@ def _live(
     output: Path, config: Path | None, set_: list[str], wanted: Wanted, voice: Voice
 ) -> Capture:
     """From a robot; what was taken before a person stops it is kept."""
-    from calibration.capture import devices
+    from calibration.capture import devices, factory
     from calibration.capture.live import Live
     from calibration.capture.taking import Capture
     from calibration.chain import Chain, chain_of
@@ -178,14 +180,18 @@ def _live(
     from runtime.arms.session import Session, Stopped
 
     board = devices.read_board(wanted.board)
-    known = None if config is None else Record(config).now
+    record = None if config is None else Record(config)
+    known = None if record is None else record.now
+    attached = {} if record is None else factory.attached(record.cameras)
     with _page(wanted, output, voice), Session.of(config, set_) as session:
         specs = devices.chosen(session.cameras, wanted.cameras)
         chain = Chain(joints=()) if wanted.lens else chain_of(session.action, wanted.chain)
-        cameras, said = devices.shot_cameras(specs, wanted.mount, board, known)
+        cameras, said = devices.shot_cameras(specs, wanted.mount, board, known, attached)
         for line in said:
             voice.say(line)
         capture = Capture(output, cameras, known.arm if known else "sim", wanted.lens)
+        if chain.joints:
+            capture.joints, capture.chain = session.action.names, chain
         live = Live(session, capture, chain, wanted.stands, voice, wanted.reach)
         try:
             if wanted.speed:

@@ -84,6 +84,19 @@ class Chain(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
                     remedy="calibrate the arm itself first, so that it reads angles",
                 )
 
+    def check(self, source: str) -> None:
+        """Raise `ConfigError` unless it is one: joints, each once, of finite numbers."""
+        numbers = [v for j in self.joints for v in (*j.axis, *j.place_mm, *j.turn_deg, j.zero)]
+        numbers += [*self.hand.place_mm, *self.hand.turn_deg]
+        if not self.joints or not np.isfinite(numbers).all():
+            raise ConfigError(f"{source}: joints", expected="one or more, of finite numbers")
+        names = [joint.joint for joint in self.joints]
+        flat = [j.joint for j in self.joints if not np.linalg.norm(j.axis) > 1e-6]
+        if flat or len(set(names)) < len(names):
+            raise ConfigError(
+                f"{source}: joints", expected="each once, with an axis", found=flat or names
+            )
+
     def base_T_hand(self, names: Sequence[str], readings: Sequence[float]) -> Array:
         """[4,4], metres, of an arm with these joint names that reads so."""
         at = dict(zip(names, readings, strict=True))
@@ -102,16 +115,7 @@ def read(path: Path) -> Chain:
         raise ConfigError(
             f"{path} is no chain of joints", found=str(error), remedy=f"write it as {SO101}"
         ) from error
-    numbers = [v for j in found.joints for v in (*j.axis, *j.place_mm, *j.turn_deg, j.zero)]
-    numbers += [*found.hand.place_mm, *found.hand.turn_deg]
-    if not found.joints or not np.isfinite(numbers).all():
-        raise ConfigError(f"{path}: joints", expected="one or more, of finite numbers")
-    names = [joint.joint for joint in found.joints]
-    flat = [j.joint for j in found.joints if not np.linalg.norm(j.axis) > 1e-6]
-    if flat or len(set(names)) < len(names):
-        raise ConfigError(
-            f"{path}: joints", expected="each once, with an axis", found=flat or names
-        )
+    found.check(str(path))
     return found
 
 

@@ -21,6 +21,22 @@ def command(
         bool,
         typer.Option(help="The board's size is not known: take it from the arm's own movements."),
     ] = False,
+    chain: Annotated[
+        Path | None,
+        typer.Option(help="Another chain of joints than the capture's: its poses are made anew."),
+    ] = None,
+    joint_zeros: Annotated[
+        float | None,
+        typer.Option(
+            min=0.01,
+            max=20,
+            help="How far the zeros of the arm's joints may be off (one deviation, deg): estimate them, too.",
+        ),
+    ] = None,
+    chain_output: Annotated[
+        Path | None,
+        typer.Option(help="Write the chain with the zeros that were found there, for --chain."),
+    ] = None,
     bootstrap: Annotated[int, typer.Option(min=0, help="Resamplings for a second interval.")] = 200,
     report: Annotated[
         Path | None, typer.Option(help="Write a page with charts there, as HTML.")
@@ -28,25 +44,33 @@ def command(
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Where each camera is, on the hand or in the world. Exit code 0: pass or warn, 1: fail."""
+    from dataclasses import replace
+
     import msgspec
 
-    from calibration import measured, shots
+    from calibration import chain as chains
+    from calibration import measured, noted_joints, shots
     from calibration.handeye.result import assessed, text_of
     from calibration.pages import report_file
     from calibration.record import Record
     from contracts.files import atomic, outputs
 
+    _require_zeros_apart(joint_zeros, config, chain_output)
     if output is not None:
         earlier = outputs.json_with("verdict", "cameras", "boards")
         outputs.require_file(output, "the result", earlier)
     page = report_file(report)
     taken = shots.read(capture)
+    if chain is not None:
+        taken = noted_joints.placed_by(taken, chains.read(chain), str(chain))
     record = None if config is None else Record(config)
     if record is not None:
         for name in taken.cameras:
             record.require_camera(name)
         taken = measured.with_lenses(taken, record.now)
     setup = shots.to_setup(capture, taken)
+    if joint_zeros is not None:
+        setup = replace(setup, arm=noted_joints.unknown_zeros(taken, joint_zeros))
     result, found = assessed(setup, size_known=not measure_size, bootstrap=bootstrap)
     if output is not None:
         atomic.write_bytes(output, msgspec.json.format(msgspec.json.encode(result), indent=1))
@@ -54,11 +78,32 @@ def command(
         from calibration.pages.handeye import page_of
 
         page.write(page_of(result, taken, setup, found))
+    if chain_output is not None and setup.arm is not None:
+        noted_joints.write_chain(chain_output, setup.arm.corrected(found.poses.zeros))
     typer.echo(msgspec.json.encode(result).decode() if json else text_of(result))
     if result.verdict.level == "fail":
         raise typer.Exit(1)
     if record is not None:
-        put = record.put(
-            lambda now: measured.hand_eye(now, taken, result), measured.pose_keys(result)
-        )
+        keys = measured.pose_keys(result)
+        if chain is not None:  # what the robot's own looks must place its hand by, too
+            keys["calibration.chain"] = str(chain)
+        put = record.put(lambda now: measured.hand_eye(now, taken, result), keys)
         typer.echo(record.said(put), err=json)
+
+
+def _require_zeros_apart(
+    joint_zeros: float | None, config: Path | None, chain_output: Path | None
+) -> None:
+    """Raise `ConfigError` where a robot would be told of a place under zeros that it does not have."""
+    from contracts.errors import ConfigError
+    from contracts.files import outputs
+
+    if joint_zeros is not None and config is not None:
+        raise ConfigError(
+            "the robot reads its joints by their old zeros: a camera's place under others is none of its own",
+            remedy="give --chain-output in place of --config, then this again with that --chain and --config",
+        )
+    if chain_output is not None:
+        if joint_zeros is None:
+            raise ConfigError("--chain-output", expected="--joint-zeros with it", found="no zeros")
+        outputs.require_file(chain_output, "the chain", outputs.json_with("joints", "hand"))

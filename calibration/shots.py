@@ -2,14 +2,19 @@
 
     {"version": 1, "arm": "...", "cameras": {"wrist": {"mount": "hand", "lens": {...}, "board": {...}}},
      "shots": [{"name": "00", "position_m": [...], "quaternion_xyzw": [...],
-                "pictures": {"wrist": "00-wrist.png"}, "depths": {"wrist": "00-wrist-depth.png"}}]}
+                "pictures": {"wrist": "00-wrist.png"}, "depths": {"wrist": "00-wrist-depth.png"},
+                "joints": [...]}],
+     "joints": ["shoulder_pan.pos", ...], "chain": {"joints": [...], "hand": {...}}}
 
 Poses are base_T_hand. Pictures are lossless, so that corners are those that the camera saw; depths (where a
-camera has any) are 16-bit and aligned to them.
+camera has any) are 16-bit and aligned to them. `joints` (what they read, and their names) and the `chain`
+that made poses of them are there where a robot was asked.
 """
 
 from __future__ import annotations
 
+from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +24,17 @@ import numpy as np
 import numpy.typing as npt
 
 from calibration import rigid
-from calibration.boards import MIN_SHARPNESS, Board, Corners, Finder
-from calibration.handeye.samples import MIN_CORNERS, MIN_SAMPLES, Sample, Setup, View, make_setup
+from calibration.boards import MIN_SHARPNESS, Board, Corners, Finder, is_mirrored
+from calibration.chain import Chain
+from calibration.handeye.samples import (
+    MIN_CORNERS,
+    MIN_SAMPLES,
+    HandEyeError,
+    Sample,
+    Setup,
+    View,
+    make_setup,
+)
 from calibration.lenses import Lens
 from contracts.calibration import Mount
 from contracts.errors import EntracteError
@@ -53,15 +67,18 @@ class Shot(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     quaternion_xyzw: tuple[float, float, float, float]
     pictures: dict[str, str]
     depths: dict[str, str] = {}
+    joints: tuple[float, ...] = ()
 
 
 class Shots(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """`arm`: its identity, as the configuration names it."""
+    """`arm`: its identity, as the configuration names it. `joints`: names of what the shots' joints are."""
 
     version: int
     cameras: dict[str, ShotCamera]
     shots: tuple[Shot, ...]
     arm: str = ""
+    joints: tuple[str, ...] = ()
+    chain: Chain | None = None
 
 
 def read(folder: Path) -> Shots:
@@ -86,6 +103,7 @@ def read(folder: Path) -> Shots:
     for name in shots.cameras:
         if not _is_file_name(name):  # pictures that are copied are named by it
             raise ShotsError(f"{path}: name of a camera", expected="a file name", found=name)
+    _check_joints(path, shots)
     for shot in shots.shots:
         strange = sorted({*shot.pictures, *shot.depths} - set(shots.cameras))
         if strange:
@@ -98,6 +116,20 @@ def read(folder: Path) -> Shots:
                     f"{path}: picture of shot {shot.name}", expected="a file name", found=name
                 )
     return shots
+
+
+def _check_joints(path: Path, shots: Shots) -> None:
+    names, chain = shots.joints, shots.chain
+    if chain is not None:
+        chain.check(str(path))
+    wanted = set() if chain is None else {one.joint for one in chain.joints}
+    if len(set(names)) < len(names) or not wanted <= set(names):
+        raise ShotsError(f"{path}: joints", expected="those of its chain, each once", found=names)
+    for shot in shots.shots:
+        if shot.joints and len(shot.joints) != len(names):
+            raise ShotsError(
+                f"{path}: joints of shot {shot.name}", expected=len(names), found=len(shot.joints)
+            )
 
 
 def _is_file_name(name: str) -> bool:
@@ -157,6 +189,7 @@ def to_setup(folder: Path, shots: Shots, fewest: int = MIN_SAMPLES) -> Setup:
     finders = {name: Finder(camera.board) for name, camera in shots.cameras.items()}
     points = {name: camera.board.points() for name, camera in shots.cameras.items()}
     left_out: list[str] = []
+    mirrored, seen = Counter[str](), Counter[str]()
     samples = []
     for shot in shots.shots:
         views = {}
@@ -165,16 +198,27 @@ def to_setup(folder: Path, shots: Shots, fewest: int = MIN_SAMPLES) -> Setup:
             grey = picture_of(folder, file, camera)
             corners = finders[name].find(grey)
             if why := _unfit(corners):
+                if corners is None and is_mirrored(finders[name], grey):
+                    mirrored[name] += 1
+                    why = "the board is seen mirrored"
                 left_out.append(f"{shot.name}/{name}: {why}")
                 continue
             assert corners is not None
+            seen[name] += 1
             straight = camera.lens.straighten(corners.pixels)
             views[name] = View(points[name][corners.numbers], straight)
         pose = rigid.from_quaternion(shot.quaternion_xyzw, shot.position_m)
-        samples.append(Sample(shot.name, pose, views))
+        samples.append(Sample(shot.name, pose, views, shot.joints))
+    for name, count in mirrored.items():
+        if count > seen[name]:
+            raise HandEyeError(
+                f"camera '{name}' sees the board mirrored",
+                found=f"in {count} of {count + seen[name]} pictures",
+                remedy="switch mirroring off in the camera's driver",
+            )
     cameras = [camera.lens.pinhole(name, camera.mount) for name, camera in shots.cameras.items()]
     setup = make_setup(cameras, samples, fewest)
-    return Setup(setup.cameras, setup.samples, (*left_out, *setup.left_out))
+    return replace(setup, left_out=(*left_out, *setup.left_out))
 
 
 def _unfit(corners: Corners | None) -> str:

@@ -263,7 +263,7 @@ class Live:
         kept = {name: encoded(f.rgb, f.depth) for name in seen for f in [stood.pictures[name][1]]}
         for name, one in rejected.items():
             capture.reject(one, name)
-        return capture.take(hand, seen, kept), rejected
+        return capture.take(hand, seen, kept, _pose(stood.readings)), rejected
 
     def _reject(self, rejected: Mapping[str, Rejected]) -> None:
         for name, one in rejected.items():

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from calibration import rigid
-from calibration.boards import MIN_SHARPNESS, Corners, Finder
+from calibration.boards import MIN_SHARPNESS, Corners, Finder, is_mirrored
 from calibration.handeye.closed_form import board_poses
 from calibration.handeye.refusals import MAX_BOARD_PX
 from calibration.handeye.samples import MIN_CORNERS, View
@@ -51,7 +51,7 @@ def look(camera: ShotCamera, finder: Finder, picture: npt.NDArray[np.uint8]) -> 
     """Of uint8[H,W] or uint8[H,W,3] RGB. `finder` is of the camera's board."""
     corners = finder.find(picture)
     if corners is None:
-        return Rejected("unseen", "the board is not seen")
+        return _unseen(finder, picture)
     points = camera.board.points()
     view = View(points[corners.numbers], camera.lens.straighten(corners.pixels))
     if unfit := _unfit(camera, corners, view):
@@ -70,6 +70,12 @@ def look(camera: ShotCamera, finder: Finder, picture: npt.NDArray[np.uint8]) -> 
     if why := _two_fold(poses, len(view.pixels)):
         return Rejected("ambiguous", why)
     return Seen(corners, view, pose, pixels, tilt, float(np.linalg.norm(middle)))
+
+
+def _unseen(finder: Finder, picture: npt.NDArray[np.uint8]) -> Rejected:
+    if is_mirrored(finder, picture):
+        return Rejected("mirrored", "it sees the board mirrored: switch that off in its driver")
+    return Rejected("unseen", "the board is not seen")
 
 
 def look_twice(

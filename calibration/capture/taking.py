@@ -19,6 +19,7 @@ import numpy.typing as npt
 from calibration import rigid, shots
 from calibration.boards import Finder
 from calibration.capture.looking import Rejected, Seen, look, look_twice
+from calibration.chain import Chain
 from calibration.handeye.samples import Camera, Sample
 from calibration.rigid import Array
 from calibration.shots import Shot, ShotCamera, Shots
@@ -39,7 +40,8 @@ class Picture:
 @dataclass
 class Capture:
     """Of these cameras, into `folder`. `lens_only`: the board may be moved about, and nobody may take the
-    stands for those of an arm."""
+    stands for those of an arm. `joints`: names of what the stands' joints are, `chain`: what makes poses of
+    them; where a robot is asked."""
 
     folder: Path
     cameras: dict[str, ShotCamera]
@@ -48,6 +50,8 @@ class Capture:
     samples: list[Sample] = field(default_factory=list)
     rejections: Counter[str] = field(default_factory=Counter)
     """By "camera: kind", or kind alone for what is nobody's but the stand's."""
+    joints: tuple[str, ...] = ()
+    chain: Chain | None = None
 
     def __post_init__(self) -> None:
         self._finders: dict[str, Finder] = {}
@@ -94,7 +98,11 @@ class Capture:
         self.rejections[f"{camera}: {rejected.kind}" if camera else rejected.kind] += 1
 
     def take(
-        self, base_T_hand: Array, seen: Mapping[str, Seen], pictures: Mapping[str, Picture]
+        self,
+        base_T_hand: Array,
+        seen: Mapping[str, Seen],
+        pictures: Mapping[str, Picture],
+        joints: tuple[float, ...] = (),
     ) -> str:
         """Keep a stand, in the folder at once; `seen` and `pictures` of the same cameras. Returns its name.
         Raises `ShotsError` for a pose that is no number: nobody could read the capture any more."""
@@ -117,15 +125,27 @@ class Capture:
         turn = rigid.to_quaternion(base_T_hand[:3, :3])
         self._shots.append(
             Shot(
-                name=name, position_m=(x, y, z), quaternion_xyzw=turn, pictures=files, depths=depths
+                name=name,
+                position_m=(x, y, z),
+                quaternion_xyzw=turn,
+                pictures=files,
+                depths=depths,
+                joints=joints if self.joints else (),
             )
         )
         views = {camera: one.view for camera, one in seen.items()}
-        self.samples.append(Sample(name, base_T_hand, views))
+        self.samples.append(Sample(name, base_T_hand, views, joints))
         self._seen.append(dict(seen))
         shots.write(
             self.folder,
-            Shots(version=shots.VERSION, cameras=self.cameras, shots=(*self._shots,), arm=self.arm),
+            Shots(
+                version=shots.VERSION,
+                cameras=self.cameras,
+                shots=(*self._shots,),
+                arm=self.arm,
+                joints=self.joints,
+                chain=self.chain,
+            ),
         )
         return name
 
@@ -167,7 +187,7 @@ def again(source: Path, taken: Shots, capture: Capture) -> list[str]:
                     shots.read_bytes(source / shot.pictures[camera]),
                     shots.read_bytes(source / depth) if depth else b"",
                 )
-            capture.take(pose, found, kept)
+            capture.take(pose, found, kept, shot.joints)
     return said
 
 

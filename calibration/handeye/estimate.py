@@ -8,7 +8,7 @@ itself to be. With an exact arm this is plain bundle adjustment, with exact pixe
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from scipy.stats import chi2, t
@@ -39,7 +39,8 @@ _SUSPECT = 1e-4
 @dataclass(frozen=True)
 class Estimate:
     """`covariance` [P,P] over `blocks`, six numbers each (rotation in radians, then translation in metres, in
-    the frame of what was moved: a camera's or a board's own), then the log of the scale if it was asked for.
+    the frame of what was moved: a camera's or a board's own), then the log of the scale if it was asked for,
+    then the arm's zeros if they are unknown.
     `freedom`: degrees of freedom behind the noise. `arm_errors` [N,6]: of each stand, `left_out`: stands by
     name that were found not to fit."""
 
@@ -66,12 +67,31 @@ class Estimate:
         """Half-widths of the intervals of one block [6]."""
         return self.deviations(kind, name) * float(t.ppf(0.5 + confidence / 2, self.freedom))
 
+    @property
+    def with_scale(self) -> bool:
+        """Whether the boards' size was estimated."""
+        return len(self.covariance) > POSE * len(self.blocks) + len(self.poses.zeros)
+
+    @property
+    def scale_deviation(self) -> float:
+        """Standard deviation of the log of the scale that was estimated."""
+        at = POSE * len(self.blocks)
+        return float(np.sqrt(self.covariance[at, at]))
+
+    def zeros_interval(self, confidence: float = CONFIDENCE) -> Array:
+        """Half-widths of the intervals of the arm's zeros [Z]."""
+        at = len(self.covariance) - len(self.poses.zeros)
+        deviations = np.sqrt(np.diag(self.covariance)[at:])
+        return np.asarray(deviations * float(t.ppf(0.5 + confidence / 2, self.freedom)))
+
 
 def estimate(setup: Setup, *, size_known: bool = True, drop_outliers: bool = True) -> Estimate:
     """The most likely calibration. `size_known` False: the boards' size is estimated, too. Raises
     `HandEyeError` where the samples determine none."""
     guesses = {c.name: closed_form.guesses(setup, c) for c in setup.cameras}
     poses = begin(setup, guesses)
+    if setup.arm is not None:
+        poses = replace(poses, zeros=np.zeros(len(setup.arm.joints)))
     used = _without(setup, strangers(setup, poses) if drop_outliers else ())
     fewest = len(used.samples) - len(setup.samples) // 5
     while True:
@@ -88,7 +108,7 @@ def estimate(setup: Setup, *, size_known: bool = True, drop_outliers: bool = Tru
 def refit(setup: Setup, found: Estimate) -> Poses:
     """The poses for other stands of the same cameras, under the noise that was found: what resampling needs,
     again and again. Raises `numpy.linalg.LinAlgError` where they determine none."""
-    fit = _Fit(setup, found.poses, len(found.covariance) > POSE * len(found.blocks), found.noise)
+    fit = _Fit(setup, found.poses, found.with_scale, found.noise)
     fit.weights, fit.pixel_weight = _reweigh(fit)
     fit.descend()
     return fit.poses
@@ -96,7 +116,7 @@ def refit(setup: Setup, found: Estimate) -> Poses:
 
 def _without(setup: Setup, dropped: Sequence[int]) -> Setup:
     kept = tuple(s for index, s in enumerate(setup.samples) if index not in dropped)
-    return Setup(setup.cameras, kept, setup.left_out)
+    return replace(setup, samples=kept)
 
 
 @dataclass
@@ -118,13 +138,16 @@ class _Fit:
         self.stands, self.weighed = self.at(self.poses)
 
     def at(self, poses: Poses) -> tuple[Stands, Weighed]:
+        arm = self.setup.arm
         stands = linearise(
-            self.setup,
+            self.setup if arm is None else arm.placed(self.setup, poses.zeros),
             poses,
             scale=self.scale,
             weights=self.weights,
             pixel_weight=self.pixel_weight,
         )
+        if arm is not None:
+            stands = arm.unknown_in(stands, self.setup, poses.zeros)
         return stands, weigh(stands, self.noise)
 
     def descend(self) -> None:
@@ -229,7 +252,7 @@ def _finished(fit: _Fit, left_out: tuple[str, ...], guesses: dict[str, list[Gues
         fit.blocks,
         covariance,
         fit.noise,
-        max(float(POSE * len(setup.samples) - len(information)), 1.0),
+        max(float(POSE * len(setup.samples) + len(fit.poses.zeros) - len(information)), 1.0),
         tuple(sample.name for sample in setup.samples),
         arm_errors(fit.stands, fit.noise),
         tuple(fit.stands.residuals),

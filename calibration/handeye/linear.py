@@ -27,23 +27,26 @@ Block = tuple[str, str]
 @dataclass(frozen=True)
 class Poses:
     """The unknowns. `cameras`: carrier_T_camera by name; `boards`: far_T_board by the mount of the cameras
-    that look at it; `scale`: the boards' true size over the stated one."""
+    that look at it; `scale`: the boards' true size over the stated one; `zeros` [Z]: by how much the arm's
+    joints turned more than they read, radians, where that is unknown."""
 
     cameras: Mapping[str, Array]
     boards: Mapping[Mount, Array]
     scale: float = 1.0
+    zeros: Array = field(default_factory=lambda: np.zeros(0))
 
     def moved(self, change: Array, blocks: tuple[Block, ...]) -> Poses:
-        """Every block moved by its six numbers, and the scale by the last one, if there is one more."""
+        """Every block moved by its six numbers, the scale by the next one, if there is one more than zeros,
+        and the zeros by the last ones."""
         cameras, boards = dict(self.cameras), dict(self.boards)
         for index, (kind, name) in enumerate(blocks):
             part = change[index * POSE : (index + 1) * POSE]
             held: dict[str, Array] = cameras if kind == "camera" else boards  # type: ignore[assignment]
             held[name] = rigid.moved(held[name], part)
-        more = len(change) > POSE * len(blocks)
-        return Poses(
-            cameras, boards, self.scale * float(np.exp(change[-1])) if more else self.scale
-        )
+        rest = change[POSE * len(blocks) :]
+        more = len(rest) > len(self.zeros)
+        scale = self.scale * float(np.exp(rest[0])) if more else self.scale
+        return Poses(cameras, boards, scale, self.zeros + rest[int(more) :])
 
 
 def blocks_of(setup: Setup) -> tuple[Block, ...]:
@@ -55,7 +58,9 @@ def blocks_of(setup: Setup) -> tuple[Block, ...]:
 @dataclass
 class Stands:
     """Per stand i of N, with J [rows, P] how pixels change with the unknowns and G [rows, 6] with the arm's
-    error: JJ [N,P,P], JG [N,P,6], GG [N,6,6], Jr [N,P], Gr [N,6], rr [N], `rows` [N] (weighted)."""
+    error: JJ [N,P,P], JG [N,P,6], GG [N,6,6], Jr [N,P], Gr [N,6], rr [N], `rows` [N] (weighted). Of
+    unknowns that are known a little beforehand, `prior` [P]: one over their variance, `prior_at` [P]: where
+    they are."""
 
     JJ: Array
     JG: Array
@@ -68,6 +73,8 @@ class Stands:
     """Pixels [K,2] by camera, found minus predicted, unweighted."""
     slopes: list[dict[str, Array]] = field(default_factory=list)
     """G [K,2,6] by camera, for what the arm's own error explains."""
+    prior: Array | None = None
+    prior_at: Array | None = None
 
 
 def linearise(

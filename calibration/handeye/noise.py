@@ -59,7 +59,12 @@ def weigh(stands: Stands, noise: Noise) -> Weighed:
     gradient = (stands.Jr - (stands.JG @ mg)[:, :, 0]).sum(axis=0)
     squares = float((stands.rr - (stands.Gr[:, None, :] @ mg)[:, 0, 0]).sum())
     total = float(stands.rows.sum()) * np.log(variance) + float(log_volume.sum())
-    return Weighed(information / variance, gradient / variance, squares / variance, total)
+    information, gradient, squares = information / variance, gradient / variance, squares / variance
+    if stands.prior is not None and stands.prior_at is not None:
+        information = information + np.diag(stands.prior)
+        gradient = gradient - stands.prior * stands.prior_at
+        squares += float(stands.prior @ stands.prior_at**2)
+    return Weighed(information, gradient, squares, total)
 
 
 def arm_errors(stands: Stands, noise: Noise) -> Array:

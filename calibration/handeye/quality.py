@@ -5,6 +5,7 @@ solvers, resampling. Metres and radians inside; millimetres, degrees and pixels 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import combinations
 
 import msgspec
@@ -90,7 +91,7 @@ def assess(
     setup: Setup, found: Estimate, *, bootstrap: int = BOOTSTRAP, seed: int = 0
 ) -> dict[str, CameraQuality]:
     """Of every camera, over the stands that the estimate used."""
-    used = Setup(setup.cameras, tuple(s for s in setup.samples if s.name in found.stands))
+    used = replace(setup, samples=tuple(s for s in setup.samples if s.name in found.stands))
     held = _held_out(used, found)
     for name, missed in held.items():
         if not missed:
@@ -108,7 +109,7 @@ def _of_camera(
 ) -> CameraQuality:
     name = camera.name
     half = found.interval("camera", name)
-    mm, degrees = _pairs(setup, camera, found.poses.cameras[name])
+    mm, degrees = _pairs(_placed(setup, found.poses), camera, found.poses.cameras[name])
     shifts, turns = _bootstrap_intervals(
         found.poses.cameras[name], [p.cameras[name] for p in drawn]
     )
@@ -170,14 +171,20 @@ def _held_out(setup: Setup, found: Estimate) -> dict[str, Missed]:
     for index, sample in enumerate(setup.samples):
         rest = setup.samples[:index] + setup.samples[index + 1 :]
         try:
-            poses = refit(Setup(setup.cameras, rest), found)
+            poses = refit(replace(setup, samples=rest), found)
         except np.linalg.LinAlgError:
             continue  # this stand alone held the answer together: its intervals say so
+        [there] = _placed(replace(setup, samples=(sample,)), poses).samples
         for camera in setup.cameras:
             if camera.name in sample.views:
                 view = sample.views[camera.name]
-                held[camera.name][sample.name] = misses(camera, sample, view, poses)
+                held[camera.name][sample.name] = misses(camera, there, view, poses)
     return held
+
+
+def _placed(setup: Setup, poses: Poses) -> Setup:
+    """With every hand where it is under the arm's zeros that were found, if any were asked for."""
+    return setup if setup.arm is None else setup.arm.placed(setup, poses.zeros)
 
 
 def _pairs(setup: Setup, camera: Camera, carrier_T_camera: Array) -> tuple[Array, Array]:
@@ -205,7 +212,7 @@ def _resampled(setup: Setup, found: Estimate, count: int, seed: int) -> list[Pos
         chosen = random.integers(0, len(setup.samples), len(setup.samples))
         samples = tuple(setup.samples[index] for index in chosen.tolist())
         try:
-            drawn.append(refit(Setup(setup.cameras, samples), found))
+            drawn.append(refit(replace(setup, samples=samples), found))
         except np.linalg.LinAlgError:
             continue
     return drawn

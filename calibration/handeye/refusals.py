@@ -6,6 +6,8 @@ said. Each sentence names what was measured.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from scipy.stats import t
 
@@ -76,8 +78,8 @@ def require_size(setup: Setup, found: Estimate) -> tuple[float, float]:
     """(the board's measured size over the stated one, half-width of its 95 % interval): the arm's own
     movements tell how large the board is. Raises `HandEyeError` where that is surely another size."""
     kept = tuple(sample for sample in setup.samples if sample.name not in found.left_out)
-    free = estimate(Setup(setup.cameras, kept), size_known=False, drop_outliers=False)
-    log_size, deviation = float(np.log(free.poses.scale)), float(np.sqrt(free.covariance[-1, -1]))
+    free = estimate(replace(setup, samples=kept), size_known=False, drop_outliers=False)
+    log_size, deviation = float(np.log(free.poses.scale)), free.scale_deviation
     surely = deviation * float(t.ppf(0.5 + _SURE / 2, free.freedom))
     if abs(log_size) > max(surely, MAX_SIZE_ERROR):
         raise HandEyeError(

@@ -16,6 +16,8 @@ from calibration.handeye.verdict import Verdict, judge
 from calibration.rigid import Array
 from contracts.calibration import Mount
 
+_TOLD = 0.5
+"""Of what was known beforehand: a zero's interval above it says that little was added."""
 Rows = tuple[tuple[float, float, float, float], ...]
 
 
@@ -46,6 +48,11 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     pixels: float
     stands: tuple[str, ...]
     not_used: tuple[str, ...]
+    zeros_deg: dict[str, tuple[float, float]] = {}
+    """By how much a joint turned more than it read, where that was asked for, with the half-width of its 95 %
+    interval."""
+    zeros_prior_deg: float = 0.0
+    """Half-width of such an interval before anything was seen."""
 
 
 def solve(folder: Path, *, size_known: bool = True, bootstrap: int = 200) -> Result:
@@ -74,7 +81,7 @@ def assessed(
         turns[camera.name] = refusals.turns_deg(used)
     second = {name: float(spread[1]) for name, spread in turns.items()}
     stands = len(found.stands) + len(found.left_out)
-    verdict = judge(quality, second, len(found.left_out), stands)
+    verdict = judge(quality, second, len(found.left_out), stands, size[1])
     result = Result(
         verdict=verdict,
         cameras={
@@ -94,6 +101,10 @@ def assessed(
         arm_deg=float(np.degrees(found.noise.turn_rad)),
         pixels=found.noise.pixels,
         stands=found.stands,
+        zeros_deg=_zeros(setup, found),
+        zeros_prior_deg=0.0
+        if setup.arm is None
+        else 1.96 * float(np.degrees(setup.arm.spread_rad)),
         not_used=(
             *setup.left_out,
             *(f"{name}: the arm's pose does not fit the others" for name in found.left_out),
@@ -103,7 +114,14 @@ def assessed(
 
 
 def _size(found: Estimate) -> tuple[float, float]:
-    return found.poses.scale, 1.96 * found.poses.scale * float(np.sqrt(found.covariance[-1, -1]))
+    return found.poses.scale, 1.96 * found.poses.scale * found.scale_deviation
+
+
+def _zeros(setup: Setup, found: Estimate) -> dict[str, tuple[float, float]]:
+    if setup.arm is None:
+        return {}
+    both = np.degrees([found.poses.zeros, found.zeros_interval()]).T.tolist()
+    return {name: (off, half) for name, (off, half) in zip(setup.arm.joints, both, strict=True)}
 
 
 def _rows(pose: Array) -> Rows:
@@ -126,11 +144,23 @@ def text_of(result: Result) -> str:
     lines.append(
         f"board {100 * result.size[0]:.2f} % of its stated size ± {100 * result.size[1]:.2f} ({measured})"
     )
+    lines += [f"{joint}: {said}" for joint, said in zeros_text(result)]
     for name, camera in result.cameras.items():
         lines += _camera_text(name, camera)
     if result.not_used:
         lines += ["not used:", *(f"  {one}" for one in result.not_used)]
     return "\n".join(lines)
+
+
+def zeros_text(result: Result) -> list[tuple[str, str]]:
+    """Each joint whose zero was asked for, and what is known of it now."""
+    lines = []
+    for name, (off, half) in result.zeros_deg.items():
+        said = f"reads {abs(off):.2f} deg too {'little' if off > 0 else 'much'} ± {half:.2f}"
+        if half > _TOLD * result.zeros_prior_deg:
+            said = f"not told by these stands (± {half:.2f} deg)"
+        lines.append((f"joint {name}", said))
+    return lines
 
 
 def _camera_text(name: str, camera: CameraResult) -> list[str]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -11,6 +12,9 @@ from calibration import rigid
 from calibration.rigid import Array
 from contracts.calibration import Mount
 from contracts.errors import EntracteError
+
+if TYPE_CHECKING:
+    from calibration.handeye.joints import UnknownZeros
 
 MIN_SAMPLES = 3
 MIN_CORNERS = 4
@@ -47,21 +51,24 @@ class View:
 
 @dataclass(frozen=True)
 class Sample:
-    """One stand of the arm: its pose base_T_hand [4,4] and the views by camera. `name` is for messages."""
+    """One stand of the arm: its pose base_T_hand [4,4] and the views by camera. `name` is for messages;
+    `joints`: what they read, where that was noted."""
 
     name: str
     base_T_hand: Array
     views: Mapping[str, View]
+    joints: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
 class Setup:
-    """Cameras and samples that fit together; made by `make_setup`."""
+    """Cameras and samples that fit together; made by `make_setup`. `arm`: whose zeros are unknown, too."""
 
     cameras: tuple[Camera, ...]
     samples: tuple[Sample, ...]
     left_out: tuple[str, ...] = field(default=())
     """Views that could not be used, and why."""
+    arm: UnknownZeros | None = None
 
     @property
     def mounts(self) -> tuple[Mount, ...]:
@@ -95,7 +102,7 @@ def make_setup(
                 left_out.append(f"{sample.name}/{name}: {why}")
             else:
                 views[name] = view
-        kept.append(Sample(sample.name, sample.base_T_hand, views))
+        kept.append(replace(sample, views=views))
     for camera in cameras:
         count = sum(camera.name in sample.views for sample in kept)
         if count < fewest:

@@ -13,7 +13,8 @@ Level = Literal["pass", "warn", "fail"]
 
 class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """(warn, fail) from these on. `interval_*`: the widest half-width of the 95 % intervals. `turn_deg`: the
-    second largest spread of the hand's orientation, below."""
+    second largest spread of the hand's orientation, below. `size_share`: warns only: the half-width to which
+    the arm's movements tell the board's size, beyond which a wrong one might pass."""
 
     interval_mm: tuple[float, float] = (5.0, 15.0)
     interval_deg: tuple[float, float] = (0.7, 2.0)
@@ -22,6 +23,7 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     turn_deg: tuple[float, float] = (10.0, 0.5)
     stands: tuple[int, int] = (10, 4)
     left_out_share: tuple[float, float] = (0.15, 0.4)
+    size_share: float = 0.02
 
 
 class Verdict(msgspec.Struct, frozen=True):
@@ -34,9 +36,11 @@ def judge(
     turns_deg: dict[str, float],
     left_out: int,
     stands: int,
+    size_share: float,
     limits: Limits | None = None,
 ) -> Verdict:
-    """`turns_deg`: by camera, `refusals.turns_deg`'s second; `left_out` of `stands` were not used."""
+    """`turns_deg`: by camera, `refusals.turns_deg`'s second; `left_out` of `stands` were not used;
+    `size_share`: half-width of the board's measured size."""
     limits = limits or Limits()
     found: list[tuple[Level, str]] = []
 
@@ -83,6 +87,13 @@ def judge(
     judged(
         "share of stands left out", share, limits.left_out_share, "", "look at those that are named"
     )
+    if size_share > limits.size_share:
+        text = (
+            f"the board's size is told by the arm's movements to ± {100 * size_share:.1f} % only (warn above "
+            f"{100 * limits.size_share:g}): squares of another size might pass: measure them, or add stands "
+            "nearer and farther"
+        )
+        found.append(("warn", text))
     worst: Level = (
         "fail" if any(level == "fail" for level, _ in found) else "warn" if found else "pass"
     )

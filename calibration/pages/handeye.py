@@ -7,7 +7,7 @@ import numpy as np
 from calibration import rigid
 from calibration.handeye.estimate import Estimate
 from calibration.handeye.quality import CameraQuality, Spread
-from calibration.handeye.result import CameraResult, Result
+from calibration.handeye.result import CameraResult, Result, zeros_text
 from calibration.handeye.samples import Setup
 from calibration.handeye.verdict import Limits
 from calibration.pages import charts
@@ -33,6 +33,7 @@ def page_of(result: Result, shots: Shots, setup: Setup, found: Estimate) -> Page
         ("noise of a corner", f"{result.pixels:.2f} px"),
         ("arm inexact, per axis", f"{result.arm_mm:.2f} mm and {result.arm_deg:.2f} degrees"),
         ("board's size over the stated", f"{share:.2f} % ± {half:.2f} ({measured})"),
+        *zeros_text(result),
     )
     sections = [_camera(name, one, shots, setup, found) for name, one in result.cameras.items()]
     sections.append(_hand(setup, found))

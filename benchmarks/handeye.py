@@ -15,17 +15,19 @@ import json
 import sys
 from collections.abc import Generator, Iterator
 from dataclasses import asdict, dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 import scipy
 
 from benchmarks import machine
 from benchmarks.board_scene import BoardScene, Spoils, render_lens
 from calibration import rigid
-from calibration.boards import Board, Finder
+from calibration.boards import Board, Corners, Finder
 from calibration.handeye.closed_form import METHODS, guesses
 from calibration.handeye.estimate import estimate
 from calibration.handeye.samples import HandEyeError, Sample, View, make_setup
@@ -94,24 +96,44 @@ def view_of(random: np.random.Generator, spread: Spread) -> Array:
     return rigid.transform(tilted @ rolled, place) @ rigid.transform(np.eye(3), -middle)
 
 
-def stands(
+@dataclass(frozen=True)
+class Look:
+    """One stand: the picture uint8[H,W] and its corners, base_T_hand as it is and as the arm says."""
+
+    picture: npt.NDArray[np.uint8]
+    corners: Corners
+    base_T_hand: Array
+    said: Array
+
+
+def looks(
     scene: BoardScene, truth: Truth, mount: Mount, spread: Spread, options: Options, seed: list[int]
-) -> list[Sample]:
-    """`COUNTS[-1]` of them, each with at least half of the corners seen."""
+) -> Iterator[Look]:
+    """One random stand after the other, each with at least half of the corners seen; without end."""
     random, finder = np.random.default_rng(seed), Finder(BOARD)
-    points = BOARD.points()
-    found: list[Sample] = []
-    while len(found) < COUNTS[-1]:
+    fewest = len(BOARD.points()) // 2
+    while True:
         seen = view_of(random, spread)
-        corners = finder.find(scene.picture(seen, random))
-        if corners is None or len(corners.numbers) < len(points) // 2:
+        picture = scene.picture(seen, random)
+        corners = finder.find(picture)
+        if corners is None or len(corners.numbers) < fewest:
             continue
         link = truth.camera @ seen @ rigid.invert(truth.board)
         pose = rigid.invert(link) if mount == "hand" else link
         deviations = np.repeat([np.radians(options.arm_deg), options.arm_mm / 1e3], 3)
         said = rigid.moved(pose, -random.normal(size=6) * deviations)
+        yield Look(picture, corners, pose, said)
+
+
+def stands(
+    scene: BoardScene, truth: Truth, mount: Mount, spread: Spread, options: Options, seed: list[int]
+) -> list[Sample]:
+    """`COUNTS[-1]` of them."""
+    points, found = BOARD.points(), list[Sample]()
+    for look in islice(looks(scene, truth, mount, spread, options, seed), COUNTS[-1]):
+        corners = look.corners
         view = View(points[corners.numbers], LENS.straighten(corners.pixels))
-        found.append(Sample(f"{len(found):02d}", said, {"camera": view}))
+        found.append(Sample(f"{len(found):02d}", look.said, {"camera": view}))
     return found
 
 
@@ -124,15 +146,21 @@ class Options:
     spoils: Spoils = field(default_factory=Spoils)
 
 
+def seeds_of(number: int, mount: Mount, spread: str) -> tuple[list[int], list[int]]:
+    """Of one set-up: its truth's, and its stands'."""
+    seed = [number, MOUNTS.index(mount), sorted(SPREADS).index(spread)]
+    return seed, [*seed, 1]
+
+
 def corners_of(
     folder: Path, number: int, mount: Mount, spread: str, scene: BoardScene, options: Options
 ) -> tuple[Truth, list[Sample]]:
     """From the folder, or rendered and put there."""
-    seed = [number, MOUNTS.index(mount), sorted(SPREADS).index(spread)]
+    seed, seed_of_stands = seeds_of(number, mount, spread)
     truth = truth_of(np.random.default_rng(seed))
     path = folder / f"{number:04d}-{mount}-{spread}.npz"
     if not path.exists():
-        samples = stands(scene, truth, mount, SPREADS[spread], options, [*seed, 1])
+        samples = stands(scene, truth, mount, SPREADS[spread], options, seed_of_stands)
         arrays: dict[str, Any] = {}
         for sample in samples:
             view = sample.views["camera"]
@@ -157,7 +185,8 @@ def corners_of(
 
 
 def one(truth: Truth, mount: Mount, samples: list[Sample]) -> dict[str, Any]:
-    """Errors (mm, degrees) of ours and of each solver, and which of our six intervals hold the truth."""
+    """Errors (mm, degrees) of ours and of each solver, and which of our six intervals hold the truth; ours
+    also per axis of the camera (`off`: radians, then metres) beside its standard `deviations`."""
     camera = LENS.pinhole("camera", mount)
     setup = make_setup([camera], samples)
     row: dict[str, Any] = {"solvers": {}}
@@ -176,6 +205,8 @@ def one(truth: Truth, mount: Mount, samples: list[Sample]) -> dict[str, Any]:
     ]
     row["ours"] = _errors(pose, truth.camera)
     row["inside"] = (np.abs(off) <= found.interval("camera", "camera")).tolist()
+    row["off"], row["deviations"] = off.tolist(), found.deviations("camera", "camera").tolist()
+    row["freedom"] = found.freedom
     row["left_out"] = len(found.left_out)
     row["noise"] = [found.noise.pixels, np.degrees(found.noise.turn_rad), 1e3 * found.noise.shift_m]
     return row
@@ -304,21 +335,47 @@ def _told(rows: Iterator[dict[str, Any]]) -> list[dict[str, Any]]:
     return found
 
 
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """What spoils the arm's poses and the pictures."""
+    for name, usual, words in (
+        ("--arm-mm", 1.0, "how inexact the arm is, per axis"),
+        ("--arm-deg", 0.2, "how inexact the arm is, per axis"),
+        ("--noise", 2.0, "grey levels"),
+        ("--bow-mm", 0.0, "how far the board's middle stands out"),
+        ("--shutter-ms", 0.0, "from the first row to the last"),
+        ("--speed-mm-s", 0.0, "of the hand meanwhile"),
+        ("--speed-deg-s", 0.0, "of the hand meanwhile"),
+    ):
+        parser.add_argument(name, type=float, default=usual, help=words)
+
+
+def options_of(asked: argparse.Namespace) -> Options:
+    """Raises `ConfigError`."""
+    if bool(asked.shutter_ms) != bool(asked.speed_mm_s or asked.speed_deg_s):
+        raise ConfigError(
+            "a rolling shutter shows only in a camera that moves",
+            expected="--shutter-ms with --speed-mm-s or --speed-deg-s",
+            found="one without the other",
+        )
+    spoils = Spoils(
+        asked.noise,
+        asked.bow_mm / 1e3,
+        asked.shutter_ms / 1e3,
+        asked.speed_mm_s / 1e3,
+        float(np.radians(asked.speed_deg_s)),
+    )
+    return Options(asked.arm_mm, asked.arm_deg, spoils)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--folder", type=Path, default=Path("run/handeye"))
     parser.add_argument("--setups", type=int, default=200)
-    parser.add_argument("--arm-mm", type=float, default=1.0)
-    parser.add_argument("--arm-deg", type=float, default=0.2)
-    parser.add_argument("--noise", type=float, default=2.0, help="grey levels")
-    parser.add_argument("--bow-mm", type=float, default=0.0)
-    parser.add_argument("--shutter-ms", type=float, default=0.0)
-    parser.add_argument("--speed-mm-s", type=float, default=0.0)
+    add_options(parser)
     parser.add_argument("--output", type=Path, help="folder for table.md and rows.json")
     asked = parser.parse_args()
-    spoils = Spoils(asked.noise, asked.bow_mm / 1e3, asked.shutter_ms / 1e3, asked.speed_mm_s / 1e3)
-    options = Options(asked.arm_mm, asked.arm_deg, spoils)
     try:
+        options = options_of(asked)
         rows = _told(measure(asked.folder, asked.setups, options))
     except ConfigError as error:
         print(f"handeye: {error}", file=sys.stderr)

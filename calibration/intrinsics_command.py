@@ -31,8 +31,10 @@ def command(
     from calibration import intrinsics, measured, shots
     from calibration.pages import report_file
     from calibration.record import Record
-    from contracts.files import atomic
+    from contracts.files import atomic, outputs
 
+    if output is not None:
+        outputs.require_file(output, "the lens", outputs.json_with("fx", "fy", "distortion"))
     page = report_file(report)
     taken = shots.read(capture)
     record = None if config is None else Record(config)

@@ -9,7 +9,8 @@ import typer
 
 if TYPE_CHECKING:
     from calibration.record import Record
-    from calibration.verify import Check
+    from calibration.verify import Check, Touches
+    from runtime.arms.session import Session
 
 
 def command(
@@ -26,7 +27,20 @@ def command(
         ),
     ] = False,
     touches: Annotated[
-        Path | None, typer.Option(help="touches.json: poses of the arm with its tip on corners.")
+        Path | None,
+        typer.Option(
+            help="touches.json: poses with the tip on corners; with --touch where they are kept."
+        ),
+    ] = None,
+    touch: Annotated[
+        list[int] | None,
+        typer.Option(
+            min=0, help="Live: a corner that the tip is brought onto by hand now (repeat)."
+        ),
+    ] = None,
+    tip_mm: Annotated[
+        tuple[float, float, float] | None,
+        typer.Option(help="Of --touch: the tip in the hand's frame, x y z."),
     ] = None,
     limit_mm: Annotated[
         float | None, typer.Option(min=0.01, help="Fail above it, warn above half; default 5.")
@@ -55,35 +69,86 @@ def command(
     from calibration.record import Record
     from calibration.verify import LIMIT_MM, LIMIT_PX, read_touches, text_of, verify
     from contracts.errors import ConfigError
+    from contracts.files import outputs
 
+    if touch and touches is not None:
+        outputs.require_file(touches, "the touches", outputs.json_with("tip_m", "touches"))
     mm, px = limit_mm or LIMIT_MM, limit_px or LIMIT_PX
     if capture is None:
-        if not drift or touches is not None:
+        if not drift or touches is not None or touch:
             raise ConfigError(
                 "what to verify by",
                 expected="a capture, or --drift alone for the live cameras",
-                found="--touches without a capture" if touches else "neither",
+                found="touches without a capture" if touches or touch else "neither",
             )
         check = _live(Record(config), camera or [], set_ or [], chain, mm, px)
     else:
         live = {"--camera": camera, "--set": set_, "--chain": chain}
-        given = [option for option, value in live.items() if value]
+        given = [option for option, value in live.items() if value and not touch]
         if given:
             raise ConfigError(
                 "a capture knows its cameras and poses, and asks no robot",
                 remedy=f"leave out {', '.join(given)}",
             )
+        record, found = Record(config), None
+        if touch:
+            found = _touched(record, capture, touch, tip_mm, touches, set_ or [], chain)
+        elif touches is not None:
+            found = read_touches(touches)
         check = verify(
-            Record(config).now,
+            record.now,
             capture,
             drift=drift,
-            touches=None if touches is None else read_touches(touches),
+            touches=found,
             limit_mm=mm,
             limit_px=px,
         )
     typer.echo(msgspec.json.encode(check).decode() if json else text_of(check))
     if check.level == "fail":
         raise typer.Exit(1)
+
+
+def _touched(
+    record: Record,
+    capture: Path,
+    corners: list[int],
+    tip_mm: tuple[float, float, float] | None,
+    kept: Path | None,
+    overrides: list[str],
+    chain: Path | None,
+) -> Touches:
+    """Noted now, from an arm that a person moves; into `kept`, where that is asked for."""
+    import msgspec
+
+    from calibration import shots
+    from calibration.chain import chain_of
+    from calibration.touching import touched
+    from contracts.errors import ConfigError
+    from contracts.files import atomic
+    from runtime.arms.session import Session
+
+    if tip_mm is None:
+        raise ConfigError(
+            "where the tip is", expected="--tip-mm X Y Z, in the hand's frame", found="not given"
+        )
+    cameras = shots.read(capture).cameras
+    fewest = min((len(one.board.points()) for one in cameras.values()), default=0)
+    if wrong := [one for one in corners if one >= fewest]:
+        raise ConfigError(
+            "the board has no such corner", expected=f"0 to {fewest - 1}", found=wrong
+        )
+    names = list(cameras)
+    for name in names:
+        record.require_camera(name)
+    x, y, z = (value / 1e3 for value in tip_mm)
+    devices = Session.of(record.config, overrides, names)
+    _say_power(devices)
+    with devices as session:
+        known = chain_of(session.action, chain)
+        found = touched(session, known, corners, (x, y, z), lambda text: typer.echo(text, err=True))
+    if kept is not None:
+        atomic.write_bytes(kept, msgspec.json.format(msgspec.json.encode(found), indent=1))
+    return found
 
 
 def _live(
@@ -104,11 +169,7 @@ def _live(
     names = asked(record.now, record.cameras, wanted)
     as_calibrated = sizes(record.now, names)
     devices = Session.of(record.config, [*as_calibrated, *overrides], names)
-    if devices.powers_by_opening:
-        typer.echo(
-            "robot-calibrate: connecting to this arm switches its motors' power: it may sink for a moment",
-            err=True,
-        )
+    _say_power(devices)
     with devices as session:
         known = chain_of(session.action, chain)
         return drifted(
@@ -119,4 +180,12 @@ def _live(
             each=bool(wanted),
             limit_mm=limit_mm,
             limit_px=limit_px,
+        )
+
+
+def _say_power(devices: Session) -> None:
+    if devices.powers_by_opening:
+        typer.echo(
+            "robot-calibrate: connecting to this arm switches its motors' power: it may sink for a moment",
+            err=True,
         )

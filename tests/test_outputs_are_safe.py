@@ -70,7 +70,10 @@ FILES = (
     "robot-calibrate handeye nothere --output OUT",
     "robot-calibrate depth nothere --camera a --output OUT",
     "robot-calibrate handeye nothere --report OUT",
+    "robot-calibrate handeye nothere --joint-zeros 1 --chain-output OUT",
     "robot-calibrate intrinsics nothere --camera wrist --report OUT",
+    "robot-calibrate intrinsics nothere --camera wrist --output OUT",
+    "robot-calibrate verify nothere --config nothere --touch 0 --tip-mm 1 1 1 --touches OUT",
 )
 # Any folder will do as a run's; it must be one, and take files.
 ROOMS = (

@@ -54,6 +54,10 @@ class Trainer:
         self.endpoints: dict[str, str] = {}
 
     def start(self, **settings: object) -> Trainer:
+        return self.launch(**settings).await_ready()
+
+    def launch(self, **settings: object) -> Trainer:
+        """Start it, and wait for nothing."""
         chosen = {
             "reward.model": "success",
             "refiner.kind": "tiny",
@@ -68,6 +72,10 @@ class Trainer:
         path = f"{PLUGIN}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
         environment = {**os.environ, "PYTHONPATH": path}
         self.process = subprocess.Popen([*map(str, command), *arguments], env=environment)
+        return self
+
+    def await_ready(self) -> Trainer:
+        assert self.process is not None
         there = (self.root / "endpoints.json").exists
         wait("the trainer", lambda: there() or self.process.poll(), 120.0)
         assert self.process.poll() is None

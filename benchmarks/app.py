@@ -78,6 +78,7 @@ for _verb in (
     "cameras",
     "engine",
     "faults",
+    "fleet",
     "gate",
     "intruders",
     "link",

@@ -178,10 +178,10 @@ class Spent:
         return float(times.user + times.system)
 
 
-def exchange_keys(root: Path, robot: Path) -> None:
-    """What enrolment leaves on both ends."""
+def exchange_keys(root: Path, robot: Path, name: str = ROBOT_ID) -> None:
+    """What enrolment of the robot of that name leaves on both ends."""
     there, here = KeyStore(root / "keys"), KeyStore(robot / "keys")
     theirs, ours = there.own(make=True), here.own(make=True)
     now_s = time.time()
-    there.add(Pass(name=ROBOT_ID, key=ours.public, enrolled_unix_s=now_s))
+    there.add(Pass(name=name, key=ours.public, enrolled_unix_s=now_s))
     here.add(Pass(name=TRAINER, key=theirs.public, enrolled_unix_s=now_s))

@@ -18,7 +18,7 @@ import numpy as np
 
 from benchmarks.big_package import full_onnx, make_big_package
 from benchmarks.machine import in_words, machine
-from benchmarks.push_ends import RobotEnd, TrainerEnd
+from benchmarks.push_ends import RobotEnd, TrainerEnd, releases_from
 from benchmarks.push_peer import PeerPush, measure_peer
 from benchmarks.relay import Relay
 from contracts.errors import EntracteError
@@ -190,7 +190,7 @@ def _push(
     payload: list[int] = []
     with (
         TrainerEnd(publisher) as trainer,
-        RobotEnd(root / "robot", package, trainer.address, options) as robot,
+        RobotEnd(root / "robot", package, releases_from(trainer.address), options) as robot,
     ):
         robot.take_key(root / "trainer" / PUBLIC_KEY_FILE)
         for number in range(1, len(series)):
@@ -240,7 +240,9 @@ def _around(
         port = int(trainer.address.rpartition(":")[2])
         with (
             Relay(("127.0.0.1", port)) as relay,
-            RobotEnd(root / "robot", package, f"tcp://127.0.0.1:{relay.port}", options) as robot,
+            RobotEnd(
+                root / "robot", package, releases_from(f"tcp://127.0.0.1:{relay.port}"), options
+            ) as robot,
         ):
             robot.take_key(root / "trainer" / PUBLIC_KEY_FILE)
             for number in range(1, min(len(series), 4)):

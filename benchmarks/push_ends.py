@@ -19,7 +19,7 @@ from contracts.files.packages import Package
 from contracts.messages import Hello, ReleaseOffer, ReleaseQuery, ReleaseWant, Welcome
 from contracts.sockets import open_socket
 from runtime.board import Board
-from runtime.config import LinkSection, PolicySection, RobotConfig
+from runtime.config import LinkSection, PolicySection, RobotConfig, RobotSection
 from runtime.engines import EngineOptions, open_engine
 from runtime.ring import Ring
 from runtime.run import Run, RunPlan, new_shm_dir
@@ -80,30 +80,42 @@ class TrainerEnd:
                 self._socket.send_multipart([peer, *self._publisher.answer_want(message)])
 
 
+def releases_from(address: str) -> LinkSection:
+    """A link that only fetches them: nothing is streamed or spooled."""
+    nobody = "tcp://127.0.0.1:9"
+    return LinkSection(weights=address, frames=nobody, episodes=nobody, health=nobody)
+
+
 class RobotEnd:
     """A run folder, a link process, and this process as its control."""
 
     def __init__(
-        self, folder: Path, package: Package, address: str, options: EngineOptions
+        self,
+        folder: Path,
+        package: Package,
+        link: LinkSection,
+        options: EngineOptions,
+        *,
+        robot_id: str = "bench-0",
+        ring_bytes: int = 1 << 20,
     ) -> None:
-        folder.mkdir(parents=True)
-        nobody = "tcp://127.0.0.1:9"  # nothing is streamed or spooled
+        folder.mkdir(parents=True, exist_ok=True)
         self._run = Run(
             config=RobotConfig(
+                robot=RobotSection(id=robot_id),
                 policy=PolicySection(package=str(package.folder)),
-                link=LinkSection(weights=address, frames=nobody, episodes=nobody, health=nobody),
+                link=link,
             ),
             plan=RunPlan(),
             run_dir=str(folder),
-            shm_dir=str(new_shm_dir(f"push-{time.monotonic_ns() % 10**9}")),
+            shm_dir=str(new_shm_dir(f"push-{robot_id}-{time.monotonic_ns() % 10**9}")),
             session_id="push",
         )
         self._run.save()
         self._board = Board.create(self._run.board_path)
-        self._ring = Ring.create(self._run.ring_path, 1 << 20)
+        self._ring = Ring.create(self._run.ring_path, ring_bytes)
         slots = SlotStore(self._run.slots_dir / "policy", package.package_id)
         engine = open_engine(package, "head", options)
-        robot_id = self._run.config.robot.id
         rules = Probation(unjudged=1)  # nobody judges here: one episode commits
         self._swapper = Swapper(
             "policy", slots, package, engine, robot_id=robot_id, limits=LIMITS, rules=rules

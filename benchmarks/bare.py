@@ -17,7 +17,7 @@ import numpy as np
 
 from runtime.control import pacing
 from runtime.control.clock import MonotonicClock
-from runtime.processes.priority import run_first
+from runtime.system.priority import run_first
 
 LATE_S = 0.002
 COPIED_BYTES = 2 * 640 * 480 * 5

@@ -28,7 +28,7 @@ _START_S = 60.0
 _RECORDED_S = 2.0
 _BUS = """
 from runtime.bench.servo_bus import main
-from runtime.processes.priority import Rank, run_first
+from runtime.system.priority import Rank, run_first
 run_first(Rank.BUS)
 main()
 """

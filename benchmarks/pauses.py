@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 
-from runtime.processes.priority import Rank, run_first
+from runtime.system.priority import Rank, run_first
 
 PERIOD_S = 0.005
 LATE_S = 0.002

@@ -30,13 +30,13 @@ from contracts.release import ReleaseManifest
 from contracts.weights import read_tensors
 from runtime.board import Board
 from runtime.config import RobotConfig, load_config
+from runtime.control.releases import Releases
 from runtime.control.resting import Resting
 from runtime.control.robot import Robot
 from runtime.engines import EngineOptions, open_engine
 from runtime.processes.supervisor import supervise
 from runtime.run import Run, RunPlan
 from runtime.weights.probation import Probation, Tally
-from runtime.weights.releases import Releases
 from runtime.weights.slots import SlotStore
 from runtime.weights.swap import Swapper
 from runtime.weights.swap_checks import SwapLimits

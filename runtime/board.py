@@ -162,7 +162,7 @@ class Board:
     waiting_for_room = _Int(122)
     """1 while control waits in hold for room in the spool."""
     cautions = _Int(123)
-    """Bits of `runtime.processes.cautions.Caution`, set before the arm is taken."""
+    """Bits of `runtime.cautions.Caution`, set before the arm is taken."""
 
     # Written by the link.
     link_ready = _Int(48)

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from contracts.errors import DeviceError
-from runtime import shared
+from runtime.system import shared
 
 _MAGIC = 0x454E_5452_4652_4D32  # "ENTRFRM2"
 _SLOTS = 4

@@ -16,7 +16,7 @@ from pathlib import Path
 from types import TracebackType
 
 from contracts.errors import EntracteError
-from runtime import shared
+from runtime.system import shared
 
 _MAGIC = 0x454E_5452_524E_4731  # "ENTRRNG1"
 _HEADER = 64 * 4  # each counter on a cache line of its own

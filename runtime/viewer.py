@@ -24,8 +24,8 @@ from contracts.messages import GateBit
 from runtime.board import Board, LoopState
 from runtime.operator.status import Looker
 from runtime.operator.window import Row
-from runtime.processes.side_process import run_beside
 from runtime.run import Run
+from runtime.system.side_process import run_beside
 
 QUEUE = 64
 """Ticks and pictures that wait for Rerun: a second or so."""

@@ -23,10 +23,10 @@ from runtime.arms import ArmState, open_arm
 from runtime.blackbox.dump import dump
 from runtime.board import Board, LoopState, Owner, StopCheck, TripReason
 from runtime.gate.gate import Gate, limits_of
-from runtime.processes.log import log_without_errors
-from runtime.processes.priority import Rank, run_first
 from runtime.run import Run
 from runtime.standstill import Finding, Standstill
+from runtime.system.log import log_without_errors
+from runtime.system.priority import Rank, run_first
 
 PERIOD_S = 0.004
 LATE_S = 0.004

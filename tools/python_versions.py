@@ -1,7 +1,7 @@
 """Runs the robot's tests on its boards' Pythons, without torch: python tools/python_versions.py [VERSION ...]
 
 JetPack 6 ships Python 3.10, JetPack 7 3.12. For each version: find an interpreter (PATH, uv, pyenv), make a
-virtual environment with what a robot installs (extras sim and jetson, no torch) and the tests' own
+virtual environment with what a robot installs (extras sim, jetson and so101, no torch) and the tests' own
 needs, and run tests/contracts and tests/runtime in it. `--syntax` only compiles contracts and runtime.
 """
 
@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parent.parent
 VERSIONS = ("3.10", "3.12")
 ROOMS = ("contracts", "runtime")
 TESTS = ("tests/contracts", "tests/runtime")
-EXTRAS = "sim,jetson"
+EXTRAS = "sim,jetson,so101"
 NEEDS = (
     "pytest>=8",
     "pytest-timeout>=2.3",

@@ -13,7 +13,7 @@ from pathlib import Path
 import msgspec
 
 from runtime.arms import protocol as p
-from runtime.processes.priority import Rank, run_first
+from runtime.system.priority import Rank, run_first
 
 
 class Caller:

@@ -13,7 +13,7 @@ from contracts.errors import DeviceError
 from contracts.specs import ActionSpec
 from runtime.arms import ArmState
 from runtime.arms import protocol as p
-from runtime.processes.unix_socket import connect
+from runtime.system.unix_socket import connect
 
 _A = TypeVar("_A", bound=p.Answer)
 _ENABLE_S = 20.0

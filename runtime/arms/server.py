@@ -32,9 +32,9 @@ from runtime.arms.guarded import Guarded
 from runtime.board import ArmPhase, Board
 from runtime.config import ArmSection
 from runtime.control.pacing import percentile
-from runtime.processes.log import log_without_errors
-from runtime.processes.priority import Rank, run_first
 from runtime.run import Run
+from runtime.system.log import log_without_errors
+from runtime.system.priority import Rank, run_first
 
 EXIT_CANNOT_START = 2
 _WINDOW = 1000

@@ -32,9 +32,9 @@ from runtime.gate.gate import Verdict
 from runtime.gate.limits import inside_box
 from runtime.preflight import check
 from runtime.processes.children import Child
-from runtime.processes.priority import run_first
 from runtime.processes.supervisor import Supervisor, make_run
 from runtime.run import Run, RunPlan
+from runtime.system.priority import run_first
 from runtime.teleoperation import KEYBOARD
 
 __all__ = ["NotReached", "Session", "Stopped"]

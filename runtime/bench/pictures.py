@@ -26,8 +26,8 @@ from runtime.bench.render import Renderer, intrinsics
 from runtime.bench.stage import Glimpse, Stage
 from runtime.config import CameraSection
 from runtime.frames import FrameSlots
-from runtime.processes.priority import take_more
 from runtime.run import Run
+from runtime.system.priority import take_more
 
 START_S = 20.0
 _IDLE_S = 0.01

@@ -15,7 +15,7 @@ from typing import TypeVar
 import msgspec
 
 from contracts.errors import DeviceError
-from runtime.processes.unix_socket import connect
+from runtime.system.unix_socket import connect
 
 _A = TypeVar("_A", bound="Answer")
 MAX_MESSAGE_BYTES = 64 * 1024

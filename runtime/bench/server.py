@@ -30,8 +30,8 @@ from runtime.bench.stage import Stage
 from runtime.bench.verdict import Verdict
 from runtime.bench.world import STABLE_S
 from runtime.frames import FrameSlots
-from runtime.processes.priority import Rank, run_first
 from runtime.run import Run
+from runtime.system.priority import Rank, run_first
 
 EXPERT_PERIOD_S = 0.1
 

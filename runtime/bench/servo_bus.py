@@ -30,7 +30,7 @@ from runtime.arms.so101_calibration import (
     write_calibration,
 )
 from runtime.bench.servo import Servo
-from runtime.processes.priority import Rank, run_first
+from runtime.system.priority import Rank, run_first
 
 PING, READ, WRITE, REG_WRITE, ACTION, SYNC_READ, SYNC_WRITE = 1, 2, 3, 4, 5, 0x82, 0x83
 BROADCAST = 0xFE

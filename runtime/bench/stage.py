@@ -12,8 +12,8 @@ import msgspec
 import numpy as np
 
 from contracts.errors import DeviceError, EntracteError
-from runtime import shared
 from runtime.bench.world import Sight
+from runtime.system import shared
 
 _MAGIC = 0x454E_5452_5354_4731  # "ENTRSTG1"
 _SLOTS = 4

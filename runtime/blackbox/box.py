@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 
 from contracts.errors import EntracteError
-from runtime import shared
 from runtime.arms import ArmState
+from runtime.system import shared
 
 SECONDS = 10.0
 SECTIONS = ("wait", "observe", "infer", "gate", "reward", "record", "board")

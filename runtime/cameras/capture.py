@@ -28,9 +28,9 @@ from runtime.cameras.device_clock import DeviceClock
 from runtime.cameras.from_slots import announce, announced
 from runtime.cameras.rotation import turn, turned
 from runtime.frames import CaptureState, FrameSlots
-from runtime.processes.log import log_without_errors
-from runtime.processes.priority import take_more
 from runtime.run import Run
+from runtime.system.log import log_without_errors
+from runtime.system.priority import take_more
 
 EXIT_CANNOT_START = 2
 WAIT_S = 0.1

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
 from contracts.errors import EntracteError
-from runtime.processes.priority import Rank, run_first
+from runtime.system.priority import Rank, run_first
 
 T = TypeVar("T")
 _CLOSE_S = 2.0

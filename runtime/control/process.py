@@ -39,6 +39,7 @@ from runtime.control import realtime, taking
 from runtime.control.diary import Diary
 from runtime.control.ending import EXIT_CANNOT_START, leave_reason, say_stopped, stop_after
 from runtime.control.episode import Episode
+from runtime.control.releases import Releases
 from runtime.control.reset import bring_back, poses_of
 from runtime.control.resting import PAUSE_S, Resting
 from runtime.control.robot import build
@@ -47,9 +48,8 @@ from runtime.control.scene import EpisodePlan, lockstep_slot_s
 from runtime.gate.gate import OPERATOR_STOP
 from runtime.operator.floor import Phase
 from runtime.processes.claims import Claims
-from runtime.processes.log import log_without_errors
 from runtime.run import LOOP_FILE, Run
-from runtime.weights.releases import Releases
+from runtime.system.log import log_without_errors
 
 FRESH_PICTURES_S = 5.0
 LABEL_PATIENCE_S = 120.0

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 from runtime.config import LoopSection
 from runtime.findings import Line
-from runtime.processes.priority import run_first
+from runtime.system.priority import run_first
 
 NOT_ASKED, GRANTED = "not asked for", "granted"
 _MCL_CURRENT, _MCL_FUTURE = 1, 2

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from contracts.errors import EntracteError
 from runtime.control.robot import STOPPING_S, Robot
-from runtime.processes.priority import stand_back
+from runtime.system.priority import stand_back
 
 T = TypeVar("T")
 JOB_PATIENCE_S = 300.0

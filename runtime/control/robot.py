@@ -20,6 +20,7 @@ from runtime.blackbox.box import SECTIONS, BlackBox
 from runtime.board import Board, Owner
 from runtime.calibration import bind, own_calibration, require_bound
 from runtime.cameras import open_cameras
+from runtime.cautions import cautions
 from runtime.config import LoopSection
 from runtime.control import pacing
 from runtime.control.clock import Clock, MonotonicClock, SimulatedClock
@@ -34,7 +35,6 @@ from runtime.operator.commands import DESKS
 from runtime.operator.floor import Floor
 from runtime.operator.window import Window
 from runtime.preflight import check_chunk
-from runtime.processes.cautions import cautions
 from runtime.recording.stream import Stream
 from runtime.ring import Ring
 from runtime.run import Run

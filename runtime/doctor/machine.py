@@ -20,7 +20,7 @@ from runtime.config import RobotConfig
 from runtime.control.realtime import finding
 from runtime.doctor.processes import answer
 from runtime.findings import Line
-from runtime.processes.priority import Rank
+from runtime.system.priority import Rank
 
 GOOD_CLOCKS = ("tsc", "arch_sys_counter", "kvm-clock", "hyperv_clocksource_tsc_page", "pvclock")
 RESOLUTION_S = 1e-6

@@ -39,15 +39,15 @@ from runtime.board import Board, LoopState
 from runtime.calibration import own_id
 from runtime.link.clock_offset import ClockOffset
 from runtime.link.episodes import LiveStream, Recorder, Stalled
+from runtime.link.outcomes import OutcomeSpool
 from runtime.link.pictures import LiveColour
 from runtime.link.releases import ReleaseFetcher
 from runtime.link.sockets import LinkSockets
 from runtime.link.spool import Spool
 from runtime.link.uploads import Uploader
-from runtime.processes.log import log_without_errors
 from runtime.ring import Ring
 from runtime.run import Run
-from runtime.weights.outcomes import OutcomeSpool
+from runtime.system.log import log_without_errors
 from runtime.weights.slots import SlotStore
 
 HEARTBEAT_S = 0.1

@@ -13,10 +13,10 @@ from typing import Any
 
 from contracts.errors import EntracteError
 from runtime.board import Board, LoopState, TripReason
+from runtime.cautions import sentences
 from runtime.frames import CaptureState, FrameSlots
 from runtime.operator.floor import Flag, read_helm, read_outcomes, read_phase
 from runtime.operator.window import Window
-from runtime.processes.cautions import sentences
 from runtime.run import EXIT_FILE, Run
 
 SIGNALS_S = 60.0

@@ -27,8 +27,8 @@ from runtime.operator.commands import Command
 from runtime.operator.hub import Hub
 from runtime.operator.pages import HEADERS, PageHandler, PageServer
 from runtime.operator.status import SIGNALS_S, last_words
-from runtime.processes.side_process import run_beside
 from runtime.run import Run
+from runtime.system.side_process import run_beside
 
 FOLDER = Path(__file__).parent / "page"
 FILES = {

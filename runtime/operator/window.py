@@ -17,7 +17,7 @@ import numpy as np
 
 from contracts.errors import EntracteError
 from contracts.specs import ActionSpec
-from runtime import shared
+from runtime.system import shared
 
 _MAGIC = 0x454E_5452_574E_4431  # "ENTRWND1"
 ROWS = 1024

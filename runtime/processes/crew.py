@@ -30,7 +30,6 @@ from contracts.files.dataset_reader import DatasetReader
 from contracts.files.gathering import gather, recorded, truth_rows
 from runtime.config import RobotConfig
 from runtime.processes import claims
-from runtime.processes.interrupts import put_back, when_asked_to_end
 from runtime.processes.progress import Progress
 from runtime.processes.supervisor import (
     EXIT_INTERRUPTED,
@@ -41,6 +40,7 @@ from runtime.processes.supervisor import (
     new_session,
 )
 from runtime.run import RunPlan
+from runtime.system.interrupts import put_back, when_asked_to_end
 
 _POLL_S = 0.02
 MOST_DEATHS = 3

@@ -11,7 +11,7 @@ from typing import Any
 
 from runtime.board import Board, LoopState, StopCheck, TripReason
 from runtime.cameras.report import report as cameras_report
-from runtime.processes.cautions import sentences
+from runtime.cautions import sentences
 from runtime.processes.stop_report import arm_report, stopped
 from runtime.run import LOOP_FILE, Run
 

@@ -23,19 +23,19 @@ import psutil
 
 from contracts.errors import EntracteError
 from contracts.files import atomic
+from runtime import cautions
 from runtime.blackbox.dump import cause_of, dump
 from runtime.board import Board, LoopState, Owner, StopCheck
 from runtime.cameras.report import away
 from runtime.config import RobotConfig
 from runtime.operator.attend import PAGE_FILE, Attendance, say
 from runtime.operator.status import last_words
-from runtime.processes import cautions
 from runtime.processes.children import IN_ORDER, Child, children_of
-from runtime.processes.interrupts import Handlers, put_back, when_asked_to_end
 from runtime.processes.run_report import robot_report
 from runtime.processes.stop_report import how_it_stopped
 from runtime.ring import Ring
 from runtime.run import EXIT_FILE, LOOP_FILE, Run, RunPlan, new_shm_dir
+from runtime.system.interrupts import Handlers, put_back, when_asked_to_end
 
 _POLL_S = 0.02
 _AFTER_TRIP_S, _AFTER_INTERRUPT_S = 15.0, 30.0

@@ -28,10 +28,10 @@ from contracts.files.dataset_format import INFO_PATH, require_alike
 from contracts.files.log_to_dataset import create_for, features_of, fps_of
 from contracts.messages import EpisodeEnd, EpisodeRerecord, EpisodeStart, SessionStart, Step
 from runtime.board import Board, RecorderError
-from runtime.processes.log import log_without_errors
 from runtime.recording.episode import Recording, shapes_of
 from runtime.ring import Ring
 from runtime.run import Run
+from runtime.system.log import log_without_errors
 
 _PAUSE_S = 0.001
 UNWANTED = ("aborted", "fault", "rerecord")

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from contracts.errors import EntracteError
-from runtime import shared
+from runtime.system import shared
 
 _MAGIC = 0x454E_5452_484E_4431  # "ENTRHND1"
 _HEADER_WORDS = 8

@@ -18,8 +18,8 @@ from runtime.board import Board
 from runtime.operator.commands import Command, Desk
 from runtime.operator.floor import Flag, read_phase
 from runtime.operator.window import About, Window
-from runtime.processes.side_process import run_beside
 from runtime.run import Run
+from runtime.system.side_process import run_beside
 from runtime.teleoperation import Reading, Teleoperator, open_teleoperator
 from runtime.teleoperation.page import JOG, LEADER, HandPage
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from contracts.package import TensorSpec
 from runtime.engines import Engine
-from runtime.processes.priority import Rank, run_first
+from runtime.system.priority import Rank, run_first
 from runtime.weights.slots import Slot, SlotStore
 from runtime.weights.swap_replay import ActiveHead
 

@@ -22,8 +22,8 @@ from contracts.package import weights_id
 from contracts.release import ReleaseManifest, sign, verify_weights
 from runtime.engines import EngineOptions
 from runtime.engines.onnxruntime import OnnxRuntimeEngine
+from runtime.link.outcomes import OutcomeSpool
 from runtime.link.releases import ReleaseFetcher
-from runtime.weights.outcomes import OutcomeSpool
 from runtime.weights.slots import SlotStore
 from runtime.weights.swap import Swapper
 from runtime.weights.swap_checks import SwapLimits

@@ -27,8 +27,8 @@ from contracts.messages import (
 )
 from runtime.engines import EngineOptions
 from runtime.engines.onnxruntime import OnnxRuntimeEngine
+from runtime.link.outcomes import OutcomeSpool
 from runtime.link.releases import ReleaseFetcher
-from runtime.weights.outcomes import OutcomeSpool
 from runtime.weights.probation import Probation
 from runtime.weights.slots import SlotStore
 from runtime.weights.swap import Swapper
@@ -186,7 +186,7 @@ class Robot:
         self.outcomes.add(outcome)
 
     def begin_episode(self) -> None:
-        """What control does before an episode (`runtime.weights.releases`)."""
+        """What control does before an episode (`runtime.control.releases`)."""
         outcomes = self.swapper.follow(self.episode)
         staged = self.swapper.slots.find("staged")
         if staged is not None and staged[1].publish_seq > self.swapper.tried:

@@ -20,8 +20,8 @@ from contracts.files.log_to_dataset import read_episode
 from contracts.messages import EpisodeEnd, EpisodeStart, ReleaseOutcome, SessionStart, Step
 from contracts.specs import ActionSpec, CameraSpec, ObservationSpec
 from runtime.link.episodes import Recorder
+from runtime.link.outcomes import OutcomeSpool
 from runtime.link.spool import Spool
-from runtime.weights.outcomes import OutcomeSpool
 from runtime.weights.slots import SlotStore
 from tests.faults.fuzz.examples import example
 from tests.faults.fuzz.mutation import Rng, frame, mutate_bytes, of_tree, unframe

@@ -18,10 +18,10 @@ from runtime.arms import degrees_of, lerobot
 from runtime.arms.sim import SO101_ACTION
 from runtime.arms.so101 import So101
 from runtime.bench.servo_bus import CALIBRATION, write_calibration
+from runtime.cautions import Caution, cautions, sentences
 from runtime.config import GateSection, load_config
 from runtime.gate.kinematics import levers_for, points_for, so101_points
 from runtime.gate.limits import inside_box, limits_of
-from runtime.processes.cautions import Caution, cautions, sentences
 
 RUN: Any = SimpleNamespace(config=load_config())
 PERCENT = msgspec.structs.replace(SO101_ACTION, units=("percent",) * 6)

@@ -23,7 +23,7 @@ from runtime.run import RunPlan
 # Stops a process for a while, ahead of other programs, and prints how long each stop lasted.
 STOPPER = """
 import os, signal, sys, time
-from runtime.processes.priority import Rank, run_first
+from runtime.system.priority import Rank, run_first
 run_first(Rank.PROBE)
 pid, stop_s = int(sys.argv[1]), float(sys.argv[2])
 for _ in range(5):

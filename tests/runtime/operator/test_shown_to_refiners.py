@@ -7,6 +7,11 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pytest
+
+pytest.importorskip(
+    "torch", reason="what a refiner is shown is asked of the refiners' own code: torch"
+)
 import small_policy
 from people import Person, robot, ticks
 from robots import policy_package, until

@@ -20,13 +20,13 @@ from robots import policy_package, until
 
 from contracts.errors import ConfigError
 from runtime.board import LoopState
+from runtime.cautions import Caution
 from runtime.config import load_config
 from runtime.operator.attend import read_page
 from runtime.operator.commands import Answer, Command
 from runtime.operator.doors import PAGE_HEADER
 from runtime.operator.feed import QUEUE, Feed
 from runtime.operator.floor import LATE_S, Flag, Phase, read_phase
-from runtime.processes.cautions import Caution
 from runtime.processes.supervisor import Supervisor
 from runtime.run import RunPlan
 

@@ -139,7 +139,7 @@ def test_the_reason_is_left_in_memory_where_the_disk_can_only_be_read(
 def test_a_log_whose_disk_is_full_ends_nobody() -> None:
     code = """
 import sys, traceback
-from runtime.processes.log import log_without_errors
+from runtime.system.log import log_without_errors
 log_without_errors()
 try:
     raise KeyError("x")

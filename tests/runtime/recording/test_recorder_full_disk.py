@@ -26,8 +26,8 @@ from contracts import wire
 from contracts.files.dataset_reader import DatasetReader
 from contracts.messages import EpisodeRerecord
 from runtime.board import Board, RecorderError
-from runtime.processes.log import Log
 from runtime.recording.recorder import Recorder, RecordingStopped
+from runtime.system.log import Log
 
 MIB = 3
 """Of the small disk: depth is noise of 6 kB a step, so some 400 steps fill it."""

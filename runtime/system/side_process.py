@@ -12,8 +12,8 @@ from pathlib import Path
 
 from contracts.errors import EntracteError
 from runtime.board import Board
-from runtime.processes.log import log_without_errors
 from runtime.run import Run
+from runtime.system.log import log_without_errors
 
 Serve = Callable[[Run, Board, threading.Event], bool | None]
 """Until the event is set; False: one of its parts died before."""

@@ -9,7 +9,7 @@ import pytest
 from contracts import wire
 from contracts.errors import WireError
 from contracts.messages import OutcomeStored, ReleaseOutcome
-from runtime.weights.outcomes import OutcomeSpool
+from runtime.link.outcomes import OutcomeSpool
 
 
 def _outcome(report_id: str) -> ReleaseOutcome:

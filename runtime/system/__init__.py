@@ -1,0 +1,1 @@
+"""What a process asks of the operating system: rank, memory it shares, sockets, signals, a log."""

@@ -7,22 +7,19 @@ same episodes; killed after it, the release is offered at the next start. No soc
 
 from __future__ import annotations
 
-import os
-import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
 
 from contracts import registry
-from contracts.errors import ConfigError, EntracteError, SpecMismatch
-from contracts.files import atomic
+from contracts.errors import ConfigError, EntracteError, SpecMismatch, some_of
 from contracts.files.packages import load_package, read_manifest
 from contracts.messages import ReleaseOffer
-from contracts.package import package_id
+from contracts.package import check_tensors, package_id
 from contracts.weights import read_tensors
 from trainer.config import TrainerConfig
 from trainer.encoder import encodings_of
@@ -32,24 +29,12 @@ from trainer.monitors.watch import Monitors
 from trainer.publisher import Publisher
 from trainer.scoring import Scorer, open_model
 from trainer.store import IndexEntry, Store
+from trainer.work_state import FRESH, KeptState, WorkState, refiner_folder
 
 if TYPE_CHECKING:
     from trainer.reward_heads import RewardHeads
 
 REFINE = "refine"
-
-
-class WorkState(msgspec.Struct, frozen=True):
-    """`consumed_arrival`: arrival of the last episode that an update has used. `record`: the metrics line
-    of the last iteration, written again if a kill kept it from the file. `reward_seq`: newest release of
-    the robot's reward head."""
-
-    iteration: int = 0
-    consumed_arrival: int = -1
-    published_seq: int = 0
-    refiner: str = ""
-    reward_seq: int = 0
-    record: dict[str, Any] = {}
 
 
 class Work:
@@ -66,8 +51,9 @@ class Work:
         """Loads models and resumes. Raises `EntracteError` (config, package, missing extra)."""
         self._root, self._config, self._store = root, config, store
         self._metrics, self._on_offer = metrics, on_offer
-        self._state_path = root / "state" / "state.json"
-        self.state = self._load_state()
+        self._kept = KeptState(root / "state")
+        self.state = self._kept.load()
+        metrics.add_missing_iteration(self.state.iteration, self.state.record)
         reward = config.reward
         model = open_model(config, reward.model, reward.package, reward.options)
         self.scorer = Scorer(model, reward.timeout_s)
@@ -215,8 +201,8 @@ class Work:
         started = time.monotonic()
         update, failure = self._update(episodes, iteration)
         updated = time.monotonic()
-        refiner = f"refiner-{iteration:06d}"
-        _save_folder(self._state_path.parent / refiner, self.refiner.save)
+        refiner = refiner_folder(iteration)
+        self._kept.save_folder(refiner, self.refiner.save)
         manifest = self.publisher.prepare(update, iteration)
         record = {
             "iteration": iteration,
@@ -255,13 +241,13 @@ class Work:
         self._metrics.add("iteration", **record)
         if self._monitors:
             self._metrics.add("monitors", iteration=iteration, **self._monitors.figures())
-        self._drop_old_refiners(keep=2)
+        self._kept.drop_old_refiners(keep=2)
         self._adapt(iteration)
         self.note = self._resting()
 
     def _commit(self, state: WorkState) -> None:
         self.state = state
-        atomic.write_bytes(self._state_path, msgspec.json.encode(state))
+        self._kept.commit(state)
 
     def _adapt(self, iteration: int) -> None:
         """The robot's reward head learns what came since; a failure costs its release, never the daemon."""
@@ -287,19 +273,19 @@ class Work:
 
     def _update(self, episodes: list[ScoredEpisode], iteration: int) -> tuple[Update, str]:
         """The refiner's update or, if it failed, the last weights again: the robot must not wait for
-        a release that never comes."""
+        a release that never comes. What failed leaves no trace in the refiner."""
         assert self.refiner is not None
         try:
             update = self.refiner.update(episodes, iteration)
-            bad = [n for n, t in update.tensors.items() if not np.isfinite(t).all()]
-            if not bad:
+            problems = check_tensors(self._refinable, update.tensors)
+            if not problems:
                 return update, ""
-            failure = f"update holds NaN or infinity in {', '.join(bad[:3])}"
+            failure = f"the update can't be released: {some_of(problems, 3)}"
         except Exception as error:  # whatever a user's refiner raises, the daemon goes on
             failure = f"{type(error).__name__}: {error}"
         self.note = f"iteration {iteration}: refiner failed"
-        if self.state.refiner:
-            self.refiner.load(self._state_path.parent / self.state.refiner)
+        # What it had done when it failed must not be what the next update goes on from.
+        self.refiner.load(self._kept.folder / (self.state.refiner or FRESH))
         return self._last_weights(), failure
 
     def _last_weights(self) -> Update:
@@ -332,6 +318,7 @@ class Work:
             )
         folder = Path(config.refiner.package)
         manifest = read_manifest(folder)
+        self._refinable = manifest.refinable
         factory = registry.load("refiners", config.refiner.kind)
         self.refiner = factory(
             package=folder,
@@ -358,7 +345,9 @@ class Work:
         )
         state = self.state
         if state.refiner:
-            self.refiner.load(self._state_path.parent / state.refiner)
+            self.refiner.load(self._kept.folder / state.refiner)
+        else:
+            self._kept.save_folder(FRESH, self.refiner.save)
         self._offer_again(self.publisher, state.published_seq)
 
     def _open_heads(self) -> RewardHeads:
@@ -371,43 +360,6 @@ class Work:
         self._offer_again(heads.publisher, above)
         return heads
 
-    def _load_state(self) -> WorkState:
-        atomic.make_directory(self._state_path.parent)
-        for leftover in self._state_path.parent.glob(".refiner-*"):
-            shutil.rmtree(leftover, ignore_errors=True)
-        if not self._state_path.exists():
-            return WorkState()
-        data = atomic.read_bytes(self._state_path, atomic.MAX_JSON_BYTES)
-        try:
-            state = msgspec.json.decode(data, type=WorkState)
-        except (msgspec.MsgspecError, ValueError, RecursionError) as error:
-            raise ConfigError(
-                f"{self._state_path} is damaged",
-                found=str(error),
-                remedy="delete the trainer's state folder to start refinement anew",
-            ) from error
-        self._metrics.add_missing_iteration(state.iteration, state.record)
-        return state
-
-    def _drop_old_refiners(self, keep: int) -> None:
-        folders = sorted(self._state_path.parent.glob("refiner-*"))
-        for folder in folders[:-keep]:
-            shutil.rmtree(folder, ignore_errors=True)
-
 
 def _version(scored: ScoredEpisode) -> int:
     return scored.episode.start.policy_version
-
-
-def _save_folder(folder: Path, save: Callable[[Path], None]) -> None:
-    """`save` into a folder that appears whole or not at all; one left by a killed run is replaced."""
-    temporary = folder.with_name(f".{folder.name}")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir()
-    save(temporary)
-    for path in temporary.rglob("*"):
-        atomic.sync(path)
-    atomic.sync(temporary)
-    shutil.rmtree(folder, ignore_errors=True)
-    os.replace(temporary, folder)
-    atomic.sync(folder.parent)

@@ -23,7 +23,8 @@ from trainer.interfaces import ScoredEpisode, StoredEpisode, Update
 
 class TinyRefiner:
     """bias += 0.01 * (1 + successes), in every iteration; `sleep_s` makes an update last. The release of
-    iteration `wild_at` is refused by any robot: its weights are far from the package's own."""
+    iteration `wild_at` is refused by any robot: its weights are far from the package's own. That of
+    `spoil_at` holds NaN, in the refiner as well, or other tensors than the package's, as `spoil` says."""
 
     def __init__(
         self,
@@ -51,6 +52,11 @@ class TinyRefiner:
         self._seen += [scored.episode.key.episode_seq for scored in episodes]
         figures = {"seen": float(len(self._seen)), "distinct": float(len(set(self._seen)))}
         tensors = dict(self._tensors)
+        if iteration == self._options.get("spoil_at"):
+            if self._options["spoil"] == "names":
+                tensors["head/other"] = tensors.pop(self._moved)
+            else:
+                self._tensors[self._moved] = tensors[self._moved] = tensors[self._moved] * math.nan
         if iteration == self._options.get("wild_at"):
             tensors[self._moved] = tensors[self._moved] * np.float32(1e6)
         return Update(tensors, 3, figures)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import msgspec
+import numpy as np
 import pytest
 from daemon_bench import PLUGIN
 from tiny_package import make_package
@@ -12,13 +13,15 @@ from tiny_robot import episode, session_start
 
 from contracts import wire
 from contracts.files.episode_log import EpisodeLogWriter
+from contracts.weights import read_tensors
 from trainer.config import load_config
 from trainer.interfaces import EpisodeKey, Update
 from trainer.keeper import keep
 from trainer.metrics import Metrics, read_metrics
 from trainer.monitors.records import Label, Pause, Records, waiting
 from trainer.store import Store
-from trainer.work import Work, WorkState
+from trainer.work import Work
+from trainer.work_state import WorkState
 
 
 def test_a_release_that_a_person_removed_keeps_its_number(tmp_path: Path, monkeypatch) -> None:
@@ -118,3 +121,35 @@ def test_the_note_of_a_pause_ends_with_it(tmp_path: Path) -> None:
     run.records.resume("")
     work.look(now=True)
     assert work.note == "waiting for episodes"
+
+
+@pytest.mark.usefixtures("tiny")
+@pytest.mark.parametrize("at", [1, 2])
+@pytest.mark.parametrize(
+    ("spoil", "said"), [("values", "holds NaN or infinity"), ("names", "is not refinable")]
+)
+def test_an_update_that_fails_leaves_no_trace_in_the_refiner(
+    tmp_path: Path, at: int, spoil: str, said: str
+) -> None:
+    """Of the first one, too, before which nothing was saved; also by a trainer that starts again."""
+    options = f"refiner.options={{spoil_at: {at}, spoil: {spoil}}}"
+    run = Lied(tmp_path, "monitors.enabled=false", options)
+    run.stored(9)
+    for begin, end in ((0, 4), (3, 9)):
+        work = run.work()
+        for entry in run.store.entries[begin:end]:
+            work.take(entry)
+    done = [r for r in read_metrics(run.root / "metrics.jsonl") if r["kind"] == "iteration"]
+    failures = [r["refiner_failure"] for r in done]
+    assert [bool(failure) for failure in failures] == [n == at for n in (1, 2, 3)]
+    assert said in failures[at - 1]
+    assert [r["metrics"].get("seen") for r in done if not r["refiner_failure"]] == [3.0, 6.0]
+    assert work.publisher is not None
+    before, *released = [
+        run.package.refinable_weights()["head/bias"],
+        *(read_tensors(work.publisher.load_weights(seq))["head/bias"] for seq in range(1, 4)),
+    ]
+    moved = np.cumsum([0.04 * (n != at) for n in (1, 2, 3)])
+    np.testing.assert_allclose(
+        [r - before for r in released], moved[:, None] * np.ones(6), atol=1e-5
+    )

@@ -86,8 +86,9 @@ class StoredEpisode:
 
 @dataclass(frozen=True)
 class ScoredEpisode:
-    """An episode and what the reward model said of it. `success`: the label that refinement uses,
-    None where the reward model abstained; `failure`: why scoring failed, "" if it did not."""
+    """An episode and what the reward model said of it. `success`: the label that refinement uses, None where
+    the reward model abstained or the episode was stopped before it was done; `failure`: why scoring failed,
+    "" if it did not."""
 
     episode: StoredEpisode
     signals: tuple[RewardSignal, ...]

@@ -21,6 +21,9 @@ from trainer.config import TrainerConfig
 from trainer.interfaces import LiveRewardModel, RewardModel, ScoredEpisode, StoredEpisode
 from trainer.judgement import check_signals, judge
 
+STOPPED = "aborted"
+"""How an episode ends that the robot's program, its disk or its power did not let go on."""
+
 
 def open_model(
     config: TrainerConfig, name: str, package: str, options: Mapping[str, Any]
@@ -79,9 +82,12 @@ class Scorer:
         failure: str = "",
         scoring_s: float = 0.0,
     ) -> ScoredEpisode:
-        """Signals (just computed or kept from before a restart) as a scored episode."""
+        """Signals (just computed or kept from before a restart) as a scored episode. One that was stopped
+        before it was done has no label: it is not known what it would have come to."""
         model = self.model
         success = judge(signals, model.completion_threshold, model.completion_consecutive)
+        if not success and episode.end.reason == STOPPED:
+            success = None
         return ScoredEpisode(episode, tuple(signals), success, model.model_id, failure, scoring_s)
 
     def watch(self, instruction: str, step: int, images: Mapping[str, np.ndarray]) -> None:

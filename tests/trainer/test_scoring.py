@@ -31,11 +31,11 @@ class _NoPictures:
     depth = frames
 
 
-def episode(seq: int) -> StoredEpisode:
+def episode(seq: int, reason: str = "time_limit") -> StoredEpisode:
     session = SessionStart("r", "s", OBSERVATION, ACTION, "jpeg", "", "", "", "asap")
     start = EpisodeStart("r", "s", seq, "open the drawer", "t", "refine", 0, "", 0, "", seq, 0.0)
     columns = {"observation.state": np.zeros((STEPS, 6), np.float32)}
-    end = EpisodeEnd(seq, STEPS, "time_limit")
+    end = EpisodeEnd(seq, STEPS, reason)
     key = EpisodeKey("r", "s", seq)
     return StoredEpisode(key, seq, session, start, end, columns, _NoPictures())
 
@@ -86,3 +86,26 @@ def test_a_reward_model_that_fails_abstains_is_counted_and_the_next_episode_is_j
     assert scorer.failures == {kind: 1}
     time.sleep(0.4 if kind == "timeout" else 0.0)
     assert scorer.score(episode(1)).success is True
+
+
+class Says:
+    """So much at the end of every episode."""
+
+    model_id = "says"
+    completion_threshold = 0.5
+    completion_consecutive = 1
+
+    def __init__(self, completion: float) -> None:
+        self._completion = completion
+
+    def score_episode(self, episode: StoredEpisode) -> list[RewardSignal]:
+        return [RewardSignal(episode.steps - 1, completion=self._completion)]
+
+
+@pytest.mark.parametrize("reason", ["time_limit", "completed", "operator", "fault", "aborted"])
+def test_an_episode_that_was_stopped_in_the_middle_is_no_failure(reason: str) -> None:
+    """Ctrl-C, a torn log: that the task was not done says nothing of the policy. Where it was, it was."""
+    found = {said: Scorer(Says(said), 10.0).score(episode(1, reason)) for said in (0.1, 0.9)}
+    assert found[0.9].success is True
+    assert found[0.1].success is (None if reason == "aborted" else False)
+    assert not found[0.1].failure and not found[0.1].signals[0].abstained

@@ -7,7 +7,8 @@ Owns the episodes kept and the folder on disk. The method is a `Learner`.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
@@ -16,7 +17,7 @@ import numpy as np
 import torch
 
 from contracts.config import check_ranges
-from contracts.errors import ConfigError, PackageError
+from contracts.errors import ConfigError, EntracteError, PackageError
 from contracts.files import atomic
 from contracts.files.packages import Package, load_package, read_safetensors, safetensors_bytes
 from trainer.interfaces import ScoredEpisode, Update
@@ -28,6 +29,8 @@ STATE_FILE = "refiner.json"
 TENSORS_FILE = "refiner.safetensors"
 OPTIONS = "refiner.options."
 """Where a configuration says what a refiner's options are."""
+MOST = 1e6
+"""Of an option that only must not be infinite."""
 Read = TypeVar("Read")
 """An episode as a method wants it."""
 
@@ -43,6 +46,26 @@ class EpisodicOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     demonstration_views: int = 8
     noise: FeatureNoise = FeatureNoise()
     threads: int = 1
+
+
+def check_options(options: msgspec.Struct, ranges: Mapping[str, tuple[float, float]]) -> None:
+    """Raises `ConfigError` for the first of them that is outside of its range, and for an average that stays
+    where it is: nothing that is learned would be published."""
+    check_ranges(OPTIONS, [(name, getattr(options, name), *r) for name, r in ranges.items()])
+    if getattr(options, "average_decay", 0.0) == 1.0:
+        raise ConfigError(f"{OPTIONS}average_decay", expected="below 1", found=1.0)
+
+
+def require_scored(shaping: float, demonstrations: Sequence[Path]) -> None:
+    """Raises `ConfigError` for a potential where demonstrations are judged beside the robot's own episodes:
+    theirs is not known, and taken for 0 it would make all that they do look better by as much."""
+    if shaping and demonstrations:
+        raise ConfigError(
+            f"{OPTIONS}shaping",
+            expected="0 beside demonstrations: nobody scored them",
+            found=shaping,
+            remedy="leave shaping out, or the trainer's demonstrations",
+        )
 
 
 class Ground:
@@ -67,6 +90,7 @@ class Ground:
         check_ranges(OPTIONS, rows)
         # Fixed, as sums differ in the last bit with the number of threads.
         torch.set_num_threads(o.threads)
+        self.thin = o.thin
         self.package = load_package(package)
         self.policy = policy_of(self.package)
         self.trunk = FrozenTrunk(self.package, self.policy)
@@ -117,10 +141,13 @@ class Learner(Protocol[Read]):
 
 
 class _State(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`thin` of the episodes kept; 0 in states of before it was."""
+
     package_id: str
     seed: int
     iteration: int
     successes: tuple[bool, ...]
+    thin: int = 0
 
 
 class Episodic(Generic[Read]):
@@ -135,7 +162,7 @@ class Episodic(Generic[Read]):
         seed: int,
     ) -> None:
         self._package_id, self._read, self._learner = ground.package.package_id, read, learner
-        self._seed, self._iteration = seed, 0
+        self._trunk, self._thin, self._seed, self._iteration = ground.trunk, ground.thin, seed, 0
 
     @property
     def package_id(self) -> str:
@@ -143,15 +170,25 @@ class Episodic(Generic[Read]):
 
     def update(self, episodes: list[ScoredEpisode], iteration: int) -> Update:
         rng = np.random.default_rng([self._seed, iteration, 1])
-        fresh = [
-            self._read(scored, rng)
-            for scored in episodes
-            if scored.success is not None and scored.episode.steps > 0
-        ]
+        labelled = [one for one in episodes if one.success is not None and one.episode.steps > 0]
+        read = [self._kept(one, rng) for one in labelled]
+        fresh = [kept for kept in read if kept is not None]
         update = self._learner.learn(fresh, self._seed, iteration)
-        update.metrics["skipped"] = float(len(episodes) - len(fresh))
+        update.metrics["skipped"] = float(len(episodes) - len(labelled))
+        update.metrics["unfit"] = float(len(labelled) - len(fresh))
         self._iteration = iteration
         return update
+
+    def _kept(self, scored: ScoredEpisode, rng: np.random.Generator) -> Read | None:
+        """None for one that can't be read through this package, which the trainer's log tells: it costs
+        itself, and not the update."""
+        try:
+            self._trunk.require_fitting(scored.episode)
+            return self._read(scored, rng)
+        except EntracteError as error:
+            told = f"robot-trainer: episode {scored.episode.key} teaches nothing: {error}"
+            print(told, file=sys.stderr, flush=True)
+            return None
 
     def save(self, path: Path) -> None:
         own = self._learner.own
@@ -159,7 +196,7 @@ class Episodic(Generic[Read]):
         for index, kept in enumerate(own):
             tensors |= kept.tensors(f"own/{index}/")
         successes = tuple(kept.success for kept in own)
-        state = _State(self._package_id, self._seed, self._iteration, successes)
+        state = _State(self._package_id, self._seed, self._iteration, successes, self._thin)
         atomic.make_directory(path)
         atomic.write_bytes(path / TENSORS_FILE, safetensors_bytes(tensors))
         atomic.write_bytes(path / STATE_FILE, msgspec.json.encode(state))
@@ -171,6 +208,13 @@ class Episodic(Generic[Read]):
                 f"{path} was refined from another package or seed",
                 expected=f"{self._package_id}, seed {self._seed}",
                 found=f"{state.package_id}, seed {state.seed}",
+            )
+        if state.successes and state.thin not in (0, self._thin):
+            raise ConfigError(
+                f"{OPTIONS}thin: {path} keeps every {state.thin}. step of its episodes",
+                expected=state.thin,
+                found=self._thin,
+                remedy="set it back, or begin with another --run-dir",
             )
         data = atomic.read_bytes(path / TENSORS_FILE, 1 << 32)
         tensors = read_safetensors(data, str(path))

@@ -16,13 +16,14 @@ import numpy as np
 import torch
 
 from contracts import language
-from contracts.errors import PackageError
+from contracts.errors import EntracteError, PackageError
 from contracts.files.dataset_format import NO_VERDICT
 from contracts.files.dataset_reader import DatasetReader
 from contracts.files.packages import Package
 from contracts.messages import GateBit
 from contracts.package import ChunkSpec
 from contracts.reward import RewardSignal
+from contracts.specs import require_compatible
 from trainer.imitate import ImitateOptions, augment
 from trainer.interfaces import StoredEpisode
 from trainer.policies.flow import FlowConfig, FlowPolicy
@@ -158,6 +159,17 @@ class FrozenTrunk:
         executed = every * (execute or self.chunk.length)
         helped = shown_by_hand(episode.columns, starts, executed)
         return self._cut(features, episode.actions, starts, every, along, helped, success=success)
+
+    def require_fitting(self, episode: StoredEpisode) -> None:
+        """Raises `EntracteError` for an episode of a robot that the package is not for, or with a state or
+        action that is not finite: one of them would ruin every weight."""
+        session, wanted = episode.session, self.manifest
+        action = wanted.action or session.action
+        what = "the package that is refined"
+        require_compatible(wanted.observation, action, session.observation, session.action, what)
+        for name in ("observation.state", "action"):
+            if not np.isfinite(episode.columns[name]).all():
+                raise EntracteError(f"'{name}'", expected="finite values", found="others")
 
     def ticks_per_action(self, episode: StoredEpisode) -> int:
         """Ticks of that robot's loop to a period of the chunk rate."""

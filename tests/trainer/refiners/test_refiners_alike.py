@@ -10,6 +10,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 import small_policy
@@ -127,6 +128,44 @@ def test_it_resumes_to_the_bit(make, iteration, tmp_path):
 def test_abstained_episodes_teach_nothing(make, iteration):
     expected = make().update(iteration(1), 1).tensors
     assert same(expected, make().update([*iteration(1), scored(77, None)], 1).tensors)
+
+
+def test_an_episode_that_does_not_fit_costs_itself_alone(make, kind, iteration, capsys):
+    """One of another robot beside ours, and one whose joints were not known for a moment: nothing of them is
+    kept either, in a state from which every later update would be ruined."""
+    stored = scored(77, True).episode
+    (camera,) = stored.session.observation.cameras
+    elsewhere = (msgspec.structs.replace(camera, name="side"),)
+    observation = msgspec.structs.replace(stored.session.observation, cameras=elsewhere)
+    other = msgspec.structs.replace(stored.session, observation=observation)
+    states = stored.states.copy()
+    states[3, 2] = np.nan
+    bad = [
+        dataclasses.replace(stored, session=other),
+        dataclasses.replace(stored, columns={**stored.columns, "observation.state": states}),
+    ]
+    given = [dataclasses.replace(scored(77, True), episode=one) for one in bad]
+    clean, made = make(), make()
+    for number in (1, 2):
+        expected = clean.update(iteration(number), number)
+        capsys.readouterr()
+        found = made.update([given[0], *iteration(number), given[1]], number)
+        assert same(expected.tensors, found.tensors)
+        told = capsys.readouterr().err
+        if kind != "demonstrations":  # which looks at none
+            assert found.metrics["unfit"] == 2.0 and expected.metrics["unfit"] == 0.0
+            assert "camera 'front' is missing" in told and "'observation.state'" in told
+
+
+def test_a_state_whose_episodes_were_thinned_otherwise_is_refused(make, kind, iteration, tmp_path):
+    """A step of it would be taken for another time."""
+    if kind in ("demonstrations", "ppo"):
+        pytest.skip("keeps no episode")
+    made = make()
+    made.update(iteration(1), 1)
+    made.save(tmp_path / "state")
+    with pytest.raises(ConfigError, match=r"^refiner\.options\.thin: .*expected 2, found 1"):
+        make(thin=1).load(tmp_path / "state")
 
 
 def test_the_state_of_another_seed_or_size_is_refused(make, kind, tmp_path):

@@ -31,22 +31,38 @@ from trainer.policies.flow import FlowHead
 from trainer.policies.noise import disturb
 from trainer.policies.noise_actor import SteeredHead
 from trainer.refiners.critics import Batch, Critics, Rewarding, Source, draw_batch, follow
-from trainer.refiners.episodic import OPTIONS, Episodic, EpisodicOptions, Ground
+from trainer.refiners.episodic import (
+    MOST,
+    Episodic,
+    EpisodicOptions,
+    Ground,
+    check_options,
+    require_scored,
+)
 from trainer.refiners.experience import Trajectory, noise_scales, outcomes
 from trainer.refiners.head import moments, restore_modules, restore_moments
+
+_RANGES = {
+    **dict.fromkeys(("demonstration_share", "target_rate", "average_decay"), (0.0, 1.0)),
+    **dict.fromkeys(("execute", "actor_every", "batch", "hidden", "ensemble"), (1.0, math.inf)),
+    **dict.fromkeys(("steps", "after"), (0.0, math.inf)),
+    **dict.fromkeys(("outcome", "shaping", "learning_rate", "temperature_rate"), (0.0, MOST)),
+    "temperature": (1e-9, MOST),
+    "entropy": (-MOST, MOST),
+}
 
 
 class DsrlOptions(EpisodicOptions, frozen=True):
     """`execute`: actions of a chunk that the robot executes (policy.execute_steps). `discount` per action.
     `outcome` is the reward of a success at its end, `shaping` weighs the reward model's process as a
-    potential (0: the outcome alone). `entropy`: the actor's, per element of the noise, in nats; `steps` of
-    all networks an iteration, the actor's every `actor_every`-th. `ensemble` critics of each kind.
-    `target_rate` of the slow copies, `average_decay` of the published actor. `after` labelled episodes it
-    begins; until then the base acts. The others are those of `bestofn`."""
+    potential, which demonstrations lack (0: the outcome alone). `entropy`: the actor's, per element of the
+    noise, in nats; `steps` of all networks an iteration, the actor's every `actor_every`-th. `ensemble`
+    critics of each kind. `target_rate` of the slow copies, `average_decay` of the published actor. `after`
+    labelled episodes it begins; until then the base acts. The others are those of `bestofn`."""
 
     execute: int = 8
     outcome: float = 1.0
-    shaping: float = 0.5
+    shaping: float = 0.0
     entropy: float = 0.2
     temperature: float = 0.02
     temperature_rate: float = 3e-3
@@ -75,7 +91,8 @@ class Dsrl(Episodic[Trajectory]):
         seed: int,
     ) -> None:
         o = config.convert(dict(options), DsrlOptions, "refiner options")
-        config.check_ranges(OPTIONS, [("execute", o.execute, 1, math.inf)])
+        check_options(o, _RANGES)
+        require_scored(o.shaping, demonstrations)
         steered = functools.partial(policy_of_package, kind=SteeredHead)
         ground = Ground(package, demonstrations, o, seed, steered, o.execute)
         learner = DsrlLearner(ground.policy.head, ground.demonstrations, o, seed)
@@ -134,9 +151,9 @@ class DsrlLearner:
         for step in range(steps):
             sources = [Source(self.demonstrations, shown), Source(self.own, o.batch - shown)]
             batch = draw_batch(sources, self._rewarding, rng)
-            disturbed = disturb(batch.features, self._scales, generator)
-            batch = batch._replace(features=disturbed)
-            found.append(self._step(batch, rng, generator, acts=step % o.actor_every == 0))
+            # For what learns alone: with the state's noise on chunks no critic could tell degrees apart.
+            seen = disturb(batch.features, self._scales, generator)
+            found.append(self._step(batch, seen, rng, generator, acts=step % o.actor_every == 0))
         names = found[0] if found else {}
         return Update(
             tensors=actor_tensors(self._average),
@@ -149,14 +166,20 @@ class DsrlLearner:
         )
 
     def _step(
-        self, batch: Batch, rng: np.random.Generator, generator: torch.Generator, *, acts: bool
+        self,
+        batch: Batch,
+        seen: torch.Tensor,
+        rng: np.random.Generator,
+        generator: torch.Generator,
+        *,
+        acts: bool,
     ) -> dict[str, float]:
         """One step of Q^A, Q^W and, if it `acts`, of pi^W and the temperature."""
         o, head = self.options, self.head
         with torch.no_grad():
             w_next, _ = self.draw(batch.following, generator)
             # Noises to distil at: half where the flow was trained, half where the actor goes.
-            w, _ = self.draw(batch.features, generator)
+            w, _ = self.draw(seen, generator)
             bound = self.actor.noise.bound
             w[::2] = torch.randn(w[::2].shape, generator=generator).clamp(-bound, bound)
             both = torch.cat([batch.following, batch.features])
@@ -164,17 +187,17 @@ class DsrlLearner:
             pair = rng.choice(o.ensemble, size=min(2, o.ensemble), replace=False)
             values = self.q_a_target(batch.following, self._judged(next_chunks))[pair]
             y = batch.rewards + batch.discounts * values.amin(0)
-            distilled = self.q_a(batch.features, self._judged(chunks))
+            distilled = self.q_a(seen, self._judged(chunks))
         executed = head.normalise(batch.features, batch.chunks)
-        q_a = self.q_a(batch.features, self._judged(executed))
+        q_a = self.q_a(seen, self._judged(executed))
         loss_a = F.mse_loss(q_a, y.expand_as(q_a))
-        loss_w = F.mse_loss(self.q_w(batch.features, w), distilled)
+        loss_w = F.mse_loss(self.q_w(seen, w), distilled)
         loss = loss_a + loss_w
         found = {"q_a_loss": float(loss_a.detach()), "q_w_loss": float(loss_w.detach())}
         if acts:
-            noises, log_pi = self.draw(batch.features, generator)
+            noises, log_pi = self.draw(seen, generator)
             self.q_w.requires_grad_(False)
-            value = self.q_w(batch.features, noises).mean(0)
+            value = self.q_w(seen, noises).mean(0)
             self.q_w.requires_grad_(True)
             alpha = self.log_alpha.exp()
             entropy = -log_pi / noises.shape[1]

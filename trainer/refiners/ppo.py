@@ -35,7 +35,7 @@ from contracts.errors import ConfigError
 from trainer.interfaces import Update
 from trainer.policies.flow import FlowHead
 from trainer.refiners.critics import Critics
-from trainer.refiners.episodic import OPTIONS, Episodic, EpisodicOptions, Ground
+from trainer.refiners.episodic import Episodic, EpisodicOptions, Ground, check_options
 from trainer.refiners.experience import Trajectory
 from trainer.refiners.head import HeadTrainer, moments, restore_modules, restore_moments
 from trainer.refiners.rollout import Rollout, rollout
@@ -90,7 +90,7 @@ class Ppo(Episodic[Rollout]):
         seed: int,
     ) -> None:
         o = config.convert(dict(options), PpoOptions, "refiner options")
-        config.check_ranges(OPTIONS, [(name, getattr(o, name), *r) for name, r in _RANGES.items()])
+        check_options(o, _RANGES)
         # No demonstrations: what was imitated from them is what `anchor` holds to.
         ground = Ground(package, (), EpisodicOptions(threads=o.threads), seed)
         learner, trunk = PpoLearner(ground.policy.head, o, seed), ground.trunk

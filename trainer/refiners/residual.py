@@ -38,24 +38,30 @@ from torch import nn
 from torch.nn import functional as F
 
 from contracts import config
-from contracts.errors import ConfigError
 from trainer.interfaces import ScoredEpisode, Update
 from trainer.policies.actors import actor_tensors, policy_of_package
 from trainer.policies.flow import FlowHead
 from trainer.policies.noise import disturb
 from trainer.policies.residual import ResidualHead
 from trainer.refiners.critics import Batch, Critics, Rewarding, Source, draw_batch, follow
-from trainer.refiners.episodic import OPTIONS, Episodic, EpisodicOptions, Ground
+from trainer.refiners.episodic import (
+    MOST,
+    OPTIONS,
+    Episodic,
+    EpisodicOptions,
+    Ground,
+    check_options,
+    require_scored,
+)
 from trainer.refiners.experience import Trajectory, noise_scales, outcomes
 from trainer.refiners.head import moments, restore_modules, restore_moments
 
-_MOST = 1e6  # of what only must not be infinite
 _RANGES = {
     **dict.fromkeys(("demonstration_share", "target_rate", "average_decay"), (0.0, 1.0)),
     **dict.fromkeys(("execute", "actor_every", "batch", "hidden"), (1.0, math.inf)),
     **dict.fromkeys(("ensemble", "subset"), (1.0, math.inf)),
     **dict.fromkeys(("steps", "after"), (0.0, math.inf)),
-    **dict.fromkeys(("outcome", "shaping", "learning_rate", "anchor"), (0.0, _MOST)),
+    **dict.fromkeys(("outcome", "shaping", "learning_rate", "anchor"), (0.0, MOST)),
     **dict.fromkeys(("smoothing", "most_smoothing"), (0.0, 1.0)),
 }
 
@@ -102,7 +108,7 @@ class Residual(Episodic[Trajectory]):
         seed: int,
     ) -> None:
         o = config.convert(dict(options), ResidualOptions, "refiner options")
-        _check(o, shown=bool(demonstrations))
+        _check(o, demonstrations)
         corrected = functools.partial(policy_of_package, kind=ResidualHead)
         ground = Ground(package, demonstrations, o, seed, corrected, o.execute)
         head, scale = ground.policy.head, ground.trunk.chunk.noise_scale
@@ -129,20 +135,12 @@ class Residual(Episodic[Trajectory]):
         return made
 
 
-def _check(o: ResidualOptions, shown: bool) -> None:
-    """Raises `ConfigError`; `shown`: whether there are demonstrations."""
-    config.check_ranges(OPTIONS, [(name, getattr(o, name), *r) for name, r in _RANGES.items()])
-    if o.average_decay == 1.0:
-        raise ConfigError(f"{OPTIONS}average_decay", expected="below 1", found=o.average_decay)
+def _check(o: ResidualOptions, demonstrations: Sequence[Path]) -> None:
+    """Raises `ConfigError`."""
+    check_options(o, _RANGES)
     if o.steps:
         config.check_ranges(OPTIONS, [("actor_every", o.actor_every, 1, o.steps)])
-    if o.shaping and shown:
-        raise ConfigError(
-            f"{OPTIONS}shaping",
-            expected="0 beside demonstrations: nobody scored them",
-            found=o.shaping,
-            remedy="leave shaping out, or the trainer's demonstrations",
-        )
+    require_scored(o.shaping, demonstrations)
 
 
 class ResidualLearner:

@@ -7,8 +7,9 @@ import pytest
 import torch
 from small_policy import LENGTH, iteration, same
 
-from contracts.errors import PackageError
+from contracts.errors import ConfigError, PackageError
 from trainer.policies.actors import policy_of_package
+from trainer.policies.noise import FeatureNoise
 from trainer.policies.noise_actor import SteeredHead
 from trainer.refiners.critics import Rewarding
 from trainer.refiners.dsrl import Dsrl, DsrlLearner, DsrlOptions
@@ -66,11 +67,16 @@ def test_the_likelihood_is_that_of_a_squashed_gaussian(steered):
     torch.testing.assert_close(log_pi, expected.log_prob(noises).sum(1), rtol=1e-3, atol=1e-2)
 
 
-@pytest.mark.parametrize("wanted", [1.0, -1.0])
-def test_the_actor_steers_the_flow_to_what_succeeds(steered, wanted):
+@pytest.mark.parametrize(("wanted", "state"), [(1.0, 0.15), (-1.0, 0.15), (1.0, 3.0), (-1.0, 3.0)])
+def test_the_actor_steers_the_flow_to_what_succeeds(steered, wanted, state):
     """One chunk an episode; it succeeds if the first joint goes the wanted way. Nobody says which noises the
-    chunks came from: they were drawn at random around where the arm is."""
-    made = learner(steered, steps=150, batch=64, learning_rate=5e-3, temperature=1e-3, entropy=-1.0)
+    chunks came from: they were drawn at random around where the arm is. The noise on the state that keeps
+    scenes from being learned by heart is none on what was done there, however much it is."""
+    made = learner(
+        steered,
+        **{"steps": 150, "batch": 64, "learning_rate": 5e-3, "temperature": 1e-3, "entropy": -1.0},
+        noise=FeatureNoise(state=state),
+    )
     head, rng = made.head, np.random.default_rng(0)
     size = head.config.features
 
@@ -97,6 +103,22 @@ def test_the_actor_steers_the_flow_to_what_succeeds(steered, wanted):
     found = made.learn(episodes, 0, 1)
     assert reached(seen) * wanted > before + 0.3
     assert 0.2 < found.metrics["value"] < 1.2
+
+
+def test_a_potential_beside_demonstrations_that_nobody_scored_is_refused(make, steered):
+    """What they do would look better than what the robot does by as much as the potential is there."""
+    with pytest.raises(ConfigError, match=r"^refiner\.options\.shaping: expected 0 .*, found 0\.5"):
+        make(shaping=0.5)
+    Dsrl(package=steered.folder, demonstrations=[], options={**OPTIONS, "shaping": 0.5}, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("demonstration_share", 1.5), ("temperature", 0.0), ("ensemble", 0), ("average_decay", 1.0)],
+)
+def test_an_option_out_of_range_is_named(make, name, value):
+    with pytest.raises(ConfigError, match=rf"^refiner\.options\.{name}: expected "):
+        make(**{name: value})
 
 
 def test_the_temperature_keeps_the_entropy_that_is_asked_for(steered):

@@ -216,6 +216,16 @@ class Refiner(Protocol):
     def load(self, path: Path) -> None: ...
 
 
+@runtime_checkable
+class ReadingRefiner(Protocol):
+    """A `Refiner` that can use the wait for the rest of an iteration's episodes."""
+
+    def read(self, scored: ScoredEpisode, iteration: int) -> None:
+        """The next one, in their order, of those that `update` of that iteration will be given: what it needs
+        of its pictures may be computed now. Must not change what `update` returns, nor be relied on."""
+        ...
+
+
 class RewardModelFactory(Protocol):
     def __call__(
         self,

@@ -7,6 +7,7 @@ same episodes; killed after it, the release is offered at the next start. No soc
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -23,7 +24,7 @@ from contracts.package import check_tensors, package_id
 from contracts.weights import read_tensors
 from trainer.config import TrainerConfig
 from trainer.encoder import encodings_of
-from trainer.interfaces import EpisodeKey, Refiner, ScoredEpisode, Update
+from trainer.interfaces import EpisodeKey, ReadingRefiner, Refiner, ScoredEpisode, Update
 from trainer.metrics import Metrics
 from trainer.monitors.watch import Monitors
 from trainer.publisher import Publisher
@@ -141,7 +142,15 @@ class Work:
         if len(self._pending) >= self._config.iteration.episodes:
             self._iterate(entry.arrival)
         else:
+            self._read_ahead(scored)
             self.note = self._resting()
+
+    def _read_ahead(self, scored: ScoredEpisode | None) -> None:
+        """While the robot acts, so that it waits for less at the iteration's end."""
+        if scored is None or not isinstance(self.refiner, ReadingRefiner):
+            return
+        with contextlib.suppress(Exception):  # the update will meet it again, and say so
+            self.refiner.read(scored, self.iteration + 1)
 
     def _resting(self) -> str:
         """The note while the next episode is waited for."""

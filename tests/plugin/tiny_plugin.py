@@ -38,8 +38,14 @@ class TinyRefiner:
         self.package_id = loaded.package_id
         self._tensors = loaded.refinable_weights()
         self._seen: list[int] = []
+        self.ahead: list[tuple[int, int]] = []
         self._options = options
         self._moved = options.get("tensor", "head/bias")
+
+    def read(self, scored: ScoredEpisode, iteration: int) -> None:
+        if iteration == self._options.get("unreadable_at"):
+            raise RuntimeError("this refiner was told not to read ahead")
+        self.ahead.append((scored.episode.key.episode_seq, iteration))
 
     def update(self, episodes: list[ScoredEpisode], iteration: int) -> Update:
         if marker := self._options.get("marker"):

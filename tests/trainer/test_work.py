@@ -153,3 +153,17 @@ def test_an_update_that_fails_leaves_no_trace_in_the_refiner(
     np.testing.assert_allclose(
         [r - before for r in released], moved[:, None] * np.ones(6), atol=1e-5
     )
+
+
+@pytest.mark.usefixtures("tiny")
+def test_a_refiner_reads_while_the_rest_of_its_episodes_are_waited_for(tmp_path: Path) -> None:
+    run = Lied(tmp_path, "monitors.enabled=false", "refiner.options={unreadable_at: 2}")
+    run.stored(8)
+    work = run.work()
+    for entry in run.store.entries:
+        work.take(entry)
+    # All but an iteration's last, which the update reads; what it can't do ahead costs nothing.
+    assert work.iteration == 2
+    assert getattr(work.refiner, "ahead", None) == [(0, 1), (1, 1), (6, 3), (7, 3)]
+    done = [r for r in read_metrics(run.root / "metrics.jsonl") if r["kind"] == "iteration"]
+    assert [r["refiner_failure"] for r in done] == ["", ""]

@@ -31,5 +31,8 @@ class DemonstrationsOnly(BestOfN):
             seed=seed,
         )
 
+    def read(self, scored: ScoredEpisode, iteration: int) -> None:
+        """Nothing: none is used."""
+
     def update(self, episodes: list[ScoredEpisode], iteration: int) -> Update:
         return super().update([], iteration)

@@ -163,21 +163,44 @@ class Episodic(Generic[Read]):
     ) -> None:
         self._package_id, self._read, self._learner = ground.package.package_id, read, learner
         self._trunk, self._thin, self._seed, self._iteration = ground.trunk, ground.thin, seed, 0
+        self._begin(0)
 
     @property
     def package_id(self) -> str:
         return self._package_id
 
+    def read(self, scored: ScoredEpisode, iteration: int) -> None:
+        """See `trainer.interfaces.ReadingRefiner`."""
+        if iteration != self._ahead_of:
+            self._begin(iteration)
+        labelled = scored.success is not None and scored.episode.steps > 0
+        try:
+            kept = self._kept(scored, self._chance) if labelled else None
+        except BaseException:
+            self._begin(0)  # half of its chance is drawn
+            raise
+        self._ahead.append((scored, kept))
+
     def update(self, episodes: list[ScoredEpisode], iteration: int) -> Update:
-        rng = np.random.default_rng([self._seed, iteration, 1])
-        labelled = [one for one in episodes if one.success is not None and one.episode.steps > 0]
-        read = [self._kept(one, rng) for one in labelled]
-        fresh = [kept for kept in read if kept is not None]
+        known, given = [id(one) for one, _ in self._ahead], [id(one) for one in episodes]
+        if iteration != self._ahead_of or known != given[: len(known)]:
+            self._begin(iteration)
+        for scored in episodes[len(self._ahead) :]:
+            Episodic.read(self, scored, iteration)
+        fresh = [kept for _, kept in self._ahead if kept is not None]
+        labelled = sum(one.success is not None and one.episode.steps > 0 for one in episodes)
+        self._begin(0)
         update = self._learner.learn(fresh, self._seed, iteration)
-        update.metrics["skipped"] = float(len(episodes) - len(labelled))
-        update.metrics["unfit"] = float(len(labelled) - len(fresh))
+        update.metrics["skipped"] = float(len(episodes) - labelled)
+        update.metrics["unfit"] = float(labelled - len(fresh))
         self._iteration = iteration
         return update
+
+    def _begin(self, iteration: int) -> None:
+        """Nothing is read yet of that iteration."""
+        self._ahead_of, self._chance = iteration, np.random.default_rng([self._seed, iteration, 1])
+        self._ahead: list[tuple[ScoredEpisode, Read | None]] = []
+        """In their order, None for what teaches nothing."""
 
     def _kept(self, scored: ScoredEpisode, rng: np.random.Generator) -> Read | None:
         """None for one that can't be read through this package, which the trainer's log tells: it costs
@@ -224,3 +247,4 @@ class Episodic(Generic[Read]):
             for index, success in enumerate(state.successes)
         ]
         self._iteration = state.iteration
+        self._begin(0)

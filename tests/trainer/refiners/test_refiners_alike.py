@@ -157,6 +157,32 @@ def test_an_episode_that_does_not_fit_costs_itself_alone(make, kind, iteration, 
             assert "camera 'front' is missing" in told and "'observation.state'" in told
 
 
+def test_reading_ahead_changes_no_bit_and_is_done_once(make, kind, iteration, tmp_path):
+    """Of what the update is given, of other episodes than it is given, and before a state was taken back."""
+    first = [*iteration(1), scored(77, None)]
+    expected = make().update(first, 1)
+    ahead, read = make(), []
+    learner_reads = ahead._read
+    ahead._read = lambda one, rng: read.append(one.episode.key) or learner_reads(one, rng)
+    for one in first[:3]:
+        ahead.read(one, 1)
+    assert len(read) == (0 if kind == "demonstrations" else 3)
+    found = ahead.update(first, 1)
+    assert same(expected.tensors, found.tensors) and found.metrics == expected.metrics
+    assert len(read) == len(set(read)) == (0 if kind == "demonstrations" else 4)
+    for stray in (iteration(5)[:2], [*first, first[0]]):
+        other = make()
+        for one in stray:
+            other.read(one, 1)
+        assert same(expected.tensors, other.update(first, 1).tensors)
+    back = make()
+    back.save(tmp_path / "state")
+    back.update(first, 1)
+    back.read(first[0], 2)
+    back.load(tmp_path / "state")
+    assert same(expected.tensors, back.update(first, 1).tensors)
+
+
 def test_a_state_whose_episodes_were_thinned_otherwise_is_refused(make, kind, iteration, tmp_path):
     """A step of it would be taken for another time."""
     if kind in ("demonstrations", "ppo"):

@@ -96,14 +96,14 @@ def packaged(made: FlowPolicy, folder: Path) -> Package:
     return package_policy(made, examples, folder)
 
 
-def record(root: Path) -> Path:
-    """A data set of two demonstrations."""
+def record(root: Path, fps: int = 10, failed: tuple[int, ...] = ()) -> Path:
+    """A data set of two demonstrations, those of `failed` marked as such by a person."""
     features = {
         "observation.state": Feature("float32", (6,), SO101_JOINTS),
         "action": Feature("float32", (6,), SO101_JOINTS),
         "observation.images.front": Feature("video", (HEIGHT, WIDTH, 3)),
     }
-    with DatasetWriter.create(root, 10, features, "so101") as writer:
+    with DatasetWriter.create(root, fps, features, "so101") as writer:
         for seed in range(2):
             made = episode(100 + seed, 8)
             writer.add_episode(
@@ -111,6 +111,7 @@ def record(root: Path) -> Path:
                 frames={"observation.images.front": list(made.frames("front"))},
                 depth={},
                 task="open the drawer",
+                extra={"end": {"operator_success": seed not in failed}},
             )
     return root
 

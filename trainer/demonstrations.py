@@ -69,14 +69,7 @@ def read(
     found: list[Demonstration] = []
     for root in roots:
         reader = DatasetReader(root)
-        stride = reader.fps / rate_hz
-        if stride < 1 or stride != int(stride):
-            raise ConfigError(
-                f"data set {root}",
-                expected=f"a multiple of {rate_hz:g} steps a second",
-                found=reader.fps,
-                remedy="record it again at such a rate",
-            )
+        stride = steps_per_action(reader, rate_hz)
         wanted = [i for i in range(reader.num_episodes) if keep(reader.meta(i))][:episodes]
         for done, index in enumerate(wanted):
             found.append(
@@ -86,14 +79,32 @@ def read(
                     cameras=cameras,
                     width=width,
                     height=height,
-                    stride=int(stride),
+                    stride=stride,
                     every=every,
                 )
             )
             progress(done + 1, len(wanted))
         if not wanted:
-            raise ConfigError(f"data set {root} has no episode to learn from")
+            raise nothing_in(reader)
     return found
+
+
+def steps_per_action(reader: DatasetReader, rate_hz: float) -> int:
+    """Rows of that data set to an action at `rate_hz`. Raises `ConfigError` where they are no whole number:
+    the actions would be those of other times."""
+    stride = reader.fps / rate_hz
+    if stride < 1 or stride != int(stride):
+        raise ConfigError(
+            f"data set {reader.root}",
+            expected=f"a multiple of {rate_hz:g} steps a second",
+            found=reader.fps,
+            remedy="record it again at such a rate",
+        )
+    return int(stride)
+
+
+def nothing_in(reader: DatasetReader) -> ConfigError:
+    return ConfigError(f"data set {reader.root} has no episode to learn from")
 
 
 def samples(

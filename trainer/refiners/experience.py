@@ -24,7 +24,9 @@ from contracts.messages import GateBit
 from contracts.package import ChunkSpec
 from contracts.reward import RewardSignal
 from contracts.specs import require_compatible
+from trainer.demonstrations import nothing_in, steps_per_action
 from trainer.imitate import ImitateOptions, augment
+from trainer.imitation_set import successful
 from trainer.interfaces import StoredEpisode
 from trainer.policies.flow import FlowConfig, FlowPolicy
 from trainer.policies.noise import FeatureNoise
@@ -184,12 +186,16 @@ class FrozenTrunk:
         views: int = 1,
         rng: np.random.Generator | None = None,
     ) -> list[Trajectory]:
-        """Every episode of these data sets, as successes."""
+        """The episodes of these data sets that imitation takes, too: all that nobody marked as failed, as
+        successes. Raises `ConfigError` for a data set of another rate or without any."""
         found = []
         for folder in folders:
             reader = DatasetReader(folder)
-            every = _ticks_per_action(1.0 / reader.fps, self.chunk.rate_hz)
-            for index in range(reader.num_episodes):
+            every = steps_per_action(reader, self.chunk.rate_hz)
+            taken = [n for n in range(reader.num_episodes) if successful(reader.meta(n))]
+            if not taken:
+                raise nothing_in(reader)
+            for index in taken:
                 columns = reader.episode(index, ["observation.state", "action"])
                 actions = columns["action"]
                 starts = np.arange(0, len(actions), every * thin)

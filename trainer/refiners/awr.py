@@ -142,18 +142,18 @@ class AwrLearner:
         if not self.own or not count:
             shape = (0, settings.chunk_length, settings.action_size)
             return torch.zeros(0, settings.features), torch.zeros(shape), torch.zeros(0)
-        features, chunks, reached, fold = self._own_batch(count, returns, rng)
+        features, chunks, reached, fold, stood = self._own_batch(count, returns, rng)
         with torch.no_grad():
             advantage = reached - self._value(features)[fold, torch.arange(count)]
         weights = torch.exp(advantage / (o.beta * advantage.std(unbiased=False) + 1e-6))
-        weights = weights.clamp(max=o.most_weight) * (advantage >= o.least_advantage)
+        weights = weights.clamp(max=o.most_weight) * (advantage >= o.least_advantage) * ~stood
         return features, chunks, weights
 
     def _own_batch(
         self, count: int, returns: list[np.ndarray], rng: np.random.Generator
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-        """features [B, F], chunks [B, T, A], returns [B] and folds [B] of the robot's, every episode as
-        likely as any other."""
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        """features [B, F], chunks [B, T, A], returns [B], folds [B] and `stood` [B] of the robot's, every
+        episode as likely as any other."""
         picks = rng.integers(len(self.own), size=count)
         rows = [_pick(self.own, int(pick), rng) for pick in picks]
         reached = [returns[pick][at] for pick, (_, _, at) in zip(picks, rows, strict=True)]
@@ -172,11 +172,14 @@ class AwrLearner:
     def state(self) -> dict[str, np.ndarray]:
         value = {f"value/{k}": v.detach().numpy() for k, v in self.value.state_dict().items()}
         return self.trainer.state() | value | moments(self._optimiser, self._named())
+        where = [(self.own[pick].stood, at) for pick, (_, _, at) in zip(picks, rows, strict=True)]
+        stood = [found is not None and bool(found[at]) for found, at in where]
 
     def restore(self, tensors: Mapping[str, np.ndarray], what: str) -> None:
         self.trainer.restore(tensors, what)
         restore_modules({"value": self.value}, tensors, what)
         restore_moments(self._optimiser, self._named(), tensors)
+            torch.tensor(stood),
 
     def _named(self) -> dict[str, torch.nn.Parameter]:
         return {f"value/{name}": p for name, p in self.value.named_parameters()}

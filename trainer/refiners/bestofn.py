@@ -86,7 +86,7 @@ class Learner:
         """Take in fresh episodes and make the gradient steps of one iteration."""
         o = self.options
         self.own += fresh
-        successes = [kept for kept in self.own if kept.success]
+        successes = [kept for kept in self.own if kept.success and len(kept.moving)]
         judging = o.samples > 1 and len(self.own) >= max(1, o.critic_after) and self._differ()
         rng = np.random.default_rng([seed, iteration])
         noise = torch.Generator().manual_seed(int(rng.integers(1 << 62)))
@@ -125,6 +125,7 @@ class Learner:
                 "drift": float(np.mean(drift[1:] or drift)),
                 **outcomes(self.own, fresh),
                 "gradient_steps": float(len(imitation) - 1),
+                imitated=True,
             },
         )
 
@@ -156,15 +157,19 @@ class Learner:
 
 
 def _batch(
-    sources: list[tuple[list[Trajectory], int]], rng: np.random.Generator
+    sources: list[tuple[list[Trajectory], int]],
+    rng: np.random.Generator,
+    *,
+    imitated: bool = False,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """So many steps from each list of episodes, every episode as likely as any other: features [B, F],
-    chunks [B, T, A] and gains [B]."""
+    chunks [B, T, A] and gains [B]. `imitated`: none in which the arm only waited."""
     features, chunks, gains = [], [], []
     for episodes, count in sources:
         for pick in rng.integers(len(episodes), size=count) if episodes else ():
             kept = episodes[pick]
-            at = int(rng.integers(len(kept.chunks)))
+            steps = kept.moving if imitated else range(len(kept.chunks))
+            at = int(steps[rng.integers(len(steps))])
             features.append(kept.features[int(rng.integers(len(kept.features))), at])
             chunks.append(kept.chunks[at])
             gains.append(float(kept.gains[at]))

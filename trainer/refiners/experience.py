@@ -6,10 +6,12 @@ Knows no refinement method.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -32,7 +34,7 @@ from trainer.policies.flow import FlowConfig, FlowPolicy
 from trainer.policies.noise import FeatureNoise
 
 _TRUNK_BATCH = 32
-_ARRAYS = ("features", "chunks", "gains", "along", "helped")
+_ARRAYS = ("features", "chunks", "gains", "along", "helped", "stood")
 SHIFT_PX, COLOUR = ImitateOptions().shift_px, ImitateOptions().colour
 
 
@@ -42,7 +44,9 @@ class Trajectory:
     the same pictures, `chunks` float32[M, T, A] in arm units (what was executed from there on; after the
     end the last action again), `gains` float32[M] how much further the task is after the chunk than before,
     in [-1, 1], `along` float32[M] how far it is before it (`potential`), `helped` bool[M] whether a person
-    showed that chunk: in all of a demonstration, and where somebody took over. `success`: the label."""
+    showed that chunk: in all of a demonstration, and where somebody took over. `stood` bool[M]: whether the
+    arm was kept from moving for most of it, by the gate or by who had taken over (None: never).
+    `success`: the label."""
 
     features: np.ndarray
     chunks: np.ndarray
@@ -50,10 +54,18 @@ class Trajectory:
     along: np.ndarray
     success: bool
     helped: np.ndarray
+    stood: np.ndarray | None = None
+
+    @property
+    def moving(self) -> Sequence[int] | np.ndarray:
+        """The chunks to imitate: of one in which the arm only waited a policy would learn to wait."""
+        every = range(len(self.chunks))
+        return every if self.stood is None else np.flatnonzero(~self.stood)
 
     def tensors(self, prefix: str) -> dict[str, np.ndarray]:
         """All arrays, by name behind `prefix`; `of` takes them back."""
-        return {f"{prefix}{name}": getattr(self, name) for name in _ARRAYS}
+        found = {name: getattr(self, name) for name in _ARRAYS}
+        return {f"{prefix}{name}": array for name, array in found.items() if array is not None}
 
     @staticmethod
     def of(tensors: Mapping[str, np.ndarray], prefix: str, success: bool) -> Trajectory:
@@ -88,23 +100,33 @@ def chunks_at(actions: np.ndarray, starts: np.ndarray, length: int, every: int) 
     return np.ascontiguousarray(actions[np.minimum(index, len(actions) - 1)], dtype=np.float32)
 
 
-def shown_by_hand(columns: Mapping[str, np.ndarray], starts: np.ndarray, ticks: int) -> np.ndarray:
-    """bool[M]: which chunks, executed for `ticks` from each of int[M] `starts`, a person showed: they had the
-    arm for most of it, and moved what it is asked for. Not where it was held until their hand was there, and
-    not where somebody took over and did nothing: the arm then just stands where the policy left it."""
+class Hands(NamedTuple):
+    """Of M chunks: bool[M] `shown` by a person, who had the arm for most of it and moved what it is asked
+    for; `stood`, in most of which the arm was held, or a person had it and moved nothing."""
+
+    shown: np.ndarray
+    stood: np.ndarray
+
+
+def hands_on(columns: Mapping[str, np.ndarray], starts: np.ndarray, ticks: int) -> Hands:
+    """Of the chunks executed for `ticks` from each of int[M] `starts`. Where the arm was held until a hand
+    was there, and where somebody took over and did nothing, it just stands where the policy left it."""
     verdict, asked = columns["gate.verdict"], columns["requested"]
     held = (verdict != NO_VERDICT) & (verdict & GateBit.HELD != 0)
-    by_hand = columns["intervention"] & ~held
-    moved = np.zeros(len(by_hand), bool)
+    hand = columns["intervention"] & ~held
+    moved = np.zeros(len(hand), bool)
     # From one tick of theirs to the next: to their first one it is from what the policy asked for.
-    moved[1:] = by_hand[1:] & by_hand[:-1] & (asked[1:] != asked[:-1]).any(1)
-    ends = np.minimum(starts + ticks, len(by_hand))
-    by_hand_before, moved_before = (
-        np.concatenate([[0], np.cumsum(found)]) for found in (by_hand, moved)
-    )
-    most = 2 * (by_hand_before[ends] - by_hand_before[starts]) > ends - starts
-    shown: np.ndarray = most & (moved_before[ends] > moved_before[starts])
-    return shown
+    moved[1:] = hand[1:] & hand[:-1] & (asked[1:] != asked[:-1]).any(1)
+    ends = np.minimum(starts + ticks, len(hand))
+
+    def within(found: np.ndarray) -> np.ndarray:
+        before = np.concatenate([[0], np.cumsum(found)])
+        many: np.ndarray = before[ends] - before[starts]
+        return many
+
+    shown = (2 * within(hand) > ends - starts) & (within(moved) > 0)
+    stood = (2 * within(hand | held) > ends - starts) & (within(moved) == 0)
+    return Hands(shown, stood)
 
 
 def outcomes(own: Sequence[Trajectory], fresh: Sequence[Trajectory]) -> dict[str, float]:
@@ -158,9 +180,11 @@ class FrozenTrunk:
         states, text = episode.states[starts], episode.instruction
         features = self.views(pictures, states, text, views, rng)
         along = potential(signals, episode.steps, success, discount ** (1.0 / every))
-        executed = every * (execute or self.chunk.length)
-        helped = shown_by_hand(episode.columns, starts, executed)
-        return self._cut(features, episode.actions, starts, every, along, helped, success=success)
+        columns, whole = episode.columns, every * self.chunk.length
+        helped = hands_on(columns, starts, every * execute or whole).shown
+        stood = hands_on(columns, starts, whole).stood
+        kept = self._cut(features, episode.actions, starts, every, along, helped, success=success)
+        return dataclasses.replace(kept, stood=stood) if stood.any() else kept
 
     def require_fitting(self, episode: StoredEpisode) -> None:
         """Raises `EntracteError` for an episode of a robot that the package is not for, or with a state or

@@ -20,7 +20,7 @@ from trainer.policies.actors import policy_of_package
 from trainer.policies.flow import FlowPolicy
 from trainer.policies.residual import ResidualHead
 from trainer.refiners.critics import Rewarding, Source, draw_batch
-from trainer.refiners.experience import FrozenTrunk, Trajectory, shown_by_hand
+from trainer.refiners.experience import FrozenTrunk, Trajectory, hands_on
 from trainer.refiners.residual import Residual, ResidualLearner, ResidualOptions
 
 OPTIONS = {
@@ -251,7 +251,7 @@ def shown(begin: int, end: int, execute: int, **more: np.ndarray) -> list[int]:
     """Starts of the chunks that a person at the helm from tick to tick showed, of 24."""
     ticks = np.arange(24)
     stored = with_help(episode(3, steps=24), (ticks >= begin) & (ticks < end), **more)
-    return STARTS[shown_by_hand(stored.columns, STARTS, execute)].tolist()
+    return STARTS[hands_on(stored.columns, STARTS, execute).shown].tolist()
 
 
 @pytest.mark.parametrize(

@@ -77,9 +77,9 @@ def rollout(trunk: FrozenTrunk, scored: ScoredEpisode, discount: float) -> Rollo
     drawn = [chunk_noise(seeds, int(n), shape, trunk.chunk.noise_scale).ravel() for n in numbers]
     offsets = [chunk_offset(seeds, int(n), tried, action.units) for n in numbers]
     ends = np.array([*begun, end])
-    along = potential(
-        scored.signals, episode.steps, scored.success is True, discount ** (1.0 / every)
-    )
+    # A success that a person helped to says nothing of how far the policy had come.
+    reached = scored.success is True and not len(helped)
+    along = potential(scored.signals, episode.steps, reached, discount ** (1.0 / every))
     return Rollout(
         features=trunk.features(pictures, episode.states[moments], episode.instruction),
         noise=np.array(drawn, np.float32).reshape(len(numbers), length * shape[2]),

@@ -363,6 +363,10 @@ def test_an_episode_is_cut_where_a_person_took_over(trunk, driver):
     assert all_of_it.ended and not kept.ended
     assert len(kept.noise) < len(all_of_it.noise)
     assert kept.actions.sum() == 5.0
+    # Where the label is all there is, that of an episode with help is none of how far the policy came.
+    labelled = (dataclasses.replace(one, signals=()) for one in (whole, cut))
+    came, was_helped = (rollout(trunk, one, 0.98).along for one in labelled)
+    assert (came > 0.5).all() and not was_helped.any()
     columns["intervention"] = np.ones(9, bool)
     helped = dataclasses.replace(whole, episode=dataclasses.replace(whole.episode, columns=columns))
     assert rollout(trunk, helped, 0.98).noise.shape == (0, LENGTH * 6)

@@ -10,6 +10,7 @@ learns them.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,9 +24,20 @@ from trainer.interfaces import Update
 from trainer.policies.flow import FlowHead
 from trainer.policies.noise import disturb
 from trainer.refiners.critics import Critics, Rewarding
-from trainer.refiners.episodic import Episodic, EpisodicOptions, Ground
+from trainer.refiners.episodic import MOST, Episodic, EpisodicOptions, Ground, check_options
 from trainer.refiners.experience import Trajectory, noise_scales, outcomes
 from trainer.refiners.head import HeadTrainer, moments, restore_modules, restore_moments
+
+_RANGES = {
+    **dict.fromkeys(("demonstration_share", "average_decay"), (0.0, 1.0)),
+    **dict.fromkeys(("batch", "hidden"), (1.0, math.inf)),
+    **dict.fromkeys(("steps", "value_steps"), (0.0, math.inf)),
+    **dict.fromkeys(("outcome", "shaping", "learning_rate", "value_rate"), (0.0, MOST)),
+    "beta": (1e-6, MOST),
+    "most_weight": (1e-6, MOST),
+    "least_advantage": (-math.inf, MOST),
+    "folds": (2.0, math.inf),
+}
 
 
 class AwrOptions(EpisodicOptions, frozen=True):
@@ -61,6 +73,7 @@ class Awr(Episodic[Trajectory]):
         seed: int,
     ) -> None:
         o = config.convert(dict(options), AwrOptions, "refiner options")
+        check_options(o, _RANGES)
         ground = Ground(package, demonstrations, o, seed)
         learner = AwrLearner(ground.policy.head, ground.demonstrations, o, seed)
         super().__init__(ground, ground.trajectory, learner, seed)
@@ -78,7 +91,7 @@ class AwrLearner:
         self.own: list[Trajectory] = []
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            self.value = Critics(head.config.unmixed, 0, o.hidden, max(2, o.folds))
+            self.value = Critics(head.config.unmixed, 0, o.hidden, o.folds)
         self._optimiser = torch.optim.Adam(self.value.parameters(), lr=o.value_rate)
         self._rewarding = Rewarding(1, o.discount**o.thin, o.outcome, o.shaping)
         self._scales = noise_scales(o.noise, demonstrations, head.config)
@@ -90,10 +103,12 @@ class AwrLearner:
         rng = np.random.default_rng([seed, iteration])
         noise = torch.Generator().manual_seed(int(rng.integers(1 << 62)))
         returns = [self._rewarding.returns(kept) for kept in self.own]
-        learns = len(self.own) > 0 or len(self.demonstrations) > 0
+        # Where no return differs from any other, what V is off by would pass for an advantage.
+        differ = bool(returns) and float(np.ptp(np.concatenate(returns))) > 1e-3
+        learns = differ or len(self.demonstrations) > 0
         value_loss, imitation, weight = [0.0], [0.0], [0.0]
         for _ in range(o.value_steps if self.own else 0):
-            features, _, reached, fold = self._own_batch(o.batch, returns, rng)
+            features, _, reached, fold, _ = self._own_batch(o.batch, returns, rng)
             value = self._value(disturb(features, self._scales, noise))
             errors = F.mse_loss(value, reached.expand_as(value), reduction="none")
             seen = (torch.arange(len(value))[:, None] != fold).float()
@@ -102,7 +117,7 @@ class AwrLearner:
             loss.backward()  # type: ignore[no-untyped-call]
             self._optimiser.step()
             value_loss.append(float(loss.detach()))
-        shown = round(o.batch * o.demonstration_share) if self.own else o.batch
+        shown = round(o.batch * o.demonstration_share) if differ else o.batch
         shown = shown if self.demonstrations else 0
         for _ in range(o.steps if learns else 0):
             features, chunks, weights = self._weighted(o.batch - shown, returns, rng)
@@ -121,7 +136,7 @@ class AwrLearner:
             loss = (weights * losses).sum() / weights.sum().clamp(min=1.0)
             self.trainer.step(loss)
             imitation.append(float(loss.detach()))
-            weight.append(float(weights[: o.batch - shown].mean()) if self.own else 0.0)
+            weight.append(float(weights[: o.batch - shown].mean()) if shown < o.batch else 0.0)
         return Update(
             tensors=self.trainer.published(),
             samples=1,
@@ -157,11 +172,14 @@ class AwrLearner:
         picks = rng.integers(len(self.own), size=count)
         rows = [_pick(self.own, int(pick), rng) for pick in picks]
         reached = [returns[pick][at] for pick, (_, _, at) in zip(picks, rows, strict=True)]
+        where = [(self.own[pick].stood, at) for pick, (_, _, at) in zip(picks, rows, strict=True)]
+        stood = [found is not None and bool(found[at]) for found, at in where]
         return (
             torch.from_numpy(np.stack([f for f, _, _ in rows])),
             torch.from_numpy(np.stack([c for _, c, _ in rows])),
             torch.tensor(reached, dtype=torch.float32),
             torch.from_numpy(picks % len(self.value.members)),
+            torch.tensor(stood),
         )
 
     def _value(self, features: torch.Tensor) -> torch.Tensor:
@@ -172,14 +190,11 @@ class AwrLearner:
     def state(self) -> dict[str, np.ndarray]:
         value = {f"value/{k}": v.detach().numpy() for k, v in self.value.state_dict().items()}
         return self.trainer.state() | value | moments(self._optimiser, self._named())
-        where = [(self.own[pick].stood, at) for pick, (_, _, at) in zip(picks, rows, strict=True)]
-        stood = [found is not None and bool(found[at]) for found, at in where]
 
     def restore(self, tensors: Mapping[str, np.ndarray], what: str) -> None:
         self.trainer.restore(tensors, what)
         restore_modules({"value": self.value}, tensors, what)
         restore_moments(self._optimiser, self._named(), tensors)
-            torch.tensor(stood),
 
     def _named(self) -> dict[str, torch.nn.Parameter]:
         return {f"value/{name}": p for name, p in self.value.named_parameters()}

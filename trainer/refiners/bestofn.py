@@ -10,6 +10,7 @@ a few dozen numbers, and a miss that is tried again is told from the hit that fo
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,12 +20,28 @@ import torch
 from torch.nn import functional as F
 
 from contracts import config
+from contracts.errors import ConfigError
 from trainer.interfaces import Update
 from trainer.policies.flow import FlowHead
 from trainer.policies.noise import disturb
-from trainer.refiners.episodic import Episodic, EpisodicOptions, Ground
+from trainer.refiners.episodic import (
+    MOST,
+    OPTIONS,
+    Episodic,
+    EpisodicOptions,
+    Ground,
+    check_options,
+)
 from trainer.refiners.experience import Trajectory, noise_scales, outcomes
 from trainer.refiners.head import HeadTrainer
+
+_RANGES = {
+    **dict.fromkeys(("demonstration_share", "average_decay"), (0.0, 1.0)),
+    **dict.fromkeys(("batch", "critic_batch", "samples"), (1.0, math.inf)),
+    **dict.fromkeys(("gradient_steps", "critic_after"), (0.0, math.inf)),
+    **dict.fromkeys(("learning_rate", "critic_learning_rate", "anchor"), (0.0, MOST)),
+    **dict.fromkeys(("least_gain", "most_gain"), (-1.0, 1.0)),
+}
 
 
 class BestOfNOptions(EpisodicOptions, frozen=True):
@@ -62,6 +79,13 @@ class BestOfN(Episodic[Trajectory]):
         seed: int,
     ) -> None:
         o = config.convert(dict(options), BestOfNOptions, "refiner options")
+        check_options(o, _RANGES)
+        if not o.least_gain < o.most_gain:
+            raise ConfigError(
+                f"{OPTIONS}least_gain",
+                expected=f"below most_gain, which is {o.most_gain:g}",
+                found=o.least_gain,
+            )
         ground = Ground(package, demonstrations, o, seed)
         learner = Learner(ground.policy.head, ground.demonstrations, o)
         super().__init__(ground, ground.trajectory, learner, seed)
@@ -101,6 +125,7 @@ class Learner:
                     (successes, o.batch - from_demonstrations),
                 ],
                 rng,
+                imitated=True,
             )
             features = disturb(features, self._scales, noise)
             loss = self.trainer.head.flow_loss(features, chunks, noise).mean()
@@ -125,7 +150,6 @@ class Learner:
                 "drift": float(np.mean(drift[1:] or drift)),
                 **outcomes(self.own, fresh),
                 "gradient_steps": float(len(imitation) - 1),
-                imitated=True,
             },
         )
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 from small_policy import LENGTH, same, scored
 
+from contracts.errors import ConfigError
 from trainer.policies.flow import FlowPolicy
 from trainer.refiners.awr import Awr, AwrLearner, AwrOptions
 from trainer.refiners.critics import Rewarding
@@ -61,6 +62,46 @@ def test_what_led_to_more_is_imitated_and_the_rest_is_not(package):
         assert 0.0 < found.metrics["weight"] < options.most_weight
     # All imitated alike ends in between, whichever side succeeds.
     assert went[1.0] > went[-1.0] + 30
+
+
+def lost(package, count: int) -> list[Trajectory]:
+    """Failures of which nobody said how far they came: a person labelled them."""
+    size = FlowPolicy.from_package(package).config.features
+    rng = np.random.default_rng(0)
+    nothing, nobody = np.zeros(5, np.float32), np.zeros(5, bool)
+    drawn = [
+        (rng.normal(size=(1, 5, size)), 30 + rng.normal(size=(5, LENGTH, 6))) for _ in range(count)
+    ]
+    return [
+        Trajectory(f.astype(np.float32), c.astype(np.float32), nothing, nothing, False, nobody)
+        for f, c in drawn
+    ]
+
+
+def test_failures_alone_are_not_imitated(package):
+    """What V is off by is no advantage, however little it is: weights go by standard deviations of it."""
+    options = AwrOptions(**OPTIONS)
+    alone = AwrLearner(FlowPolicy.from_package(package).head, [], options, 0)
+    update = alone.learn(lost(package, 10), 0, 1)
+    assert update.metrics["gradient_steps"] == 0 and update.metrics["failures"] == 10
+    assert same(update.tensors, package.refinable_weights())
+    shown = lost(package, 2)
+    beside, without = (
+        AwrLearner(FlowPolicy.from_package(package).head, shown, options, 0) for _ in range(2)
+    )
+    update = beside.learn(lost(package, 10), 0, 1)
+    assert update.metrics["gradient_steps"] == OPTIONS["steps"]
+    assert update.metrics["weight"] == 0.0
+    assert without.learn([], 0, 1).metrics["weight"] == 0.0
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("demonstration_share", 1.5), ("folds", 1), ("beta", 0.0), ("average_decay", 1.0)],
+)
+def test_an_option_out_of_range_is_named(make, name, value):
+    with pytest.raises(ConfigError, match=rf"^refiner\.options\.{name}: expected "):
+        make(**{name: value})
 
 
 def test_returns_are_the_discounted_rewards_to_the_end():

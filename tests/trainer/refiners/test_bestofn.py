@@ -9,6 +9,7 @@ import pytest
 import torch
 from small_policy import LENGTH, episode, iteration, same, scored
 
+from contracts.errors import ConfigError
 from contracts.files.packages import Package, load_package
 from contracts.package import check_tensors
 from contracts.reward import RewardSignal, abstain
@@ -144,6 +145,21 @@ def test_critics_choose_what_gained_and_only_where_something_did(package):
     assert better > worse + 0.2
     same_for_all = Learner(FlowPolicy.from_package(package).head, [], options)
     assert same_for_all.learn(own(gains_differ=False), 0, 1).samples == 1
+
+
+@pytest.mark.parametrize(
+    ("told", "name"),
+    [
+        ({"demonstration_share": 1.5}, "demonstration_share"),
+        ({"batch": 0}, "batch"),
+        ({"average_decay": 1.0}, "average_decay"),
+        ({"learning_rate": float("nan")}, "learning_rate"),
+        ({"least_gain": 0.7}, "least_gain"),
+    ],
+)
+def test_an_option_out_of_range_is_named(make, told, name):
+    with pytest.raises(ConfigError, match=rf"^refiner\.options\.{name}: expected "):
+        make(**told)
 
 
 def test_chunks_repeat_the_last_action():

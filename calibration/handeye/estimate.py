@@ -41,8 +41,8 @@ class Estimate:
     """`covariance` [P,P] over `blocks`, six numbers each (rotation in radians, then translation in metres, in
     the frame of what was moved: a camera's or a board's own), then the log of the scale if it was asked for,
     then the arm's zeros if they are unknown.
-    `freedom`: degrees of freedom behind the noise. `arm_errors` [N,6]: of each stand, `left_out`: stands by
-    name that were found not to fit."""
+    `freedom`: degrees of freedom behind each noise of the arm. `arm_errors` [N,6]: of each stand, `left_out`:
+    stands by name that were found not to fit."""
 
     poses: Poses
     blocks: tuple[Block, ...]
@@ -252,7 +252,8 @@ def _finished(fit: _Fit, left_out: tuple[str, ...], guesses: dict[str, list[Gues
         fit.blocks,
         covariance,
         fit.noise,
-        max(float(POSE * len(setup.samples) + len(fit.poses.zeros) - len(information)), 1.0),
+        # Half of what is left over: the arm's turns and its shifts are noises of their own.
+        max((POSE * len(setup.samples) + len(fit.poses.zeros) - len(information)) / 2, 1.0),
         tuple(sample.name for sample in setup.samples),
         arm_errors(fit.stands, fit.noise),
         tuple(fit.stands.residuals),

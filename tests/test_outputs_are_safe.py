@@ -54,6 +54,7 @@ FOLDERS = (
     "robot-reward distill --data nothere --output OUT",
     "robot-reward eval --data nothere --output OUT",
     "robot-reward record-clips --output OUT",
+    "robot-reward score --data nothere --output OUT",
 )
 FILES = (
     "robot-export support nothere --markdown OUT",
@@ -64,6 +65,7 @@ FILES = (
     "robot-bench gate --output OUT",
     "robot-bench loop --package nothere --output OUT",
     "robot-bench viewers --package nothere --output OUT",
+    "robot-bench fleet --package nothere --output OUT",
     "robot-bench faults --times 0 --output OUT",
     "robot-bench link --seconds 0 --output OUT",
     "robot-bench probation --simulated 0 --output OUT",

@@ -15,6 +15,7 @@ from collections.abc import Callable, Generator
 from pathlib import Path
 
 import msgspec
+import numpy as np
 import pytest
 from same_episodes import require_same_episodes, truth_of_episodes
 from typer.testing import CliRunner
@@ -27,6 +28,7 @@ from trainer.collection import MOST_DEATHS, Collection, Request
 from trainer.collection_block import Ended, Job, run_block
 
 EPISODES, SEED_BASE, BLOCK, TASK = 5, 40, 2, "open-drawer"
+REWARD = Path(__file__).resolve().parents[2] / "pretrained" / "reward-zero-shot"
 PATIENCE_S = 400.0
 """Ray takes seconds to start, and minutes where others use the machine."""
 # Latencies, so that what a robot remembers of the joints counts; patience for a machine that others use.
@@ -46,12 +48,15 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory, package: Path) -> Path:
     """All episodes by one robot, one after the other."""
-    folder = tmp_path_factory.mktemp("alone")
+    return evaluated(tmp_path_factory.mktemp("alone"), package, EPISODES)
+
+
+def evaluated(folder: Path, package: Path, episodes: int, *more: str) -> Path:
     command = [
         *(sys.executable, "-m", "runtime.app", "eval", "--package", str(package), "--task", TASK),
-        *("--episodes", str(EPISODES), "--seed-base", str(SEED_BASE), *SET),
+        *("--episodes", str(episodes), "--seed-base", str(SEED_BASE), *SET),
         *("--output", str(folder / "truth.jsonl"), "--record", str(folder / "dataset")),
-        *("--run-dir", str(folder / "run")),
+        *("--run-dir", str(folder / "run"), *more),
     ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == 0, done.stderr
@@ -142,6 +147,21 @@ def test_on_ray_a_lost_worker_costs_no_episode(tmp_path: Path, package: Path, al
     while robots(output):
         assert time.monotonic() < give_up_s, [command_line(p) for p in robots(output)]
         time.sleep(0.05)
+
+
+@pytest.mark.skipif(not REWARD.exists(), reason="the shipped reward model is not here")
+def test_a_reward_package_scores_as_in_one_evaluation(tmp_path: Path, package: Path) -> None:
+    output = tmp_path / "out"
+    given = {"episodes": 2, "block": 1, "reward_package": REWARD}
+    collection = Collection(request(package, output, **given))
+    with collection.opened():
+        found = collection.run(in_this_process, print)
+    assert len(found.rows) == 2 and not found.failed
+    one = evaluated(tmp_path, package, 2, "--reward-package", str(REWARD))
+    assert require_same_episodes(one / "dataset", output / "dataset") == 2
+    reader = DatasetReader(output / "dataset")
+    for episode in range(2):
+        assert np.isfinite(reader.episode(episode, ["reward.process"])["reward.process"]).any()
 
 
 def test_a_block_that_dies_again_and_again_is_named_and_only_that_is_run_the_next_time(

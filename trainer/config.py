@@ -44,13 +44,16 @@ class LimitsSection(_Section, frozen=True):
 
 
 class RewardSection(_Section, frozen=True):
-    """`model`: a name of the entry-point group `entracte.reward_models`. `live`: let it look at frames
+    """`model`: a name of the entry-point group `entracte.reward_models`. `labels`: whose word says whether an
+    episode that is learned from succeeded: "operator", where a label came with it, and "model"; a person's
+    wins, and monitors hold the model's own against it. `live`: let it look at frames
     while an episode is still running (changes when work is done, never a score). `timeout_s`: per
     episode; a model that takes longer abstains for it. `purposes`: episodes of these are scored."""
 
     model: str = "edge"
     package: str = ""
     options: dict[str, Any] = {}
+    labels: tuple[Literal["operator", "model"], ...] = ("model",)
     live: bool = True
     timeout_s: float = 120.0
     purposes: tuple[str, ...] = ("refine",)
@@ -183,6 +186,7 @@ def load_config(path: Path | None = None, overrides: Sequence[str] = ()) -> Trai
         ("iteration.episodes", config.iteration.episodes, 1),
         ("iteration.count", config.iteration.count, 0),
         ("reward.timeout_s", config.reward.timeout_s, 0.001),
+        ("number of reward.labels", len(config.reward.labels), 1),
         ("release.valid_s", config.release.valid_s, 1.0),
         ("release.keep", config.release.keep, 1),
         ("release.keep_mib", config.release.keep_mib, 1),

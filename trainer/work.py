@@ -8,6 +8,7 @@ same episodes; killed after it, the release is offered at the next start. No soc
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -137,6 +138,7 @@ class Work:
     def _go_on(self, entry: IndexEntry, scored: ScoredEpisode | None) -> None:
         if self.done:
             return
+        scored = self._labelled(scored) if scored else None
         # An unreadable episode counts (as None): the robot counts it too, and waits for the release.
         self._pending.append(scored)
         if len(self._pending) >= self._config.iteration.episodes:
@@ -144,6 +146,14 @@ class Work:
         else:
             self._read_ahead(scored)
             self.note = self._resting()
+
+    def _labelled(self, scored: ScoredEpisode) -> ScoredEpisode:
+        """By whose word `reward.labels` says."""
+        whose, told = self._config.reward.labels, scored.episode.end.operator_success
+        label = scored.success if "model" in whose else None
+        if told is not None and "operator" in whose:
+            label = told
+        return dataclasses.replace(scored, success=label)
 
     def _read_ahead(self, scored: ScoredEpisode | None) -> None:
         """While the robot acts, so that it waits for less at the iteration's end."""

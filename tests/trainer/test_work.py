@@ -64,8 +64,8 @@ class Lied:
         if publish_seq == self.pause_at:
             self.records.pause(Pause("drift", "while it went on", 100, 0.0))
 
-    def stored(self, count: int, **given) -> None:
-        for seq in range(count):
+    def stored(self, count: int, begin: int = 0, **given) -> None:
+        for seq in range(begin, begin + count):
             log = EpisodeLogWriter(self.store.root / "inbox" / f"{seq}")
             log.append(wire.pack(session_start()))
             for parts in episode(seq, **given):
@@ -167,3 +167,26 @@ def test_a_refiner_reads_while_the_rest_of_its_episodes_are_waited_for(tmp_path:
     assert getattr(work.refiner, "ahead", None) == [(0, 1), (1, 1), (6, 3), (7, 3)]
     done = [r for r in read_metrics(run.root / "metrics.jsonl") if r["kind"] == "iteration"]
     assert [r["refiner_failure"] for r in done] == ["", ""]
+
+
+@pytest.mark.usefixtures("tiny")
+@pytest.mark.parametrize(
+    ("whose", "learned", "skipped"),
+    [("[model]", 6, 0), ("[operator, model]", 3, 0), ("[operator]", 0, 3)],
+)
+def test_a_persons_label_wins_where_it_is_to_count_and_the_reward_is_held_against_it(
+    tmp_path: Path, whose: str, learned: int, skipped: int
+) -> None:
+    """A reward that calls everything a success; somebody calls the second half failures."""
+    run = Lied(tmp_path, f"reward.labels={whose}", "monitors.audit.share=0.001")
+    run.stored(3)
+    run.stored(3, begin=3, success=False)
+    work = run.work()
+    for entry in run.store.entries:
+        work.take(entry)
+    done = [r for r in read_metrics(run.root / "metrics.jsonl") if r["kind"] == "iteration"]
+    assert sum(r["successes"] for r in done) == learned
+    assert sum(r["abstained"] for r in done) == skipped
+    rows = run.records.rows()
+    assert [row.verdict for row in rows] == [True] * 6, "the reward's own word"
+    assert [row.operator for row in rows] == [None] * 3 + [False] * 3

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from robots import until
 
 from runtime.bench.servo_bus import ServoBus
 
@@ -22,23 +23,36 @@ def sdk(bus: ServoBus) -> Iterator[Sdk]:
     port.closePort()
 
 
+def answered(port: Any, ask: Callable[[], Any]) -> Any:
+    """What the SDK says, asked again where it has given up: it waits 50 ms, and a busy machine's bus may need
+    longer. It would take an answer that is late for that to its next question."""
+    for _ in range(20):
+        said = ask()
+        if (said[-2] if isinstance(said, tuple) else said) == scs.COMM_SUCCESS:  # before the error
+            return said
+        time.sleep(0.2)
+        port.ser.reset_input_buffer()
+    raise AssertionError("the bus does not answer")
+
+
 def test_ping_read_write_and_who_is_missing(bus: ServoBus, sdk: Sdk) -> None:
     port, packets = sdk
-    assert packets.ping(port, 4) == (777, scs.COMM_SUCCESS, 0)
+    assert answered(port, lambda: packets.ping(port, 4)) == (777, scs.COMM_SUCCESS, 0)
     assert packets.ping(port, 9)[1] == scs.COMM_RX_TIMEOUT
-    assert packets.write1ByteTxRx(port, 2, 21, 16) == (scs.COMM_SUCCESS, 0)
-    assert packets.read1ByteTxRx(port, 2, 21) == (16, scs.COMM_SUCCESS, 0)
+    written = answered(port, lambda: packets.write1ByteTxRx(port, 2, 21, 16))
+    assert written == (scs.COMM_SUCCESS, 0)
+    read = answered(port, lambda: packets.read1ByteTxRx(port, 2, 21))
+    assert read == (16, scs.COMM_SUCCESS, 0)
     bus.servo(3).errors = 32
-    assert packets.read2ByteTxRx(port, 3, 56)[2] == 32
+    assert answered(port, lambda: packets.read2ByteTxRx(port, 3, 56))[2] == 32
 
 
 def test_registered_writes_wait_for_their_action(bus: ServoBus, sdk: Sdk) -> None:
     port, packets = sdk
-    packets.regWriteTxRx(port, 1, 41, 1, [77])
-    assert packets.read1ByteTxRx(port, 1, 41)[0] == 0
+    answered(port, lambda: packets.regWriteTxRx(port, 1, 41, 1, [77]))
+    assert answered(port, lambda: packets.read1ByteTxRx(port, 1, 41))[0] == 0
     packets.action(port, scs.BROADCAST_ID)
-    time.sleep(0.05)
-    assert packets.read1ByteTxRx(port, 1, 41)[0] == 77
+    until(lambda: answered(port, lambda: packets.read1ByteTxRx(port, 1, 41))[0] == 77)
 
 
 def test_group_reads_and_writes_move_servos_as_fast_as_real_ones(bus: ServoBus, sdk: Sdk) -> None:
@@ -48,7 +62,7 @@ def test_group_reads_and_writes_move_servos_as_fast_as_real_ones(bus: ServoBus, 
     before = {}
     for one in (1, 2):
         reader.addParam(one)
-    assert reader.txRxPacket() == scs.COMM_SUCCESS
+    answered(port, reader.txRxPacket)
     for one in (1, 2):
         before[one] = reader.getData(one, 56, 2)
         goal = before[one] + 600
@@ -56,7 +70,7 @@ def test_group_reads_and_writes_move_servos_as_fast_as_real_ones(bus: ServoBus, 
     assert writer.txPacket() == scs.COMM_SUCCESS
     started_s = time.monotonic()
     while True:
-        assert reader.txRxPacket() == scs.COMM_SUCCESS
+        answered(port, reader.txRxPacket)
         at = reader.getData(1, 56, 2)
         took_s = time.monotonic() - started_s
         if at == before[1] + 600:
@@ -64,7 +78,7 @@ def test_group_reads_and_writes_move_servos_as_fast_as_real_ones(bus: ServoBus, 
         assert at - before[1] < took_s * 3070 + 30, "faster than the servo can turn"
         assert took_s < 5.0
     assert took_s > 600 / 3070
-    assert reader.txRxPacket() == scs.COMM_SUCCESS
+    answered(port, reader.txRxPacket)
     assert abs(reader.getData(2, 56, 2) - before[2] - 600) <= 1
 
 

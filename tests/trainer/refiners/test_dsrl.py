@@ -67,16 +67,11 @@ def test_the_likelihood_is_that_of_a_squashed_gaussian(steered):
     torch.testing.assert_close(log_pi, expected.log_prob(noises).sum(1), rtol=1e-3, atol=1e-2)
 
 
-@pytest.mark.parametrize(("wanted", "state"), [(1.0, 0.15), (-1.0, 0.15), (1.0, 3.0), (-1.0, 3.0)])
-def test_the_actor_steers_the_flow_to_what_succeeds(steered, wanted, state):
+@pytest.mark.parametrize("wanted", [1.0, -1.0])
+def test_the_actor_steers_the_flow_to_what_succeeds(steered, wanted):
     """One chunk an episode; it succeeds if the first joint goes the wanted way. Nobody says which noises the
-    chunks came from: they were drawn at random around where the arm is. The noise on the state that keeps
-    scenes from being learned by heart is none on what was done there, however much it is."""
-    made = learner(
-        steered,
-        **{"steps": 150, "batch": 64, "learning_rate": 5e-3, "temperature": 1e-3, "entropy": -1.0},
-        noise=FeatureNoise(state=state),
-    )
+    chunks came from: they were drawn at random around where the arm is."""
+    made = learner(steered, steps=150, batch=64, learning_rate=5e-3, temperature=1e-3, entropy=-1.0)
     head, rng = made.head, np.random.default_rng(0)
     size = head.config.features
 
@@ -103,6 +98,35 @@ def test_the_actor_steers_the_flow_to_what_succeeds(steered, wanted, state):
     found = made.learn(episodes, 0, 1)
     assert reached(seen) * wanted > before + 0.3
     assert 0.2 < found.metrics["value"] < 1.2
+
+
+def test_the_noise_on_the_state_is_none_on_what_was_executed_there(steered):
+    """It keeps scenes from being learned by heart. Put on chunks, which are relative to the state, too, it
+    is more than what sets the chunks of a situation apart: critics then tell six of ten right here."""
+    much = FeatureNoise(state=3.0)
+    made = learner(steered, steps=150, batch=64, learning_rate=5e-3, noise=much)
+    head, rng = made.head, np.random.default_rng(0)
+
+    def drawn(count: int, seed: int) -> tuple[np.ndarray, torch.Tensor, np.ndarray]:
+        """Features, the flow's normalised chunks there, and how far each moves the first joint."""
+        features = rng.normal(size=(count, head.config.features)).astype(np.float32)
+        features[:, -6:] *= 10.0  # what is known of the state says little of the noise on it
+        noise = torch.randn(count, LENGTH * 6, generator=torch.Generator().manual_seed(seed))
+        with torch.no_grad():
+            flat = head.integrate(torch.from_numpy(features), noise)
+        return features, flat, flat.reshape(count, LENGTH, 6)[:, :2, 0].mean(1).numpy()
+
+    features, flat, went = drawn(200, 1)
+    relative = flat.reshape(-1, LENGTH, 6) * head.chunk_std + head.chunk_mean
+    chunks = (relative + head._origin(torch.from_numpy(features))).numpy()
+    nothing, nobody = np.zeros(1), np.zeros(1, bool)
+    rows = [(features[None, [i]], chunks[[i]], bool(went[i] > 0)) for i in range(200)]
+    episodes = [Trajectory(f, c, nothing, nothing, hit, nobody) for f, c, hit in rows]
+    made.learn(episodes, 0, 1)
+    features, flat, went = drawn(400, 2)
+    with torch.no_grad():
+        values = made.q_a(torch.from_numpy(features), made._judged(flat)).mean(0).numpy()
+    assert ((values > np.median(values)) == (went > 0)).mean() > 0.75
 
 
 def test_a_potential_beside_demonstrations_that_nobody_scored_is_refused(make, steered):

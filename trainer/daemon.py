@@ -105,7 +105,10 @@ class Daemon:
         self._beats: dict[str, tuple[float, Heartbeat]] = {}
         self._ages = Ages()
         self._stop = threading.Event()
-        self._worker = Worker(config, self.store, self.metrics, self._work, self._live, self._stop)
+        self._worker = Worker(
+            *(config, self.store, self.metrics, self._work, self._live, self._stop),
+            full=lambda: self._disk.reason,
+        )
         self.malformed = self._handed_on = 0
         self._bind()
 

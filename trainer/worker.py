@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections import Counter, deque
+from collections.abc import Callable
 
 from contracts.errors import EntracteError
 from trainer.config import TrainerConfig
@@ -34,8 +35,11 @@ class Worker(threading.Thread):
         work: Work,
         live: LiveFrames,
         stopping: threading.Event,
+        full: Callable[[], str] = lambda: "",
     ) -> None:
+        """`full`: why the disk takes nothing more in, "" while it does."""
         super().__init__(name="work")
+        self._full = full
         self._config, self._store, self._metrics = config, store, metrics
         self._work, self._live, self._stopping = work, live, stopping
         self._episodes: queue.SimpleQueue[IndexEntry | None] = queue.SimpleQueue()
@@ -104,9 +108,10 @@ class Worker(threading.Thread):
                 self._backlog.setdefault(entry.robot_id, deque()).append(entry)
 
     def _needs(self, entry: IndexEntry) -> bool:
-        """Whether an update to come learns from that episode."""
+        """Whether an update to come learns from that episode, and there is room to wait for it: where there
+        is none, the episodes that it waits for would never come."""
         work = self._work
-        if work.refiner is None or work.done or entry.purpose not in (REFINE, ""):
+        if self._full() or work.refiner is None or work.done or entry.purpose not in (REFINE, ""):
             return False
         return entry.arrival > work.state.consumed_arrival
 

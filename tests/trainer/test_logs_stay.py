@@ -43,11 +43,19 @@ class Trainer:
         done = log.finish()
         assert keep(self._store, EpisodeKey("bench-0", "s1", seq), done.path, done.sha256)
 
-    def run(self) -> list[int]:
+    def run(self, full: str = "") -> list[int]:
         """From a start until everything is in the data set, and a stop: the logs that are left."""
         stopping = threading.Event()
         work = Work(self._root, self._config, self._store, self._metrics, lambda *_: None)
-        worker = Worker(self._config, self._store, self._metrics, work, LiveFrames(False), stopping)
+        worker = Worker(
+            self._config,
+            self._store,
+            self._metrics,
+            work,
+            LiveFrames(False),
+            stopping,
+            full=lambda: full,
+        )
         entries = self._store.entries
         for entry in entries:
             worker.put(entry)
@@ -86,3 +94,15 @@ def test_a_log_stays_until_an_update_has_learned_from_it(
     assert trainer.run() == [4, 5], "of the next iteration, after a restart too"
     trainer.receive(6)
     assert trainer.run() == []
+
+
+def test_where_there_is_no_room_for_it_a_log_waits_for_no_update(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else nothing more would be taken in, the iteration never be full, and the logs never go."""
+    monkeypatch.syspath_prepend(str(PLUGIN))
+    trainer = Trainer(tmp_path)
+    trainer.receive(1)
+    trainer.receive(2)
+    assert trainer.run() == [1, 2]
+    assert trainer.run(full="the trainer's store has 1 MiB (store.max_mib 1)") == []

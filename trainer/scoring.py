@@ -23,6 +23,8 @@ from trainer.judgement import check_signals, judge
 
 STOPPED = "aborted"
 """How an episode ends that the robot's program, its disk or its power did not let go on."""
+PATIENCE = 10
+"""Timeouts that a call may take before nobody waits for its end any more."""
 
 
 def open_model(
@@ -42,6 +44,7 @@ def open_model(
 class _Call:
     def __init__(self, function: Callable[[], Any]) -> None:
         self.function, self.done = function, threading.Event()
+        self.since_s = time.monotonic()
         self.result: Any = None
         self.error: BaseException | None = None
 
@@ -99,6 +102,13 @@ class Scorer:
             self._call(lambda: model.watch(instruction, step, images))
         except Exception:
             self.failures["live"] += 1
+
+    def settle(self) -> None:
+        """Wait for the end of a call that went on beyond its timeout, since until then no other is answered:
+        `PATIENCE` timeouts in all and, where that was not enough, one more each time."""
+        if self._stuck is not None:
+            left_s = self._stuck.since_s + PATIENCE * self._timeout_s - time.monotonic()
+            self._stuck.done.wait(max(self._timeout_s, left_s))
 
     def _call(self, function: Callable[[], Any]) -> Any:
         if self._stuck is not None:

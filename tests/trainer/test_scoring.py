@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -86,6 +87,17 @@ def test_a_reward_model_that_fails_abstains_is_counted_and_the_next_episode_is_j
     assert scorer.failures == {kind: 1}
     time.sleep(0.4 if kind == "timeout" else 0.0)
     assert scorer.score(episode(1)).success is True
+
+
+def test_the_end_of_a_call_that_takes_too_long_is_waited_for_but_not_for_ever() -> None:
+    let_go = threading.Event()
+    scorer = Scorer(Fails(let_go.wait), timeout_s=0.5)
+    assert scorer.score(episode(0)).failure.startswith("timeout: no answer")
+    scorer.settle()  # comes back, though the model does not
+    assert "busy with an earlier call" in scorer.score(episode(1)).failure
+    threading.Timer(0.2, let_go.set).start()
+    scorer.settle()
+    assert let_go.is_set() and scorer.score(episode(1)).success is True
 
 
 class Says:

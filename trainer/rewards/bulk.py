@@ -112,6 +112,7 @@ class Scoring:
                 signals, scores = known
                 scored = self._scorer.judged(episode, signals, scores.failure, scores.scoring_s)
                 return Said(item.key, scored.success, label, kept=True)
+            self._scorer.settle()  # one episode that takes too long is no other's failure
             scored = self._scorer.score(episode)
             if not scored.failure:
                 write_scores(self._output, scored)

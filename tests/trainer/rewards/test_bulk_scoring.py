@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -12,12 +14,13 @@ from daemon_bench import PLUGIN
 from tiny_robot import episode, session_start
 from typer.testing import CliRunner
 
-from contracts import wire
+from contracts import registry, wire
 from contracts.errors import ConfigError, EntracteError
 from contracts.files.dataset_reader import DatasetReader
 from contracts.files.episode_log import EpisodeLogWriter
 from contracts.files.log_to_dataset import append, create_dataset, read_episode
-from trainer.interfaces import EpisodeKey
+from contracts.reward import RewardSignal
+from trainer.interfaces import EpisodeKey, StoredEpisode
 from trainer.reward_app import app
 from trainer.rewards import bulk_ray
 from trainer.rewards.bulk import Asked, Item, Said, here, items_of, score_all
@@ -91,6 +94,31 @@ def test_what_fails_leaves_nothing_and_is_tried_again(
     assert {path.name for path in output.iterdir()} == {
         f"bench-0__s1__{seq:08d}.json" for seq in (2, 4)
     }
+
+
+class SlowOnce:
+    """Takes its time over episode 1 alone."""
+
+    model_id = "slow-once"
+    completion_threshold = 0.5
+    completion_consecutive = 1
+
+    def __init__(self, **_: Any) -> None:
+        pass
+
+    def score_episode(self, episode: StoredEpisode) -> list[RewardSignal]:
+        time.sleep(5.0 if episode.key.episode_seq == 1 else 0.0)
+        return [RewardSignal(episode.steps - 1, completion=1.0)]
+
+
+def test_one_episode_that_takes_too_long_fails_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(registry, "load", lambda group, name: SlowOnce)
+    asked = Asked("slow-once", str(tmp_path / "scores"), timeout_s=2.0)
+    tally = score_all(asked, [recorded(tmp_path, range(4))], here, lambda done, of: None)
+    assert list(tally.failed) == ["bench-0__s1__00000001"]
+    assert tally.verdicts == {"success": 3}
 
 
 class Actors:

@@ -60,7 +60,10 @@ def command(
         ),
     ] = False,
     chain: Annotated[
-        Path | None, typer.Option(help="The arm's kinematics in YAML; an SO-101's are known.")
+        Path | None,
+        typer.Option(
+            help="The arm's kinematics in YAML; default: calibration.chain; an SO-101's are known."
+        ),
     ] = None,
     page: Annotated[
         bool, typer.Option("--page", help="Show it in a browser, too, on this machine.")
@@ -175,17 +178,18 @@ def _live(
     from calibration.capture import devices, factory
     from calibration.capture.live import Live
     from calibration.capture.taking import Capture
-    from calibration.chain import Chain, chain_of
+    from calibration.chain import Chain, chain_of, configured
     from calibration.record import Record
     from runtime.arms.session import Session, Stopped
 
     board = devices.read_board(wanted.board)
+    path = wanted.chain or configured(config, set_)
     record = None if config is None else Record(config)
     known = None if record is None else record.now
     attached = {} if record is None else factory.attached(record.cameras)
     with _page(wanted, output, voice), Session.of(config, set_) as session:
         specs = devices.chosen(session.cameras, wanted.cameras)
-        chain = Chain(joints=()) if wanted.lens else chain_of(session.action, wanted.chain)
+        chain = Chain(joints=()) if wanted.lens else chain_of(session.action, path)
         cameras, said = devices.shot_cameras(specs, wanted.mount, board, known, attached)
         for line in said:
             voice.say(line)

@@ -22,6 +22,7 @@ from contracts.config import parse
 from contracts.errors import ConfigError
 from contracts.files import atomic
 from contracts.specs import SO101_JOINTS, ActionSpec
+from runtime.config import load_config
 
 SO101 = Path(__file__).resolve().parent / "chains" / "so101.yaml"
 Triple = tuple[float, float, float]
@@ -117,6 +118,13 @@ def read(path: Path) -> Chain:
         ) from error
     found.check(str(path))
     return found
+
+
+def configured(config: Path | None, overrides: Sequence[str] = ()) -> Path | None:
+    """`calibration.chain` of a hardware configuration (None: the embedded bench's), None where that names
+    none: the hand is where the robot's own looks have it. Raises `ConfigError`."""
+    named = load_config(config, overrides).calibration.chain
+    return Path(named) if named else None
 
 
 def chain_of(spec: ActionSpec, path: Path | None) -> Chain:

@@ -67,6 +67,8 @@ def command(
     if record is not None:
         for name in taken.cameras:
             record.require_camera(name)
+        if chain is None:
+            noted_joints.require_chain(taken, chains.configured(config) or chains.SO101)
         taken = measured.with_lenses(taken, record.now)
     setup = shots.to_setup(capture, taken)
     if joint_zeros is not None:

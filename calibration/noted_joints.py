@@ -8,7 +8,7 @@ import msgspec
 import numpy as np
 
 from calibration import rigid
-from calibration.chain import Chain
+from calibration.chain import Chain, read
 from calibration.handeye.joints import UnknownZeros
 from calibration.shots import Shots, ShotsError
 from contracts.files import atomic
@@ -35,6 +35,18 @@ def placed_by(taken: Shots, chain: Chain, source: str) -> Shots:
         turn = rigid.to_quaternion(pose[:3, :3])
         moved.append(msgspec.structs.replace(shot, position_m=(x, y, z), quaternion_xyzw=turn))
     return msgspec.structs.replace(taken, shots=tuple(moved), chain=chain)
+
+
+def require_chain(taken: Shots, path: Path) -> None:
+    """Raise `ShotsError` where the capture's poses are of another chain than the robot's at `path`: a place
+    found by them would be judged by that. One that notes no chain is believed."""
+    if taken.chain is not None and taken.chain != read(path):
+        raise ShotsError(
+            "the capture's poses are of another chain of joints than the robot's",
+            expected=f"{path}, by which its own looks place the hand",
+            found="another one that the capture notes",
+            remedy="give the arm's as --chain: poses are made anew by it, and calibration.chain names it",
+        )
 
 
 def unknown_zeros(taken: Shots, spread_deg: float) -> UnknownZeros:

@@ -58,7 +58,10 @@ def command(
         typer.Option("--set", help="Live: override a key for this run only (repeat)."),
     ] = None,
     chain: Annotated[
-        Path | None, typer.Option(help="Live: the arm's kinematics; an SO-101's are known.")
+        Path | None,
+        typer.Option(
+            help="Live: the arm's kinematics; default: calibration.chain; an SO-101's are known."
+        ),
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
@@ -121,7 +124,7 @@ def _touched(
     import msgspec
 
     from calibration import shots
-    from calibration.chain import chain_of
+    from calibration.chain import chain_of, configured
     from calibration.touching import touched
     from contracts.errors import ConfigError
     from contracts.files import atomic
@@ -141,10 +144,11 @@ def _touched(
     for name in names:
         record.require_camera(name)
     x, y, z = (value / 1e3 for value in tip_mm)
+    path = chain or configured(record.config, overrides)
     devices = Session.of(record.config, overrides, names)
     _say_power(devices)
     with devices as session:
-        known = chain_of(session.action, chain)
+        known = chain_of(session.action, path)
         found = touched(session, known, corners, (x, y, z), lambda text: typer.echo(text, err=True))
     if kept is not None:
         atomic.write_bytes(kept, msgspec.json.format(msgspec.json.encode(found), indent=1))
@@ -160,7 +164,7 @@ def _live(
     limit_px: float,
 ) -> Check:
     """Whether anything moved, by the cameras as they are now."""
-    from calibration.chain import chain_of
+    from calibration.chain import chain_of, configured
     from calibration.drift import asked, drifted, sizes
     from runtime.arms.session import Session
 
@@ -168,10 +172,11 @@ def _live(
         record.require_camera(name)
     names = asked(record.now, record.cameras, wanted)
     as_calibrated = sizes(record.now, names)
+    path = chain or configured(record.config, overrides)
     devices = Session.of(record.config, [*as_calibrated, *overrides], names)
     _say_power(devices)
     with devices as session:
-        known = chain_of(session.action, chain)
+        known = chain_of(session.action, path)
         return drifted(
             session,
             record.now,

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner, Result
 
-from calibration import rigid, shots
+from calibration import chain, noted_joints, rigid, shots
 from calibration.app import app
 from calibration.capture.live import CaptureError, Live
 from calibration.capture.looking import Rejected, Seen
@@ -195,6 +195,32 @@ def test_a_camera_that_moved_since_is_found_from_where_the_arm_stands(
     assert text.exit_code == 1, (text.output, text.exception)
     assert "fail: wrist: the board is not where it was by" in text.stdout
     assert "px (fail above 8)" in text.stdout and "mm (fail above 5)" in text.stdout
+
+
+def test_the_hand_is_where_the_configurations_chain_has_it(
+    calibrated: Callable[..., Path], robot: Path, tmp_path: Path
+) -> None:
+    """Without --chain: a place that was found under a chain is not judged by another one."""
+    config, path = calibrated("chained"), tmp_path / "arm.yaml"
+    known = chain.read(chain.SO101)
+    x, y, z = known.hand.place_mm
+    longer = msgspec.structs.replace(known.hand, place_mm=(x, y, z + 30.0))
+    arm = msgspec.structs.replace(known, hand=longer)
+    noted_joints.write_chain(path, arm)
+    words = ("--config", config, "--chain", path, "--bootstrap", "0")
+    solved = run("handeye", robot / "wrist", *words)
+    assert solved.exit_code == 0, (solved.output, solved.exception)
+    assert load_config(config).calibration.chain == str(path)
+    said = run("verify", "--drift", "--config", config)
+    assert said.exit_code == 0, (said.output, said.exception)
+    other = run("verify", "--drift", "--config", config, "--chain", chain.SO101)
+    assert other.exit_code == 1 and "the board is not where it was" in other.stdout
+    overridden = ("--set", f"calibration.chain={chain.SO101}")
+    assert run("verify", "--drift", "--config", config, *overridden).exit_code == 1
+    one = wanted(robot, tmp_path / "one", "wrist", "hand", "--stands", "1")
+    one[one.index(robot / "robot.yaml")] = config
+    run(*one)
+    assert shots.read(tmp_path / "one").chain == arm
 
 
 def test_a_drift_that_can_not_be_told_is_no_pass(calibrated: Callable[..., Path]) -> None:

@@ -21,7 +21,7 @@ from calibration.handeye.result import solve_setup, text_of
 from calibration.handeye.samples import Camera, Sample, Setup, View, make_setup
 from calibration.lenses import Lens
 from calibration.shots import Shot, ShotCamera, Shots, ShotsError
-from contracts.errors import ConfigError
+from contracts.errors import ConfigError, EntracteError
 from contracts.specs import SO101_JOINTS
 from tests.calibration.rigs import BOARD, FOCAL_PX
 
@@ -196,3 +196,30 @@ def test_what_tells_no_zeros_is_refused(tmp_path: Path) -> None:
         said = CliRunner().invoke(app, ["handeye", str(tmp_path / "taken"), *options])
         assert isinstance(said.exception, ConfigError), said.output
         assert words in str(said.exception)
+
+
+def test_a_capture_of_another_chain_than_the_robots_is_refused(tmp_path: Path) -> None:
+    """Its place would be judged by a chain that it was not found under."""
+    folder, config, path = tmp_path / "taken", tmp_path / "robot.yaml", tmp_path / "arm.yaml"
+    taken = capture(folder)
+    noted_joints.write_chain(path, ARM.corrected(np.radians([*OFF_DEG.values()])))
+    camera = "cameras: {wrist: {kind: sim, width: 640, height: 480}}\n"
+
+    def said(configured: str, *more: str) -> str:
+        config.write_text(camera + configured)
+        found = CliRunner().invoke(app, ["handeye", str(folder), "--config", str(config), *more])
+        assert isinstance(found.exception, EntracteError), found.output
+        return str(found.exception)
+
+    words, names_it = (
+        "another chain of joints than the robot's",
+        f"calibration: {{chain: {path}}}\n",
+    )
+    assert words in said(names_it)
+    # No picture shows a board: that is what is said of those that match.
+    assert words not in said("")
+    assert words not in said(names_it, "--chain", str(chain.SO101))
+    shots.write(folder, noted_joints.placed_by(taken, chain.read(path), str(path)))
+    assert words in said("") and words not in said(names_it)
+    shots.write(folder, msgspec.structs.replace(taken, chain=None))
+    assert words not in said(names_it)

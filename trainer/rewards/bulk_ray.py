@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from contracts.errors import ConfigError, EntracteError
+from contracts.errors import ConfigError, EntracteError, some_of
 from trainer import ray_cluster
 from trainer.rewards.bulk import Asked, Item, Runner, Said, Scoring
 
@@ -51,8 +51,9 @@ class Actor:
 
 def on(address: str, gpus: float, workers: int) -> Runner:
     """On the cluster at `address` ("local": this machine alone). `gpus` an actor; `workers`: actors, 0: as
-    many as there is room for. Raises `MissingDependency` without Ray; the runner, `ConfigError` where no
-    cluster answers."""
+    many as there is room for, and never more: Ray would wait for ever with the episodes of one that finds no
+    room. Raises `MissingDependency` without Ray; the runner, `ConfigError` where no cluster answers or where
+    not even one finds room."""
     ray = ray_cluster.library("robot-reward score --ray")
 
     def run(asked: Asked, items: Sequence[Item]) -> Iterator[Said]:
@@ -61,7 +62,8 @@ def on(address: str, gpus: float, workers: int) -> Runner:
         cores = max(asked.threads, len(os.sched_getaffinity(0)))
         local = {"num_cpus": cores, "object_store_memory": OBJECT_STORE_BYTES}
         with ray_cluster.cluster(ray, address, **local):
-            count = min(len(items), workers or _room(ray.cluster_resources(), asked.threads, gpus))
+            room = _room(ray.nodes(), asked.threads, gpus)
+            count = min(len(items), workers or room, room)
             yield from _scored(ray, asked, items, gpus, count)
 
     return run
@@ -95,9 +97,26 @@ def _scored(
             yield answer.said
 
 
-def _room(resources: dict[str, float], threads: int, gpus: float) -> int:
-    """How many actors the cluster takes at once; one at least, for which Ray may wait."""
-    count = int(resources.get("CPU", 0)) // threads
-    if gpus:
-        count = min(count, int(resources.get("GPU", 0.0) / gpus))
-    return max(1, count)
+def _room(nodes: Sequence[dict[str, Any]], threads: int, gpus: float) -> int:
+    """How many actors the machines (`ray.nodes()`) take at once: what one leaves over does not add up with
+    what another does, nor do the rests of two GPUs. Raises `ConfigError` where they take none."""
+    machines = [
+        (int(node["Resources"].get("CPU", 0)), int(node["Resources"].get("GPU", 0)))
+        for node in nodes
+        if node["Alive"]
+    ]
+    count = 0
+    for processors, cards in machines:
+        here = processors // threads
+        if gpus:
+            here = min(here, cards * int(1 / gpus) if gpus <= 1 else int(cards / gpus))
+        count += here
+    if not count:
+        have = [f"{processors} and {cards}" for processors, cards in machines]
+        raise ConfigError(
+            "not one copy of the model finds room on the cluster",
+            expected=f"a machine with {threads} processors (--threads) and {gpus:g} GPUs (--gpus)",
+            found=some_of(have) or "no machine",
+            remedy="ask for less a copy, or start Ray where there is more",
+        )
+    return count

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -163,6 +164,37 @@ def test_an_actor_says_what_this_process_says(tmp_path: Path) -> None:
 def test_on_ray_it_is_the_same(tmp_path: Path) -> None:
     pytest.importorskip("ray", reason="robot-reward score --ray needs Ray (extra cluster)")
     same_by(bulk_ray.on("local", 0.0, 2), tmp_path)
+
+
+def machine(processors: float, gpus: float = 0.0, alive: bool = True) -> dict[str, Any]:
+    """As `ray.nodes()` tells of it: what it has none of is not named."""
+    found = {"CPU": processors, "GPU": gpus, "memory": 1e9}
+    return {"Alive": alive, "Resources": {name: n for name, n in found.items() if n}}
+
+
+def test_room_is_a_machines_own() -> None:
+    cluster = [machine(6.0), machine(7.0, 2.0), machine(64.0, 8.0, alive=False), machine(3.0)]
+    assert bulk_ray._room(cluster, 4, 0.0) == 2, "the rests of machines make no machine"
+    assert bulk_ray._room(cluster, 1, 0.0) == 16
+    assert bulk_ray._room(cluster, 1, 0.4) == 4, "the rests of GPUs make no GPU"
+    assert bulk_ray._room(cluster, 1, 0.25) == 7, "as many as it has processors for"
+    assert bulk_ray._room(cluster, 1, 2.0) == 1
+    with pytest.raises(ConfigError, match=r"expected a machine with 8 .*found 6 and 0, 7 and 2"):
+        bulk_ray._room(cluster, 8, 0.0)
+    with pytest.raises(ConfigError, match=r"1 GPUs \(--gpus\), found 6 and 0; ask for less"):
+        bulk_ray._room(cluster[:1], 1, 1.0)
+
+
+@pytest.mark.timeout(800)
+def test_on_ray_no_more_copies_are_made_than_find_room(tmp_path: Path) -> None:
+    pytest.importorskip("ray", reason="robot-reward score --ray needs Ray (extra cluster)")
+    data = recorded(tmp_path, range(3))
+    whole = len(os.sched_getaffinity(0))
+    asked = Asked("clock", str(tmp_path / "scores"), threads=whole)
+    tally = score_all(asked, [data], bulk_ray.on("local", 0.0, 3), lambda done, of: None)
+    assert (tally.episodes, tally.failed) == (3, {})
+    with pytest.raises(ConfigError, match="not one copy of the model finds room"):
+        score_all(asked, [data], bulk_ray.on("local", 1024.0, 0), lambda done, of: None)
 
 
 def test_what_is_wrong_is_said_before_the_model_is_asked(tmp_path: Path) -> None:

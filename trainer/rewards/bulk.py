@@ -22,6 +22,13 @@ from trainer.scoring import Scorer, open_model
 from trainer.store import read_scores, write_scores
 
 SCORES = "*__*__*.json"
+MAX_SCORES_BYTES = 64 << 20
+
+
+class _Whose(msgspec.Struct):
+    """Of a file of scores, all that is asked here."""
+
+    model_id: str
 
 
 class Asked(msgspec.Struct, frozen=True):
@@ -91,9 +98,10 @@ class Scoring:
     """The model, opened once, and one episode after the other. Several at once may work into one folder."""
 
     def __init__(self, asked: Asked) -> None:
-        """Raises `EntracteError` where the model can't be opened."""
+        """Raises `EntracteError` where the model can't be opened, or the scores there are another one's."""
         config = TrainerConfig(seed=asked.seed, demonstrations=list(asked.demonstrations))
         model = open_model(config, asked.reward, asked.package, asked.options)
+        _require_own(Path(asked.output), model.model_id)
         self._scorer, self._output = Scorer(model, asked.timeout_s), Path(asked.output)
         self._readers: dict[str, DatasetReader] = {}
 
@@ -119,6 +127,24 @@ class Scoring:
         except (EntracteError, OSError) as error:
             return Said(item.key, None, None, str(error))
         return Said(item.key, scored.success, label, scored.failure, scoring_s=scored.scoring_s)
+
+
+def _require_own(folder: Path, model_id: str) -> None:
+    """No file there holds what another model said, which would be lost. One that can't be read is nobody's.
+    Raises `ConfigError`."""
+    for path in sorted(folder.glob(SCORES)):
+        try:
+            data = atomic.read_bytes(path, MAX_SCORES_BYTES)
+            found = msgspec.json.decode(data, type=_Whose).model_id
+        except (atomic.FileError, msgspec.MsgspecError, ValueError):
+            continue
+        if found != model_id:
+            raise ConfigError(
+                f"{folder} holds another model's scores",
+                expected=f"those of {model_id}",
+                found=f"{found} in {path.name}",
+                remedy="choose another --output, or empty it yourself",
+            )
 
 
 def here(asked: Asked, items: Sequence[Item]) -> Iterator[Said]:

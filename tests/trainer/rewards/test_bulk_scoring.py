@@ -68,8 +68,13 @@ def test_every_episode_is_scored_once_and_told_against_its_label(tmp_path: Path)
 
     code, said, _ = score(*words, "--json", "--option", "completion=0.1")
     assert (code, json.loads(said)["kept"]) == (0, 5), "its options are not that model's identity"
-    code, said, _ = score(*words[:-1], "clock", "--json")
-    assert (code, json.loads(said)["kept"]) == (0, 0), "another model's are not its own"
+
+    files = {path.name: path.read_bytes() for path in output.iterdir()}
+    with pytest.raises(ConfigError, match=r"another model's.*of clock.*constant in .*--output"):
+        score(*words[:-1], "clock")
+    with pytest.raises(ConfigError, match="another model's"):
+        list(Actors().run(Asked("clock", str(output)), items_of([data])))
+    assert {path.name: path.read_bytes() for path in output.iterdir()} == files
 
 
 def test_a_trainer_takes_them_for_its_own(tmp_path: Path) -> None:

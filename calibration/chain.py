@@ -18,11 +18,10 @@ import numpy as np
 
 from calibration import hardware_file, rigid
 from calibration.rigid import Array
-from contracts.config import parse
+from contracts.config import apply_overrides, parse
 from contracts.errors import ConfigError
 from contracts.files import atomic
 from contracts.specs import SO101_JOINTS, ActionSpec
-from runtime.config import load_config
 
 SO101 = Path(__file__).resolve().parent / "chains" / "so101.yaml"
 Triple = tuple[float, float, float]
@@ -123,7 +122,11 @@ def read(path: Path) -> Chain:
 def configured(config: Path | None, overrides: Sequence[str] = ()) -> Path | None:
     """`calibration.chain` of a hardware configuration (None: the embedded bench's), None where that names
     none: the hand is where the robot's own looks have it. Raises `ConfigError`."""
-    named = load_config(config, overrides).calibration.chain
+    tree = apply_overrides({} if config is None else hardware_file.read(config), overrides)
+    section = tree.get("calibration") or {}
+    named = section.get("chain") if isinstance(section, dict) else section
+    if named is not None and (named is section or not isinstance(named, str)):
+        raise ConfigError("calibration.chain", expected="a path", found=named)
     return Path(named) if named else None
 
 

@@ -115,9 +115,15 @@ def verify(
     limit_px: float = LIMIT_PX,
 ) -> Check:
     """Of a capture on disk; the rest as of `check`. Raises `VerifyError` and `ShotsError`."""
-    taken = measured.with_lenses(shots.read(folder), calibration)
+    taken, cameras = shots.read(folder), dict[str, ShotCamera]()
     for name, camera in taken.cameras.items():
         known_place(calibration, camera, name)
+        lens = calibration.cameras[name].lens
+        own = (camera.lens.width, camera.lens.height)
+        # As live: through the lens that its place was found by, whatever the capture came with.
+        known = lens is not None and (lens.width, lens.height) == own
+        cameras[name] = measured.seen_through(camera, lens) if lens and known else camera
+    taken = msgspec.structs.replace(taken, cameras=cameras)
     setup = shots.to_setup(folder, taken, fewest=1)
     return check(
         calibration,

@@ -4,6 +4,7 @@ refused."""
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import msgspec
@@ -143,6 +144,20 @@ def test_pictures_that_say_nothing_about_it_are_refused(config: Path, tmp_path: 
     shots.write(folder, msgspec.structs.replace(taken, cameras={"wrist": another}))
     with pytest.raises(VerifyError, match="serial number"):
         verify(with_camera(now, "wrist", serial="8"), folder)
+
+
+def test_a_capture_is_seen_through_the_lens_that_the_place_was_found_by(
+    config: Path, again: Path, tmp_path: Path
+) -> None:
+    """As live: a capture may come with another one, as of a camera whose driver tells none."""
+    folder = tmp_path / "assumed"
+    shutil.copytree(again, folder)
+    now, taken = Record(config).now, shots.read(folder)
+    lens = msgspec.structs.replace(taken.cameras["wrist"].lens, fx=640.0, fy=640.0)
+    assumed = msgspec.structs.replace(taken.cameras["wrist"], lens=lens)
+    shots.write(folder, msgspec.structs.replace(taken, cameras={"wrist": assumed}))
+    assert now.cameras["wrist"].lens_px is None  # not one that `intrinsics` measured
+    assert verify(now, folder, drift=True) == verify(now, again, drift=True)
 
 
 def test_a_hand_that_did_not_turn_proves_little_and_is_told_so(

@@ -238,6 +238,16 @@ def known_place(calibration: Calibration, camera: ShotCamera, name: str) -> Hand
     return place
 
 
+def require_on_hand(place: HandEye) -> None:
+    """Raise `VerifyError` where a tip can't be brought onto the board: it is on the hand itself."""
+    if place.mount != "hand":
+        raise VerifyError(
+            "corners are touched on a board that stands still",
+            expected="a camera on the hand",
+            found="a board on the hand, seen by a camera beside it",
+        )
+
+
 def _board_at(setup: Setup, name: str, sample: Sample, carrier_T_camera: Array) -> Array:
     """far_T_board [4,4] as one stand shows it."""
     camera = next(camera for camera in setup.cameras if camera.name == name)
@@ -289,12 +299,7 @@ def _off_mm(boards: list[Array], middle: Array) -> Array:
 def _touched(
     boards: list[Array], points: Array, place: HandEye, touches: Touches
 ) -> tuple[float, ...]:
-    if place.mount != "hand":
-        raise VerifyError(
-            "corners are touched on a board that stands still",
-            expected="a camera on the hand",
-            found="a board on the hand, seen by a camera beside it",
-        )
+    require_on_hand(place)
     wrong = [one.corner for one in touches.touches if not 0 <= one.corner < len(points)]
     if wrong or not touches.touches:
         raise VerifyError(

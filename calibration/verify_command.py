@@ -126,6 +126,7 @@ def _touched(
     from calibration import shots
     from calibration.chain import chain_of, configured
     from calibration.touching import touched
+    from calibration.verify import known_place, require_on_hand
     from contracts.errors import ConfigError
     from contracts.files import atomic
     from runtime.arms.session import Session
@@ -141,8 +142,9 @@ def _touched(
             "the board has no such corner", expected=f"0 to {fewest - 1}", found=wrong
         )
     names = list(cameras)
-    for name in names:
+    for name in names:  # before a person has brought the tip anywhere
         record.require_camera(name)
+        require_on_hand(known_place(record.now, cameras[name], name))
     x, y, z = (value / 1e3 for value in tip_mm)
     path = chain or configured(record.config, overrides)
     devices = Session.of(record.config, overrides, names)

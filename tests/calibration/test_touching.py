@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
 from pathlib import Path
+from subprocess import PIPE
 
 import msgspec
 import numpy as np
@@ -63,6 +67,25 @@ def hand() -> np.ndarray:
     return chain_of(SO101_ACTION, None).base_T_hand(SO101_ACTION.names, joints)
 
 
+def by_hand(words: Sequence[str], *presses: int, ahead: int = 0) -> tuple[int, str, str]:
+    """Exit code, output and what was told, of the command in a process of its own, with Enter pressed so
+    often at each corner once that is asked for, and `ahead` of all; where no more are said the input ends."""
+    command = [sys.executable, "-m", "calibration.app", *words]
+    with subprocess.Popen(command, text=True, stdin=PIPE, stdout=PIPE, stderr=PIPE) as asks:
+        assert asks.stdin is not None and asks.stdout is not None and asks.stderr is not None
+        asks.stdin.write("\n" * ahead)
+        asks.stdin.flush()
+        told, left = "", list(presses)
+        for line in asks.stderr:
+            told += line
+            if "press Enter" in line and left:
+                asks.stdin.write("\n" * left.pop(0))
+                asks.stdin.flush()
+            elif "press Enter" in line:
+                asks.stdin.close()
+        return asks.wait(), asks.stdout.read(), told
+
+
 def test_where_the_hand_is_is_noted_and_the_miss_is_measured(
     robot: tuple[Path, Path], tmp_path: Path
 ) -> None:
@@ -70,10 +93,10 @@ def test_where_the_hand_is_is_noted_and_the_miss_is_measured(
     kept = tmp_path / "touches.json"
     words = ["verify", str(capture), "--config", str(config), "--json", "--tip-mm", *TIP_MM]
     corners = ["--touch", "0", "--touch", "23", "--touches", str(kept)]
-    said = CliRunner().invoke(app, [*words, *corners], input="\n\n")
-    assert said.exit_code == 1, (said.output, said.exception)  # a tip in the air is on no corner
-    assert "onto corner 23 of the board" in said.stderr
-    found = msgspec.json.decode(said.stdout, type=Check).cameras["wrist"]
+    code, said, told = by_hand([*words, *corners], 1, 1)
+    assert code == 1, told  # a tip in the air is on no corner
+    assert "onto corner 23 of the board" in told
+    found = msgspec.json.decode(said, type=Check).cameras["wrist"]
     true, target = hand(), parse(load_config(config).bench.options["board"])
     assert target is not None
     tip = true[:3, :3] @ [0.098, 0, 0] + true[:3, 3]
@@ -96,9 +119,11 @@ def test_where_the_hand_is_is_noted_and_the_miss_is_measured(
 def test_nobody_at_the_keyboard_and_no_tip_are_refused(robot: tuple[Path, Path]) -> None:
     config, capture = robot
     words = ["verify", str(capture), "--config", str(config), "--touch", "0"]
-    silent = CliRunner().invoke(app, [*words, "--tip-mm", *TIP_MM], input="")
-    assert isinstance(silent.exception, VerifyError), silent.output
-    assert "nobody says when" in str(silent.exception)
+    # Enter that was typed before a corner was asked for is none for it.
+    code, _, told = by_hand([*words, "--touch", "23", "--tip-mm", *TIP_MM], ahead=2)
+    assert code == 2 and "onto corner 23" not in told and "nobody says when" in told
+    code, _, told = by_hand([*words, "--touch", "23", "--tip-mm", *TIP_MM], 3)
+    assert code == 2 and "onto corner 23" in told and "nobody says when" in told
     nowhere = CliRunner().invoke(app, [*words, "--touch", "24", "--tip-mm", *TIP_MM], input="\n\n")
     assert isinstance(nowhere.exception, ConfigError), nowhere.output
     assert "expected 0 to 23, found [24]" in str(nowhere.exception)
@@ -106,3 +131,20 @@ def test_nobody_at_the_keyboard_and_no_tip_are_refused(robot: tuple[Path, Path])
     assert "touches without a capture" in str(bare.exception)
     tipless = CliRunner().invoke(app, words)
     assert isinstance(tipless.exception, ConfigError) and "--tip-mm X Y Z" in str(tipless.exception)
+
+
+def test_a_board_on_the_hand_is_refused_before_anything_is_connected(
+    robot: tuple[Path, Path], tmp_path: Path
+) -> None:
+    config, capture = tmp_path / "robot.yaml", tmp_path / "one"
+    shutil.copy(robot[0], config)
+    shutil.copytree(robot[1], capture)
+    taken = shots.read(capture)
+    beside = msgspec.structs.replace(taken.cameras["wrist"], mount="world")
+    shots.write(capture, msgspec.structs.replace(taken, cameras={"wrist": beside}))
+    words = ["verify", str(capture), "--config", str(config), "--touch", "0", "--tip-mm", *TIP_MM]
+    # Opening this arm fails: who is refused for the mount was not connected.
+    words += ["--set", "arm.kind=nosuch"]
+    said = CliRunner().invoke(app, words)
+    assert isinstance(said.exception, VerifyError), (said.output, said.exception)
+    assert "not as it was calibrated: mount" in str(said.exception)

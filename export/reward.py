@@ -52,7 +52,8 @@ def package_reward(edge: Edge, folder: Path, exporter: str = AUTO) -> Package:
     _, head = graph_sources(edge.trunk, edge.head, seen, asked)
     camera = {"width": shape.width, "height": shape.height, "rate_hz": FRAME_RATE_HZ}
     if edge.fx:
-        camera |= {"fx": edge.fx, "fy": edge.fx, "cx": shape.width / 2, "cy": shape.height / 2}
+        camera |= {"fx": edge.fx, "fy": edge.fx, "cx": (shape.width - 1) / 2}
+        camera["cy"] = (shape.height - 1) / 2  # pixels are numbered by their middles
     draft = draft_manifest(
         model="reward",
         architecture=ARCHITECTURE if not shape.context else f"{ARCHITECTURE}-demo",

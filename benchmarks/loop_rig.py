@@ -73,7 +73,8 @@ class Rig:
             *("pace=realtime", "bench.enabled=false", f"loop.rate_hz={rate_hz}"),
             *("loop.watchdog_timeout_s=0.2", "loop.lease_s=0.2", "loop.pause_allowance_s=1.0"),
             *cameras,
-            f"arm={{kind: so101, options: {options}, read_rate_hz: 100, fault_after_s: 0.5}}",
+            f"arm={{kind: so101, options: {options}, read_rate_hz: 100, fault_after_s: 0.5, "
+            "command_timeout_s: 1.25}",  # more than the pause that is allowed
             # The servos stand in the middle of their ranges, where no table is.
             *("gate.workspace_x_m=[-1, 1]", "gate.workspace_y_m=[-1, 1]"),
             *("gate.workspace_z_m=[-1, 1]", f"episode.instruction={INSTRUCTION}"),

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import signal
 import sys
-import threading
 import time
 from pathlib import Path
 
@@ -23,6 +22,7 @@ from contracts.errors import EntracteError
 from contracts.files import atomic
 from contracts.files.packages import load_package
 from contracts.messages import ReleaseOutcome
+from contracts.stop_event import StopEvent
 from runtime.board import LinkState
 from runtime.config import LinkSection
 from runtime.engines import EngineOptions
@@ -156,7 +156,7 @@ class Robot(RobotEnd):
 
 def main() -> None:
     asked = msgspec.json.decode(atomic.read_bytes(Path(sys.argv[1]), MAX_ASKED_BYTES), type=Asked)
-    stopping = threading.Event()
+    stopping = StopEvent()
     signal.signal(signal.SIGTERM, lambda *_: stopping.set())
     try:
         robot = Robot(asked)

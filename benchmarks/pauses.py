@@ -16,6 +16,7 @@ import sys
 import threading
 import time
 
+from contracts.stop_event import StopEvent
 from runtime.system.priority import Rank, run_first
 
 PERIOD_S = 0.005
@@ -82,7 +83,7 @@ class Probes:
 
 
 def main() -> None:
-    stop = threading.Event()
+    stop = StopEvent()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     os.sched_setaffinity(0, {int(sys.argv[1])})
     gc.freeze()

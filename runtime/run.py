@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
 import os
+import sys
 import tempfile
 from pathlib import Path
 from typing import Literal
@@ -151,6 +153,13 @@ class Run(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ConfigError(f"no run at {run_dir}", found=error.strerror) from error
         except (msgspec.MsgspecError, ValueError, RecursionError) as error:
             raise ConfigError(f"{path}: {error}") from error
+
+
+def run_of_process(module: str) -> Run:
+    """The run that this process, `python -m <module> --run-dir <dir>`, belongs to. Raises `ConfigError`."""
+    parser = argparse.ArgumentParser(prog=module, description=sys.modules["__main__"].__doc__)
+    parser.add_argument("--run-dir", type=Path, required=True)
+    return Run.load(parser.parse_args().run_dir)
 
 
 def new_shm_dir(session_id: str) -> Path:

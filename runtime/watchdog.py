@@ -8,7 +8,6 @@ until `robot-run` ends. Imports neither OpenCV nor an inference runtime.
 
 from __future__ import annotations
 
-import argparse
 import math
 import os
 import select
@@ -16,14 +15,14 @@ import signal
 import sys
 import threading
 import time
-from pathlib import Path
 
 from contracts.errors import DeviceError, EntracteError
+from contracts.stop_event import StopEvent
 from runtime.arms import ArmState, open_arm
 from runtime.blackbox.dump import dump
 from runtime.board import Board, LoopState, Owner, StopCheck, TripReason
 from runtime.gate.gate import Gate, limits_of
-from runtime.run import Run
+from runtime.run import Run, run_of_process
 from runtime.standstill import Finding, Standstill
 from runtime.system.log import log_without_errors
 from runtime.system.priority import Rank, run_first
@@ -239,10 +238,8 @@ def _word(reason: TripReason) -> str:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="runtime.watchdog", description=__doc__)
-    parser.add_argument("--run-dir", type=Path, required=True)
-    run = Run.load(parser.parse_args().run_dir)
-    stop = threading.Event()
+    run = run_of_process("runtime.watchdog")
+    stop = StopEvent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         with Board.open(run.board_path) as board:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -38,6 +37,7 @@ from contracts.messages import (
     Welcome,
 )
 from contracts.sockets import Visitor, bind_anew, open_socket
+from contracts.stop_event import StopEvent
 from contracts.wire import Packet
 from trainer.ages import Ages
 from trainer.bell import Bell
@@ -104,7 +104,7 @@ class Daemon:
         self._renewing: set[tuple[str, type]] = set()
         self._beats: dict[str, tuple[float, Heartbeat]] = {}
         self._ages = Ages()
-        self._stop = threading.Event()
+        self._stop = StopEvent()
         self._worker = Worker(
             *(config, self.store, self.metrics, self._work, self._live, self._stop),
             full=lambda: self._disk.reason,

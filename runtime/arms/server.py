@@ -7,7 +7,6 @@ cease to come, latches the driver's faults. It never cuts the motors' power but 
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import math
 import os
@@ -25,6 +24,7 @@ import numpy as np
 from contracts.errors import DeviceError, EntracteError, SpecMismatch
 from contracts.files.packages import read_manifest
 from contracts.specs import ActionSpec, action_differences, remedy_for
+from contracts.stop_event import StopEvent
 from runtime.arms import ArmState, Driver, Glitch, degrees_of, make_driver
 from runtime.arms import protocol as p
 from runtime.arms.answering import Answering, Caller
@@ -32,7 +32,7 @@ from runtime.arms.guarded import Guarded
 from runtime.board import ArmPhase, Board
 from runtime.config import ArmSection
 from runtime.control.pacing import percentile
-from runtime.run import Run
+from runtime.run import Run, run_of_process
 from runtime.system.log import log_without_errors
 from runtime.system.priority import Rank, run_first
 
@@ -355,10 +355,8 @@ def _serve(run: Run, board: Board, answering: Answering, stop: threading.Event) 
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="runtime.arms.server", description=__doc__)
-    parser.add_argument("--run-dir", type=Path, required=True)
-    run = Run.load(parser.parse_args().run_dir)
-    stop = threading.Event()
+    run = run_of_process("runtime.arms.server")
+    stop = StopEvent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     sys.setswitchinterval(0.0005)  # one thread may keep the other waiting no longer than this

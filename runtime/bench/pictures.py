@@ -7,7 +7,6 @@ that the arm's bus needs, and had to run ahead of everything else for that. Ends
 
 from __future__ import annotations
 
-import argparse
 import math
 import os
 import signal
@@ -15,18 +14,18 @@ import subprocess
 import sys
 import threading
 import time
-from pathlib import Path
 
 import numpy as np
 
 from contracts.errors import EntracteError
+from contracts.stop_event import StopEvent
 from runtime.bench import WorldConfig
 from runtime.bench.backend import load_mujoco
 from runtime.bench.render import Renderer, intrinsics
 from runtime.bench.stage import Glimpse, Stage
 from runtime.config import CameraSection
 from runtime.frames import FrameSlots
-from runtime.run import Run
+from runtime.run import Run, run_of_process
 from runtime.system.priority import take_more
 
 START_S = 20.0
@@ -122,10 +121,8 @@ def take_pictures(run: Run, stop: threading.Event) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="runtime.bench.pictures", description=__doc__)
-    parser.add_argument("--run-dir", type=Path, required=True)
-    run = Run.load(parser.parse_args().run_dir)
-    stop = threading.Event()
+    run = run_of_process("runtime.bench.pictures")
+    stop = StopEvent()
     take_more()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: stop.set())

@@ -7,7 +7,6 @@ process of their own (`runtime.bench.pictures`), and go on, as last told, whatev
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import math
 import os
@@ -15,12 +14,12 @@ import signal
 import sys
 import threading
 import time
-from pathlib import Path
 
 import msgspec
 import numpy as np
 
 from contracts.errors import EntracteError
+from contracts.stop_event import StopEvent
 from runtime.bench import CAMERAS, TASKS, World, WorldConfig, make_expert, styles_for
 from runtime.bench import protocol as p
 from runtime.bench.experts import EXPERT, Expert
@@ -30,7 +29,7 @@ from runtime.bench.stage import Stage
 from runtime.bench.verdict import Verdict
 from runtime.bench.world import STABLE_S
 from runtime.frames import FrameSlots
-from runtime.run import Run
+from runtime.run import Run, run_of_process
 from runtime.system.priority import Rank, run_first
 
 EXPERT_PERIOD_S = 0.1
@@ -246,10 +245,8 @@ class Bench(Simulation):
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--run-dir", type=Path, required=True)
-    run = Run.load(parser.parse_args().run_dir)
-    stop = threading.Event()
+    run = run_of_process("runtime.bench.server")
+    stop = StopEvent()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     sys.setswitchinterval(0.0005)

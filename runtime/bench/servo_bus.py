@@ -22,6 +22,7 @@ from pathlib import Path
 
 from contracts.errors import ConfigError
 from contracts.files import outputs
+from contracts.stop_event import StopEvent
 from runtime.arms import sts
 from runtime.arms.so101_calibration import (
     JOINTS,
@@ -258,7 +259,7 @@ def main() -> None:
     if given.link and given.link.exists() and not given.link.is_symlink():
         parser.error(f"{given.link} is no link: choose another name")
     write_calibration(given.calibration, CALIBRATION)
-    stop = threading.Event()
+    stop = StopEvent()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     with ServoBus(so101_servos(), Faults(bit_errors=given.bit_errors)) as bus:

@@ -23,6 +23,7 @@ import numpy as np
 
 from contracts.errors import ConfigError, DeviceError, EntracteError
 from contracts.specs import CameraSpec
+from contracts.stop_event import StopEvent
 from runtime.cameras import Picture, Source, load, make_one
 from runtime.cameras.device_clock import DeviceClock
 from runtime.cameras.from_slots import announce, announced
@@ -322,7 +323,7 @@ def main() -> None:
     parser.add_argument("--camera", required=True)
     arguments = parser.parse_args()
     run, name = Run.load(arguments.run_dir), arguments.camera
-    stop = threading.Event()
+    stop = StopEvent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     # OpenCV's own patience with a silent V4L2 device is 10 s.

@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import gc
 import json
@@ -48,7 +47,7 @@ from runtime.control.scene import EpisodePlan, lockstep_slot_s
 from runtime.gate.gate import OPERATOR_STOP
 from runtime.operator.floor import Phase
 from runtime.processes.claims import Claims
-from runtime.run import LOOP_FILE, Run
+from runtime.run import LOOP_FILE, Run, run_of_process
 from runtime.system.log import log_without_errors
 
 FRESH_PICTURES_S = 5.0
@@ -283,9 +282,7 @@ class Control:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="runtime.control.process", description=__doc__)
-    parser.add_argument("--run-dir", type=Path, required=True)
-    run = Run.load(parser.parse_args().run_dir)
+    run = run_of_process("runtime.control.process")
     sys.setswitchinterval(0.0005)  # a worker thread may keep the loop waiting no longer than this
     with Board.open(run.board_path) as board:
 

@@ -7,17 +7,15 @@ into the truth file and nowhere else; an environment that is over stands still u
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import os
 import signal
 import sys
-import threading
-from pathlib import Path
 
 import numpy as np
 
 from contracts.errors import ConfigError, EntracteError
+from contracts.stop_event import StopEvent
 from runtime.bench import protocol as p
 from runtime.bench.serving import Shutters, Simulation, serve
 from runtime.bench.verdict import Verdict
@@ -26,7 +24,7 @@ from runtime.frames import FrameSlots
 from runtime.gym.environment import Environment
 from runtime.gym.mapping import WHERE, JointMap, leaves, look_up, offers, picture, truth
 from runtime.gym.section import KIND, TaskSection, find_task
-from runtime.run import Run
+from runtime.run import Run, run_of_process
 
 
 class GymBench(Simulation):
@@ -203,10 +201,8 @@ class GymBench(Simulation):
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="runtime.gym.server", description=__doc__)
-    parser.add_argument("--run-dir", type=Path, required=True)
-    run = Run.load(parser.parse_args().run_dir)
-    stop = threading.Event()
+    run = run_of_process("runtime.gym.server")
+    stop = StopEvent()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     try:

@@ -6,7 +6,6 @@ no call in it waits for the other end. Losing the trainer costs nothing but time
 
 from __future__ import annotations
 
-import argparse
 import math
 import signal
 import sys
@@ -46,7 +45,7 @@ from runtime.link.sockets import LinkSockets
 from runtime.link.spool import Spool
 from runtime.link.uploads import Uploader
 from runtime.ring import Ring
-from runtime.run import Run
+from runtime.run import Run, run_of_process
 from runtime.system.log import log_without_errors
 from runtime.weights.slots import SlotStore
 
@@ -353,13 +352,10 @@ def _live_codec(wanted: str) -> str:
     return ""
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main() -> int:
     """`python -m runtime.link.process --run-dir <dir>`; ends on SIGTERM or SIGINT."""
-    parser = argparse.ArgumentParser(prog="runtime.link.process")
-    parser.add_argument("--run-dir", type=Path, required=True)
-    options = parser.parse_args(arguments)
     try:
-        run = Run.load(options.run_dir)
+        run = run_of_process("runtime.link.process")
         images.use_one_thread()  # the other cores are the loop's
         with Board.open(run.board_path) as board, Ring.open(run.ring_path) as ring:
             link = Link(run, board, ring)

@@ -7,7 +7,6 @@ its end, whole, or not at all. Control never waits for any of it. docs/recording
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import errno
 import json
@@ -27,10 +26,11 @@ from contracts.files.dataset import DatasetWriter
 from contracts.files.dataset_format import INFO_PATH, require_alike
 from contracts.files.log_to_dataset import create_for, features_of, fps_of
 from contracts.messages import EpisodeEnd, EpisodeRerecord, EpisodeStart, SessionStart, Step
+from contracts.stop_event import StopEvent
 from runtime.board import Board, RecorderError
 from runtime.recording.episode import Recording, shapes_of
 from runtime.ring import Ring
-from runtime.run import Run
+from runtime.run import Run, run_of_process
 from runtime.system.log import log_without_errors
 
 _PAUSE_S = 0.001
@@ -313,12 +313,10 @@ def run(recorder: Recorder, ring: Ring, stop: threading.Event) -> None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="runtime.recording.recorder", description=__doc__)
-    parser.add_argument("--run-dir", type=Path, required=True)
-    described = Run.load(parser.parse_args().run_dir)
+    described = run_of_process("runtime.recording.recorder")
     report = Path(described.run_dir) / "recorder.json"
     report.unlink(missing_ok=True)  # of an earlier start in the same folder
-    stop = threading.Event()
+    stop = StopEvent()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # The supervisor held them back until here: told while it was being imported, it ends in order as well.

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import signal
 import sys
 import threading
 from collections.abc import Callable
-from pathlib import Path
 
 from contracts.errors import EntracteError
+from contracts.stop_event import StopEvent
 from runtime.board import Board
-from runtime.run import Run
+from runtime.run import Run, run_of_process
 from runtime.system.log import log_without_errors
 
 Serve = Callable[[Run, Board, threading.Event], bool | None]
@@ -22,11 +21,9 @@ Serve = Callable[[Run, Board, threading.Event], bool | None]
 def run_beside(name: str, module: str, serve: Serve, *, niceness: int = 0) -> int:
     """Exit code of `python -m <module> --run-dir <dir>`: SIGTERM sets the event, Ctrl-C is the supervisor's
     affair. `niceness` above 0: worth less than a tick. Threads that hang keep nobody."""
-    parser = argparse.ArgumentParser(prog=module, description=sys.modules["__main__"].__doc__)
-    parser.add_argument("--run-dir", type=Path, required=True)
     log_without_errors()
-    run = Run.load(parser.parse_args().run_dir)
-    stop = threading.Event()
+    run = run_of_process(module)
+    stop = StopEvent()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.nice(niceness)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
+import time
+from collections.abc import Callable
 from typing import Any
 
 from contracts.errors import ConfigError, DeviceError, MissingDependency
@@ -29,13 +32,18 @@ BUTTONS = {
 }
 """A, B, X, Y, the shoulder buttons, back and start."""
 DEADZONE = 0.12
+STILL_S = 0.7
+"""A pad whose radio dies is one whose stick stands still: SDL keeps the last value and says that the pad is
+gone when Bluetooth gives up (2 to 20 s), with some receivers never. SDL tells changes alone, so that a
+trigger at its end is as still as a dead pad: moving anything on it lets it count again."""
 
 
 class Gamepad:
     """`Teleoperator`. `axes`: of each joint in order (-1: none moves it); `triggers`: those among them that
     rest at one end of their way; `inverted`: axes that count the other way; `buttons`: commands by number;
-    `index`: which pad. Raises `DeviceError` when it is unplugged: the arm then holds, and the pad is looked
-    for again."""
+    `index`: which pad; `still_s`: sticks and triggers count for so long after anything on the pad changed,
+    then as let go; `now_s`: the clock. Raises `DeviceError` when it is unplugged: the arm then holds, and the
+    pad is looked for again."""
 
     rate_hz = 60.0
 
@@ -48,8 +56,17 @@ class Gamepad:
         buttons: dict[int, str] | None = None,
         index: int = 0,
         deadzone: float = DEADZONE,
+        still_s: float = STILL_S,
+        now_s: Callable[[], float] = time.monotonic,
     ) -> None:
+        if not still_s > 0.0:
+            raise ConfigError(
+                "operator.teleoperator_options.still_s of a gamepad",
+                expected="seconds above 0",
+                found=still_s,
+            )
         self._pygame = _pygame()
+        self._still_s, self._now_s, self._heard_s = still_s, now_s, -math.inf
         self._axes = [*axes, *[-1] * len(spec.names)][: len(spec.names)]
         self._triggers, self._inverted, self._deadzone = set(triggers), set(inverted), deadzone
         self._buttons = {
@@ -68,14 +85,19 @@ class Gamepad:
         """Axes that count: a trigger since it moved, any other since it was at rest."""
 
     def read(self) -> Reading:
+        now_s = self._now_s()
         for event in self._pygame.event.get():
-            removed = event.type == self._pygame.JOYDEVICEREMOVED
-            if removed and event.instance_id == self._pad.get_instance_id():
+            if getattr(event, "instance_id", None) != self._pad.get_instance_id():
+                continue
+            if event.type == self._pygame.JOYDEVICEREMOVED:
                 raise DeviceError(f"the gamepad '{self.name}' is gone")
+            self._heard_s = now_s
         count = self._pad.get_numbuttons()
         down = {n for n in self._buttons if n < count and self._pad.get_button(n)}
         pressed, self._down = down - self._down, down
         shares = tuple(self._share(axis) for axis in self._axes)
+        if now_s - self._heard_s > self._still_s:
+            shares = (0.0,) * len(shares)
         return Reading(shares=shares, commands=tuple(self._buttons[n] for n in sorted(pressed)))
 
     def close(self) -> None:

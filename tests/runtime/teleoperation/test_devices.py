@@ -165,6 +165,43 @@ def test_a_gamepad_jogs_commands_once_a_press_and_says_when_it_is_gone(sdl: Sdl)
     until(gone, 3.0)
 
 
+def test_a_pad_that_falls_silent_with_its_stick_pushed_moves_nothing_any_more(sdl: Sdl) -> None:
+    """Its radio died: SDL keeps the last value, and says seconds later that it is gone, or never."""
+    now_s = 100.0
+    options = {"index": sdl.index, "now_s": lambda: now_s}
+    pad = open_teleoperator("gamepad", options, SO101_ACTION)
+    sdl.axis(0, 0.0)
+    pad.read()
+
+    def pushed() -> float:
+        shares = pad.read().shares
+        assert shares is not None and not any(shares[1:])
+        return shares[0]
+
+    sdl.axis(0, 1.0)
+    assert pushed() == pytest.approx(1.0, abs=1e-3)
+    now_s += 0.6
+    assert pushed() > 0.9, "a hand that holds a stick is not still for long"
+    sdl.axis(0, 0.99)
+    assert pushed() > 0.9
+    now_s += 0.6
+    assert pushed() > 0.9, "counted from the last change"
+    now_s += 0.2
+    assert pushed() == 0.0
+    other = Sdl()
+    other.axis(0, 1.0)
+    assert pushed() == 0.0, "another pad's events say nothing of this one"
+    other.unplug()
+    sdl.axis(0, 0.98)
+    assert pushed() > 0.9, "it is heard again"
+    now_s += 0.8
+    assert pushed() == 0.0
+    sdl.button(0, down=True)
+    assert pushed() > 0.9, "whatever on it changes, its radio lives"
+    with pytest.raises(ConfigError, match="still_s"):
+        open_teleoperator("gamepad", {"index": sdl.index, "still_s": 0.0}, SO101_ACTION)
+
+
 def test_a_device_waits_for_its_robot_however_long_engines_are_built(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -31,6 +31,8 @@ from runtime.teleoperation.page import JOG, HandPage
 
 _JOG_S = 0.12
 """How long one press moves a joint: a key held down repeats sooner, a tap moves it a little."""
+_PAUSE_S = 2.0
+"""How long Ctrl-Z waits for control to have paused: it looks once a tick."""
 _WORDS = {
     Command.END: "end of the episode",
     Command.RERECORD: "once more",
@@ -55,14 +57,15 @@ def in_front(file: int) -> bool:
 
 
 class RawTerminal:
-    """Keys one by one and unechoed while this is open; Ctrl-C and Ctrl-Z stay what they are.
+    """Keys one by one and unechoed while this is open; Ctrl-C stays what it is, Ctrl-Z sets `asked_to_stop`.
 
-    The old mode comes back on every way out: `close`, an exception, exit, Ctrl-Z; and where the process is
+    The old mode comes back on every way out: `close`, an exception, exit, `suspend`; and where the process is
     killed outright, from a shell that waits for the end of a pipe of ours.
     """
 
     def __init__(self, file: int) -> None:
         self._file = file
+        self.asked_to_stop = False
         self._mode = termios.tcgetattr(file)
         self._guard: subprocess.Popen[bytes] | None = None
         self._watch()
@@ -103,13 +106,22 @@ class RawTerminal:
         mode = [read, write, control, local, *speeds, special]
         termios.tcsetattr(self._file, termios.TCSANOW, mode)
 
-    def _stopped(self, number: int, _frame: FrameType | None) -> None:
-        if self._file >= 0:
+    def suspend(self) -> None:
+        """As Ctrl-Z does; returns when the shell lets it go on."""
+        self.asked_to_stop = False
+        if self._file >= 0 and in_front(self._file):
             termios.tcsetattr(self._file, termios.TCSANOW, self._mode)
-        signal.signal(number, signal.SIG_DFL)
-        os.kill(os.getpid(), number)
+        signal.signal(signal.SIGTSTP, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGTSTP)
+        self._go_on()  # where nobody could continue it the system stops nobody
+
+    def _stopped(self, _number: int, _frame: FrameType | None) -> None:
+        self.asked_to_stop = True
 
     def _continued(self, _number: int, _frame: FrameType | None) -> None:
+        self._go_on()
+
+    def _go_on(self) -> None:
         signal.signal(signal.SIGTSTP, self._stopped)
         if self._file >= 0 and in_front(self._file):
             self._enter()
@@ -159,6 +171,8 @@ class Terminal:
         self._joint = 0
         self._page: HandPage | None = None
         self._waited = False
+        self._pause, self._pause_by_s = 0, 0.0
+        """The pause that Ctrl-Z waits for, by its number, and until when."""
         if self._raw is not None:
             say(keys.HELP)
 
@@ -174,11 +188,16 @@ class Terminal:
         self._prompt()
         for key in self._pressed():
             self._press(key)
+        if self._raw is not None and self._raw.asked_to_stop:
+            self._pause_to_suspend(self._raw)
         self._tell()
 
     def _tell(self) -> None:
         """Post what waits, and say what became of what was asked for: each answer is given out once."""
         for answered in self._desk.pump():
+            if answered.number == self._pause and answered.answer is Answer.DONE:
+                self._suspend()
+                continue
             refused = answered.answer is Answer.REFUSED
             scene = answered.command is Command.END and self._waited
             words = _WORDS[Command.RESET_DONE if scene else answered.command]
@@ -190,6 +209,26 @@ class Terminal:
         self._desk.close()
 
     # -- inside
+
+    def _pause_to_suspend(self, raw: RawTerminal) -> None:
+        """Who is suspended reads no Esc, and the robot's processes go on: the arm must stand before."""
+        now_s = self._now_s()
+        if not self._pause:
+            self._pause_by_s = now_s + _PAUSE_S
+            try:
+                self._pause = self._desk.send(Command.PAUSE)
+            except EntracteError as error:
+                raw.asked_to_stop = False
+                self._say(f"not suspended: {error}")
+        elif now_s > self._pause_by_s:
+            raw.asked_to_stop, self._pause = False, 0
+            self._say("not suspended: the robot has not paused yet, and will as soon as it answers")
+
+    def _suspend(self) -> None:
+        self._pause = 0
+        if self._raw is not None:
+            self._say("suspended, the arm is paused: fg takes the keys again, then space goes on")
+            self._raw.suspend()
 
     def _prompt(self) -> None:
         wanted = self._board.label_wanted

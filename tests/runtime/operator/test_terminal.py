@@ -6,6 +6,7 @@ import fcntl
 import os
 import pty
 import select
+import shlex
 import signal
 import subprocess
 import sys
@@ -19,7 +20,7 @@ from robots import REALTIME, config, policy_package, until
 from runtime.board import Board
 from runtime.operator import keys
 from runtime.operator.commands import Command, Inbox
-from runtime.operator.floor import Flag, Floor, Phase
+from runtime.operator.floor import Flag, Floor, Phase, read_phase
 from runtime.operator.terminal import Terminal
 from runtime.run import Run, RunPlan
 from runtime.teleoperation.page import HandPage
@@ -169,21 +170,40 @@ def test_the_terminal_is_as_before_however_the_process_ends(tmp_path: Path, end:
     assert run.desk_path("terminal").exists()
 
 
-def test_ctrl_z_gives_the_terminal_back_and_going_on_takes_it_again(tmp_path: Path) -> None:
-    _run(tmp_path)
+def test_ctrl_z_pauses_gives_the_terminal_back_and_going_on_takes_it_again(tmp_path: Path) -> None:
+    run = _run(tmp_path)
     ours, theirs = pty.openpty()
     before = termios.tcgetattr(theirs)
     process = subprocess.Popen(
         [sys.executable, "-c", CHILD, str(tmp_path), "run"],
         stdin=theirs,
         stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
+        stderr=(said := (tmp_path / "said").open("w")).fileno(),
         preexec_fn=os.setpgrp,  # noqa: PLW1509 an orphaned group is not stopped by Ctrl-Z
     )
-    until(lambda: not termios.tcgetattr(theirs)[3] & termios.ICANON)
-    time.sleep(0.2)
+    said.close()
+
+    def says(words: str) -> bool:
+        return words in (tmp_path / "said").read_text()
+
+    until(lambda: says("Esc stop"), 20.0)
     process.send_signal(signal.SIGTSTP)
-    until(lambda: termios.tcgetattr(theirs) == before, 5.0)
+    until(
+        lambda: says("not suspended"), 20.0
+    )  # nobody listens: the arm would go on without its Esc
+    assert not termios.tcgetattr(theirs)[3] & termios.ICANON and not says("suspended, the arm")
+    with Board.open(run.board_path) as board:
+        floor = Floor(board)
+
+        def paused() -> bool:
+            floor.listen()
+            return floor.paused
+
+        until(paused, 5.0)  # the pause of before is taken late
+        until(lambda: says("paused; space goes on"), 5.0)
+        process.send_signal(signal.SIGTSTP)
+        until(lambda: paused() and termios.tcgetattr(theirs) == before, 5.0)
+        assert says("suspended, the arm is paused")
     process.send_signal(signal.SIGCONT)
     until(lambda: not termios.tcgetattr(theirs)[3] & termios.ICANON, 5.0)
     process.kill()
@@ -193,8 +213,41 @@ def test_ctrl_z_gives_the_terminal_back_and_going_on_takes_it_again(tmp_path: Pa
     os.close(theirs)
 
 
-def test_robot_run_obeys_the_keys_of_its_terminal(tmp_path: Path) -> None:
-    """The whole program at a terminal of its own: end, then the emergency stop."""
+class AtTerminal:
+    """A program at a terminal of its own."""
+
+    def __init__(self, *command: str) -> None:
+        self.keys, self.screen = pty.openpty()
+        self._seen = b""
+        self.process = subprocess.Popen(
+            command,
+            stdin=self.screen,
+            stdout=self.screen,
+            stderr=self.screen,
+            preexec_fn=self._take,  # noqa: PLW1509 system calls only
+            pass_fds=[self.screen],
+            env=os.environ | {"LC_ALL": "C", "PS1": "$ "},
+        )
+
+    def _take(self) -> None:
+        os.setsid()
+        fcntl.ioctl(self.screen, termios.TIOCSCTTY, 0)
+
+    def press(self, text: str) -> None:
+        os.write(self.keys, text.encode())
+
+    def says(self, words: str, times: int = 1) -> bool:
+        while select.select([self.keys], [], [], 0.0)[0]:
+            self._seen += os.read(self.keys, 4096)
+        return self._seen.count(words.encode()) >= times
+
+    def close(self) -> None:
+        os.close(self.keys)
+        os.close(self.screen)
+
+
+def _eval_command(tmp_path: Path) -> tuple[list[str], Path]:
+    """Of a run of nine long episodes on the bench, and its folder."""
     package = policy_package(tmp_path / "package").folder
     folder = tmp_path / "run"
     overrides = [*REALTIME, "loop.watchdog_timeout_s=1", "loop.lease_s=1", "episode.max_s=60"]
@@ -203,41 +256,53 @@ def test_robot_run_obeys_the_keys_of_its_terminal(tmp_path: Path) -> None:
         *("--task", "open-drawer", "--episodes", "9", "--run-dir", str(folder)),
         *(flag for override in overrides for flag in ("--set", override)),
     ]
-    ours, theirs = pty.openpty()
+    return command, folder
 
-    def own_terminal() -> None:
-        os.setsid()
-        fcntl.ioctl(theirs, termios.TIOCSCTTY, 0)
 
-    process = subprocess.Popen(
-        command,
-        stdin=theirs,
-        stdout=theirs,
-        stderr=theirs,
-        preexec_fn=own_terminal,  # noqa: PLW1509 system calls only
-        pass_fds=[theirs],
-    )
-    seen = b""
-
-    def says(words: str, times: int = 1) -> bool:
-        nonlocal seen
-        while select.select([ours], [], [], 0.0)[0]:
-            seen += os.read(ours, 4096)
-        return seen.count(words.encode()) >= times
-
-    until(lambda: says("Esc stop"), 60.0)
+def test_robot_run_obeys_the_keys_of_its_terminal(tmp_path: Path) -> None:
+    """The whole program: end, then the emergency stop."""
+    command, folder = _eval_command(tmp_path)
+    at = AtTerminal(*command)
+    until(lambda: at.says("Esc stop"), 60.0)
     until(lambda: (folder / "config.json").exists() and Run.load(folder).board_path.exists())
     with Board.open(Run.load(folder).board_path) as board:
         until(lambda: board.step > 5, 60.0)
-        os.write(ours, b"\x1b[C")
+        at.press("\x1b[C")
         until(lambda: board.episodes_done == 1)
-        until(lambda: says("end of the episode"))
+        until(lambda: at.says("end of the episode"))
         until(lambda: board.step > 5)
-        os.write(ours, b"\x1b")
+        at.press("\x1b")
         until(lambda: board.estop_requested == 1)
-    until(lambda: says("emergency stop") and process.poll() is not None, 30.0)
-    assert process.returncode == 5
-    assert termios.tcgetattr(theirs)[3] & termios.ICANON
+    until(lambda: at.says("emergency stop") and at.process.poll() is not None, 30.0)
+    assert at.process.returncode == 5
+    assert termios.tcgetattr(at.screen)[3] & termios.ICANON
     assert not Path(Run.load(folder).shm_dir).exists()
-    os.close(ours)
-    os.close(theirs)
+    at.close()
+
+
+def test_robot_run_pauses_the_arm_before_ctrl_z_suspends_it(tmp_path: Path) -> None:
+    """From a shell with job control: only a process of its group is suspended, the arm's are not."""
+    command, folder = _eval_command(tmp_path)
+    at = AtTerminal("/bin/sh", "-i")
+    at.press(shlex.join(command) + "\n")
+    until(lambda: at.says("Esc stop"), 60.0)
+    until(lambda: (folder / "config.json").exists() and Run.load(folder).board_path.exists())
+    with Board.open(Run.load(folder).board_path) as board:
+        until(lambda: board.step > 5, 60.0)
+        at.press("\x1a")
+        until(lambda: at.says("Stopped"), 20.0)
+        assert Flag.PAUSED in read_phase(board)[1], "who is suspended reads no Esc"
+        assert at.says("the arm is paused")
+        stood_at = board.step
+        at.press("fg\n")
+        until(lambda: not termios.tcgetattr(at.screen)[3] & termios.ICANON, 20.0)
+        assert board.step == stood_at and Flag.PAUSED in read_phase(board)[1]
+        at.press(" ")
+        until(lambda: board.step > stood_at, 20.0)
+        at.press("\x1b")
+        until(lambda: board.estop_requested == 1)
+    until(lambda: at.says("emergency stop"), 30.0)
+    at.press("exit\n")
+    until(lambda: at.process.poll() is not None, 30.0)
+    assert not Path(Run.load(folder).shm_dir).exists()
+    at.close()

@@ -9,22 +9,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
 from contracts.draws import Seeds, chunk_noise, chunk_offset
 from contracts.errors import ConfigError, EntracteError, PackageError
-from contracts.files import atomic
-from contracts.files.packages import Package, load_package, read_safetensors
+from contracts.files.packages import Package
 from contracts.language import encode, unknown_words
 from contracts.package import OBSERVATION_STEPS, PREFIX, PREFIX_WEIGHT, ChunkSpec
-from contracts.release import MAX_WEIGHTS_BYTES
 from runtime.config import PolicySection
-from runtime.engines import Engine, EngineOptions, open_engine, options_of
+from runtime.engines import Engine, options_of
+from runtime.models.opening import open_package, open_parts
 from runtime.preflight import need_camera
 from runtime.run import Run
-from runtime.weights.slots import SlotStore
 from runtime.weights.swap import Swapper
 
 Seen = tuple[Mapping[str, np.ndarray], np.ndarray]
@@ -236,50 +233,10 @@ def open_policy(run: Run) -> PolicyRunner:
     package = open_package(section.package, "policy")
     options = options_of(section)
     with ExitStack() as opened:
-        trunk = open_engine(package, "trunk", options)
-        opened.callback(trunk.close)
-        head = open_head(package, options, section.weights)
-        opened.callback(head.close)
-        slots = SlotStore(run.slots_dir / "policy", package.package_id)
-        swapper = Swapper(
-            "policy",
-            slots,
-            package,
-            head,
-            robot_id=run.config.robot.id,
-            rules=run.config.probation,
-        )
+        trunk, swapper = open_parts(opened, run, "policy", package, options, section.weights)
         runner = PolicyRunner(package, trunk, swapper, section)
         opened.pop_all()
     return runner
-
-
-def open_package(folder: str, *models: str) -> Package:
-    """A checked package of one of those kinds. Raises `PackageError`."""
-    package = load_package(Path(folder))
-    if package.manifest.model not in models:
-        raise PackageError(
-            f"{folder} is another kind of package",
-            expected=" or ".join(models),
-            found=package.manifest.model,
-        )
-    return package
-
-
-def open_head(package: Package, options: EngineOptions, weights: str) -> Engine:
-    """The head with the package's own weights, or those of a safetensors file. Raises `EntracteError`."""
-    if not weights:
-        return open_engine(package, "head", options)
-    try:
-        data = atomic.read_bytes(Path(weights), MAX_WEIGHTS_BYTES)
-    except (atomic.FileError, OSError) as error:
-        raise ConfigError(f"can't read weights {weights}", found=error) from error
-    tensors = read_safetensors(data, weights)
-    head = open_engine(package, "head", options)
-    try:
-        return head.standby(tensors)
-    finally:
-        head.close()
 
 
 def blank_pictures(run: Run, cameras: tuple[str, ...]) -> dict[str, np.ndarray]:

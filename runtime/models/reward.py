@@ -15,11 +15,11 @@ from contracts.files.packages import Package
 from contracts.language import encode, unknown_words
 from contracts.reward import RewardSignal, abstain
 from runtime.config import RewardSection
-from runtime.engines import Engine, open_engine, options_of
-from runtime.models.policy import blank_pictures, images_for, open_head, open_package
+from runtime.engines import Engine, options_of
+from runtime.models.opening import open_package, open_parts
+from runtime.models.policy import blank_pictures, images_for
 from runtime.models.vlm_reward import VlmRunner, open_vlm
 from runtime.run import Run
-from runtime.weights.slots import SlotStore
 from runtime.weights.swap import Swapper
 
 
@@ -140,19 +140,7 @@ def open_reward(run: Run) -> Reward | None:
     if package.manifest.model == "vlm":
         return open_vlm(run, package, options)
     with ExitStack() as opened:
-        trunk = open_engine(package, "trunk", options)
-        opened.callback(trunk.close)
-        head = open_head(package, options, "")
-        opened.callback(head.close)
-        slots = SlotStore(run.slots_dir / "reward", package.package_id)
-        swapper = Swapper(
-            "reward",
-            slots,
-            package,
-            head,
-            robot_id=run.config.robot.id,
-            rules=run.config.probation,
-        )
+        trunk, swapper = open_parts(opened, run, "reward", package, options)
         runner = RewardRunner(package, trunk, swapper, section, run.config.loop.rate_hz)
         opened.pop_all()
     return runner

@@ -16,7 +16,7 @@ from runtime.config import PolicySection
 from runtime.control.robot import Robot
 from runtime.engines import Engine, EngineOptions
 from runtime.engines.onnxruntime import OnnxRuntimeEngine
-from runtime.models import policy
+from runtime.models import opening, policy
 from runtime.weights.probation import Probation
 
 
@@ -24,9 +24,9 @@ from runtime.weights.probation import Probation
 def opened(monkeypatch: pytest.MonkeyPatch) -> list[OnnxRuntimeEngine]:
     """Every engine that was opened."""
     found: list[OnnxRuntimeEngine] = []
-    open_engine = policy.open_engine
+    open_engine = opening.open_engine
 
-    def opening(package: Package, graph: str, options: EngineOptions) -> Engine:
+    def watched(package: Package, graph: str, options: EngineOptions) -> Engine:
         if graph == "head" and options.threads == 63:
             raise PackageError("no head")
         engine = open_engine(package, graph, options)
@@ -34,7 +34,7 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[OnnxRuntimeEngine]:
         found.append(engine)
         return engine
 
-    monkeypatch.setattr(policy, "open_engine", opening)
+    monkeypatch.setattr(opening, "open_engine", watched)
     return found
 
 
@@ -82,14 +82,14 @@ def test_weights_of_a_file_are_read_up_to_what_a_release_may_be(
     path = tmp_path / "w.safetensors"
     data = safetensors_bytes(package.refinable_weights())
     path.write_bytes(data)
-    monkeypatch.setattr(policy, "MAX_WEIGHTS_BYTES", len(data))
-    policy.open_head(package, EngineOptions(), str(path)).close()
+    monkeypatch.setattr(opening, "MAX_WEIGHTS_BYTES", len(data))
+    opening.open_head(package, EngineOptions(), str(path)).close()
     assert len(opened) == 1 and all(map(is_closed, opened))
     path.write_bytes(data + b" ")
     with pytest.raises(ConfigError, match=r"can't read weights .*too large"):
-        policy.open_head(package, EngineOptions(), str(path))
+        opening.open_head(package, EngineOptions(), str(path))
     with pytest.raises(ConfigError, match="can't read weights"):
-        policy.open_head(package, EngineOptions(), str(tmp_path))
+        opening.open_head(package, EngineOptions(), str(tmp_path))
 
 
 def test_a_robot_closes_its_engines_last_whatever_else_fails(

@@ -6,7 +6,10 @@ import contextlib
 import os
 import selectors
 import socket
+import sys
 import threading
+import time
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,15 +26,28 @@ class Caller:
         self.connection = connection
 
     def send(self, number: int, answer: p.AnyAnswer) -> None:
+        try:
+            data = p.encode((number, answer))
+        except Exception as error:  # it holds what a driver said
+            data = p.encode((number, _failed("send its answer", error)))
         with contextlib.suppress(OSError):  # gone: nobody waits
-            self.connection.send(p.encode((number, answer)), socket.MSG_DONTWAIT)
+            self.connection.send(data, socket.MSG_DONTWAIT)
 
+
+def _failed(to_do: str, error: Exception) -> p.Failed:
+    words = ascii(str(error))[1:-1]  # whatever is in them, they can be sent
+    return p.Failed(f"the arm's process could not {to_do}: {type(error).__name__}: {words}")
+
+
+_AGAIN_S = 0.001
+"""After an error of its own (no more files may be open, say) it isn't at once tried again."""
 
 Answer = Callable[[Caller, int, p.AnyRequest], p.AnyAnswer | None]
 
 
 class Answering:
-    """Listens from the start; what is asked before `begin` or `refuse` waits for it."""
+    """Listens from the start; what is asked before `begin` or `refuse` waits for it. Whatever is raised,
+    it goes on: without it nobody could ask for hold."""
 
     def __init__(self, address: Path) -> None:
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -45,6 +61,7 @@ class Answering:
         self._waiting: list[tuple[Caller, int, p.AnyRequest]] = []
         self._lock = threading.Lock()
         self._over = False
+        self._said: str | None = None
         self._thread = threading.Thread(target=self._forever, name="answering", daemon=True)
         self._thread.start()
 
@@ -75,12 +92,26 @@ class Answering:
         run_first(Rank.BUS)  # the loop waits for these answers; a thread has a priority of its own
         while not self._over:
             for key, _ in self._selector.select():
-                if key.fileobj is self._listener:
-                    connection, _ = self._listener.accept()
-                    self._selector.register(connection, selectors.EVENT_READ, Caller(connection))
-                elif isinstance(key.data, Caller) and not self._take(key.data):
-                    self._selector.unregister(key.data.connection)
-                    key.data.connection.close()
+                try:
+                    self._attend(key)
+                except Exception as error:
+                    self._note(error)
+                    time.sleep(_AGAIN_S)
+
+    def _attend(self, key: selectors.SelectorKey) -> None:
+        if key.fileobj is self._listener:
+            connection, _ = self._listener.accept()
+            self._selector.register(connection, selectors.EVENT_READ, Caller(connection))
+        elif isinstance(key.data, Caller) and not self._take(key.data):
+            self._selector.unregister(key.data.connection)
+            key.data.connection.close()
+
+    def _note(self, error: Exception) -> None:
+        """To logs/arm.log, once where it comes again and again."""
+        said = f"{type(error).__name__}: {error}"
+        if said != self._said:
+            self._said = said
+            traceback.print_exc(file=sys.stderr)
 
     def _take(self, caller: Caller) -> bool:
         """One message. False: the connection has ended or sent something else than requests."""
@@ -99,8 +130,12 @@ class Answering:
         self._reply(answer, caller, number, request)
         return True
 
-    @staticmethod
-    def _reply(answer: Answer, caller: Caller, number: int, request: p.AnyRequest) -> None:
-        said = answer(caller, number, request)
+    def _reply(self, answer: Answer, caller: Caller, number: int, request: p.AnyRequest) -> None:
+        said: p.AnyAnswer | None
+        try:
+            said = answer(caller, number, request)
+        except Exception as error:
+            self._note(error)
+            said = _failed(f"answer ({type(request).__name__.lower()})", error)
         if said is not None:
             caller.send(number, said)

@@ -75,8 +75,9 @@ class Guarded:
             state = self._driver.read()
             if np.shape(state.positions) != (len(self._spec.names),):
                 raise ValueError(f"a state of shape {np.shape(state.positions)}")
+            state = _plain(state)
             ahead_s = state.at_s - time.monotonic()
-            if ahead_s > _AHEAD_S:
+            if not ahead_s <= _AHEAD_S:  # NaN would never be too old either
                 raise DeviceError(
                     "the arm's driver dates its readings by another clock than the robot's",
                     expected="ArmState.at_s from time.monotonic()",
@@ -112,6 +113,18 @@ class Guarded:
     def warmest_c(self) -> float:
         with _told():
             return self._driver.warmest_c()
+
+
+def _plain(state: ArmState) -> ArmState:
+    """The same in the types that `ArmState` names: what a driver reckoned in NumPy is of types that no answer
+    can carry. Raises `TypeError` or `ValueError`."""
+    return ArmState(
+        np.asarray(state.positions, np.float32),
+        float(state.at_s),
+        None if state.velocities is None else np.asarray(state.velocities, np.float32),
+        None if state.targets is None else np.asarray(state.targets, np.float32),
+        bool(state.torque),
+    )
 
 
 @contextlib.contextmanager

@@ -20,6 +20,7 @@ from robots import until
 from contracts.errors import ConfigError, DeviceError
 from contracts.specs import ActionSpec
 from runtime.arms import ArmState, Glitch
+from runtime.arms import protocol as p
 from runtime.arms.answering import Answering
 from runtime.arms.client import ServedArm
 from runtime.arms.guarded import Guarded
@@ -152,6 +153,49 @@ def test_a_state_with_another_number_of_joints_is_a_fault(hosted: Hosted) -> Non
         until(lambda: hosted.board.arm_state == ArmPhase.FAILED)
         with pytest.raises(DeviceError, match=r"a state of shape \(5,\)"):
             arm.read()
+
+
+def test_what_a_driver_reckons_in_numpy_reaches_the_loop(hosted: Hosted) -> None:
+    class Reckoned(Own):
+        def read(self) -> ArmState:
+            times_s = np.array([time.monotonic()] * 2)
+            return ArmState(list(self.at), times_s.mean(), torque=np.bool_(True))  # type: ignore[arg-type]
+
+    one = Hosted(Reckoned(), hosted.address.parent)
+    with one.running() as arm:
+        state = arm.read()
+        assert state.torque is True and type(state.at_s) is float
+        np.testing.assert_array_equal(state.positions, POSE)
+    one.board.close()
+
+
+@pytest.mark.parametrize("what", ["a state that can't be sent", "an error", "a broken accept"])
+def test_nothing_that_goes_wrong_in_answering_keeps_anybody_from_asking_for_hold(
+    hosted: Hosted, what: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with hosted.running() as watchdog:
+        watchdog.hold()
+        if what == "a broken accept":
+            with monkeypatch.context() as patch:
+                patch.setattr(Answering, "_attend", _no_more_files)
+                comes = threading.Thread(target=hosted.arm, daemon=True)
+                comes.start()
+                until(lambda: "no more files" in capfd.readouterr().err)
+            comes.join()
+        else:
+            said: Any = p.State((0.0,), np.float64(time.monotonic()), None, None, True)
+            wrong = (lambda: said) if what == "a state that can't be sent" else _key_error
+            monkeypatch.setattr(hosted.server, "_read_out", wrong)
+            named = "TypeError" if what == "a state that can't be sent" else "KeyError: 'gripper'"
+            for _ in range(3):
+                with pytest.raises(DeviceError, match=f"the arm's process could not .*{named}"):
+                    watchdog.read()
+        watchdog.hold()
+        assert hosted.arm().spec() == SO101_ACTION  # and whoever comes new is let in
+
+
+def _no_more_files(*_: object) -> None:
+    raise OSError("no more files")
 
 
 def test_commands_that_are_lost_for_too_long_are_a_fault(hosted: Hosted) -> None:

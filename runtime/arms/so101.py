@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,20 +18,14 @@ from contracts.specs import SO101_JOINTS, ActionSpec, is_gripper
 from runtime.arms import ArmState, Glitch, so101_setup, sts
 from runtime.arms.feetech_bus import FeetechBus
 from runtime.arms.so101_calibration import IDS, JOINTS, Units, read_calibration
+from runtime.arms.so101_replies import SLOW_STEPS_S, STILL_STEPS, Replies
 from runtime.arms.sts import Reading
 from runtime.run import Run
 
-STILL_STEPS = 12
-"""About a degree: what a servo without power may change by while nobody moves it (gears settle)."""
 KEEP_GOAL_STEPS = 34
 """3 degrees. A still servo this near its goal keeps it in hold: told to hold where it sags to, it would sag
 again. Measured under load: 20 to 30 steps (TheRobotStudio/SO-ARM100, issue 134)."""
 GRIPPER = IDS["gripper"]
-SLOW_STEPS_S = 60
-BRAKING_STEPS_S2 = 25_400.0
-"""What the servo's acceleration register allows at 254, as `so101_setup` sets it."""
-JUMP_STEPS = 500
-"""More than a servo can turn between two readings (3070 steps/s, 0.1 s): a broken reply, asked for again."""
 GOAL_TRIES = 3
 HOLD_TRIES = 5
 
@@ -93,7 +87,8 @@ class So101:
         )
         self._ids = tuple(IDS[joint] for joint in JOINTS)
         self._bus: FeetechBus | None = None
-        self._readings: dict[int, Reading] = {}
+        self._replies = Replies()
+        self._readings = self._replies.last
         self._goals: np.ndarray | None = None
         """Goals written last, int64[6] steps; None before the motors were powered."""
         self._goals_before: deque[np.ndarray] = deque(maxlen=GOAL_TRIES + 1)
@@ -116,6 +111,7 @@ class So101:
 
     def open(self) -> None:
         self._bus = FeetechBus(self._port, self._baud, self._reply_s)
+        self._replies.clear()
         try:
             so101_setup.check_servos(self.bus)
             so101_setup.check_calibration(self.bus, self.calibration)
@@ -129,7 +125,6 @@ class So101:
     def read(self) -> ArmState:
         readings, at_s = self._readings_now()
         self._judge(readings)
-        self._readings = readings
         steps = np.array([readings[i].position for i in self._ids], np.float64)
         speeds = np.array([readings[i].velocity for i in self._ids], np.float64)
         goals = np.array([readings[i].goal for i in self._ids], np.float64)
@@ -150,12 +145,8 @@ class So101:
             if not missing:
                 break
             self._repeated += len(missing) if again else 0
-            for one, (block, errors) in self.bus.read_all(
-                missing, sts.BLOCK_START, sts.BLOCK_SIZE
-            ).items():
-                reading = sts.parse_block(block, errors)
-                before = self._readings.get(one)
-                if before is None or again or abs(reading.position - before.position) < JUMP_STEPS:
+            for one, (reading, believed) in self._ask(missing).items():
+                if believed:
                     found[one] = reading
         missing = [i for i in self._ids if i not in found]
         if missing:
@@ -166,6 +157,17 @@ class So101:
                 remedy="check its cable and power; noise on all of them is a bad cable or supply",
             )
         return found, at_s
+
+    def _ask(self, ids: Sequence[int]) -> dict[int, tuple[Reading, bool]]:
+        """Those that were heard, and whether they are believed: if so, it is what they said last."""
+        asked_s = time.monotonic()
+        blocks = self.bus.read_all(ids, sts.BLOCK_START, sts.BLOCK_SIZE)
+        heard_s = time.monotonic()
+        found = {one: sts.parse_block(*block) for one, block in blocks.items()}
+        return {
+            one: (reading, self._replies.believe(one, reading, asked_s, heard_s))
+            for one, reading in found.items()
+        }
 
     def _judge(self, readings: Mapping[int, Reading]) -> None:
         """What must not go on. Raises `DeviceError` naming the servo."""
@@ -264,28 +266,27 @@ class So101:
         return goals
 
     def hold(self) -> None:
-        """Every servo that still answers stops where it is; told again, it is given the same goal again.
+        """Every servo that still answers stops where it is; told again, it is given the same goal again. A
+        reply that can't be true moves nothing: it is asked for again, and its servo keeps its goal meanwhile.
         Raises `DeviceError` naming the others."""
         if self._goals is None:
             return  # without power it isn't ours to move
         held, missing = self._held, sorted(self._powered)
         for _ in range(HOLD_TRIES):
-            found = self.bus.read_all(missing, sts.BLOCK_START, sts.BLOCK_SIZE)
-            for one, (block, errors) in found.items():
-                reading = sts.parse_block(block, errors)
+            found = self._ask(missing)
+            for one, (reading, believed) in found.items():
                 if reading.torque and held.get(one) == reading.goal:
                     missing.remove(one)
-                elif one not in held or not reading.torque:  # one that let go may have sunk
-                    held[one] = self._stop_at(one, reading)
+                elif believed and (one not in held or not reading.torque):
+                    held[one] = self._stop_at(one, reading)  # one that let go may have sunk
             for one in missing:
                 # One that does not answer may still listen: its last known place.
-                if one not in held and one in self._readings:
+                if one not in held and one not in found and one in self._readings:
                     held[one] = self._stop_at(one, self._readings[one])
             if not missing:
                 break
-            self.bus.write_all(
-                sts.GOAL_POSITION, {one: held[one] for one in missing if one in held}
-            )
+            if told := {one: held[one] for one in missing if one in held}:
+                self.bus.write_all(sts.GOAL_POSITION, told)
         goals = [held.get(one, int(self._goals[one - 1])) for one in self._ids]
         if goals != self._goals.tolist():
             self._goals_before.append(self._goals)
@@ -304,7 +305,7 @@ class So101:
             near or one == GRIPPER
         )  # a still gripper far from its goal holds something
         # A moving joint comes to rest where its hardest braking ends: told to go back, it would jerk.
-        braking = reading.velocity * abs(reading.velocity) / (2.0 * BRAKING_STEPS_S2)
+        braking = self._replies.braking(one, reading.velocity)
         at = goal if kept else round(reading.position + braking)
         return int(np.clip(at, self.units.low_steps[one - 1], self.units.high_steps[one - 1]))
 

@@ -1,0 +1,98 @@
+"""Where a hold sends an SO-101 whose replies are broken, or do not come: never far, and never back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from so101_rig import Make, arm, make, read
+
+from contracts.errors import DeviceError
+from runtime.arms import sts
+from runtime.arms.so101 import So101
+from runtime.arms.so101_replies import BRAKING_STEPS_S2, FASTEST_STEPS_S, Replies
+from runtime.arms.sts import Reading, Register
+from runtime.bench.servo import Servo
+from runtime.bench.servo_bus import ServoBus
+
+__all__ = ["Make", "arm", "make"]
+
+
+def garble(bus: ServoBus, servo: int, register: Register, values: list[int]) -> Iterator[int]:
+    """The next readings of a servo say the next of `values` instead, in replies whose sum is right. What
+    is left of them is not said yet."""
+    honest, left = bus._reply, iter(values)
+
+    def reply(one: Servo, data: bytes) -> bytes:
+        if (
+            one.id == servo
+            and len(data) == sts.BLOCK_SIZE
+            and (value := next(left, None)) is not None
+        ):
+            whole, at = bytearray(data), register.address - sts.BLOCK_START
+            whole[at : at + register.size] = bytes(register.encode(value))
+            data = bytes(whole)
+        return honest(one, data)
+
+    bus._reply = reply  # type: ignore[method-assign]
+    return left
+
+
+def test_a_broken_reply_sends_no_joint_away(bus: ServoBus, arm: So101) -> None:
+    """Its sum was right by chance: two bits that cancel. Asked again, it stands where it stood."""
+    read(arm)
+    before = bus.servo(1).get(sts.GOAL_POSITION)
+    left = garble(bus, 1, sts.PRESENT_POSITION, [before + 1024])
+    arm.hold()
+    assert not list(left), "the broken reply was never read"
+    assert bus.servo(1).get(sts.GOAL_POSITION) == before
+
+
+def test_replies_of_which_no_two_agree_leave_the_goal_and_the_hold_unverified(
+    bus: ServoBus, arm: So101
+) -> None:
+    read(arm)
+    before = bus.servo(1).get(sts.GOAL_POSITION)
+    garble(bus, 1, sts.PRESENT_POSITION, [before + 1024, before - 1024] * 10)
+    with pytest.raises(DeviceError, match=r"hold can't be verified: servo 1 \(shoulder_pan\) did"):
+        arm.hold()
+    assert bus.servo(1).get(sts.GOAL_POSITION) == before
+
+
+def test_a_joint_that_was_really_moved_far_is_held_where_it_is(bus: ServoBus, arm: So101) -> None:
+    """Two replies that agree are believed, however far they are from the last one."""
+    read(arm)
+    before = bus.servo(2).get(sts.GOAL_POSITION)
+    bus.servo(2).sag = 700.0
+    arm.hold()
+    assert bus.servo(2).get(sts.GOAL_POSITION) == before - 700
+
+
+@pytest.mark.parametrize("velocity", [1 << bit for bit in range(12, 15)])
+def test_a_broken_velocity_moves_a_joint_no_further_than_a_servo_can_brake(
+    bus: ServoBus, arm: So101, velocity: int
+) -> None:
+    read(arm)
+    before = bus.servo(1).get(sts.GOAL_POSITION)
+    left = garble(bus, 1, sts.PRESENT_VELOCITY, [velocity])
+    arm.hold()
+    assert not list(left), "the broken reply was never read"
+    furthest = FASTEST_STEPS_S**2 / (2 * BRAKING_STEPS_S2)
+    assert abs(bus.servo(1).get(sts.GOAL_POSITION) - before) <= furthest + 1
+
+
+def test_how_far_a_joint_brakes_is_bounded_by_how_fast_it_was() -> None:
+    def reading(position: int, velocity: int) -> Reading:
+        return Reading(True, position, position, velocity, 0, 121, 31, 0)
+
+    replies = Replies()
+    assert abs(replies.braking(1, 32767.0)) < 230
+    assert replies.believe(1, reading(2000, 0), 0.0, 0.005)
+    # 15 ms after it stood: 25400 steps/s2 x 0.015 s + 60 steps/s.
+    assert replies.believe(1, reading(2000, 2048), 0.01, 0.015)
+    assert replies.braking(1, 2048.0) == pytest.approx(441.0**2 / (2 * BRAKING_STEPS_S2))
+    assert replies.braking(1, -2048.0) == -replies.braking(1, 2048.0)
+    assert replies.braking(1, 300.0) == pytest.approx(300.0**2 / (2 * BRAKING_STEPS_S2))
+    # 44 degrees is what no servo is believed to have turned, after however long.
+    assert not replies.believe(1, reading(2500, 0), 9.0, 9.005)
+    assert replies.believe(1, reading(2502, 0), 9.006, 9.011)

@@ -134,7 +134,10 @@ class Receiver:
             return  # of an episode that is stored, or one before it was lost: silence brings it back
         data = packet.array("data")
         most = max(incoming.asked, incoming.lapsed) - incoming.received
-        if data.dtype != "uint8" or not 0 < data.nbytes <= most:
+        if data.dtype != "uint8" or data.ndim != 1:
+            found = f"{data.dtype}{list(data.shape)}"
+            raise WireError("episode chunk is not plain bytes", expected="uint8[N]", found=found)
+        if not 0 < data.nbytes <= most:
             raise WireError("episode chunk of another size than asked for", found=data.nbytes)
         _write_at(self._partial(key, incoming.offer.sha256), incoming.received, data.data)
         now_s = self._clock()
@@ -265,9 +268,9 @@ def _write_at(path: Path, offset: int, data: memoryview) -> None:
     with path.open("r+b" if offset else "wb", buffering=0) as file:
         file.truncate(offset)
         file.seek(offset)
-        if file.write(data) != len(data):
+        if file.write(data) != data.nbytes:
             file.truncate(offset)
-            raise OSError(f"disk did not take {len(data)} bytes of {path.name}")
+            raise OSError(f"disk did not take {data.nbytes} bytes of {path.name}")
 
 
 def _check(offer: EpisodeOffer) -> None:

@@ -38,7 +38,7 @@ from contracts.specs import spec_hash
 from runtime.link.background import Background, at_once
 from runtime.link.episodes import Send
 from runtime.weights.release_files import EncodingRefused, ReleaseFiles, Way
-from runtime.weights.slots import SlotStore
+from runtime.weights.slots import SlotError, SlotStore
 
 CHUNK_BYTES = LARGEST_BYTES
 CREDIT = 4
@@ -191,7 +191,10 @@ class ReleaseFetcher:
                 t.name for t in self._package.refinable
             ) or set(manifest.tensors) != set(self._package.refinable):
                 raise ReleaseRejected("tensors", "tensors are not the package's refinable ones")
-            slot, _ = self._slots.begin_fetch(manifest, now_s)
+            try:
+                slot, _ = self._slots.begin_fetch(manifest, now_s)
+            except SlotError as error:  # what acts goes on; a place may be free after its next boundary
+                raise ReleaseRejected("slots", str(error)) from error
         except ReleaseRejected as error:
             if error.reason == "replay" and self._known(offer):
                 return  # the answer to a question asked before the first answer came
@@ -237,7 +240,9 @@ class ReleaseFetcher:
         if chunk.offset != fetch.received or chunk.encoding != fetch.way.name:
             return  # come twice, or one before it was lost (silence brings it back), or of another way
         data, now_s = packet.array("data"), self._clock()
-        if data.dtype != "uint8" or not 0 < data.nbytes <= fetch.most_asked - fetch.received:
+        if data.dtype != "uint8" or data.ndim != 1:
+            raise WireError("release chunk is not plain bytes", found=list(data.shape))
+        if not 0 < data.nbytes <= fetch.most_asked - fetch.received:
             raise WireError("release chunk of another size than asked for", found=data.nbytes)
         try:
             with fetch.way.path.open("ab") as file:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import math
 import os
 import time
 from collections.abc import Iterator
@@ -19,7 +20,7 @@ from contracts.errors import WireError
 from contracts.files import atomic
 from contracts.files.dataset_reader import DatasetReader
 from contracts.files.episode_log import EpisodeLogWriter, describe
-from contracts.messages import EpisodeOffer, EpisodeStored, EpisodeWait, EpisodeWant
+from contracts.messages import EpisodeChunk, EpisodeOffer, EpisodeStored, EpisodeWait, EpisodeWant
 from contracts.reward import RewardSignal, abstain
 from runtime.link.spool import Spool
 from runtime.link.uploads import Uploader
@@ -202,6 +203,29 @@ def test_offers_that_would_leave_the_inbox_are_refused(tmp_path: Path, change: d
     with pytest.raises(WireError):
         Ends(Spool(tmp_path / "spool", 1), store).receiver.on_offer(b"peer", offer)
     assert list((tmp_path / "store" / "inbox").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("dtype", "shape"), [("uint8", (1, 16)), ("uint8", ()), ("uint8", (4, 2, 2)), ("uint16", (8,))]
+)
+def test_a_chunk_that_is_not_plain_bytes_is_no_fault_of_the_disk(
+    tmp_path: Path, dtype: str, shape: tuple[int, ...]
+) -> None:
+    """A robot's own fault. The daemon took its disk for full, or ended."""
+    spool, store = spooled(tmp_path / "spool", 1), Store(tmp_path / "store")
+    ends = Ends(spool, store)
+    ends.uploader.tick(0.0)
+    ends.receiver.on_offer(b"peer", ends.to_trainer.pop().message)
+    # Packed by hand: numpy makes of an array without sides one that has one.
+    nbytes = math.prod(shape) * np.dtype(dtype).itemsize
+    descriptor = wire.Buffer("data", "raw", dtype, shape, nbytes)
+    chunk = EpisodeChunk("bench-0", "s1", 1, 0)
+    packet = wire.unpack(wire.pack(chunk, [(descriptor, bytes(nbytes))]))
+    with pytest.raises(WireError, match="not plain bytes: expected uint8"):
+        ends.receiver.on_chunk(chunk, packet)
+    assert ends.receiver.received_bytes == 0
+    ends.run()
+    assert [entry.episode_seq for entry in store.entries] == [1]
 
 
 def stored(tmp_path: Path, *seqs: int) -> Store:

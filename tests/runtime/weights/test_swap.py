@@ -14,9 +14,11 @@ import pytest
 from swap_robot import Robot, committed, forged, nudged, package, release, robot, trainer
 from tiny_package import head_inputs, make_package
 
-from contracts.errors import ReleaseRejected
+from contracts import wire
+from contracts.errors import ReleaseRejected, WireError
 from contracts.files.packages import Package, safetensors_bytes
 from contracts.messages import (
+    ReleaseChunk,
     ReleaseOutcome,
     ReleaseQuery,
     ReleaseWant,
@@ -315,6 +317,22 @@ def test_a_fetch_resumes_after_lost_chunks_and_a_restart(
     assert again.fetch(offer, data) == [] and again.staged == [1]
     assert again.said(ReleaseWant)[0].offset == 128
     assert again.fetcher.bytes_fetched == len(data) - 128
+
+
+@pytest.mark.parametrize("shape", [(1, 16), ()])
+def test_a_chunk_that_is_not_plain_bytes_is_refused(
+    robot: Robot, trainer: Publisher, shape: tuple[int, ...]
+) -> None:
+    offer, data = release(trainer, nudged(robot.package))
+    robot.fetcher.on_offer(offer)
+    chunk, nbytes = ReleaseChunk("policy", 1, 0), math.prod(shape)
+    # Packed by hand: numpy makes of an array without sides one that has one.
+    descriptor = wire.Buffer("data", "raw", "uint8", shape, nbytes)
+    packet = wire.unpack(wire.pack(chunk, [(descriptor, data[:nbytes])]))
+    with pytest.raises(WireError, match="not plain bytes"):
+        robot.fetcher.on_chunk(chunk, packet)
+    robot.serve(robot.said(ReleaseWant)[0], data)
+    assert robot.staged == [1]
 
 
 def test_silence_leads_to_a_new_query(robot: Robot, trainer: Publisher) -> None:

@@ -177,6 +177,7 @@ def _through_process(
         None,
         [
             "pace=realtime", "arm.kind=so101", "arm.answer_timeout_s=1", "arm.command_timeout_s=1",
+            "loop.watchdog_timeout_s=0.5", "loop.lease_s=0.5", "loop.pause_allowance_s=0.5",
             "arm.fault_after_s=1",  # a machine that others use too is slow now and then: that is counted
             f"arm.options={{port: {port}, calibration: {calibration}}}",
         ],

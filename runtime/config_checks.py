@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 MOST_EXPLORATION_DEG = 10.0
 MOST_SILENCE_S = 0.5
 """Longest that a robot's watchdog may wait for a sign of life."""
+MOST_PAUSE_S = 1.0
+"""Most that may be added to it for a watchdog that was itself kept from running."""
 
 
 def check(config: RobotConfig, source: str) -> None:
@@ -174,29 +176,54 @@ def _check_probation(rules: Probation, source: str) -> None:
     )
 
 
+def _is_a_robots(config: RobotConfig) -> bool:
+    """Whether its arm may be one that breaks things: any but the bench's own, bench or not. (One that is not
+    simulated does not start in `asap`.)"""
+    simulated = config.bench.enabled and config.arm.kind in ("sim", KIND)
+    return config.pace == "realtime" and not simulated
+
+
 def _check_stops(config: RobotConfig, source: str) -> None:
-    """A robot's arm must not be without a master for longer than `MOST_SILENCE_S`."""
+    """A robot's arm must not be without a master for longer than `MOST_SILENCE_S`, or `MOST_PAUSE_S` more."""
     loop = config.loop
-    if not config.bench.enabled and max(loop.watchdog_timeout_s, loop.lease_s) > MOST_SILENCE_S:
+    if not _is_a_robots(config):
+        return
+    if max(loop.watchdog_timeout_s, loop.lease_s) > MOST_SILENCE_S:
         raise ConfigError(
             f"{source}: loop.watchdog_timeout_s, loop.lease_s: a robot's arm would go on so long after "
             "its loop died",
-            expected=f"<= {MOST_SILENCE_S:g} s each without the bench",
+            expected=f"<= {MOST_SILENCE_S:g} s each with any arm but the bench's",
             found=(loop.watchdog_timeout_s, loop.lease_s),
             remedy="set both, to 0.07 for instance",
+        )
+    if loop.pause_allowance_s > MOST_PAUSE_S:
+        raise ConfigError(
+            f"{source}: loop.pause_allowance_s: a robot's arm would go on so much longer after its loop died",
+            expected=f"<= {MOST_PAUSE_S:g} s with any arm but the bench's",
+            found=loop.pause_allowance_s,
+            remedy="set it, to 0.015 for instance",
         )
 
 
 def _check_commands(config: RobotConfig, source: str) -> None:
-    """An arm with a process of its own does not go into hold between two commands."""
+    """An arm with a process of its own goes into hold not between two commands, and soon after the last."""
     loop, patience_s = config.loop, config.arm.command_timeout_s
     least_s = 1.0 / loop.rate_hz + loop.pause_allowance_s
-    if config.pace == "realtime" and not config.bench.enabled and patience_s <= least_s:
+    if not _is_a_robots(config):
+        return
+    if patience_s <= least_s:
         raise ConfigError(
             f"{source}: arm.command_timeout_s: the arm would go into hold between two commands",
             expected=f"> {least_s:.3g} s at {loop.rate_hz:g} Hz",
             found=patience_s,
             remedy="raise it, or loop.rate_hz",
+        )
+    if patience_s > least_s + MOST_SILENCE_S:
+        raise ConfigError(
+            f"{source}: arm.command_timeout_s: the arm would go on so long after the last command",
+            expected=f"<= {least_s + MOST_SILENCE_S:.3g} s at {loop.rate_hz:g} Hz",
+            found=patience_s,
+            remedy="lower it",
         )
 
 

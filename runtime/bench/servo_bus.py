@@ -269,7 +269,8 @@ def main() -> None:
             given.link.symlink_to(bus.path)
             port = str(given.link)
         print(
-            f"{', '.join(JOINTS)} on {port}; robot-run ... --set arm.kind=so101 "
+            f"{', '.join(JOINTS)} on {port}; robot-run ... --set pace=realtime --set arm.kind=so101 "
+            "--set loop.watchdog_timeout_s=0.5 --set loop.lease_s=0.5 "
             f"--set arm.options.port={port} --set arm.options.calibration={given.calibration}",
             flush=True,
         )

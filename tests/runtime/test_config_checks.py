@@ -25,12 +25,43 @@ def test_no_number_is_infinite_or_none(override: str, named: str) -> None:
         load_config(None, [override])
 
 
+LIMITS = ("loop.watchdog_timeout_s=0.5", "loop.lease_s=0.5")
+
+
 def test_a_robot_must_set_its_watchdog() -> None:
     """The defaults are the bench's, whose time stands still while a process starts."""
     load_config(ROBOT)
     for key in ("watchdog_timeout_s", "lease_s"):
-        with pytest.raises(ConfigError, match=r"loop died.*<= 0\.5 s each without the bench"):
+        with pytest.raises(
+            ConfigError, match=r"loop died.*<= 0\.5 s each with any arm but the bench's"
+        ):
             load_config(ROBOT, [f"loop.{key}=10"])
+
+
+@pytest.mark.parametrize("kind", ["so101", "lerobot", "workshop_arm"])
+def test_an_arm_on_top_of_the_bench_is_a_robots_all_the_same(kind: str) -> None:
+    """As the simulated servo bus is tried out, where a port could be any."""
+    real = ["pace=realtime", f"arm.kind={kind}", "arm.options.port=/dev/ttyACM0"]
+    assert load_config(None, [*real, *LIMITS]).bench.enabled
+    for set_ in ((), LIMITS[:1], LIMITS[1:]):
+        with pytest.raises(ConfigError, match="a robot's arm would go on so long"):
+            load_config(None, [*real, *set_])
+    with pytest.raises(ConfigError, match=r"pause_allowance_s: .*expected <= 1 s .*found 10"):
+        load_config(
+            None, [*real, *LIMITS, "loop.pause_allowance_s=10", "arm.command_timeout_s=10.2"]
+        )
+    load_config(None, ["pace=realtime"])  # the bench's own arm breaks nothing
+
+
+def test_an_arm_does_not_go_on_long_after_the_last_command() -> None:
+    load_config(ROBOT, ["loop.rate_hz=20", "arm.command_timeout_s=0.56"])
+    for wrong in ("0.57", "10"):
+        with pytest.raises(
+            ConfigError, match=r"after the last command: expected <= 0\.565 s at 20 Hz"
+        ):
+            load_config(ROBOT, ["loop.rate_hz=20", f"arm.command_timeout_s={wrong}"])
+    slow = ["loop.pause_allowance_s=1", "arm.command_timeout_s=1.5"]
+    load_config(ROBOT, ["loop.rate_hz=20", *slow])
 
 
 def test_an_arm_that_would_hold_between_two_commands_is_refused() -> None:

@@ -37,7 +37,7 @@ def test_a_robot_without_scipy_is_told_what_to_install(
 
 def test_an_arm_that_is_powered_by_being_connected_is_not_asked(tmp_path: Path) -> None:
     lerobot = ["arm.kind=lerobot", "arm.options={robot: {type: so101_follower}}", "pace=realtime"]
-    config = asking(tmp_path, *lerobot)
+    config = asking(tmp_path, *lerobot, "loop.watchdog_timeout_s=0.07", "loop.lease_s=0.07")
     with pytest.raises(ConfigError, match=r"found arm\.kind: lerobot; .*drift_cameras=\[\]"):
         require_in_place(config, tmp_path / "run", lambda line: None)
     assert not (tmp_path / "run").exists()  # nothing was started

@@ -59,18 +59,25 @@ Start = Callable[..., Process]
 def start(bus: ServoBus, calibration: Path, tmp_path: Path) -> Iterator[Start]:
     started: list[Process] = []
 
-    def start(*overrides: str, plan: RunPlan | None = None) -> Process:
+    def start(
+        *overrides: str, plan: RunPlan | None = None, command_timeout_s: float = 30.0
+    ) -> Process:
         config = load_config(
             None,
             [
                 "pace=realtime",
                 "arm.kind=so101",
                 f"arm.options={{port: {bus.path}, calibration: {calibration}, still_s: 0.1, reply_s: 0.1}}",
-                "arm.command_timeout_s=30",
+                "loop.watchdog_timeout_s=0.5",
+                "loop.lease_s=0.5",
                 "arm.fault_after_s=1",
                 *overrides,
             ],
         )
+        # No loop is at work here: a test gives one command and looks how the arm comes to its end. (No robot
+        # may be configured so.)
+        patient = msgspec.structs.replace(config.arm, command_timeout_s=command_timeout_s)
+        config = msgspec.structs.replace(config, arm=patient)
         run = make_run(config, plan or RunPlan(driver="expert"), tmp_path / "run")
         board = Board.create(run.board_path)
         process = subprocess.Popen(
@@ -144,7 +151,7 @@ def test_a_command_that_is_no_pose_is_not_given_to_the_arm(bus: ServoBus, start:
 
 
 def test_when_commands_cease_it_holds_until_it_is_taken_anew(bus: ServoBus, start: Start) -> None:
-    server = start("arm.command_timeout_s=0.1")
+    server = start(command_timeout_s=0.1)
     arm = server.arm()
     arm.enable()
     time.sleep(0.2)

@@ -30,8 +30,9 @@ def command(folder: Path, port: str, calibration: Path, package: Path, *more: st
     settings = [
         "pace=realtime",
         "loop.rate_hz=20",
-        "loop.watchdog_timeout_s=1",
-        "loop.lease_s=1",
+        "loop.watchdog_timeout_s=0.5",
+        "loop.lease_s=0.5",
+        "loop.pause_allowance_s=1",  # on a machine that others use too
         "cameras={front: {kind: sim, width: 128, height: 96, rate_hz: 10}}",
         "episode.task=open_drawer",
         "episode.max_s=3",
@@ -41,7 +42,7 @@ def command(folder: Path, port: str, calibration: Path, package: Path, *more: st
         "gate.max_frame_age_s=2",
         "gate.max_state_age_s=2",
         "arm.kind=so101",
-        "arm.command_timeout_s=1",
+        "arm.command_timeout_s=1.5",
         "arm.answer_timeout_s=1",
         "arm.fault_after_s=0.5",
         f"arm.options={{port: {port}, calibration: {calibration}, still_s: 0.1, reply_s: 0.1}}",

@@ -98,10 +98,10 @@ class Scheduler:
 
     def accept(self, chunk: Chunk, step: int | None = None) -> None:
         """Take over a finished inference at `step`; an older one than the active is ignored."""
+        if chunk.step < self._not_before:
+            return  # nor was it late: who had the arm meanwhile is not the inference's
         if step is not None:
             self._delays.append(step - chunk.step)
-        if chunk.step < self._not_before:
-            return
         if self._chunk is None or chunk.step > self._chunk.step:
             self._chunk = chunk
             if self.ensemble is not None:

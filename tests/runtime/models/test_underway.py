@@ -66,6 +66,17 @@ def test_the_slowest_of_the_last_inferences_is_reckoned_with() -> None:
     assert scheduler.underway(22)[1] == 2  # an old hiccup is forgotten
 
 
+def test_a_take_over_is_no_inference_that_took_so_long() -> None:
+    """What was under way when a person took the arm comes when it is handed back, and is not carried out."""
+    scheduler = Scheduler(1, 2)
+    scheduler.accept(Chunk(0, 0, [(0.0,)] * 20), 2)
+    scheduler.asked(4)
+    scheduler.forget(304)
+    scheduler.accept(Chunk(1, 4, [(0.0,)] * 20), 304)
+    scheduler.accept(Chunk(2, 304, [(0.0,)] * 20), 306)
+    assert scheduler.underway(308)[1] == 2
+
+
 class Head:
     """An engine that keeps what it was given."""
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from contextlib import redirect_stdout
 from pathlib import Path
@@ -60,8 +59,7 @@ def command(
     )
     ray = ray_cluster.library("robot-trainer collect")
     need = collection.processors
-    cores = max(need, len(os.sched_getaffinity(0)))
-    local = {"num_cpus": cores, "object_store_memory": collect_ray.OBJECT_STORE_BYTES}
+    local = ray_cluster.this_machine(need)
     done = 0
     try:
         # Ray says on standard output what it lost; there stands the outcome alone.

@@ -9,13 +9,12 @@ from typing import Any
 
 import msgspec
 
+from trainer import ray_cluster
 from trainer.collection import Runner
 from trainer.collection_block import Ended, Job, run_block
 
 LOST_MACHINES = 3
 """Under one task, before that counts as a death of its block."""
-OBJECT_STORE_BYTES = 100 << 20
-"""On this machine alone: tasks pass a few words."""
 
 
 def runner(ray: Any, processors: int, gpus: float) -> Runner:
@@ -42,8 +41,7 @@ def runner(ray: Any, processors: int, gpus: float) -> Runner:
 
 def warn_if_too_large(ray: Any, processors: int, gpus: float) -> None:
     """No machine of the cluster has room for one robot: Ray waits until one comes."""
-    machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    if any(m.get("CPU", 0) >= processors and m.get("GPU", 0) >= gpus for m in machines):
+    if ray_cluster.room(ray.nodes(), processors, gpus):
         return
     what = f"{processors} processors and {gpus:g} GPUs"
     sys.stderr.write(f"robot-trainer: no machine of the cluster has {what}: waiting for one\n")
@@ -51,5 +49,5 @@ def warn_if_too_large(ray: Any, processors: int, gpus: float) -> None:
 
 def _lost(job: bytes, error: Exception) -> bytes:
     cause = getattr(error, "cause", None) or error
-    why = f"{type(cause).__name__}: {str(cause).strip().partition(chr(10))[0]}"
+    why = ray_cluster.in_a_line(cause)
     return msgspec.json.encode(Ended(msgspec.json.decode(job, type=Job).first, "died", why))

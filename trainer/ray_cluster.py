@@ -1,10 +1,12 @@
-"""Ray, for what one machine is too small for (extra `cluster`): the library, and a cluster to work on."""
+"""Ray, for what one machine is too small for (extra `cluster`): the library, a cluster to work on, and what
+finds room there."""
 
 from __future__ import annotations
 
+import os
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from typing import Any
@@ -15,6 +17,8 @@ STARTS = 3
 """Tries on this machine: Ray gives its own processes 30 s, and a busy machine needs more."""
 ANSWER_S = 10.0
 """How long a cluster's address may take to answer."""
+OBJECT_STORE_BYTES = 100 << 20
+"""On this machine alone, where a few words pass."""
 
 
 def library(what: str, module: str = "ray") -> Any:
@@ -55,6 +59,39 @@ def cluster(ray: Any, address: str, **local: Any) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def this_machine(processors: int) -> dict[str, int]:
+    """What this machine alone has to give (`cluster`), as told to Ray: all its processors, or so many as one
+    task takes, if that is more, and little memory for what passes."""
+    cores = max(processors, len(os.sched_getaffinity(0)))
+    return {"num_cpus": cores, "object_store_memory": OBJECT_STORE_BYTES}
+
+
+def machines(nodes: Sequence[dict[str, Any]]) -> list[tuple[int, int]]:
+    """Processors and GPUs of each machine that is there (`ray.nodes()`)."""
+    return [
+        (int(node["Resources"].get("CPU", 0)), int(node["Resources"].get("GPU", 0)))
+        for node in nodes
+        if node["Alive"]
+    ]
+
+
+def room(nodes: Sequence[dict[str, Any]], processors: int, gpus: float) -> int:
+    """How many tasks that take so much each the machines (`ray.nodes()`) hold at once: what one leaves over
+    does not add up with what another does, nor do the rests of two GPUs."""
+    count = 0
+    for has_processors, has_gpus in machines(nodes):
+        here = has_processors // processors
+        if gpus:
+            here = min(here, has_gpus * int(1 / gpus) if gpus <= 1 else int(has_gpus / gpus))
+        count += here
+    return count
+
+
+def in_a_line(error: Exception) -> str:
+    """Its kind and the first line of what it says: Ray adds a whole traceback."""
+    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
 
 
 def _require_answer(address: str) -> None:

@@ -15,8 +15,6 @@ from trainer.rewards.bulk import Asked, Item, Runner, Said, Scoring
 
 LOST = 3
 """Times that an actor may be lost with its worker or machine before that is an error."""
-OBJECT_STORE_BYTES = 100 << 20
-"""On this machine alone: a few words pass."""
 
 
 class Refused(msgspec.Struct, frozen=True, tag=True):
@@ -59,8 +57,7 @@ def on(address: str, gpus: float, workers: int) -> Runner:
     def run(asked: Asked, items: Sequence[Item]) -> Iterator[Said]:
         if not items:
             return
-        cores = max(asked.threads, len(os.sched_getaffinity(0)))
-        local = {"num_cpus": cores, "object_store_memory": OBJECT_STORE_BYTES}
+        local = ray_cluster.this_machine(asked.threads)
         with ray_cluster.cluster(ray, address, **local):
             room = _room(ray.nodes(), asked.threads, gpus)
             count = min(len(items), workers or room, room)
@@ -86,10 +83,9 @@ def _scored(
             try:
                 answer = msgspec.json.decode(ray.get(ended), type=Refused | Scored)
             except ray.exceptions.RayError as error:
-                why = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
                 raise EntracteError(
                     "scoring on Ray broke off",
-                    found=why,
+                    found=ray_cluster.in_a_line(error),
                     remedy="the same command goes on with what is left",
                 ) from error
             if isinstance(answer, Refused):
@@ -98,21 +94,10 @@ def _scored(
 
 
 def _room(nodes: Sequence[dict[str, Any]], threads: int, gpus: float) -> int:
-    """How many actors the machines (`ray.nodes()`) take at once: what one leaves over does not add up with
-    what another does, nor do the rests of two GPUs. Raises `ConfigError` where they take none."""
-    machines = [
-        (int(node["Resources"].get("CPU", 0)), int(node["Resources"].get("GPU", 0)))
-        for node in nodes
-        if node["Alive"]
-    ]
-    count = 0
-    for processors, cards in machines:
-        here = processors // threads
-        if gpus:
-            here = min(here, cards * int(1 / gpus) if gpus <= 1 else int(cards / gpus))
-        count += here
+    """How many actors the machines (`ray.nodes()`) take at once. Raises `ConfigError` where that is none."""
+    count = ray_cluster.room(nodes, threads, gpus)
     if not count:
-        have = [f"{processors} and {cards}" for processors, cards in machines]
+        have = [f"{processors} and {cards}" for processors, cards in ray_cluster.machines(nodes)]
         raise ConfigError(
             "not one copy of the model finds room on the cluster",
             expected=f"a machine with {threads} processors (--threads) and {gpus:g} GPUs (--gpus)",

@@ -67,7 +67,8 @@ class Visitor:
 @dataclass
 class _Connection:
     """`delivered`: bytes of the messages that were taken from it, overhead included. `overbooked`: by how
-    much that is known to be too many; of the doorman's thread."""
+    much that is known to be too many; of the doorman's thread. `monitor`: which socket's told of it, None
+    where its messages were heard first."""
 
     address: object
     since_s: float
@@ -75,6 +76,7 @@ class _Connection:
     delivered: int = 0
     heard: bool = False
     overbooked: float = 0.0
+    monitor: object = None
 
     def held(self, received: int, now_s: float) -> float:
         """Bytes that came from it and were not delivered yet, never too many."""
@@ -182,7 +184,7 @@ class Doorman:
         descriptor = int(frames[-1].get(zmq.SRCFD))
         connection = self._connections.get(descriptor)
         if connection is None:
-            connection = self._connections[descriptor] = _Connection(None, now_s)
+            connection = self._connections[descriptor] = _Connection(_peer(descriptor), now_s)
         connection.heard = True
         overhead = PART_OVERHEAD + (BOX_OVERHEAD if self.encrypts else 0)
         connection.delivered += nbytes + overhead * len(frames)
@@ -265,9 +267,19 @@ class Doorman:
                 self.counts[_FAILED[kind]] += 1
             elif kind == zmq.EVENT_ACCEPTED:
                 self.counts["connections"] += 1
-                self._connections[descriptor] = _Connection(_peer(descriptor), self._clock())
+                self._begun(descriptor, monitor)
             else:
-                self._connections.pop(descriptor, None)
+                ended = self._connections.get(descriptor)
+                if ended is not None and ended.monitor is monitor:
+                    del self._connections[descriptor]
+
+    def _begun(self, descriptor: int, monitor: object) -> None:
+        """Sockets tell apart: what one tells late, another's connection may have the descriptor of by now."""
+        known, address = self._connections.get(descriptor), _peer(descriptor)
+        if known is None or known.address != address:
+            self._connections[descriptor] = _Connection(address, self._clock(), monitor=monitor)
+        elif known.monitor is None:
+            known.monitor = monitor
 
     def _answer(self, zap: zmq.Socket[bytes]) -> None:
         for _ in range(256):
@@ -316,13 +328,17 @@ class Doorman:
         silent: list[tuple[bool, float, int]] = []
         for descriptor, connection in list(self._connections.items()):
             key = connection.key
+            address = connection.address
+            if connection.monitor is None and (address is None or _peer(descriptor) != address):
+                del self._connections[descriptor]  # its last words were heard after its end
+                continue
             if self._keys is not None and (
                 self._list.allowed.problem(key, unix_s) if key else changed
             ):
                 # One that has not spoken yet may be anybody's: it comes again and is asked anew.
                 self._cut(descriptor, "cut off")
                 continue
-            received = _received(descriptor, connection.address)
+            received = _received(descriptor, address)
             # Those who never spoke are one peer: nobody knows how many they are.
             whose = key or (descriptor if connection.heard else "")
             held.setdefault(whose, []).append((connection.held(received, now_s), descriptor))

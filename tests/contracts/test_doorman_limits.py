@@ -11,12 +11,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 import pytest
 import zmq
-from doormen import GREETING, part, raw, serve, wait
+from doormen import FREE, GREETING, part, raw, serve, wait
 
-from contracts.sockets import Limits
+from contracts.sockets import Doorman, Limits, open_socket
 
 __all__ = ["serve"]
 
@@ -68,6 +69,93 @@ def test_what_cost_its_sender_nothing_earns_it_no_room(serve) -> None:
                 end.sendall(part(1 << 16))
                 time.sleep(0.001)
         wait("the cut", lambda: server.door.counts["cut for memory"])
+
+
+class Crossed:
+    """Two guarded sockets, and a doorman that does not listen yet: as one that waits for the processor."""
+
+    def __init__(self) -> None:
+        self._context = zmq.Context()
+        self.door = Doorman(self._context, limits=Limits(held_bytes=4 << 20))
+        self.sockets = [
+            open_socket(self._context, zmq.ROUTER, bind=FREE, security=self.door) for _ in range(2)
+        ]
+
+    def greeted(self, number: int) -> tuple[tcp.socket, int]:
+        """A connection to that socket that said a word, and its descriptor at this end."""
+        server = SimpleNamespace(address=self.sockets[number].getsockopt_string(zmq.LAST_ENDPOINT))
+        end = raw(server)
+        end.sendall(b"\x00\x01x")
+        assert self.sockets[number].poll(20_000)
+        self.heard = self.sockets[number].recv_multipart(copy=False)
+        return end, int(self.heard[-1].get(zmq.SRCFD))
+
+    def check_bounded(self, end: tcp.socket) -> None:
+        """It is cut off when its message never ends."""
+        with pytest.raises(OSError):
+            for _ in range(1 << 10):  # 64 MiB in a second and more
+                end.sendall(part(1 << 16))
+                time.sleep(0.001)
+        wait("the cut", lambda: self.door.counts["cut for memory"])
+
+    def close(self) -> None:
+        for socket in self.sockets:
+            socket.close()
+        self.door.close()
+        self._context.term()
+
+
+@pytest.fixture
+def crossed() -> Iterator[Crossed]:
+    made = Crossed()
+    yield made
+    made.close()
+
+
+def closed(descriptor: int) -> bool:
+    try:
+        os.fstat(descriptor)
+    except OSError:
+        return True
+    return False
+
+
+def test_an_end_that_is_heard_late_does_not_hide_whoever_has_its_descriptor_now(crossed) -> None:
+    """Of two sockets the beginning on one may be heard before the end on the other, which came first."""
+    for _ in range(50):
+        old, descriptor = crossed.greeted(1)
+        old.close()
+        wait("its end", lambda fd=descriptor: closed(fd))
+        new, again = crossed.greeted(0)
+        if again == descriptor:
+            break
+        new.close()  # something else took it
+    assert again == descriptor
+    crossed.door.start()
+    wait("both", lambda: crossed.door.counts["connections"] >= 2)
+    with new:
+        crossed.check_bounded(new)
+
+
+def test_who_speaks_before_its_beginning_is_heard_is_bounded_all_the_same(crossed) -> None:
+    end, descriptor = crossed.greeted(0)
+    crossed.door.start()
+    wait("it", lambda: descriptor in crossed.door._connections)
+    crossed.door._connections.clear()  # as if nobody had told of it
+    assert crossed.door.admit(crossed.heard) is not None
+    with end:
+        crossed.check_bounded(end)
+
+
+def test_last_words_that_are_heard_after_the_end_leave_nothing_behind(crossed) -> None:
+    end, descriptor = crossed.greeted(0)
+    crossed.door.start()
+    wait("it", lambda: descriptor in crossed.door._connections)
+    end.close()
+    wait("its end", lambda: descriptor not in crossed.door._connections)
+    assert crossed.door.admit(crossed.heard) is not None
+    assert descriptor in crossed.door._connections
+    wait("the next look", lambda: descriptor not in crossed.door._connections)
 
 
 def test_one_key_holds_no_more_on_many_connections_than_on_one(serve) -> None:

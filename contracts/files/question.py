@@ -6,8 +6,10 @@ Owns the two files beside the keys; knows nothing of what is asked.
 from __future__ import annotations
 
 import contextlib
+import os
 import select
 import sys
+import termios
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,7 +24,9 @@ LOOK_S = 0.2
 
 def ask(folder: Path, code: str, patience_s: float) -> bool:
     """Whether a person says that `code` is what the other end shows: "y" or the code itself at the terminal,
-    or the code through `answer`. Anything else, and silence, is no."""
+    or the code through `answer`. Anything else, and silence, is no. Call it once the code is shown: what was
+    typed at the terminal before is no answer."""
+    _forget_typed()
     with _asked(folder, code):
         until_s = time.monotonic() + patience_s
         terminal = _can_be_read()
@@ -40,6 +44,14 @@ def ask(folder: Path, code: str, patience_s: float) -> bool:
                     return said.strip().lower().replace(" ", "") in ("y", "yes", code)
                 terminal = False  # its end: only the file is left
     return False
+
+
+def _forget_typed() -> None:
+    with contextlib.suppress(AttributeError, OSError, ValueError, termios.error):
+        terminal = sys.stdin.fileno()
+        # In the background we would be stopped for it.
+        if os.isatty(terminal) and os.tcgetpgrp(terminal) == os.getpgrp():
+            termios.tcflush(terminal, termios.TCIFLUSH)
 
 
 def _can_be_read() -> bool:

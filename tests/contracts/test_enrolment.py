@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import pty
+import subprocess
+import sys
 import threading
+import time
 from pathlib import Path
 
 import msgspec
@@ -165,6 +170,38 @@ def test_another_command_answers_through_a_private_file(tmp_path: Path) -> None:
         assert question.answer(tmp_path / "keys", code) is expected
         asking.join(20)
         assert found == [expected]
+
+
+ASKS = """
+import fcntl, sys, termios
+from pathlib import Path
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+from contracts.files import question
+print(question.ask(Path(sys.argv[1]), "123456", 30.0))
+"""
+
+
+@pytest.mark.parametrize(("then", "expected"), [(b"n\n", "False"), (b"123 456\n", "True")])
+def test_what_was_typed_before_the_code_was_shown_is_no_answer(
+    tmp_path: Path, then: bytes, expected: str
+) -> None:
+    """A yes to a code that nobody has compared lets in whoever stands in between."""
+    keys = tmp_path / "keys"
+    KeyStore(keys).own(make=True)
+    terminal, inside = pty.openpty()
+    command = [sys.executable, "-c", ASKS, str(keys)]
+    ahead = b"y\n" if expected == "False" else b"n\n"
+    os.write(terminal, ahead + b"12")
+    with subprocess.Popen(
+        command, stdin=inside, stdout=subprocess.PIPE, text=True, start_new_session=True
+    ) as asking:
+        while not (keys / question.ASKED).exists() and asking.poll() is None:
+            time.sleep(0.01)
+        os.write(terminal, then)
+        said = asking.communicate(timeout=60)[0]
+    os.close(terminal)
+    os.close(inside)
+    assert said.strip() == expected
 
 
 def test_where_nobody_waits_the_robot_is_told_what_to_look_for() -> None:

@@ -268,26 +268,23 @@ class So101:
     def hold(self) -> None:
         """Every servo that still answers stops where it is; told again, it is given the same goal again. A
         reply that can't be true moves nothing: it is asked for again, and its servo keeps its goal meanwhile.
+        So does one that is not heard: where it was heard last is behind it, its goal ahead by the lag alone.
         Raises `DeviceError` naming the others."""
         if self._goals is None:
             return  # without power it isn't ours to move
-        held, missing = self._held, sorted(self._powered)
-        for _ in range(HOLD_TRIES):
-            found = self._ask(missing)
-            for one, (reading, believed) in found.items():
-                if reading.torque and held.get(one) == reading.goal:
-                    missing.remove(one)
-                elif believed and (one not in held or not reading.torque):
-                    held[one] = self._stop_at(one, reading)  # one that let go may have sunk
-            for one in missing:
-                # One that does not answer may still listen: its last known place.
-                if one not in held and one not in found and one in self._readings:
-                    held[one] = self._stop_at(one, self._readings[one])
+        missing = sorted(self._powered)
+        for again in range(HOLD_TRIES):
+            heard = self._stop(missing)
+            if not again:  # a dead servo silences those that wait for it to answer: each by itself
+                for one in [one for one in missing if one not in heard]:
+                    heard |= self._stop([one])
+            # Asked together, the silent ones come last from now on.
+            missing = [one for one in missing if heard.get(one) is False] + [
+                one for one in missing if one not in heard
+            ]
             if not missing:
                 break
-            if told := {one: held[one] for one in missing if one in held}:
-                self.bus.write_all(sts.GOAL_POSITION, told)
-        goals = [held.get(one, int(self._goals[one - 1])) for one in self._ids]
+        goals = [self._held.get(one, int(self._goals[one - 1])) for one in self._ids]
         if goals != self._goals.tolist():
             self._goals_before.append(self._goals)
             self._goals = np.array(goals, np.int64)
@@ -296,6 +293,17 @@ class So101:
                 f"hold can't be verified: {_named(missing)} did not read back its goal",
                 remedy="use the emergency stop; check the servo's cable and power",
             )
+
+    def _stop(self, ids: Sequence[int]) -> dict[int, bool]:
+        """Those of these servos that are heard are told where to stop. By servo: whether it has that goal."""
+        held, heard = self._held, {}
+        for one, (reading, believed) in self._ask(ids).items():
+            heard[one] = reading.torque and held.get(one) == reading.goal
+            if believed and not heard[one] and (one not in held or not reading.torque):
+                held[one] = self._stop_at(one, reading)  # one that let go may have sunk
+        if told := {one: held[one] for one in ids if one in held and not heard.get(one)}:
+            self.bus.write_all(sts.GOAL_POSITION, told)
+        return heard
 
     def _stop_at(self, one: int, reading: Reading) -> int:
         goal = int(self._goals[one - 1]) if self._goals is not None else reading.goal

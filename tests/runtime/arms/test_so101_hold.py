@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import numpy as np
 import pytest
-from so101_rig import Make, arm, make, read
+from robots import until
+from so101_rig import MIDDLE, Make, arm, make, read
 
 from contracts.errors import DeviceError
-from runtime.arms import sts
+from runtime.arms import Glitch, sts
 from runtime.arms.so101 import So101
 from runtime.arms.so101_replies import BRAKING_STEPS_S2, FASTEST_STEPS_S, Replies
 from runtime.arms.sts import Reading, Register
@@ -96,3 +98,61 @@ def test_how_far_a_joint_brakes_is_bounded_by_how_fast_it_was() -> None:
     # 44 degrees is what no servo is believed to have turned, after however long.
     assert not replies.believe(1, reading(2500, 0), 9.0, 9.005)
     assert replies.believe(1, reading(2502, 0), 9.006, 9.011)
+
+
+LIFTED = MIDDLE + np.array([0.0, 90.0, 0.0, 0.0, 0.0, 0.0])
+
+
+def on_its_way(bus: ServoBus, arm: So101) -> int:
+    """The second servo moves, has been read moving, and then nothing more is heard for 35 degrees."""
+    arm.write(LIFTED)
+    until(lambda: read(arm).velocities[1] > 60.0)
+    return round(bus.servo(2).position)
+
+
+def go_on_unheard(bus: ServoBus, arm: So101, since: int) -> int:
+    def gone() -> bool:
+        with pytest.raises(Glitch):
+            arm.read()
+        bus.advance()
+        return bus.servo(2).position > since + 400
+
+    until(gone)
+    return round(bus.servo(2).position)
+
+
+def test_servos_that_a_dead_one_silences_are_held_where_they_are(bus: ServoBus, arm: So101) -> None:
+    """On a bus where each waits for the one before it: they listen, and are asked one by one."""
+    bus.faults.chained = True
+    since = on_its_way(bus, arm)
+    bus.servo(1).silent = True
+    at = go_on_unheard(bus, arm, since)
+    with pytest.raises(DeviceError, match=r"hold can't be verified: servo 1 \(shoulder_pan\) did"):
+        arm.hold()
+    assert bus.servo(2).get(sts.GOAL_POSITION) >= at - 5, "thrown back along its path"
+    assert all(servo.torque for servo in bus.servos.values())
+
+
+def test_a_servo_that_is_not_heard_keeps_its_last_goal(bus: ServoBus, arm: So101) -> None:
+    """It listens: where it was heard last is far behind it."""
+    since, asked = on_its_way(bus, arm), int(arm.units.steps(LIFTED)[1])
+    honest = bus._reply
+    bus._reply = lambda one, data: b"" if one.id == 2 else honest(one, data)  # type: ignore[method-assign]
+    go_on_unheard(bus, arm, since)
+    with pytest.raises(DeviceError, match=r"hold can't be verified: servo 2 \(shoulder_lift\) did"):
+        arm.hold()
+    assert bus.servo(2).get(sts.GOAL_POSITION) == asked
+    bus._reply = honest  # type: ignore[method-assign]
+    arm.hold()  # heard again, it is stopped and read back
+    goal = bus.servo(2).get(sts.GOAL_POSITION)
+    bus.advance()
+    assert abs(goal - bus.servo(2).position) < 200 and goal <= asked
+
+
+def test_what_was_heard_in_a_round_that_failed_is_not_forgotten(bus: ServoBus, arm: So101) -> None:
+    since = on_its_way(bus, arm)
+    bus.servo(6).silent = True
+    go_on_unheard(bus, arm, since)
+    with pytest.raises(Glitch):
+        arm.read()
+    assert arm._readings[2].position > since + 400

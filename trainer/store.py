@@ -29,6 +29,7 @@ from trainer.interfaces import EpisodeKey, ScoredEpisode, StoredEpisode
 from trainer.receiver import check_key
 
 MAX_INDEX_BYTES = 256 * 1024 * 1024
+MAX_SCORES_BYTES = 64 << 20
 _LOG_NAME = re.compile(r"(?P<robot>[^_]+)__(?P<session>[^_]+)__(?P<seq>\d{8})\.elog")
 _arrival = attrgetter("arrival")
 
@@ -255,7 +256,7 @@ def read_scores(
 ) -> tuple[list[RewardSignal], Scores] | None:
     """What that model said of the episode, from where `write_scores` put it, or None."""
     try:
-        data = atomic.read_bytes(folder / f"{key}.json", 64 << 20)
+        data = atomic.read_bytes(folder / f"{key}.json", MAX_SCORES_BYTES)
         scores = msgspec.json.decode(data, type=Scores)
         if scores.model_id != model_id:
             return None

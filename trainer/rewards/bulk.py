@@ -19,10 +19,9 @@ from trainer.config import TrainerConfig
 from trainer.dataset_episodes import key_at, stored_at
 from trainer.interfaces import EpisodeKey
 from trainer.scoring import Scorer, open_model
-from trainer.store import read_scores, write_scores
+from trainer.store import MAX_SCORES_BYTES, read_scores, write_scores
 
 SCORES = "*__*__*.json"
-MAX_SCORES_BYTES = 64 << 20
 
 
 class _Whose(msgspec.Struct):

@@ -39,16 +39,14 @@ def stored_episodes(reader: DatasetReader) -> list[StoredEpisode]:
 
 def key_at(reader: DatasetReader, index: int) -> EpisodeKey:
     """Whose the episode at that place is. Raises `EntracteError` as `stored_episodes`."""
-    start = _told(reader, index)[1]
-    return EpisodeKey(start.robot_id, start.session_id, start.episode_seq)
+    return _key_of(_told(reader, index)[1])
 
 
 def stored_at(reader: DatasetReader, index: int) -> StoredEpisode:
     """One of them alone."""
     session, start, end = _told(reader, index)
-    key = EpisodeKey(start.robot_id, start.session_id, start.episode_seq)
     return StoredEpisode(
-        key,
+        _key_of(start),
         int(reader.meta(index)["extra"].get("arrival", index)),
         session,
         start,
@@ -56,6 +54,10 @@ def stored_at(reader: DatasetReader, index: int) -> StoredEpisode:
         reader.episode(index),
         DatasetPictures(reader, index),
     )
+
+
+def _key_of(start: EpisodeStart) -> EpisodeKey:
+    return EpisodeKey(start.robot_id, start.session_id, start.episode_seq)
 
 
 def _told(reader: DatasetReader, index: int) -> tuple[SessionStart, EpisodeStart, EpisodeEnd]:

@@ -42,6 +42,9 @@ from trainer.signing import KEY_FILE, PUBLIC_KEY_FILE, SigningKey
 __all__ = ["KEY_FILE", "PUBLIC_KEY_FILE", "Publisher"]
 
 MAX_CHUNK_BYTES = 4 * 1024 * 1024
+WANTED_S, MAX_WANTED = 60.0, 8
+"""A release that a robot has wanted within so long is served on, and how many at most: a fetch over a slow
+wire comes to its end, however often we publish."""
 WEIGHTS, MANIFEST, SIGNATURE = "weights.safetensors", "manifest.json", "signature"
 
 
@@ -72,6 +75,7 @@ class Publisher:
         own: Path | None = None,
         encodings: EncodingOptions | None = None,
         unix_clock: Callable[[], float] = time.time,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`root`: folder of releases; the key pair is beside it. `own`: the package's folder, for deltas
         against its own weights. The oldest releases go beyond `keep` of them or `keep_mib`. Numbers begin
@@ -80,7 +84,7 @@ class Publisher:
         self._package_id = package_id(package)
         self._trainer, self._robot_ids = trainer, tuple(robot_ids)
         self._valid_s, self._keep, self._unix_clock = valid_s, keep, unix_clock
-        self._keep_bytes, self._above = keep_mib << 20, above
+        self._keep_bytes, self._above, self._clock = keep_mib << 20, above, clock
         self._folder = root / target
         atomic.make_directory(self._folder)
         self._key = SigningKey(root)
@@ -90,6 +94,8 @@ class Publisher:
         """Of what is offered."""
         self._newest: _Offered | None = None
         self._serving: dict[int, _Offered] = {}
+        self._wanted_s: dict[int, float] = {}
+        """When each of those was wanted last."""
         self.bytes_sent = 0
 
     @property
@@ -156,11 +162,11 @@ class Publisher:
         offer = ReleaseOffer(self.target, text, signature, self._encoder.offered(folder))
         offered = _Offered(manifest, offer, signed_by)
         with self._lock:
-            before = [self._newest] if self._newest else []
-            # The one before is served on: a robot in the middle of it comes to its end, however often we
-            # publish.
-            self._serving = {each.manifest.publish_seq: each for each in (*before, offered)}
-            self._newest = offered
+            # The one before, too: it was offered just now, and a robot's first want may be on its way.
+            before = {self.newest_seq, *self._under_way()}
+            self._serving = {seq: each for seq, each in self._serving.items() if seq in before}
+            self._serving[publish_seq] = self._newest = offered
+            self._wanted_s = {seq: at for seq, at in self._wanted_s.items() if seq in before}
         self._drop_old(publish_seq)
         return offer
 
@@ -188,11 +194,13 @@ class Publisher:
 
     def answer_want(self, want: ReleaseWant) -> list[bytes | memoryview]:
         """Parts of a `ReleaseChunk`. Raises `WireError` for what isn't offered or out of range."""
-        offered = self._serving.get(want.publish_seq)
-        if offered is None:
-            raise WireError(
-                "release is not offered", expected=sorted(self._serving), found=want.publish_seq
-            )
+        with self._lock:
+            offered = self._serving.get(want.publish_seq)
+            if offered is None:
+                raise WireError(
+                    "release is not offered", expected=sorted(self._serving), found=want.publish_seq
+                )
+            self._wanted_s[want.publish_seq] = self._clock()
         folder = self._release(want.publish_seq)
         path, size = folder / WEIGHTS, offered.manifest.nbytes
         if want.encoding:
@@ -204,6 +212,12 @@ class Publisher:
         self.bytes_sent += len(data)
         chunk = ReleaseChunk(self.target, want.publish_seq, want.offset, want.encoding)
         return wire.pack(chunk, [wire.raw("data", np.frombuffer(data, np.uint8))])
+
+    def _under_way(self) -> list[int]:
+        """What robots have wanted within `WANTED_S`, the latest wanted if those are too many."""
+        since_s = self._clock() - WANTED_S
+        lately = sorted(self._wanted_s, key=self._wanted_s.__getitem__, reverse=True)
+        return [seq for seq in lately[:MAX_WANTED] if self._wanted_s[seq] >= since_s]
 
     def close(self) -> None:
         self._files.close()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from trainer.reward_heads import RewardHeads
 
 REFINE = "refine"
+_NO_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 
 
 class Work:
@@ -218,10 +220,8 @@ class Work:
         self.note = f"iteration {iteration}: refining"
         episodes = [scored for scored in self._pending if scored is not None]
         started = time.monotonic()
-        update, failure = self._update(episodes, iteration)
+        update, refiner, failure = self._update(episodes, iteration)
         updated = time.monotonic()
-        refiner = refiner_folder(iteration)
-        self._kept.save_folder(refiner, self.refiner.save)
         manifest = self.publisher.prepare(update, iteration)
         record = {
             "iteration": iteration,
@@ -260,7 +260,7 @@ class Work:
         self._metrics.add("iteration", **record)
         if self._monitors:
             self._metrics.add("monitors", iteration=iteration, **self._monitors.figures())
-        self._kept.drop_old_refiners(keep=2)
+        self._kept.drop_old_refiners(keep=2, in_use=refiner)
         self._adapt(iteration)
         self.note = self._resting()
 
@@ -290,22 +290,26 @@ class Work:
         episode = self._store.load(self._store.entry(key))
         return self.scorer.judged(episode, known[0] if known else ())
 
-    def _update(self, episodes: list[ScoredEpisode], iteration: int) -> tuple[Update, str]:
-        """The refiner's update or, if it failed, the last weights again: the robot must not wait for
-        a release that never comes. What failed leaves no trace in the refiner."""
+    def _update(self, episodes: list[ScoredEpisode], iteration: int) -> tuple[Update, str, str]:
+        """The refiner's update, its state's folder and ""; or, if that failed or can't be kept, the last of
+        both and why: the robot must not wait for a release that never comes. A failure leaves no trace."""
         assert self.refiner is not None
+        last, now = self.state.refiner or FRESH, refiner_folder(iteration)
         try:
             update = self.refiner.update(episodes, iteration)
             problems = check_tensors(self._refinable, update.tensors)
             if not problems:
-                return update, ""
+                self._kept.save_folder(now, self.refiner.save)
+                return update, now, ""
             failure = f"the update can't be released: {some_of(problems, 3)}"
         except Exception as error:  # whatever a user's refiner raises, the daemon goes on
+            if isinstance(error, OSError) and error.errno in _NO_DISK:
+                raise  # no refiner's failure: the next start makes the iteration again
             failure = f"{type(error).__name__}: {error}"
         self.note = f"iteration {iteration}: refiner failed"
         # What it had done when it failed must not be what the next update goes on from.
-        self.refiner.load(self._kept.folder / (self.state.refiner or FRESH))
-        return self._last_weights(), failure
+        self.refiner.load(self._kept.folder / last)
+        return self._last_weights(), last, failure
 
     def _last_weights(self) -> Update:
         assert self.publisher is not None
@@ -366,8 +370,19 @@ class Work:
         if state.refiner:
             self.refiner.load(self._kept.folder / state.refiner)
         else:
-            self._kept.save_folder(FRESH, self.refiner.save)
+            self._save_fresh(self.refiner)
         self._offer_again(self.publisher, state.published_seq)
+
+    def _save_fresh(self, refiner: Refiner) -> None:
+        """Raises `EntracteError`: a first update that fails could not be undone."""
+        try:
+            self._kept.save_folder(FRESH, refiner.save)
+        except Exception as error:  # whatever a user's refiner raises
+            raise EntracteError(
+                f"refiner '{self._config.refiner.kind}' can't save its state",
+                found=f"{type(error).__name__}: {error}",
+                remedy="mend its save, or make room on the disk",
+            ) from error
 
     def _open_heads(self) -> RewardHeads:
         from trainer.reward_heads import (

@@ -72,7 +72,11 @@ class KeptState:
         temporary, folder = self.folder / f".{name}", self.folder / name
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir()
-        save(temporary)
+        try:
+            save(temporary)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
         for path in temporary.rglob("*"):
             atomic.sync(path)
         atomic.sync(temporary)
@@ -80,6 +84,8 @@ class KeptState:
         os.replace(temporary, folder)
         atomic.sync(folder.parent)
 
-    def drop_old_refiners(self, keep: int) -> None:
+    def drop_old_refiners(self, keep: int, in_use: str) -> None:
+        """But the newest, and the one that is named."""
         for folder in sorted(self.folder.glob("refiner-*"))[:-keep]:
-            shutil.rmtree(folder, ignore_errors=True)
+            if folder.name != in_use:
+                shutil.rmtree(folder, ignore_errors=True)

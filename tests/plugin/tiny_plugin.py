@@ -24,7 +24,8 @@ from trainer.interfaces import ScoredEpisode, StoredEpisode, Update
 class TinyRefiner:
     """bias += 0.01 * (1 + successes), in every iteration; `sleep_s` makes an update last. The release of
     iteration `wild_at` is refused by any robot: its weights are far from the package's own. That of
-    `spoil_at` holds NaN, in the refiner as well, or other tensors than the package's, as `spoil` says."""
+    `spoil_at` holds NaN, in the refiner as well, or other tensors than the package's, as `spoil` says. After
+    iteration `unsaved_at` (0: as it was opened) its state can't be saved whole."""
 
     def __init__(
         self,
@@ -39,7 +40,7 @@ class TinyRefiner:
         self._tensors = loaded.refinable_weights()
         self._seen: list[int] = []
         self.ahead: list[tuple[int, int]] = []
-        self._options = options
+        self._options, self._iteration = options, 0
         self._moved = options.get("tensor", "head/bias")
 
     def read(self, scored: ScoredEpisode, iteration: int) -> None:
@@ -48,6 +49,7 @@ class TinyRefiner:
         self.ahead.append((scored.episode.key.episode_seq, iteration))
 
     def update(self, episodes: list[ScoredEpisode], iteration: int) -> Update:
+        self._iteration = iteration
         if marker := self._options.get("marker"):
             Path(marker).write_text(str(iteration))
         if iteration == self._options.get("fail_at"):
@@ -69,6 +71,8 @@ class TinyRefiner:
 
     def save(self, path: Path) -> None:
         np.save(path / "bias.npy", self._tensors[self._moved], allow_pickle=False)
+        if self._iteration == self._options.get("unsaved_at"):
+            raise RuntimeError("this refiner was told not to save")
         np.save(path / "seen.npy", np.array(self._seen, np.int64), allow_pickle=False)
 
     def load(self, path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import msgspec
@@ -12,6 +13,7 @@ from tiny_package import make_package
 from tiny_robot import episode, session_start
 
 from contracts import wire
+from contracts.errors import EntracteError
 from contracts.files.episode_log import EpisodeLogWriter
 from contracts.weights import read_tensors
 from trainer.config import load_config
@@ -126,13 +128,18 @@ def test_the_note_of_a_pause_ends_with_it(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("tiny")
 @pytest.mark.parametrize("at", [1, 2])
 @pytest.mark.parametrize(
-    ("spoil", "said"), [("values", "holds NaN or infinity"), ("names", "is not refinable")]
+    ("spoil", "said"),
+    [
+        ("{{spoil_at: {at}, spoil: values}}", "holds NaN or infinity"),
+        ("{{spoil_at: {at}, spoil: names}}", "is not refinable"),
+        ("{{unsaved_at: {at}}}", "RuntimeError: this refiner was told not to save"),
+    ],
 )
 def test_an_update_that_fails_leaves_no_trace_in_the_refiner(
     tmp_path: Path, at: int, spoil: str, said: str
 ) -> None:
     """Of the first one, too, before which nothing was saved; also by a trainer that starts again."""
-    options = f"refiner.options={{spoil_at: {at}, spoil: {spoil}}}"
+    options = f"refiner.options={spoil.format(at=at)}"
     run = Lied(tmp_path, "monitors.enabled=false", options)
     run.stored(9)
     for begin, end in ((0, 4), (3, 9)):
@@ -153,6 +160,38 @@ def test_an_update_that_fails_leaves_no_trace_in_the_refiner(
     np.testing.assert_allclose(
         [r - before for r in released], moved[:, None] * np.ones(6), atol=1e-5
     )
+    kept = {path.name for path in (run.root / "state").iterdir()}
+    assert kept == {"state.json", "refiner-000003", f"refiner-00000{1 if at == 2 else 2}"}
+
+
+@pytest.mark.usefixtures("tiny")
+def test_a_refiner_that_can_not_be_saved_as_it_was_opened_is_refused(tmp_path: Path) -> None:
+    run = Lied(tmp_path, "refiner.options={unsaved_at: 0}")
+    with pytest.raises(EntracteError, match=r"'tiny' can't save its state.*told not to save"):
+        run.work()
+    assert list((run.root / "state").iterdir()) == []
+
+
+@pytest.mark.usefixtures("tiny")
+def test_a_full_disk_is_no_refiners_failure(tmp_path: Path, monkeypatch) -> None:
+    """What the iteration would have learned is not given up: the next start makes it again."""
+    run = Lied(tmp_path, "monitors.enabled=false")
+    run.stored(3)
+    work = run.work()
+
+    def full(folder: Path) -> None:
+        raise OSError(errno.ENOSPC, "no room")
+
+    with monkeypatch.context() as patched, pytest.raises(OSError, match="no room"):
+        patched.setattr(work.refiner, "save", full)
+        for entry in run.store.entries:
+            work.take(entry)
+    assert work.iteration == 0
+    work = run.work()
+    for entry in run.store.entries:
+        work.take(entry)
+    (done,) = (r for r in read_metrics(run.root / "metrics.jsonl") if r["kind"] == "iteration")
+    assert (done["refiner_failure"], done["metrics"]["seen"]) == ("", 3.0)
 
 
 @pytest.mark.usefixtures("tiny")

@@ -17,9 +17,11 @@ import numpy as np
 import torch
 
 from contracts.config import check_ranges
-from contracts.errors import ConfigError, EntracteError, PackageError
+from contracts.errors import ConfigError, PackageError, SpecMismatch, WireError
 from contracts.files import atomic
+from contracts.files.dataset_format import DatasetError
 from contracts.files.packages import Package, load_package, read_safetensors, safetensors_bytes
+from contracts.images import ImageCodecError
 from trainer.interfaces import ScoredEpisode, Update
 from trainer.policies.flow import FlowPolicy
 from trainer.policies.noise import FeatureNoise
@@ -31,6 +33,9 @@ OPTIONS = "refiner.options."
 """Where a configuration says what a refiner's options are."""
 MOST = 1e6
 """Of an option that only must not be infinite."""
+UNFIT = (SpecMismatch, DatasetError, WireError, ImageCodecError, atomic.FileError)
+"""What an episode itself is at fault for: of another robot, or damaged. A wrong option is not, nor is what is
+not installed: no episode would teach anything, and the update says why."""
 Read = TypeVar("Read")
 """An episode as a method wants it."""
 
@@ -208,7 +213,7 @@ class Episodic(Generic[Read]):
         try:
             self._trunk.require_fitting(scored.episode)
             return self._read(scored, rng)
-        except EntracteError as error:
+        except UNFIT as error:
             told = f"robot-trainer: episode {scored.episode.key} teaches nothing: {error}"
             print(told, file=sys.stderr, flush=True)
             return None

@@ -18,8 +18,8 @@ import numpy as np
 import torch
 
 from contracts import language
-from contracts.errors import EntracteError, PackageError
-from contracts.files.dataset_format import NO_VERDICT
+from contracts.errors import PackageError
+from contracts.files.dataset_format import NO_VERDICT, DatasetError
 from contracts.files.dataset_reader import DatasetReader
 from contracts.files.packages import Package
 from contracts.messages import GateBit
@@ -187,15 +187,15 @@ class FrozenTrunk:
         return dataclasses.replace(kept, stood=stood) if stood.any() else kept
 
     def require_fitting(self, episode: StoredEpisode) -> None:
-        """Raises `EntracteError` for an episode of a robot that the package is not for, or with a state or
-        action that is not finite: one of them would ruin every weight."""
+        """Raises `SpecMismatch` for an episode of a robot that the package is not for, and `DatasetError` for
+        a state or action that is not finite: one of them would ruin every weight."""
         session, wanted = episode.session, self.manifest
         action = wanted.action or session.action
         what = "the package that is refined"
         require_compatible(wanted.observation, action, session.observation, session.action, what)
         for name in ("observation.state", "action"):
             if not np.isfinite(episode.columns[name]).all():
-                raise EntracteError(f"'{name}'", expected="finite values", found="others")
+                raise DatasetError(f"'{name}'", expected="finite values", found="others")
 
     def ticks_per_action(self, episode: StoredEpisode) -> int:
         """Ticks of that robot's loop to a period of the chunk rate."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -17,7 +17,8 @@ import small_policy
 from small_policy import same, scored
 
 from contracts import registry
-from contracts.errors import ConfigError, PackageError
+from contracts.errors import ConfigError, EntracteError, MissingDependency, PackageError
+from contracts.files.dataset_format import DatasetError
 from contracts.files.packages import Package
 from contracts.package import check_tensors
 from trainer.interfaces import Refiner, ScoredEpisode
@@ -155,6 +156,35 @@ def test_an_episode_that_does_not_fit_costs_itself_alone(make, kind, iteration, 
         if kind != "demonstrations":  # which looks at none
             assert found.metrics["unfit"] == 2.0 and expected.metrics["unfit"] == 0.0
             assert "camera 'front' is missing" in told and "'observation.state'" in told
+
+
+class Unreadable:
+    """Pictures that can't be had."""
+
+    def __init__(self, error: EntracteError) -> None:
+        self._error = error
+
+    def frames(self, camera: str, indices: Sequence[int] | None = None) -> np.ndarray:
+        raise self._error
+
+    depth = frames
+
+
+def test_what_is_no_episodes_fault_costs_the_update_which_says_it(make, kind, iteration):
+    """Taken for an episode's own, every one would be left out and nobody learn why nothing is learned."""
+    if kind == "demonstrations":
+        pytest.skip("looks at no episode")
+
+    def seen(number: int, error: EntracteError) -> list[ScoredEpisode]:
+        first, *others = iteration(number)
+        episode = dataclasses.replace(first.episode, pictures=Unreadable(error))
+        return [dataclasses.replace(first, episode=episode), *others]
+
+    made = make()
+    assert made.update(seen(1, DatasetError("a damaged video")), 1).metrics["unfit"] == 1.0
+    for error in (ConfigError("an option"), MissingDependency("a codec")):
+        with pytest.raises(type(error), match=str(error)):
+            made.update(seen(2, error), 2)
 
 
 def test_reading_ahead_changes_no_bit_and_is_done_once(make, kind, iteration, tmp_path):

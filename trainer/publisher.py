@@ -114,9 +114,7 @@ class Publisher:
         if problems:
             raise PackageError(f"refiner's update can't be released: {'; '.join(problems[:5])}")
         data = safetensors_bytes(update.tensors)
-        # Above everything that was ever on disk here, committed or not: a number is never used twice.
-        on_disk = (int(path.name) for path in self._releases())
-        seq = max([self._above, self.newest_seq, *on_disk]) + 1
+        seq = self._highest() + 1
         now = self._unix_clock()
         action = self._package.action
         manifest = ReleaseManifest(
@@ -192,6 +190,16 @@ class Publisher:
                 self._newest = _signed_anew(self._newest, key)
             return self._newest.offer
 
+    def outrun_by(self, query: ReleaseQuery) -> int | None:
+        """The highest number known here, where that robot has seen a higher one of this package: it takes
+        none up to that. None where it has not."""
+        if query.target != self.target or query.package_id != self._package_id:
+            return None
+        if query.have_seq <= max(self._above, self.newest_seq):
+            return None
+        highest = self._highest()
+        return highest if query.have_seq > highest else None
+
     def answer_want(self, want: ReleaseWant) -> list[bytes | memoryview]:
         """Parts of a `ReleaseChunk`. Raises `WireError` for what isn't offered or out of range."""
         with self._lock:
@@ -221,6 +229,11 @@ class Publisher:
 
     def close(self) -> None:
         self._files.close()
+
+    def _highest(self) -> int:
+        """Of everything that was ever on disk here, committed or not: a number is never used twice."""
+        on_disk = (int(path.name) for path in self._releases())
+        return max([self._above, self.newest_seq, *on_disk])
 
     def _release(self, publish_seq: int) -> Path:
         return self._folder / f"{publish_seq:08d}"

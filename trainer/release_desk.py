@@ -5,8 +5,10 @@ Of the I/O thread. No sockets: `send` hands a packet's parts to one peer of the 
 
 from __future__ import annotations
 
+import contextlib
 import math
 import queue
+import sys
 import time
 from collections import OrderedDict
 from collections.abc import Callable
@@ -31,6 +33,7 @@ from contracts.sockets import Limits
 from contracts.sockets.admission import Allowance
 from trainer.keeper import caught
 from trainer.metrics import Metrics, read_metrics
+from trainer.publisher import Publisher
 from trainer.work import Work
 
 Aside: TypeAlias = Callable[[Callable[[], None], Callable[[Exception | None], None]], None]
@@ -78,6 +81,8 @@ class ReleaseDesk:
         self._allowances: OrderedDict[str, Allowance] = OrderedDict()
         self._fresh: queue.SimpleQueue[tuple[float, int, ReleaseOffer]] = queue.SimpleQueue()
         self._peers: OrderedDict[bytes, tuple[str, frozenset[str]]] = OrderedDict()
+        self._outran: set[tuple[str, str]] = set()
+        """(robot_id, target) of those that have seen higher numbers than there are here."""
         self._published: OrderedDict[tuple[str, int], float] = OrderedDict()
         self._offered: OrderedDict[tuple[str, str, int], float] = OrderedDict()
 
@@ -111,10 +116,32 @@ class ReleaseDesk:
         answer: ReleaseOffer | ReleaseNone = ReleaseNone(query.target, work.iteration)
         if publisher is not None:
             answer = publisher.answer_query(query, work.iteration, work.note)
+            self._say_outrun(query, publisher)
         if isinstance(answer, ReleaseOffer) and publisher is not None:
             self._note_offer(query.robot_id, publisher.newest_seq, answer)
             answer = _understood(answer, features)
         self._send(peer, wire.pack(answer))
+
+    def _say_outrun(self, query: ReleaseQuery, publisher: Publisher) -> None:
+        """Once of each robot: what is released takes no effect there until the numbers are above."""
+        who = query.robot_id, query.target
+        if who in self._outran or len(self._outran) >= MAX_ROBOTS:
+            return
+        if (known := publisher.outrun_by(query)) is None:
+            return
+        self._outran.add(who)
+        seen = query.have_seq
+        self._metrics.add(
+            "outrun", robot_id=query.robot_id[:80], target=query.target, seen=seen, known=known
+        )
+        with contextlib.suppress(OSError):  # what it is printed to may be gone
+            print(
+                f"robot-trainer: robot {query.robot_id[:80]!r} has seen {query.target} release {seen} of this"
+                f" package, the highest number here is {known}: it takes none up to {seen}. Was this folder"
+                f" put back from a copy? Start with --set release.above={seen}",
+                file=sys.stderr,
+                flush=True,
+            )
 
     def on_want(self, peer: bytes, want: ReleaseWant, work: Work) -> None:
         """Raises `WireError` on a want that can't be honoured."""

@@ -1,8 +1,9 @@
-"""Which releases are served, and how long."""
+"""Which releases are served, and how long; robots that have seen more of them than the trainer has."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from tiny_package import make_package
@@ -10,10 +11,12 @@ from tiny_package import make_package
 from contracts import wire
 from contracts.errors import WireError
 from contracts.files.packages import Package
-from contracts.messages import ReleaseChunk, ReleaseWant
+from contracts.messages import ReleaseChunk, ReleaseNone, ReleaseQuery, ReleaseWant
 from trainer.encoder import EncodingOptions
 from trainer.interfaces import Update
+from trainer.metrics import Metrics, read_metrics
 from trainer.publisher import MAX_WANTED, WANTED_S, Publisher
+from trainer.release_desk import ReleaseDesk
 
 
 @pytest.fixture(scope="module")
@@ -76,3 +79,58 @@ def test_no_more_than_a_few_are_served_on(tmp_path: Path, package: Package) -> N
     bench.publish()
     served = [seq for seq in bench.on_disk if bench.serves(seq)]
     assert len(served) == MAX_WANTED + 2 and served[-1] == 2 * MAX_WANTED
+
+
+class Answering:
+    """A desk whose robots ask for releases of `publisher`."""
+
+    def __init__(self, folder: Path, package: Package, publisher: Publisher) -> None:
+        self.path, self._package = folder / "metrics.jsonl", package
+        self.answers: list[object] = []
+        metrics = Metrics(self.path)
+        self._desk = ReleaseDesk(
+            self.path, metrics, lambda _, parts: self.answers.append(wire.unpack(parts).message)
+        )
+        self._work = SimpleNamespace(publisher_of=lambda _: publisher, iteration=3, note="")
+
+    def ask(self, robot_id: str, have_seq: int, package_id: str = "") -> None:
+        query = ReleaseQuery(robot_id, "policy", package_id or self._package.package_id, have_seq)
+        self._desk.on_query(robot_id.encode(), query, self._work)  # type: ignore[arg-type]
+
+
+def test_a_robot_that_has_seen_more_releases_than_there_are_here_is_named_once(
+    tmp_path: Path, package: Package, capsys
+) -> None:
+    """As by a trainer that was put back from a copy: it published for days, and nothing was taken."""
+    bench = Publishing(tmp_path / "releases", package)
+    bench.publish(3)
+    desk = Answering(tmp_path, package, bench.publisher)
+    desk.ask("arm", 3)
+    desk.ask("arm", 0)
+    desk.ask("other", 9, package_id="another")
+    assert capsys.readouterr().err == "", "nothing out of order"
+    for _ in range(3):
+        desk.ask("arm", 50)
+        desk.ask("leg", 51)
+    assert isinstance(desk.answers[-1], ReleaseNone)
+    told = capsys.readouterr().err
+    assert told.count("'arm' has seen policy release 50 of this package") == 1
+    assert told.count("the highest number here is 3: it takes none up to 50.") == 1
+    assert told.count("--set release.above=51") == 1 and len(told.splitlines()) == 2
+    rows = [row for row in read_metrics(desk.path) if row["kind"] == "outrun"]
+    found = [(row["robot_id"], row["target"], row["seen"], row["known"]) for row in rows]
+    assert found == [("arm", "policy", 50, 3), ("leg", "policy", 51, 3)]
+
+
+def test_numbers_that_were_used_or_passed_over_are_known(
+    tmp_path: Path, package: Package, capsys
+) -> None:
+    """`release.above`, and a release that was written and never offered."""
+    bench = Publishing(tmp_path / "releases", package)
+    bench.publisher.prepare(Update(package.refinable_weights(), 1, {}), 1)
+    Answering(tmp_path, package, bench.publisher).ask("arm", 1)
+    set_above = Publishing(tmp_path / "releases", package, above=50)
+    Answering(tmp_path, package, set_above.publisher).ask("arm", 50)
+    assert capsys.readouterr().err == ""
+    set_above.publish()
+    assert set_above.publisher.newest_seq == 51

@@ -25,7 +25,7 @@ from runtime.link.keys import LinkKeys
 from runtime.operator.attend import say
 from runtime.preflight import check
 from runtime.processes.progress import Progress, refining
-from runtime.processes.supervisor import Outcome, supervise
+from runtime.processes.supervisor import Outcome, alone_in, supervise
 from runtime.run import RunPlan
 from runtime.weights.slots import TargetState
 
@@ -198,7 +198,8 @@ def evaluate(
     folder, progress = _run_dir(run_dir, "eval"), Progress(episodes, quiet=as_json)
     require_in_place(resolved, folder, say)
     if workers > 1:
-        outcome = Crew(resolved, plan, folder, workers, progress).run()
+        with alone_in(folder):
+            outcome = Crew(resolved, plan, folder, workers, progress).run()
     else:
         outcome = supervise(resolved, plan, folder, progress)
     if record:

@@ -13,7 +13,7 @@ import secrets
 import shutil
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -23,6 +23,7 @@ import psutil
 
 from contracts.errors import EntracteError
 from contracts.files import atomic
+from contracts.files.lock import FolderLock
 from runtime import cautions
 from runtime.blackbox.dump import cause_of, dump
 from runtime.board import Board, LoopState, Owner, StopCheck
@@ -65,6 +66,19 @@ class Outcome:
 def new_session() -> str:
     """An id that no other start has."""
     return f"{int(time.time()):x}-{secrets.token_hex(3)}"
+
+
+@contextlib.contextmanager
+def alone_in(run_dir: Path) -> Iterator[None]:
+    """One start at a time in a run folder (made if need be): a second would take the slots, and the
+    description of what is started again, from the robot that acts. Raises `EntracteError`. The system lets
+    go of it when this process ends, however it does."""
+    run_dir.mkdir(parents=True, exist_ok=True)
+    lock = FolderLock(run_dir, "robot-run")
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def make_run(config: RobotConfig, plan: RunPlan, run_dir: Path, session: str = "") -> Run:
@@ -327,8 +341,13 @@ def supervise(
     run_dir: Path,
     watch: Callable[[Board], None] = lambda board: None,
 ) -> Outcome:
-    """Make a run, run it to its end, clean up. Raises `EntracteError` if it could not even begin."""
-    run = make_run(config, plan, run_dir)
+    """Make a run, run it to its end, clean up. Raises `EntracteError` if it could not even begin, before
+    anything is written where another robot-run is at work in `run_dir`."""
+    with alone_in(run_dir):
+        return _supervised(make_run(config, plan, run_dir), watch)
+
+
+def _supervised(run: Run, watch: Callable[[Board], None]) -> Outcome:
     try:
         with Supervisor(run) as robot, Attendance(run, robot.board) as attend:
 

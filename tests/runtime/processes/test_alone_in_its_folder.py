@@ -1,0 +1,47 @@
+"""A run folder has one robot at a time: a second start leaves what the first one has there as it is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from robots import config, policy_package
+
+from benchmarks.probation_trials import stage
+from contracts.errors import EntracteError
+from runtime.board import Board
+from runtime.processes.supervisor import alone_in, supervise
+from runtime.run import RunPlan
+from runtime.weights.slots import STATE_FILE, SlotStore
+
+
+def test_a_second_start_is_refused_and_takes_nothing_from_the_first(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    package = policy_package(tmp_path / "policy")
+    slots = SlotStore(folder / "slots" / "policy", package.package_id)
+    stage(slots, package, 1, dict(package.refinable_weights()))
+    settings = config(
+        *(f"policy.package={package.folder}", "episode.task=open-drawer", "episode.max_s=600"),
+        "iteration.wait_for_release=false",
+    )
+    plan = RunPlan(purpose="refine", episodes=1, sink="none")
+    files = folder / "config.json", slots.folder / STATE_FILE
+    refused = []
+
+    def watch(board: Board) -> None:
+        if refused or not board.step:
+            return
+        before = [path.read_bytes() for path in files]
+        held = {str(link.readlink()) for link in Path(f"/proc/{board.control_pid}/fd").iterdir()}
+        assert str(folder / "lock") not in held, "or a killed robot-run would not let go of it"
+        with pytest.raises(EntracteError, match="in use by another robot-run") as error:
+            supervise(settings, plan, folder)
+        refused.append(error)
+        assert [path.read_bytes() for path in files] == before
+        assert slots.find("probation") is not None
+        board.stop_requested = 1
+
+    supervise(settings, plan, folder, watch)
+    assert refused, (folder / "logs" / "control.log").read_text()
+    with alone_in(folder):
+        pass  # it is free again

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import zmq
+from killed_writing import KILLED, run_killed
 
 from contracts.errors import ConfigError
 from contracts.files.keys import KeyStore, write_secret
@@ -21,22 +20,13 @@ from trainer.door import KEYS_FOLDER
 from trainer.server_key import ANNOUNCED, ServerKey
 from trainer.signing import SigningKey
 
-KILLED = """
-import os, sys
+WRITING = """
 from pathlib import Path
 from contracts.files.keys import KeyStore
 from trainer.server_key import ServerKey
-root, what, left = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
-def counted(real):
-    def call(*words, **given):
-        global left
-        left -= 1
-        if left < 0:
-            os._exit(9)
-        return real(*words, **given)
-    return call
+root, what = Path(sys.argv[1]), sys.argv[2]
 key = ServerKey(root, KeyStore(root / "keys"))
-os.replace, os.fsync, os.unlink = counted(os.replace), counted(os.fsync), counted(os.unlink)
+count()
 if what == "adopt":
     key.adopt(9.0, leave_behind=True)
 else:
@@ -110,13 +100,9 @@ def lets_in(trainer: Trainer, server: str) -> bool:
 
 def broken_off(trainer: Trainer, what: str, left: int) -> None:
     """Killed before its step `left`, or ended where it has no more than that."""
-    command = [sys.executable, "-c", KILLED, trainer.root, what, str(left)]
-    done = subprocess.run(
-        list(map(str, command)), check=False, timeout=120, capture_output=True, text=True
-    )
-    assert done.returncode in (0, 9), done.stderr
-    assert left > 0 or done.returncode == 9, "nothing was killed"
-    assert left < STEPS or done.returncode == 0, "more steps than are tried"
+    code = run_killed(WRITING, trainer.root, what, left=left)
+    assert left > 0 or code == KILLED, "nothing was killed"
+    assert left < STEPS or code == 0, "more steps than are tried"
 
 
 @pytest.mark.parametrize("left", range(STEPS + 1))

@@ -4,14 +4,13 @@ that robots follow ends at a key that the trainer holds."""
 from __future__ import annotations
 
 import itertools
-import subprocess
-import sys
 import threading
 from pathlib import Path
 
 import msgspec
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from killed_writing import run_killed
 from tiny_package import make_package
 
 from contracts import wire
@@ -33,21 +32,12 @@ from trainer.signing import (
     told,
 )
 
-KILLED = """
-import os, sys, time
+ROTATING = """
+import time
 from pathlib import Path
 from trainer.signing import SigningKey
-left = int(sys.argv[2])
-def counted(real):
-    def call(*words):
-        global left
-        left -= 1
-        if left < 0:
-            os._exit(9)
-        return real(*words)
-    return call
 key = SigningKey(Path(sys.argv[1]))
-os.replace, os.fsync, os.unlink = counted(os.replace), counted(os.fsync), counted(os.unlink)
+count()
 key.rotate("lab", time.time())
 """
 
@@ -86,7 +76,7 @@ def test_killed_anywhere_a_daemon_signs_with_the_key_that_robots_follow_to(
 ) -> None:
     running = SigningKey(releases)
     pinned = running.public
-    subprocess.run([sys.executable, "-c", KILLED, releases, str(left)], check=False, timeout=120)
+    run_killed(ROTATING, releases, left=left)
     running.private()
     announced = follow(pinned, read_chain(releases.parent))
     assert announced == running.public == read_public(releases.parent)

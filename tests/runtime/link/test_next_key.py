@@ -4,9 +4,6 @@ trainer answers to it, over real sockets; and what somebody with the old CURVE k
 from __future__ import annotations
 
 import contextlib
-import os
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,6 +13,7 @@ from pathlib import Path
 import pytest
 import zmq
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from killed_writing import run_killed
 
 from contracts import wire
 from contracts.errors import WireError
@@ -34,22 +32,13 @@ from runtime.run import Run, RunPlan
 
 NAMES = ("frames", "episodes", "weights", "health")
 SIGNING, FOREIGN = Ed25519PrivateKey.generate(), Ed25519PrivateKey.generate()
-KILLED = """
-import os, sys
+WRITING = """
 from pathlib import Path
 import msgspec
 from contracts.files.keys import KeyStore
 from contracts.key_rotation import NextServerKey
-store, what, left = KeyStore(Path(sys.argv[1])), sys.argv[2], int(sys.argv[4])
-def counted(real):
-    def call(*words, **given):
-        global left
-        left -= 1
-        if left < 0:
-            os._exit(9)
-        return real(*words, **given)
-    return call
-os.replace, os.fsync, os.unlink = counted(os.replace), counted(os.fsync), counted(os.unlink)
+store, what = KeyStore(Path(sys.argv[1])), sys.argv[2]
+count()
 said = msgspec.json.decode(sys.argv[3], type=NextServerKey)
 if what == "expect":
     store.expect(said, 9.0)
@@ -362,9 +351,7 @@ def test_killed_while_it_writes_a_robot_starts_with_a_key_that_connects(
     if what == "take":
         robot.store.expect(said, 9.0)
     text = announce_next(said, SIGNING).statement.decode()
-    command = [sys.executable, "-c", KILLED, str(robot.store.folder), what, text, str(left)]
-    killed = subprocess.run(command, check=False, timeout=120, env=os.environ)
-    assert killed.returncode in (0, 9)
+    run_killed(WRITING, robot.store.folder, what, text, left=left)
     known = {robot.lab.key, robot.lab.next_key} - {""}
     if what == "take":
         robot.trainer.serve_with(pair)  # or nothing would have answered to it

@@ -111,8 +111,12 @@ class Step(Message, frozen=True, tag="step"):
     reward: RewardSignal | None = None
 
 
+ABORTED = "aborted"
+"""How an episode ends that the robot's program, its disk or its power did not let go on."""
+
+
 class EpisodeEnd(Message, frozen=True, tag="episode_end"):
-    """`reason`: "completed" (reward engine was sure), "time_limit", "operator", "fault", "aborted",
+    """`reason`: "completed" (reward engine was sure), "time_limit", "operator", "fault", `ABORTED`,
     "rerecord" (the operator wants it again: no data set takes it).
 
     `operator_success` is a person's label or, where the config says `label: truth`, the simulator's;

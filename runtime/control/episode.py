@@ -10,7 +10,7 @@ import math
 import time
 
 from contracts.errors import DeviceError
-from contracts.messages import EpisodeEnd, GateBit, Step
+from contracts.messages import ABORTED, EpisodeEnd, GateBit, Step
 from contracts.reward import RewardSignal
 from runtime.blackbox.box import SECTIONS
 from runtime.control import pacing
@@ -204,7 +204,10 @@ class Episode:
             return
         number = self._scheduler.requests - 1
         origin = Origin(self.plan.episode_seq, done.value.version, number, self._started_s)
-        chunk = Chunk(number, done.step, done.value.actions, self._started_s, self._lag, origin)
+        made = done.value
+        chunk = Chunk(
+            number, done.step, made.actions, self._started_s, self._lag, origin, made.plain
+        )
         self._scheduler.accept(chunk, self._step)
 
     def _act(self, wanted: Choice, seen: Observation) -> Verdict:
@@ -351,7 +354,7 @@ class Episode:
         if robot.gate.faulted:
             self._stop("fault", robot.gate.state.reason)
         elif robot.board.stop_requested:
-            self._stop("aborted", "stop was asked for")
+            self._stop(ABORTED, "stop was asked for")
         elif robot.floor.ends:
             self._stop(robot.floor.ends, "")
         return bool(self._end)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from runtime.control.ensemble import Ensemble
 from runtime.gate.limits import Origin
@@ -25,7 +25,8 @@ buffer of Black et al. 2025, arXiv 2506.07339)."""
 class Chunk:
     """`actions`: one per period of the chunk rate, the first belonging to the observation of `step`
     (a tick of the loop), which was `lag` ticks older than that tick. `number` counts inferences within the
-    episode; `started_s`: of the inference."""
+    episode; `started_s`: of the inference. `plain`: what the policy said, without exploration, where that is
+    something else."""
 
     number: int
     step: int
@@ -33,6 +34,7 @@ class Chunk:
     started_s: float = 0.0
     lag: float = 0.0
     origin: Origin | None = None
+    plain: Sequence[Action] = ()
 
     def at(self, step: float, ratio: int) -> tuple[Action | None, int]:
         """The action of a step, between two entries interpolated, and the entry's index; None beyond."""
@@ -109,10 +111,14 @@ class Scheduler:
 
     def underway(self, step: int, lag: float = 0.0) -> tuple[list[Action], int]:
         """For an inference from the observation of `step`, `lag` ticks older: the actions that the active
-        chunk has for it entry by entry, and how many of them will have been executed when it is there."""
+        chunk has for it entry by entry, and how many of them will have been executed when it is there.
+        Without exploration's constant: the next chunk gets one of its own, and they would add up."""
         found: list[Action] = []
-        while self._chunk is not None:
-            action, _ = self._chunk.at(step - lag + len(found) * self.ratio, self.ratio)
+        chunk = self._chunk
+        if chunk is not None and chunk.plain:
+            chunk = replace(chunk, actions=chunk.plain)
+        while chunk is not None:
+            action, _ = chunk.at(step - lag + len(found) * self.ratio, self.ratio)
             if action is None:
                 break
             found.append(action)

@@ -40,12 +40,13 @@ class PolicyFault(EntracteError):
 @dataclass(frozen=True, slots=True)
 class Inference:
     """`actions` float[length][joints] in the arm's units; `choice` of `values` (the critics', empty for a
-    policy without)."""
+    policy without); `plain`: the actions without what exploration added."""
 
     actions: tuple[tuple[float, ...], ...]
     choice: int
     values: tuple[float, ...]
     version: int
+    plain: tuple[tuple[float, ...], ...]
 
 
 class PolicyRunner:
@@ -108,14 +109,17 @@ class PolicyRunner:
             raise PolicyFault("the policy's chunk holds NaN or infinity")
         # Only now: a sound release would be refused for what it is shown of a fault.
         self.swapper.remember(head)
+        plain = actions = tuple(map(tuple, chosen.tolist()))
         if self._explore_deg > 0.0:
             offset = chunk_offset(self._seeds, number, self._explore_deg, self._units)
             chosen = np.clip(chosen + offset, self._low, self._high)
+            actions = tuple(map(tuple, chosen.tolist()))
         return Inference(
-            tuple(map(tuple, chosen.tolist())),
+            actions,
             choice,
             tuple(np.asarray(out.get("values", ())).reshape(-1).tolist()),
             self.swapper.version,
+            plain,
         )
 
     def warm_up(self, run: Run) -> None:

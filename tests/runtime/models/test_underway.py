@@ -13,9 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny_package import LENGTH, make_package
 
+from contracts.draws import chunk_offset
 from contracts.errors import ConfigError
 from contracts.package import TensorSpec
 from runtime.config import PolicySection
+from runtime.control.episode import Episode
 from runtime.control.scheduler import Chunk, Scheduler
 from runtime.models.policy import PolicyRunner
 
@@ -127,6 +129,37 @@ def test_the_head_is_told_what_is_settled_and_what_fades(tmp_path: Path) -> None
     assert weight == pytest.approx([1.0, *fading] + [0.0] * (LENGTH - 3))
     np.testing.assert_array_equal(head.given["prefix"][0, :3], np.array(UNDERWAY[0], np.float32))
     assert not head.given["prefix"][0, 3:].any()
+
+
+def test_what_exploration_adds_to_one_chunk_is_not_in_the_next(tmp_path: Path) -> None:
+    """The head goes on from what the policy said; the arm is given that and one constant, not all of them."""
+    head = Head(*PREFIXED)
+    runner = runner_of(tmp_path, head, chunks="realtime", explore_deg=2.0, seed=3)
+    goes_on: Any = lambda inputs: {"chunks": inputs["prefix"] + 0.0}  # noqa: E731
+    runner.swapper.run = goes_on  # type: ignore[method-assign]
+    runner.begin_episode("open", 5, explore=True)
+    scheduler = Scheduler(1, 1)
+    scheduler.begin_episode()
+    episode: Any = SimpleNamespace(
+        robot=SimpleNamespace(policy_lane=SimpleNamespace()),
+        plan=SimpleNamespace(episode_seq=0),
+        _scheduler=scheduler,
+        _started_s=0.0,
+        _lag=0.0,
+    )
+    for step in range(4):
+        number = scheduler.asked(step)
+        actions, settled = scheduler.underway(step)
+        assert settled == min(step, 1) and not np.any(actions)
+        made = runner.infer({}, np.zeros(6), number, (), (actions, settled))
+        offset = chunk_offset((3, 5), number, 2.0, runner.manifest.action.units)  # type: ignore[union-attr]
+        assert offset.any()
+        np.testing.assert_allclose(made.actions, np.tile(offset, (LENGTH, 1)), atol=1e-6)
+        episode._step = step + 1
+        done = SimpleNamespace(value=made, step=step)
+        episode.robot.policy_lane.poll = lambda _step, done=done: done
+        Episode._take_chunk(episode)
+        assert scheduler.choose(step).action == made.actions[0]  # it does explore
 
 
 @pytest.mark.parametrize("chunks", ["splice", "ensemble"])

@@ -185,6 +185,14 @@ class So101:
                     found=f"{reading.temperature} C",
                     remedy="support the arm, switch it off and let it cool down",
                 )
+            if one in self._powered and one in self._replies.wrapped:
+                before, after = self._replies.wrapped[one]
+                raise DeviceError(
+                    f"{_named([one])} went over the end of its turn",
+                    expected="no more than half a turn between two readings",
+                    found=f"{before} and then {after} of {sts.STEPS} steps",
+                    remedy="support the arm, power it off and turn the joint back by hand",
+                )
             if one in self._powered and not reading.torque:
                 raise DeviceError(
                     f"{_named([one])} has let go of its torque",
@@ -229,6 +237,7 @@ class So101:
         self._judge(first)
         self._require_in_range(first)
         last = self._require_still(first)
+        self._replies.wrapped.clear()  # turned by hand, without power
         if already:  # it stands powered, from an earlier run: its goals are what keeps it up
             goals = [
                 last[i].goal
@@ -340,16 +349,23 @@ class So101:
     # -- before power
 
     def _require_in_range(self, readings: Mapping[int, Reading]) -> None:
+        slack = 3 * STILL_STEPS
         for one, joint in zip(self._ids, self.calibration.values(), strict=True):
-            beyond = max(
-                joint.range_min - readings[one].position, readings[one].position - joint.range_max
-            )
-            if beyond > 3 * STILL_STEPS:
+            at = readings[one].position
+            if not joint.range_min - slack <= at <= joint.range_max + slack:
                 raise DeviceError(
                     f"{_named([one])} stands outside its calibrated range",
                     expected=f"{joint.range_min} to {joint.range_max} steps",
-                    found=readings[one].position,
+                    found=at,
                     remedy="move it by hand into its range, or calibrate again",
+                )
+            low, high = (int(e[one - 1]) for e in (self.units.low_steps, self.units.high_steps))
+            if not low - slack <= at <= high + slack:
+                raise DeviceError(
+                    f"{_named([one])} stands at the end of its turn",
+                    expected=f"{low} to {high} steps: beyond, it could turn the whole way round",
+                    found=at,
+                    remedy="without power, turn the joint by hand towards its middle, and start again",
                 )
 
     def _require_still(self, first: Mapping[int, Reading]) -> dict[int, Reading]:

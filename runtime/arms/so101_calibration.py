@@ -23,6 +23,9 @@ JOINTS = ("shoulder_pan", "shoulder_lift", "elbow_flex", "wrist_flex", "wrist_ro
 """In LeRobot's order; servo ids are 1 to 6 in this order (`so_follower.py`)."""
 IDS = dict(zip(JOINTS, range(1, 7), strict=True))
 _NARROWEST = 100
+WRAP_STEPS = 57
+"""5 degrees: how far from either end of its one turn a servo is kept. It counts from 0 to 4095, and past an
+end it reads the other one: to its goal it would then turn the whole way round, at full speed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,14 +81,17 @@ def write_calibration(path: Path, calibration: Mapping[str, Calibration]) -> Non
 
 class Units:
     """Steps <-> the units of observations and actions, all joints at once. `normalised`: LeRobot's
-    `use_degrees: false`, every joint but the gripper from -100 to 100 of its range."""
+    `use_degrees: false`, every joint but the gripper from -100 to 100 of its range. `low`, `high` (in these
+    units; `low_steps`, `high_steps`) are what the arm may do: its ranges, without the last `WRAP_STEPS` of a
+    turn. Zeros and scales are of the whole range, as LeRobot's."""
 
     def __init__(self, calibration: Mapping[str, Calibration], normalised: bool) -> None:
         low = np.array([c.range_min for c in calibration.values()], np.float64)
         high = np.array([c.range_max for c in calibration.values()], np.float64)
         gripper = np.array([is_gripper(name) for name in calibration])
         inverted = np.array([bool(c.drive_mode) for c in calibration.values()])
-        self.low_steps, self.high_steps = low, high
+        self.low_steps = np.maximum(low, WRAP_STEPS)
+        self.high_steps = np.minimum(high, STEPS - 1 - WRAP_STEPS)
         span = high - low
         body = 200.0 / span if normalised else np.full(len(low), 360.0 / STEPS_A_TURN)
         self.scale = np.where(gripper, 100.0 / span, body)
@@ -95,7 +101,7 @@ class Units:
         flips = inverted & (gripper | normalised)
         self._zero = np.where(flips & gripper, high, self._zero)
         self.scale = np.where(flips, -self.scale, self.scale)
-        ends = np.stack([self.of(low), self.of(high)])
+        ends = np.stack([self.of(self.low_steps), self.of(self.high_steps)])
         self.low, self.high = ends.min(axis=0), ends.max(axis=0)
 
     def of(self, steps: np.ndarray) -> np.ndarray:
@@ -103,7 +109,7 @@ class Units:
         return np.asarray((steps - self._zero) * self.scale, np.float64)
 
     def steps(self, values: np.ndarray) -> np.ndarray:
-        """int64[joints], kept inside the calibrated ranges."""
+        """int64[joints], kept inside what the arm may do."""
         raw = np.rint(values / self.scale + self._zero)
         return np.asarray(np.clip(raw, self.low_steps, self.high_steps), np.int64)
 

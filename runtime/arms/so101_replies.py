@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from runtime.arms.sts import Reading
+from runtime.arms.sts import STEPS, Reading
 
 STILL_STEPS = 12
 """About a degree: what a servo without power may change by while nobody moves it (gears settle)."""
@@ -30,10 +30,12 @@ class _Heard:
 
 
 class Replies:
-    """`last`: by servo, the newest reading that was believed."""
+    """`last`: by servo, the newest reading that was believed. `wrapped`: servos that were believed more than
+    half a turn from where they had been, over the end of their turn; their positions before and after."""
 
     def __init__(self) -> None:
         self.last: dict[int, Reading] = {}
+        self.wrapped: dict[int, tuple[int, int]] = {}
         self._heard: dict[int, _Heard] = {}
         self._doubted: dict[int, _Heard] = {}
 
@@ -46,6 +48,8 @@ class Replies:
         if old and not any(_reaches(known, reading, heard_s) for known in old):
             self._doubted[one] = now
             return False
+        if old and abs(reading.position - old[0].reading.position) > STEPS // 2:
+            self.wrapped[one] = old[0].reading.position, reading.position
         self._heard[one], self.last[one] = now, reading
         self._doubted.pop(one, None)
         return True
@@ -59,6 +63,7 @@ class Replies:
 
     def clear(self) -> None:
         self.last.clear()
+        self.wrapped.clear()
         self._heard.clear()
         self._doubted.clear()
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import mmap
 import os
-import threading
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
@@ -54,8 +53,7 @@ class Ring:
         self._popped: int | None = None
         self._lent: list[memoryview] = []
         self._fresh = True
-        # Acquiring and releasing a lock is the only full memory barrier that Python offers.
-        self._barrier = threading.Lock()
+        self._barrier = shared.Barrier()
 
     @classmethod
     def create(cls, path: Path, capacity: int) -> Ring:
@@ -132,8 +130,7 @@ class Ring:
             self._bytes[at : at + length] = memoryview(part).cast("B")
             at += _padded(length)
         self._words[at // 8] = sequence
-        with self._barrier:
-            pass
+        self._barrier()
         self._header[_PUSHED_WORD] = sequence + 1
         self._header[_HEAD_WORD] = head + skip + size
         return True
@@ -145,8 +142,7 @@ class Ring:
         head, tail = self._positions()
         if head == tail:
             return None
-        with self._barrier:
-            pass
+        self._barrier()
         start = tail % self.capacity
         skip = 0
         if self._words[start // 8] == _WRAP:
@@ -189,8 +185,7 @@ class Ring:
         if self._popped is None:
             raise RingError("release without pop")
         self._lent = []
-        with self._barrier:
-            pass
+        self._barrier()
         self._header[_POPPED_WORD] = self._header[_POPPED_WORD] + 1
         self._header[_TAIL_WORD] = self._header[_TAIL_WORD] + self._popped
         self._popped = None

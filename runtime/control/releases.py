@@ -9,7 +9,7 @@ from functools import partial
 
 import msgspec
 
-from contracts.messages import EpisodeEnd, ReleaseOutcome
+from contracts.messages import ABORTED, EpisodeEnd, ReleaseOutcome
 from runtime.board import Board
 from runtime.control.resting import Resting
 from runtime.control.robot import Robot
@@ -28,7 +28,7 @@ class Releases:
 
     def __init__(self, run: Run, board: Board, robot: Robot, resting: Resting) -> None:
         self._run, self._board, self._robot, self._resting = run, board, robot, resting
-        self._reports = self._refused_seq = 0
+        self._reports = self._refused_seq = self._taken_at = 0
         self._staged: dict[str, int] = {}
         """What waited on disk at the start: the link may have looked before it was staged again."""
         for swapper in self._swappers():
@@ -45,28 +45,28 @@ class Releases:
             for outcome in self._resting(lambda s=swapper: s.follow(episode_seq)):  # type: ignore[misc]
                 self._tell(outcome)
         self.post_versions()
-        done = board.episodes_done
-        board.iteration_episode = done % iteration.episodes
-        if iteration.wait_for_release and done and done % iteration.episodes == 0:
-            if not self._wait():
-                return False
-            self._refused_seq = board.refused_policy_seq
+        tried = self._tried
+        if iteration.wait_for_release and self._gave_an_iteration and not self._wait():
+            return False
+        self._refused_seq = board.refused_policy_seq
         for swapper in self._swappers():
             if self._newest_staged(swapper.target) > swapper.tried:
                 self._swap(swapper, episode_seq)
+        if self._tried > tried:
+            self._taken_at = board.episodes_done
+        board.iteration_episode = (board.episodes_done - self._taken_at) % iteration.episodes
         return not board.stop_requested
 
     def take_last(self, episode_seq: int) -> None:
         """After the last iteration: its release goes through the same checks into its slot, so that an
         evaluation with `--slots` finds it."""
-        iteration = self._run.config.iteration
-        whole = self._board.episodes_done % iteration.episodes == 0
-        if self._run.plan.purpose == "refine" and whole and iteration.wait_for_release:
+        waits = self._run.config.iteration.wait_for_release
+        if self._run.plan.purpose == "refine" and waits and self._gave_an_iteration:
             self.before(episode_seq)
 
     def after(self, end: EpisodeEnd, judged: bool | None) -> None:
         """An episode is over. `judged`: what the reward engine made of it, None where it could not say."""
-        if self._run.plan.purpose != "refine" or end.reason == "aborted":
+        if self._run.plan.purpose != "refine" or end.reason == ABORTED:
             return
         label, fault = end.operator_success, ""
         if end.reason == "fault":
@@ -114,14 +114,27 @@ class Releases:
         known = board.staged_policy_seq if target == "policy" else board.staged_reward_seq
         return max(known, self._staged[target])
 
+    @property
+    def _gave_an_iteration(self) -> bool:
+        """Whether the trainer has an iteration's episodes of this robot since the last release was taken, or
+        refused. Not since the start: a trainer that had some by then, or lost one, would be behind or ahead
+        of this robot in every iteration, and be waited for in vain."""
+        done = self._board.episodes_done - self._taken_at
+        return done > 0 and done % self._run.config.iteration.episodes == 0
+
+    @property
+    def _tried(self) -> int:
+        # Not the active version: a release that was refused is still the newest that was staged.
+        policy = self._robot.policy
+        return max(policy.swapper.tried if policy else 0, self._refused_seq)
+
     def _wait(self) -> bool:
         """Rest until a release is ready or its time is out; False: go no further. Nothing is waited for
         while a person has pinned what acts."""
         board, policy = self._board, self._robot.policy
         if policy is not None and self._resting(lambda: policy.swapper.slots.state().pinned):
             return True
-        # Not the active version: a release that was refused is still the newest that was staged.
-        tried = max(policy.swapper.tried if policy else 0, self._refused_seq)
+        tried = self._tried
         board.waiting_for_release = 1
         self._robot.floor.enter(Phase.RELEASE)
         try:

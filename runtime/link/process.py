@@ -47,7 +47,7 @@ from runtime.link.uploads import Uploader
 from runtime.ring import Ring
 from runtime.run import Run, run_of_process
 from runtime.system.log import log_without_errors
-from runtime.weights.slots import SlotStore
+from runtime.weights.slots import SlotError, SlotStore
 
 HEARTBEAT_S = 0.1
 IDLE_MS = 2
@@ -197,6 +197,8 @@ class Link:
                     fetcher.tick(now_s)
                 except OSError as error:
                     self._note_trouble(f"the disk takes nothing: {error}")  # tried again later
+                except SlotError as error:
+                    self._note_trouble(f"no release can be taken: {error}")
         if now_s - self._last_beat_s >= HEARTBEAT_S:
             self._beat(now_s)
 
@@ -250,6 +252,8 @@ class Link:
             self.malformed += 1
         except OSError as error:
             self._note_trouble(f"the disk takes nothing: {error}")  # asked for again later
+        except SlotError as error:
+            self._note_trouble(f"no release can be taken: {error}")
         self._board.trainer_seen_s = now_s
 
     def _handle(self, packet: wire.Packet, now_s: float) -> None:

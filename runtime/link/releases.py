@@ -193,7 +193,7 @@ class ReleaseFetcher:
                 raise ReleaseRejected("tensors", "tensors are not the package's refinable ones")
             try:
                 slot, _ = self._slots.begin_fetch(manifest, now_s)
-            except SlotError as error:  # what acts goes on; a place may be free after its next boundary
+            except SlotError as error:  # there may be a place later
                 raise ReleaseRejected("slots", str(error)) from error
         except ReleaseRejected as error:
             if error.reason == "replay" and self._known(offer):

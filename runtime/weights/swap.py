@@ -321,12 +321,16 @@ class Swapper:
                 if slot.manifest is not None and not slot.served:  # it may have waited for long
                     require_fresh(slot.manifest, self._unix_clock())
                 head = head or self._checked(name, slot)
-            except (EntracteError, OSError) as error:
+            except Exception as error:
+                # An engine's own, too: a slot that is left in shadow is none for the next.
+                what = str(error)
+                if not isinstance(error, EntracteError | OSError):
+                    what = f"{type(error).__name__}: {error}"
+                reason = f"{error.reason}: " if isinstance(error, ReleaseRejected) else ""
+                said = self.slots.quarantine(name, f"{reason}{what}", owes=what)
+                trial.outcomes += [self._outcome(slot, one) for one in said]
                 if head is not None:
                     head.engine.close()
-                reason = f"{error.reason}: " if isinstance(error, ReleaseRejected) else ""
-                said = self.slots.quarantine(name, f"{reason}{error}", owes=str(error))
-                trial.outcomes += [self._outcome(slot, one) for one in said]
                 return
             said = self.slots.begin_probation(name, trial.episode_seq)
             if not said:  # a person has pinned what acts: this one waits, untried

@@ -1,0 +1,56 @@
+"""What breaks a trial from outside ends neither the places for releases nor the link."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from swap_robot import Robot, nudged, package, release, robot, trainer
+
+from contracts.messages import ReleaseOutcome, ReleaseQuery
+from runtime.weights.slots import SLOTS
+from trainer.publisher import Publisher
+
+__all__ = ["package", "robot", "trainer"]
+
+
+def test_an_engine_that_raises_what_is_its_own_keeps_no_place(
+    robot: Robot, trainer: Publisher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def standby(_weights: object) -> None:
+        raise RuntimeError("CUDA failure 2: out of memory")
+
+    monkeypatch.setattr(robot.swapper.engine, "standby", standby)
+    rounds = len(SLOTS) + 2
+    for number in range(rounds):
+        robot.fetch(*release(trainer, nudged(robot.package, 0.1 * (number + 1))))
+        (outcome,) = robot.swapper.swap(number)
+        assert outcome.outcome == "rejected" and outcome.publish_seq == number + 1
+        assert outcome.reason == "RuntimeError: CUDA failure 2: out of memory"
+    assert {slot.state for slot in robot.swapper.slots.state().slots.values()} == {"quarantined"}
+    monkeypatch.undo()
+    robot.fetch(*release(trainer, nudged(robot.package, 0.05)))
+    assert [outcome.outcome for outcome in robot.swapper.swap(rounds)] == ["swapped"]
+
+
+def test_a_release_without_a_place_is_refused_and_asked_for_again_later(
+    robot: Robot, trainer: Publisher
+) -> None:
+    slots = robot.swapper.slots
+    for number in range(len(SLOTS)):
+        robot.fetch(*release(trainer, nudged(robot.package, 0.1 * (number + 1))))
+        staged = slots.find("staged")
+        assert staged is not None
+        slots.begin_shadow(staged[0])
+    offer, data = release(trainer, nudged(robot.package, 0.05))
+    now_s, asked = time.monotonic(), len(robot.said(ReleaseQuery))
+    for _ in range(3):
+        robot.fetch(offer, data)
+    robot.fetcher.tick(now_s)
+    assert len(robot.said(ReleaseQuery)) == asked, "it backs off"
+    (told,) = robot.said(ReleaseOutcome)
+    assert told.outcome == "rejected" and "no free slot" in told.reason
+    assert robot.fetcher.reasons == {"slots": 1}
+    slots.recover()
+    robot.fetch(offer, data)
+    assert robot.staged[-1] == len(SLOTS) + 1

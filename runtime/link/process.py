@@ -19,7 +19,6 @@ import numpy as np
 from contracts import images, live_video, wire
 from contracts.errors import EntracteError, WireError
 from contracts.files.lock import FolderLock
-from contracts.files.own_weights import own_weights
 from contracts.files.packages import read_manifest
 from contracts.messages import (
     EpisodeStored,
@@ -47,6 +46,7 @@ from runtime.link.uploads import Uploader
 from runtime.ring import Ring
 from runtime.run import Run, run_of_process
 from runtime.system.log import log_without_errors
+from runtime.weights.release_files import write_own
 from runtime.weights.slots import SlotError, SlotStore
 
 HEARTBEAT_S = 0.1
@@ -133,7 +133,7 @@ class Link:
                 report=self._outcomes.add,
                 on_staged=staged,
                 on_refused=refused,
-                own=own_weights(Path(folder), manifest, slots.folder),
+                own=write_own(Path(folder), manifest, slots),
                 calibration_id=calibration_id,
                 features=lambda: self._sockets.features("weights"),
                 background=self._background.submit,

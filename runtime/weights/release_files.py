@@ -16,6 +16,7 @@ import numpy as np
 from contracts.encodings import DELTA, KINDS, decode, is_sha256, kind_of, sha256_hex
 from contracts.errors import ReleaseRejected
 from contracts.files import atomic
+from contracts.files.own_weights import own_weights
 from contracts.messages import ReleaseEncoding
 from contracts.package import PackageManifest, check_tensors
 from contracts.release import MAX_WEIGHTS_BYTES, ReleaseManifest, verify_weights
@@ -158,6 +159,14 @@ class ReleaseFiles:
                     file.write(part.data)
         except ReleaseRejected as error:
             raise EncodingRefused(error.reason, f"{encoding.id}: {error}") from error
+
+
+def write_own(package: Path, manifest: PackageManifest, slots: SlotStore) -> tuple[str, Path]:
+    """`own_weights` beside the slots. The link alone calls it: what one that was killed at it left goes.
+    Raises `PackageError`."""
+    for left in slots.folder.glob(f".own-*{atomic.TEMPORARY_SUFFIX}"):
+        left.unlink(missing_ok=True)
+    return own_weights(package, manifest, slots.folder)
 
 
 def _size(path: Path) -> int:

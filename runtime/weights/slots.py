@@ -206,7 +206,9 @@ class SlotStore:
         happening), what they had shown by then is kept; says what was done."""
 
         def change(state: TargetState) -> tuple[TargetState, list[str]]:
-            atomic.remove_leftovers(self.folder)
+            # Only its own kind: the link may be at work on others meanwhile.
+            for left in self.folder.glob(f".{STATE_FILE}.*{atomic.TEMPORARY_SUFFIX}"):
+                left.unlink(missing_ok=True)
             return recovered(state)
 
         return self._change(change)

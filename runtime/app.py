@@ -22,6 +22,7 @@ from runtime.config import RobotConfig, load_config
 from runtime.demo import command as demo
 from runtime.drift import require_in_place
 from runtime.link.keys import LinkKeys
+from runtime.link.owner import require_own
 from runtime.operator.attend import say
 from runtime.preflight import check
 from runtime.processes.progress import Progress, refining
@@ -128,6 +129,7 @@ def start(
     folder = _run_dir(run_dir, "start")
     if plan.sink == "link":
         LinkKeys(resolved.link, folder).client()  # without keys that it needs nothing moves
+        require_own(folder / "spool", resolved.robot.id)
     require_in_place(resolved, folder, say)
     outcome = supervise(resolved, plan, folder, Progress(total, refining, quiet=as_json))
     waiting = outcome.report.get("spooled", 0)

@@ -162,7 +162,10 @@ class Watchdog:
         stopped = board.loop_state in (LoopState.FAULT, LoopState.ESTOP) and board.stopped_at_s
         if not stopped or not board.lease_epoch:
             return False
-        return bool(board.stop_check) or died or now_s - board.stopped_at_s > _DUMP_AFTER_S
+        if board.stop_check or died:
+            return True
+        # It may brake for long: until that is over its stop may still fail.
+        return now_s - max(board.stopped_at_s, board.braking_at_s) > _DUMP_AFTER_S
 
     def _wait(self) -> bool:
         """One period, cut short by the death of control; returns whether it is dead."""
@@ -182,6 +185,7 @@ class Watchdog:
         board = self._board
         board.watchdog_tripped_at_s = now_s
         held = False
+        dumping: list[threading.Thread] = []
         while not held and not stop.is_set():
             try:
                 held = self._gate.seize(time.monotonic())
@@ -192,7 +196,10 @@ class Watchdog:
                 board.stop_check = int(StopCheck.UNREADABLE)
                 what = "the arm does NOT acknowledge hold; going on trying"
                 print(f"watchdog: {_word(reason)}: {what}", file=sys.stderr, flush=True)
-                dump(self._run, board, "watchdog", note=what)
+                # A disk may take its time: the next attempt doesn't wait for it.
+                about = (self._run, board, "watchdog", (), what)
+                dumping.append(threading.Thread(target=dump, args=about))
+                dumping[0].start()
             if not held:
                 stop.wait(_RETRY_S)
         if held:
@@ -207,6 +214,9 @@ class Watchdog:
                 flush=True,
             )
             after, found = self._look_back()
+        for one in dumping:
+            one.join()
+        if held:
             dump(self._run, board, "watchdog", after, found.note)
 
     def _look_back(self) -> tuple[list[ArmState], Finding]:

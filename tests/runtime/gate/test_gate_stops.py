@@ -109,6 +109,45 @@ def test_a_hold_that_fails_after_braking_is_not_called_held_and_becomes_the_watc
     dog.close()
 
 
+def test_hold_is_tried_again_while_the_black_box_is_written(
+    arm: Arm, board: Board, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk that takes seconds must not be what keeps an arm moving."""
+    written: list[tuple[str, bool]] = []
+
+    def slow(_run: object, _board: object, _by: str, _after: object = (), note: str = "") -> None:
+        arm.deaf = False
+        give_up_s = time.monotonic() + 5.0
+        while not arm.holds and time.monotonic() < give_up_s:
+            time.sleep(0.002)
+        written.append((note, arm.holds > 0))
+
+    run = make_run(config(*REALTIME, "gate.standstill_s=0.2"), RunPlan(), tmp_path / "run")
+    monkeypatch.setattr(watchdog, "open_arm", lambda run, caller: arm)
+    monkeypatch.setattr(watchdog, "_SAY_AFTER_S", 0.0)
+    monkeypatch.setattr(watchdog, "dump", slow)
+    arm.deaf = True
+    dog = watchdog.Watchdog(run, board)
+    dog._trip(TripReason.TICK_STALLED, time.monotonic(), threading.Event())
+    assert [held for _, held in written] == [True, True]
+    assert "does NOT acknowledge hold" in written[0][0]
+
+
+def test_an_arm_that_brakes_for_long_is_watched_until_it_is_held(
+    arm: Arm, board: Board, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = moving(arm, board)
+    gate.fault("a camera is gone")
+    run = make_run(config(*REALTIME), RunPlan(), tmp_path / "run")
+    monkeypatch.setattr(watchdog, "open_arm", lambda run, caller: Arm(arm.limits))
+    dog = watchdog.Watchdog(run, board)
+    board.braking_at_s = board.stopped_at_s + 4.0
+    assert not dog._stop_is_over(board.braking_at_s + 0.1, False)
+    assert dog.check(board.braking_at_s + 0.2, False) is TripReason.STOP_FAILED
+    assert dog._stop_is_over(board.braking_at_s + 3.1, False)
+    dog.close()
+
+
 def test_a_fault_found_elsewhere_takes_one_step_of_braking_a_tick(arm: Arm, board: Board) -> None:
     gate = moving(arm, board)
     arm.written_this_tick = 0

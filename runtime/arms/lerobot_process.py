@@ -52,7 +52,7 @@ class LeRobotProcess:
         down_r, self._to = os.pipe()
         self._from, up_w = os.pipe()
         os.set_blocking(self._to, False)  # a program that hangs must not hang this one
-        self._unsent = b""
+        self._unsent = self._received = b""
         self._number = 0
         try:
             self._process: subprocess.Popen[bytes] = subprocess.Popen(
@@ -137,19 +137,22 @@ class LeRobotProcess:
                 time.sleep(0.001)
 
     def _receive(self, give_up_s: float) -> bytes:
-        (size,) = struct.unpack("<I", self._exactly(4, give_up_s))
+        """Raises `TimeoutError`: what has come of the message counts the next time."""
+        self._await(4, give_up_s)
+        (size,) = struct.unpack_from("<I", self._received)
         if size > _MAX_BYTES:
             raise ValueError(f"a message of {size} bytes")
-        return self._exactly(size, give_up_s)
+        self._await(4 + size, give_up_s)
+        message, self._received = self._received[4:], b""
+        return message
 
-    def _exactly(self, size: int, give_up_s: float) -> bytes:
-        data = b""
-        while len(data) < size:
+    def _await(self, size: int, give_up_s: float) -> None:
+        """Until so many bytes have come of this message, and no more than that is read."""
+        while len(self._received) < size:
             left_s = give_up_s - time.monotonic()
             if left_s <= 0 or not select.select([self._from], [], [], left_s)[0]:
                 raise TimeoutError
-            piece = os.read(self._from, size - len(data))
+            piece = os.read(self._from, size - len(self._received))
             if not piece:
                 raise ValueError("its pipe is closed")
-            data += piece
-        return data
+            self._received += piece

@@ -28,8 +28,11 @@ while head := requests.read(4):
     if request["do"] == "fail":
         answer = {"n": request["n"], "error": request["say"]}
     data = json.dumps(answer).encode()
-    answers.write(struct.pack("<I", len(data)) + data)
-    answers.flush()
+    data = struct.pack("<I", len(data)) + data
+    for piece in (data[:torn], data[torn:]) if (torn := request.get("torn", 0)) else (data,):
+        answers.write(piece)
+        answers.flush()
+        time.sleep(request.get("torn_s", 0))
 """
 
 
@@ -45,6 +48,20 @@ def test_an_answer_that_came_too_late_is_not_taken_for_the_next(child: LeRobotPr
     with pytest.raises(DeviceError, match=r"does not answer \(echo\)"):
         child.ask({"do": "echo", "say": "late", "sleep_s": 0.3}, 0.05)
     assert child.ask({"do": "echo", "say": "next"}, 20.0)["echo"] == "next"
+    child.close()
+
+
+@pytest.mark.parametrize("torn", [2, 4, 9])
+def test_an_answer_that_is_torn_by_a_timeout_is_read_to_its_end(
+    child: LeRobotProcess, torn: int
+) -> None:
+    """In its head, behind it or in its body: the next answer begins behind its rest."""
+    child.ask({"do": "echo"}, 20.0)
+    request = {"do": "echo", "say": "torn", "torn": torn, "torn_s": 1.0}
+    with pytest.raises(DeviceError, match=r"does not answer \(echo\)"):
+        child.ask(request, 0.5)
+    for word in ("next", "after"):
+        assert child.ask({"do": "echo", "say": word}, 20.0)["echo"] == word
     child.close()
 
 

@@ -33,6 +33,8 @@ from contracts.files.orphans import die_with_parent
 PATIENCE_S = 180.0
 WARM_UP_S = 2.0
 POLL_S = 0.1
+LEAVE_S = 30.0
+"""For a robot that is told to end, to take what it shares with its link out of memory."""
 
 Say = Callable[[str], None]
 
@@ -175,7 +177,7 @@ class Fleet:
         sets = [f"{name}={value}" for name, value in settings.items()]
         words = [word for one in (*sets, *self._settings) for word in ("--set", one)]
         command = ["-m", "trainer.app", "serve", "--run-dir", str(self.root), *words]
-        with self._started("trainer", command):
+        with self._started("trainer", command):  # killed: it would finish its update first
             endpoints = self.root / "endpoints.json"
             self._wait("the trainer", endpoints.exists)
             found = json.loads(endpoints.read_text())
@@ -196,12 +198,13 @@ class Fleet:
         )
         atomic.write_bytes(folder / "asked.json", msgspec.json.encode(asked))
         command = ["-m", "benchmarks.fleet_robot", str(folder / "asked.json")]
-        with self._started(name, command):
+        with self._started(name, command, LEAVE_S):
             yield
 
     @contextmanager
-    def _started(self, name: str, command: list[str]) -> Iterator[None]:
-        """A Python in a session of its own, which is ended with all that it started."""
+    def _started(self, name: str, command: list[str], leave_s: float = 0.0) -> Iterator[None]:
+        """A Python in a session of its own, which is ended with all that it started: told to (SIGINT), given
+        `leave_s`, and killed."""
         with (self._folder / f"{name}.log").open("w") as log:
             process = subprocess.Popen(
                 [sys.executable, *command],
@@ -216,12 +219,18 @@ class Fleet:
         try:
             yield
         finally:
-            if process.poll() is None:  # a trainer would finish its update first
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-            for pipe in (process.stdin, process.stdout):
-                if pipe is not None:
-                    pipe.close()
+            try:
+                if leave_s and process.poll() is None:
+                    process.send_signal(signal.SIGINT)
+                    with suppress(subprocess.TimeoutExpired):
+                        process.wait(leave_s)
+            finally:
+                if process.poll() is None:
+                    os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+                for pipe in (process.stdin, process.stdout):
+                    if pipe is not None:
+                        pipe.close()
 
     def _read_ready(self, name: str) -> None:
         out = self._processes[name].stdout

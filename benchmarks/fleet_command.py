@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import subprocess
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -13,6 +13,8 @@ import typer
 PRETRAINED = Path(__file__).resolve().parent.parent / "pretrained"
 RECORDED = 3
 """Episodes that are recorded where none are given."""
+LEAVE_S = 30.0
+"""For a recording that is interrupted, to end what it has started."""
 
 
 def command(
@@ -75,13 +77,18 @@ def command(
 def _record(package: Path, output: Path, folder: Path) -> None:
     """By the bench's robot, as it acts. Raises `EntracteError`."""
     from contracts.errors import EntracteError
+    from runtime.processes.program import Program
 
     command = [
         *(sys.executable, "-m", "runtime.app", "eval", "--package", str(package.resolve())),
         *("--episodes", str(RECORDED), "--record", str(output)),
         *("--run-dir", str(folder / "run"), "--output", str(folder / "truth.jsonl")),
     ]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        said = done.stderr.strip().splitlines()
-        raise EntracteError("no episode was recorded", found=said[-1] if said else done.returncode)
+    program = Program.start("eval", command, folder)
+    try:
+        program.process.wait()
+    finally:
+        program.stop(signal.SIGINT, LEAVE_S)  # Ctrl-C: the bench and its robot are other processes
+    if program.code:
+        said = program.tail()
+        raise EntracteError("no episode was recorded", found=said[-1] if said else program.code)

@@ -3,7 +3,7 @@
 A real link with keys of its own, and this process as its control: recorded episodes go into the ring as fast
 as the link takes them (or at a rate), and what the trainer releases is swapped in between two of them. It
 says "ready" once it is welcome, begins at a line on its standard input, goes on until SIGTERM and until all
-that it recorded is stored, and then prints what it did as one line of JSON (`Did`).
+that it recorded is stored, and then prints what it did as one line of JSON (`Did`). SIGINT ends it at once.
 """
 
 from __future__ import annotations
@@ -91,16 +91,16 @@ class Robot(RobotEnd):
             robot_id=asked.robot_id,
             ring_bytes=RING_BYTES,
         )
+
+    def greet(self) -> None:
         session = msgspec.structs.replace(
             self._recorded[0].session,
-            robot_id=asked.robot_id,
+            robot_id=self._asked.robot_id,
             session_id=self._run.session_id,
             colour_codec="raw",
             depth_codec="raw",
         )
         self._push(wire.pack(session))
-
-    def greet(self) -> None:
         self._wait("the greeting", lambda: self._board.link_state == LinkState.WELCOME)
 
     def episode(self) -> None:
@@ -158,6 +158,8 @@ def main() -> None:
     asked = msgspec.json.decode(atomic.read_bytes(Path(sys.argv[1]), MAX_ASKED_BYTES), type=Asked)
     stopping = StopEvent()
     signal.signal(signal.SIGTERM, lambda *_: stopping.set())
+    # Also where who started all this was told to ignore it, as by a shell in the background.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         robot = Robot(asked)
         with robot:
@@ -169,6 +171,8 @@ def main() -> None:
             robot.drain()
     except EntracteError as error:
         sys.exit(str(error))
+    except KeyboardInterrupt:
+        sys.exit("it was told to end")
     did = Did(asked.robot_id, tuple(robot.sent), tuple(robot.swapped), tuple(robot.refused))
     print(msgspec.json.encode(did).decode(), flush=True)
 

@@ -4,11 +4,13 @@ process of its own and whose control is the caller (the swapper, between two epi
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 import zmq
@@ -100,42 +102,49 @@ class RobotEnd:
         ring_bytes: int = 1 << 20,
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self._run = Run(
-            config=RobotConfig(
-                robot=RobotSection(id=robot_id),
-                policy=PolicySection(package=str(package.folder)),
-                link=link,
-            ),
-            plan=RunPlan(),
-            run_dir=str(folder),
-            shm_dir=str(new_shm_dir(f"push-{robot_id}-{time.monotonic_ns() % 10**9}")),
-            session_id="push",
-        )
-        self._run.save()
-        self._board = Board.create(self._run.board_path)
-        self._ring = Ring.create(self._run.ring_path, ring_bytes)
-        slots = SlotStore(self._run.slots_dir / "policy", package.package_id)
-        engine = open_engine(package, "head", options)
-        rules = Probation(unjudged=1)  # nobody judges here: one episode commits
-        self._swapper = Swapper(
-            "policy", slots, package, engine, robot_id=robot_id, limits=LIMITS, rules=rules
-        )
-        self._process: subprocess.Popen[bytes] | None = None
+        with ExitStack() as leaving:
+            shm_dir = new_shm_dir(f"push-{robot_id}-{time.monotonic_ns() % 10**9}")
+            leaving.callback(shutil.rmtree, shm_dir, ignore_errors=True)
+            self._run = Run(
+                config=RobotConfig(
+                    robot=RobotSection(id=robot_id),
+                    policy=PolicySection(package=str(package.folder)),
+                    link=link,
+                ),
+                plan=RunPlan(),
+                run_dir=str(folder),
+                shm_dir=str(shm_dir),
+                session_id="push",
+            )
+            self._run.save()
+            self._board = Board.create(self._run.board_path)
+            self._ring = Ring.create(self._run.ring_path, ring_bytes)
+            slots = SlotStore(self._run.slots_dir / "policy", package.package_id)
+            engine = open_engine(package, "head", options)
+            rules = Probation(unjudged=1)  # nobody judges here: one episode commits
+            self._swapper = Swapper(
+                "policy", slots, package, engine, robot_id=robot_id, limits=LIMITS, rules=rules
+            )
+            leaving.callback(self._swapper.close)
+            self._process: subprocess.Popen[bytes] | None = None
+            self._leaving = leaving.pop_all()
 
     def __enter__(self) -> RobotEnd:
         command = [sys.executable, "-m", "runtime.link.process", "--run-dir", self._run.run_dir]
-        self._process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-        self._wait("the link", lambda: bool(self._board.link_ready))
+        with self._leaving.pop_all() as leaving:
+            self._process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+            leaving.callback(self._end_link, self._process)
+            self._wait("the link", lambda: bool(self._board.link_ready))
+            self._leaving = leaving.pop_all()
         return self
 
     def __exit__(self, *_: object) -> None:
-        assert self._process is not None
-        self._process.kill()  # it would go on trying to upload what nobody takes
-        self._process.wait()
-        self._swapper.close()
-        for path in sorted(Path(self._run.shm_dir).iterdir()):
-            path.unlink()
-        Path(self._run.shm_dir).rmdir()
+        self._leaving.close()
+
+    @staticmethod
+    def _end_link(process: subprocess.Popen[bytes]) -> None:
+        process.kill()  # it would go on trying to upload what nobody takes
+        process.wait()
 
     def take_key(self, key: Path) -> None:
         (Path(self._run.run_dir) / "trainer.pub").write_bytes(key.read_bytes())

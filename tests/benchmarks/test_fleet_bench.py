@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -14,9 +20,10 @@ from benchmarks.fleet import Found, measure, table
 from benchmarks.fleet_figures import Acknowledged, longest_without, problems_of, rows_of
 from benchmarks.fleet_robot import Did, Sent
 from contracts import wire
-from contracts.errors import EntracteError
+from contracts.errors import ConfigError, EntracteError
 from contracts.files.episode_log import EpisodeLogWriter
 from contracts.files.log_to_dataset import append, create_dataset, read_episode
+from runtime.run import Run
 from trainer.metrics import Metrics
 
 
@@ -146,3 +153,44 @@ def test_a_robot_that_cannot_begin_is_one_sentence(tmp_path: Path) -> None:
     package = make_package(tmp_path / "policy")
     with pytest.raises(EntracteError, match=r"robot-0 ended by itself.*data set"):
         measure(package.folder, tmp_path / "nothing", robots=(1,), seconds=1.0, refiner="")
+
+
+def memory_of(temporary: Path, run: str) -> Path | None:
+    """What the run whose configuration matches shares between its processes, once it has begun."""
+    for path in temporary.glob(run):
+        with suppress(ConfigError):  # which is being written
+            memory = Path(Run.load(path.parent).shm_dir)
+            if (memory / "board").exists():
+                return memory
+    return None
+
+
+@pytest.mark.parametrize("while_it", ["acts", "records"])
+def test_ctrl_c_leaves_nothing_in_memory(tmp_path: Path, while_it: str) -> None:
+    """A robot shares its memory with its link; so does the bench's, which records what is to be replayed."""
+    temporary, run, words = tmp_path / "t", "entracte-bench-*/run/config.json", list[str]()
+    if while_it == "acts":
+        run = "entracte-fleet-*/robot-0/config.json"
+        words += ["--package", str(make_package(tmp_path / "policy").folder)]
+        words += ["--recorded", str(recorded(tmp_path)), "--refiner", "", "--rate-hz", "50"]
+    temporary.mkdir()
+    with (tmp_path / "said").open("w") as said:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "benchmarks.app", "fleet", "--seconds", "600", *words],
+            env={**os.environ, "TMPDIR": str(temporary)},
+            stderr=said,
+            # Where tests run in the background it is ignored.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
+        )
+    try:
+        give_up_s = time.monotonic() + 120
+        while (memory := memory_of(temporary, run)) is None:
+            assert process.poll() is None, (tmp_path / "said").read_text()
+            assert time.monotonic() < give_up_s
+            time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(120) != 0
+    finally:
+        process.kill()
+        process.wait()
+    assert not memory.exists()

@@ -16,13 +16,12 @@ from typing import Any
 import numpy as np
 
 from contracts import registry
+from contracts.messages import ABORTED
 from contracts.reward import RewardSignal, abstain
 from trainer.config import TrainerConfig
 from trainer.interfaces import LiveRewardModel, RewardModel, ScoredEpisode, StoredEpisode
 from trainer.judgement import check_signals, judge
 
-STOPPED = "aborted"
-"""How an episode ends that the robot's program, its disk or its power did not let go on."""
 PATIENCE = 10
 """Timeouts that a call may take before nobody waits for its end any more."""
 
@@ -89,7 +88,7 @@ class Scorer:
         before it was done has no label: it is not known what it would have come to."""
         model = self.model
         success = judge(signals, model.completion_threshold, model.completion_consecutive)
-        if not success and episode.end.reason == STOPPED:
+        if not success and episode.end.reason == ABORTED:
             success = None
         return ScoredEpisode(episode, tuple(signals), success, model.model_id, failure, scoring_s)
 

@@ -27,7 +27,7 @@ from contracts.files.dataset_format import (
 )
 from contracts.files.episode_log import EpisodeLogReader
 from contracts.files.step_table import StepTable
-from contracts.messages import EpisodeEnd, EpisodeStart, SessionStart, Step
+from contracts.messages import ABORTED, EpisodeEnd, EpisodeStart, SessionStart, Step
 
 DEPTH_PREFIX = "observation.depth."
 COLOUR, DEPTH = ".colour", ".depth"
@@ -103,7 +103,7 @@ class LoggedEpisode:
 
 
 def read_episode(path: Path) -> LoggedEpisode:
-    """A log as one episode. A torn log gives the steps before the tear, with `end.reason` "aborted".
+    """A log as one episode. A torn log gives the steps before the tear, with `end.reason` `ABORTED`.
 
     Raises `WireError` if it is no episode log, or not one session, one start and steps in order.
     """
@@ -132,7 +132,7 @@ def read_episode(path: Path) -> LoggedEpisode:
         raise WireError(f"{path.name} has no start", found=reader.torn or "nothing")
     torn = reader.torn or ("" if end else "no end of the episode")
     if end is None or torn:
-        end = EpisodeEnd(start.episode_seq, len(table), "aborted", None, torn)
+        end = EpisodeEnd(start.episode_seq, len(table), ABORTED, None, torn)
     colour = {
         c.name: [p.get(f"{c.name}.colour") for p in pictures] for c in session.observation.cameras
     }

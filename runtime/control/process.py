@@ -25,6 +25,7 @@ from contracts import __version__
 from contracts.errors import DeviceError, EntracteError
 from contracts.files import atomic
 from contracts.messages import (
+    ABORTED,
     CameraPose,
     EpisodeEnd,
     EpisodeRerecord,
@@ -158,7 +159,7 @@ class Control:
         end = episode.run()
         end = self._resting(lambda: self._finish(plan, end))
         asks = self.run.config.episode.label == "keys" and robot.floor.label is None
-        if asks and end.reason not in ("fault", "aborted", "rerecord"):
+        if asks and end.reason not in ("fault", ABORTED, "rerecord"):
             end = self._ask_label(end)
         robot.floor.enter(Phase.SETTING_UP)
         robot.stream.boundary(end)
@@ -172,14 +173,14 @@ class Control:
         robot.floor.count({0: False, 1: True}.get(board.last_success))
         self._releases.after(end, episode.judgement.of(end.reason))
         board.episodes_done += 1
-        return not robot.gate.faulted and end.reason not in ("aborted", "fault")
+        return not robot.gate.faulted and end.reason not in (ABORTED, "fault")
 
     def _finish(self, plan: EpisodePlan, end: EpisodeEnd) -> EpisodeEnd:
         label = self.robot.scene.finish(plan, end.reason, end.steps, self.robot.policy_version)
         floor = self.robot.floor
         if floor.label is not None and self.run.config.episode.label != "truth":
             label = floor.label
-        if floor.ends == "rerecord" and end.reason not in ("fault", "aborted"):
+        if floor.ends == "rerecord" and end.reason not in ("fault", ABORTED):
             end = msgspec.structs.replace(end, reason="rerecord")
         known = label if label is not None else (end.reason == "completed" or None)
         self.board.last_success = -1 if known is None else int(known)

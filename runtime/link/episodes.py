@@ -19,6 +19,7 @@ from contracts.errors import EntracteError, WireError
 from contracts.files import atomic
 from contracts.files.episode_log import EpisodeLogReader, EpisodeLogWriter
 from contracts.messages import (
+    ABORTED,
     EpisodeEnd,
     EpisodeStart,
     SessionStart,
@@ -155,7 +156,7 @@ class Recorder:
         """Finish an episode that control left open (it died): what there is is kept. Raises `Stalled`."""
         if self._start is not None:
             why = "control ended before the episode did"
-            self._end(EpisodeEnd(self._start.episode_seq, self._steps, "aborted", None, why))
+            self._end(EpisodeEnd(self._start.episode_seq, self._steps, ABORTED, None, why))
 
     def _begin_session(self, message: SessionStart) -> None:
         if self._session is not None and self._session.session_id != message.session_id:

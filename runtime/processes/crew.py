@@ -28,6 +28,7 @@ from contracts.files import atomic
 from contracts.files.dataset_format import INFO_PATH, DatasetError, require_alike
 from contracts.files.dataset_reader import DatasetReader
 from contracts.files.gathering import gather, recorded, truth_rows
+from contracts.messages import ABORTED
 from runtime.config import RobotConfig
 from runtime.processes import claims
 from runtime.processes.progress import Progress
@@ -282,7 +283,7 @@ class Crew:
         except EntracteError as error:
             if not died:  # else its episodes are run again
                 self._unread = f"what {worker.name} recorded can't be read: {error}"
-        unfinished = ("aborted", "rerecord", *(("fault",) if died else ()))
+        unfinished = (ABORTED, "rerecord", *(("fault",) if died else ()))
         for row in truth_rows(worker.folder / "truth.jsonl"):
             if row["reason"] in unfinished:
                 continue

@@ -25,7 +25,14 @@ from contracts.errors import EntracteError
 from contracts.files.dataset import DatasetWriter
 from contracts.files.dataset_format import INFO_PATH, require_alike
 from contracts.files.log_to_dataset import create_for, features_of, fps_of
-from contracts.messages import EpisodeEnd, EpisodeRerecord, EpisodeStart, SessionStart, Step
+from contracts.messages import (
+    ABORTED,
+    EpisodeEnd,
+    EpisodeRerecord,
+    EpisodeStart,
+    SessionStart,
+    Step,
+)
 from contracts.stop_event import StopEvent
 from runtime.board import Board, RecorderError
 from runtime.recording.episode import Recording, shapes_of
@@ -34,7 +41,7 @@ from runtime.run import Run, run_of_process
 from runtime.system.log import log_without_errors
 
 _PAUSE_S = 0.001
-UNWANTED = ("aborted", "fault", "rerecord")
+UNWANTED = (ABORTED, "fault", "rerecord")
 """Ends of an episode that no data set takes."""
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -85,6 +86,7 @@ class Daemon:
             self._keeper.aside,
         )
         self._work = Work(root, config, self.store, self.metrics, self._desk.published)
+        self._number_on()
         self._disk = DiskBudget(root, config.store, lambda: self.store.log_bytes, self.metrics)
         self._receiver = Receiver(
             root / "store" / "inbox",
@@ -111,6 +113,21 @@ class Daemon:
         )
         self.malformed = self._handed_on = 0
         self._bind()
+
+    def _number_on(self) -> None:
+        """Where the store has lost what updates have used, what comes must not be taken for that."""
+        used = self._work.state.consumed_arrival
+        last = self.store.number_above(used)
+        if last >= used:
+            return
+        self.metrics.add("store_behind", last=last, used=used)
+        with contextlib.suppress(OSError):  # what it is printed to may be gone
+            print(
+                f"robot-trainer: updates have used episodes up to number {used}, but {self.store.root} ends"
+                f" at {last}: it was lost, or put back from a copy. What comes is numbered from {used + 1}",
+                file=sys.stderr,
+                flush=True,
+            )
 
     def _bind(self) -> None:
         listen = self._config.listen

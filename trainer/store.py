@@ -77,6 +77,7 @@ class Store:
         self._lock, self._writing = threading.Lock(), threading.Lock()
         self._entries: dict[EpisodeKey, IndexEntry] = {}
         self._in_order: list[IndexEntry] = []
+        self._used = -1
         self._kept_bytes = sum(_size(path) for path in self._logs.iterdir())
         """Of the logs folder: kept up rather than added up, once there are many. A log that somebody else
         removes counts until the next start."""
@@ -85,6 +86,12 @@ class Store:
         They stay; a robot that was not told that its episode is stored offers it again."""
         self._load_index()
         self._in_dataset: dict[str, set[EpisodeKey]] = {}
+
+    def number_above(self, arrival: int) -> int:
+        """Number what is stored from now on above that one, too, which was used; the number of the last that
+        there is, -1 where there is none."""
+        self._used = arrival
+        return self._in_order[-1].arrival if self._in_order else -1
 
     @property
     def entries(self) -> list[IndexEntry]:
@@ -231,8 +238,8 @@ class Store:
         self, key: EpisodeKey, sha256: str, purpose: str, version: int, problem: str
     ) -> None:
         # Not how many there are: a line that somebody removed leaves a gap, and no number is given twice.
-        arrival = self._in_order[-1].arrival + 1 if self._in_order else 0
-        entry = IndexEntry(arrival, *key, sha256, purpose, version, problem)
+        last = self._in_order[-1].arrival if self._in_order else -1
+        entry = IndexEntry(max(last, self._used) + 1, *key, sha256, purpose, version, problem)
         atomic.append_line(self._index_path, msgspec.json.encode(entry), synced=True)
         with self._lock:
             self._entries[key] = entry

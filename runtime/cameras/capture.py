@@ -129,9 +129,10 @@ class Capture:
             self._check(source.spec())
             return self._stream(source)
         except EntracteError as error:
-            if self._spec is None and isinstance(error, ConfigError):
-                reset = False
-                raise
+            if isinstance(error, ConfigError):
+                reset = False  # cures no such thing, and the device may be somebody else's
+                if self._spec is None:
+                    raise
             return str(error)
         except (
             Exception
@@ -162,6 +163,13 @@ class Capture:
                 expected=_size(section.width, section.height, section.depth),
                 found=_size(*found),
                 remedy="set width, height and depth under cameras: to what it gives",
+            )
+        if self._spec is not None and (others := _differences(self._spec, spec)):
+            raise ConfigError(
+                f"camera '{self._name}' came back as another device",
+                expected=", ".join(f"{name} {before}" for name, before, _ in others),
+                found=", ".join(f"{name} {now}" for name, _, now in others),
+                remedy="plug in the one that the run began with, or start it anew with this one",
             )
         self._candidate = spec
 
@@ -300,6 +308,15 @@ class Capture:
         if now_s - self._armed_s > 1.0:
             self._armed_s = now_s
             faulthandler.dump_traceback_later(HANG_S, exit=True)
+
+
+def _differences(announced: CameraSpec, found: CameraSpec) -> list[tuple[str, object, object]]:
+    """(what, as it was announced, as it is): control and the record go by what was announced."""
+    pairs = [
+        (name, getattr(announced, name), getattr(found, name))
+        for name in CameraSpec.__struct_fields__
+    ]
+    return [(name, before, now) for name, before, now in pairs if before != now]
 
 
 def _equal(one: np.ndarray, other: np.ndarray) -> bool:

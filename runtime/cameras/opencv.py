@@ -38,6 +38,21 @@ _AUTOMATISM = {
 }
 
 
+_DEVICES = Path("/sys/class/video4linux")
+
+
+def usb_of(index_or_path: int | str, devices: Path = _DEVICES) -> tuple[str, str]:
+    """(serial number, socket) of a webcam as the kernel has them, "1-2.4" the fourth socket of a hub in the
+    second; "" for what it does not say. Many webcams of a kind have the same number, or none."""
+    node = f"video{index_or_path}" if isinstance(index_or_path, int) else index_or_path
+    interface = devices / Path("/dev", node).resolve().name / "device"
+    if not interface.exists():
+        return "", ""
+    usb = interface.resolve().parent
+    serial = usb / "serial"
+    return serial.read_text().strip() if serial.exists() else "", usb.name
+
+
 class OpenCVCamera:
     """`runtime.cameras.Source`. Options as in LeRobot: `index_or_path`, `fourcc` ("MJPG" lets most webcams
     reach 30 Hz), `backend` (OpenCV's number, 0: any). `options`: exposure and the like, in the driver's
@@ -83,6 +98,7 @@ class OpenCVCamera:
         except BaseException:
             self._capture.release()
             raise
+        self._usb = usb_of(index_or_path) if is_device else ("", "")
         self._buffers = [np.empty((self._size[1], self._size[0], 3), np.uint8) for _ in range(2)]
         self._count = 0
         self._period_s = 1.0 / self._rate_hz
@@ -125,8 +141,10 @@ class OpenCVCamera:
     def spec(self) -> CameraSpec:
         """Uncalibrated: UVC knows no intrinsics."""
         width, height = self._size
+        serial, socket = self._usb
+        model = f"opencv {self._source}" + (f" at {socket}" if socket else "")
         return CameraSpec(
-            self._name, width, height, self._rate_hz, depth=False, model=f"opencv {self._source}"
+            self._name, width, height, self._rate_hz, depth=False, model=model, serial=serial
         )
 
     def wait(self, timeout_s: float) -> Picture | None:

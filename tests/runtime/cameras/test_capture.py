@@ -15,6 +15,7 @@ from contracts.errors import ConfigError, DeviceError
 from contracts.specs import CameraSpec
 from runtime.cameras import Picture
 from runtime.cameras.capture import Capture
+from runtime.cameras.from_slots import announced
 from runtime.config import CameraSection, load_config
 from runtime.frames import FrameSlots
 from runtime.run import Run, RunPlan
@@ -190,3 +191,70 @@ def test_a_device_that_is_busy_is_tried_again_and_a_start_gives_up_in_the_end(
     with pytest.raises(DeviceError, match=r"did not open: found xioctl.*errno=16 Device or"):
         Capture(run, "front", broken, threading.Event()).forever()
     assert FrameSlots.open(run.frames_path("front")).counters()["errors"] >= 2
+
+
+@pytest.mark.parametrize(
+    ("other", "named"),
+    [
+        ({"serial": "B"}, "expected serial A, found serial B"),
+        ({"serial": "B", "fx": 380.0}, "expected fx 600.0, serial A, found fx 380.0, serial B"),
+        ({"model": "D405"}, "expected model D435, found model D405"),
+        ({"depth_scale_m": 0.0001}, "expected depth_scale_m 0.001, found depth_scale_m 0.0001"),
+    ],
+)
+def test_another_device_in_the_place_of_the_one_that_went_away_is_waited_out(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], other: dict[str, object], named: str
+) -> None:
+    """What was announced is what control, calibration and the record go by."""
+    stop, was_reset = threading.Event(), []
+    own = msgspec.structs.replace(SPEC, model="D435", serial="A", fx=600.0, fy=600.0)
+
+    class Device(Script):
+        def __init__(self, spec: CameraSpec, *numbers: int) -> None:
+            super().__init__([picture(number) for number in numbers], stop)
+            self._spec = spec
+
+        def spec(self) -> CameraSpec:
+            return self._spec
+
+        def wait(self, timeout_s: float) -> Picture | None:
+            if not self._pictures and coming:
+                raise OSError("unplugged")
+            return super().wait(timeout_s)
+
+        def reset(self) -> None:
+            was_reset.append(self._spec.serial)
+
+    another = msgspec.structs.replace(own, **other)
+    coming = [
+        Device(own, 1, 2),
+        *(Device(another, 11, 12) for _ in range(2)),
+        Device(own, 21, 22, 23),
+    ]
+    run = a_run(tmp_path)
+    process = Capture(run, "front", lambda: coming.pop(0), stop)
+    process.forever()
+    slots, found = FrameSlots.open(run.frames_path("front")), announced(run.camera_path("front"))
+    assert slots.pictures == 5, "of its own two and three"
+    assert found == own
+    assert named in capfd.readouterr().err
+    assert not was_reset, "the other one may be somebody else's"
+
+
+def test_a_process_that_is_started_again_takes_no_other_device_either(tmp_path: Path) -> None:
+    capture(tmp_path, picture(1))
+    stop, opened = threading.Event(), [0]
+
+    class Other(Script):
+        def spec(self) -> CameraSpec:
+            return msgspec.structs.replace(SPEC, serial="B")
+
+    def other() -> Other:
+        opened[0] += 1
+        if opened[0] == 2:
+            stop.set()
+        return Other([picture(2)], stop)
+
+    run = a_run(tmp_path)
+    Capture(run, "front", other, stop).forever()
+    assert FrameSlots.open(run.frames_path("front")).pictures == 1

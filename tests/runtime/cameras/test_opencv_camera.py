@@ -11,7 +11,7 @@ import pytest
 
 from contracts.errors import ConfigError, DeviceError
 from runtime.cameras.examine import examine, webcam_lines
-from runtime.cameras.opencv import OpenCVCamera
+from runtime.cameras.opencv import OpenCVCamera, usb_of
 from runtime.config import CameraSection, load_config
 from runtime.run import Run, RunPlan
 
@@ -71,3 +71,15 @@ def test_the_doctor_lists_webcams_by_name_and_says_which_may_not_be_opened(tmp_p
     section = a_run(tmp_path, options={"index_or_path": 93}).config.cameras["front"]
     absent, *_ = examine("front", section)
     assert absent.status == "fail" and "no /dev/video93" in absent.found
+
+
+def test_a_webcam_is_known_by_its_number_and_its_socket(tmp_path: Path) -> None:
+    """Under an index another one may answer after a while; the tree is the kernel's."""
+    usb = tmp_path / "usb1" / "1-2" / "1-2.4"
+    (usb / "1-2.4:1.0").mkdir(parents=True)
+    (tmp_path / "video0").mkdir()
+    (tmp_path / "video0" / "device").symlink_to(usb / "1-2.4:1.0")
+    assert usb_of(0, tmp_path) == ("", "1-2.4"), "a cheap one has no number"
+    (usb / "serial").write_text("SN0001\n")
+    assert usb_of(0, tmp_path) == usb_of("/dev/video0", tmp_path) == ("SN0001", "1-2.4")
+    assert usb_of(1, tmp_path) == ("", "")

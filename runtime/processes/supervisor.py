@@ -169,7 +169,8 @@ class Supervisor:
 
     def stop(self) -> None:
         """Ask control to hold and leave."""
-        self.board.stop_requested = 1
+        if self._what != "closed":  # Ctrl-C may come until the handlers are put back
+            self.board.stop_requested = 1
 
     def close(self) -> None:
         """Stop what still runs, in order, and remove the shared memory. Safe to call twice."""
@@ -195,12 +196,12 @@ class Supervisor:
         if not self.board.blackbox_dumps and self._ended_badly():
             dump(self.run, self.board, "supervisor")
         self._write_report()
+        self._what = "closed"
         self.board.close()
         if self._ring is not None:
             self._ring.close()
         shutil.rmtree(self.run.shm_dir, ignore_errors=True)
         put_back(self._handlers)
-        self._what = "closed"
 
     def seen_out(self, outcome: Outcome) -> Outcome:
         """`outcome` once all processes have ended (after `close`), with those that died when there was only

@@ -33,6 +33,7 @@ from runtime.processes import supervisor
 from runtime.processes.supervisor import EXIT_PROCESS_DIED, Supervisor, make_run
 from runtime.run import RunPlan
 from runtime.standstill import Finding, Standstill
+from runtime.system.interrupts import when_asked_to_end
 
 JOINTS = SO101_ACTION.names
 ROOT = Path(supervisor.__file__).resolve().parents[2]
@@ -55,6 +56,24 @@ def gate(board: Board) -> Gate:
     gate.prepare(arm.read())
     gate.take_arm()
     return gate
+
+
+def test_ctrl_c_while_the_memory_is_put_away_is_no_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is the supervisor's until everything is undone."""
+    robot = Supervisor(make_run(config(), RunPlan(), tmp_path))
+    close, before = Board.close, signal.getsignal(signal.SIGINT)
+
+    def interrupted(board: Board) -> None:
+        close(board)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(Board, "close", interrupted)
+    robot._handlers = when_asked_to_end(robot._interrupt)
+    robot.close()
+    assert robot.interrupted and not Path(robot.run.shm_dir).exists()
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 # -- the gate and what is read back

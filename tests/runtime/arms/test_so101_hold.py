@@ -105,8 +105,9 @@ LIFTED = MIDDLE + np.array([0.0, 90.0, 0.0, 0.0, 0.0, 0.0])
 
 def on_its_way(bus: ServoBus, arm: So101) -> int:
     """The second servo moves, has been read moving, and then nothing more is heard for 35 degrees."""
+    bus.servo(2).set(sts.GOAL_VELOCITY, 600)  # it is still under way when a busy machine looks
     arm.write(LIFTED)
-    until(lambda: read(arm).velocities[1] > 60.0)
+    until(lambda: read(arm).velocities[1] > 30.0)
     return round(bus.servo(2).position)
 
 
@@ -145,8 +146,7 @@ def test_a_servo_that_is_not_heard_keeps_its_last_goal(bus: ServoBus, arm: So101
     bus._reply = honest  # type: ignore[method-assign]
     arm.hold()  # heard again, it is stopped and read back
     goal = bus.servo(2).get(sts.GOAL_POSITION)
-    bus.advance()
-    assert abs(goal - bus.servo(2).position) < 200 and goal <= asked
+    assert since + 400 <= goal <= asked
 
 
 def test_what_was_heard_in_a_round_that_failed_is_not_forgotten(bus: ServoBus, arm: So101) -> None:

@@ -7,6 +7,7 @@ import math
 import os
 import threading
 import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +23,11 @@ class Metrics:
         self._path = path
         self._lock = threading.Lock()
         self.lost = 0
-        if path.exists():
-            data = path.read_bytes()
-            if not data.endswith(b"\n") and data:
-                # Cut off by a kill in the middle of a write: close that line, readers skip it.
-                with path.open("ab") as file:
+        if path.exists() and path.stat().st_size:
+            with path.open("r+b") as file:
+                file.seek(-1, os.SEEK_END)
+                if file.read(1) != b"\n":
+                    # Cut off by a kill in the middle of a write: close that line, readers skip it.
                     file.write(b"\n")
 
     def add(self, kind: str, **fields: Any) -> bool:
@@ -49,22 +50,33 @@ class Metrics:
         """Add an iteration's record unless the file has it (a kill came between state and metrics)."""
         if not record:
             return
-        written = read_metrics(self._path) if self._path.exists() else []
-        if not any(r["kind"] == "iteration" and r["iteration"] == iteration for r in written):
+        written = records_of(self._path, "iteration") if self._path.exists() else iter(())
+        if not any(r["iteration"] == iteration for r in written):
             self.add("iteration", **record)
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """All whole records of a metrics file."""
-    records = []
-    for line in path.read_bytes().splitlines():
+    with path.open("rb") as file:
+        return list(_records(file))
+
+
+def records_of(path: Path, kind: str) -> Iterator[dict[str, Any]]:
+    """The whole records of one kind, one after the other: of a year's file, no more is held in memory."""
+    named = json.dumps(kind).encode()
+    with path.open("rb") as file:
+        found = _records(line for line in file if named in line)
+        yield from (record for record in found if record["kind"] == kind)
+
+
+def _records(lines: Iterable[bytes]) -> Iterator[dict[str, Any]]:
+    for line in lines:
         try:
             record = json.loads(line)
         except (ValueError, RecursionError):
             continue
         if isinstance(record, dict) and isinstance(record.get("kind"), str):
-            records.append(record)
-    return records
+            yield record
 
 
 def _plain(value: Any) -> Any:

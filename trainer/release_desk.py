@@ -32,7 +32,7 @@ from contracts.messages import (
 from contracts.sockets import Limits
 from contracts.sockets.admission import Allowance
 from trainer.keeper import caught
-from trainer.metrics import Metrics, read_metrics
+from trainer.metrics import Metrics, records_of
 from trainer.publisher import Publisher
 from trainer.work import Work
 
@@ -240,7 +240,7 @@ def _remember(known: OrderedDict, key: object, value: object) -> None:  # type: 
 def _known_reports(metrics: Path) -> OrderedDict[Report, None]:
     """(robot_id, report_id) of the outcomes recorded before."""
     known: OrderedDict[Report, None] = OrderedDict()
-    for record in read_metrics(metrics) if metrics.exists() else []:
-        if record["kind"] == "release" and record.get("report_id"):
+    for record in records_of(metrics, "release") if metrics.exists() else ():
+        if record.get("report_id"):
             _remember(known, (record["robot_id"], record["report_id"]), None)
     return known

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -77,6 +78,30 @@ def test_outcomes_are_synced_beside_the_thread_that_hears_them_and_then_acknowle
     bench.open()
     bench.desk.on_outcome(b"p", outcome(3))
     assert bench.told[-1] == (b"p", "s1.3") and len(bench.written) == 4
+
+
+def test_a_start_holds_of_what_was_written_before_no_more_than_it_needs(tmp_path: Path) -> None:
+    """After months the file is large; it was held whole, and as records, at every start."""
+    bench = Desk(tmp_path)
+    bench.metrics.add("iteration", iteration=3)
+    bench.desk.on_outcome(b"p", outcome(1))
+    with bench.path.open("ab") as file:
+        for _ in range(4000):
+            file.write(b'{"kind": "episode", "unix_s": 1.0, "failure": "%s"}\n' % (b"x" * 1000))
+        file.write(b'{"kind": "iterat')
+    tracemalloc.start()
+    try:
+        bench.open()
+        bench.metrics.add_missing_iteration(3, {"iteration": 3})
+        most = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert most < 400_000 < bench.path.stat().st_size / 10
+    bench.metrics.add_missing_iteration(4, {"iteration": 4})
+    bench.desk.on_outcome(b"p", outcome(1))
+    assert bench.told == [(b"p", "s1.1")] and bench.written == ["s1.1"]
+    rows = [row["iteration"] for row in read_metrics(bench.path) if row["kind"] == "iteration"]
+    assert rows == [3, 4], "what was cut off is passed over, and what follows it is not"
 
 
 def test_an_outcome_that_the_disk_did_not_take_is_written_anew(tmp_path: Path, monkeypatch) -> None:

@@ -129,6 +129,7 @@ def command(
         rejected=dict(capture.rejections),
         missing=tuple(missing),
         coverage={name: one.covered for name, one in state.cameras.items()},
+        doubts=tuple(one.lens_doubt for one in capture.cameras.values() if one.lens_doubt),
     )
     if json:
         typer.echo(msgspec.json.encode(left).decode())
@@ -166,6 +167,8 @@ def _again(source: Path, output: Path, lens: bool, voice: Voice) -> Capture:
     capture = Capture(
         output, taken.cameras, taken.arm, lens, joints=taken.joints, chain=taken.chain
     )
+    for line in taken.doubts:
+        voice.say(line)
     for line in again(source, taken, capture):
         voice.say(f"  not taken: {line}")
     return capture
@@ -186,7 +189,7 @@ def _live(
     path = wanted.chain or configured(config, set_)
     record = None if config is None else Record(config)
     known = None if record is None else record.now
-    attached = {} if record is None else factory.attached(record.cameras)
+    attached = None if record is None else factory.attached(record.cameras)
     with _page(wanted, output, voice), Session.of(config, set_) as session:
         specs = devices.chosen(session.cameras, wanted.cameras)
         chain = Chain(joints=()) if wanted.lens else chain_of(session.action, path)

@@ -101,7 +101,7 @@ def _live(
     from runtime.arms.session import Session
 
     board = devices.read_board(board_file)
-    attached = {} if config is None else factory.attached(Record(config).cameras)
+    attached = None if config is None else factory.attached(Record(config).cameras)
     with Session.of(config, set_) as session:
         specs = devices.chosen(session.cameras, [name])
         if not specs[name].depth:

@@ -70,6 +70,7 @@ def command(
         if chain is None:
             noted_joints.require_chain(taken, chains.configured(config) or chains.SO101)
         taken = measured.with_lenses(taken, record.now)
+    _tell(taken.doubts)
     setup = shots.to_setup(capture, taken)
     if joint_zeros is not None:
         setup = replace(setup, arm=noted_joints.unknown_zeros(taken, joint_zeros))
@@ -91,6 +92,11 @@ def command(
             keys["calibration.chain"] = str(chain)
         put = record.put(lambda now: measured.hand_eye(now, taken, result), keys)
         typer.echo(record.said(put), err=json)
+
+
+def _tell(doubts: list[str]) -> None:
+    for line in doubts:
+        typer.echo(line, err=True)
 
 
 def _require_zeros_apart(

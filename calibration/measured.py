@@ -28,8 +28,9 @@ def with_lenses(taken: Shots, calibration: Calibration) -> Shots:
 
 
 def seen_through(camera: ShotCamera, lens: Intrinsics) -> ShotCamera:
-    """The camera with this lens."""
-    return msgspec.structs.replace(camera, lens=msgspec.convert(lens, Lens, from_attributes=True))
+    """The camera with this lens, which was measured."""
+    known = msgspec.convert(lens, Lens, from_attributes=True)
+    return msgspec.structs.replace(camera, lens=known, lens_doubt="")
 
 
 def intrinsics(

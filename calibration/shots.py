@@ -51,11 +51,13 @@ class ShotsError(EntracteError):
 
 
 class ShotCamera(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """`serial`, `firmware`: of the device, "" where unknown. `depth_scale_m`: metres per count of depth."""
+    """`lens_doubt`: a sentence where `lens` is none that anybody measured of this camera, "" else. `serial`,
+    `firmware`: of the device, "" where unknown. `depth_scale_m`: metres per count of depth."""
 
     mount: Mount
     lens: Lens
     board: Board
+    lens_doubt: str = ""
     serial: str = ""
     firmware: str = ""
     depth_scale_m: float = 0.001
@@ -79,6 +81,11 @@ class Shots(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     arm: str = ""
     joints: tuple[str, ...] = ()
     chain: Chain | None = None
+
+    @property
+    def doubts(self) -> list[str]:
+        """What is to be said of the lenses that it is seen through."""
+        return [camera.lens_doubt for camera in self.cameras.values() if camera.lens_doubt]
 
 
 def read(folder: Path) -> Shots:

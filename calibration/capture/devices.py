@@ -9,7 +9,7 @@ import msgspec
 
 from calibration import measured, shots
 from calibration.boards import Board
-from calibration.capture.factory import Device
+from calibration.capture.factory import Attached
 from calibration.lenses import Lens
 from calibration.shots import ShotCamera, Shots
 from contracts.calibration import Calibration, Mount
@@ -46,46 +46,59 @@ def shot_cameras(
     mount: Mount,
     board: Board,
     calibration: Calibration | None,
-    attached: Mapping[str, Device] | None = None,
+    attached: Attached | None = None,
 ) -> tuple[dict[str, ShotCamera], list[str]]:
     """With the lenses that were calibrated of them, else the devices' own; and what is to be said of them.
-    `attached`: what devices say beyond their specs, by serial number."""
-    cameras, said = {}, []
+    `attached`: what devices say beyond their specs; None: nobody asked them."""
+    asked = attached or Attached()
+    cameras = {}
     for name, spec in specs.items():
-        if not spec.fx:
-            said.append(
-                f"camera '{name}' knows no intrinsics: a focal length of its width is assumed. Capture with "
-                "--lens and run robot-calibrate intrinsics first"
-            )
-        device = (attached or {}).get(spec.serial)
-        lens = Lens(
-            width=spec.width,
-            height=spec.height,
-            fx=spec.fx or float(spec.width),
-            fy=spec.fy or float(spec.width),
-            cx=spec.cx if spec.fx else (spec.width - 1) / 2,
-            cy=spec.cy if spec.fx else (spec.height - 1) / 2,
-        )
-        own = None if device is None else device.lenses.get((spec.width, spec.height))
-        if own is not None and _same_pinhole(own, lens):
-            lens = own
-        elif own is not None and any(own.distortion):
-            said.append(
-                f"camera '{name}' is turned (rotation): its factory's distortion is left out. Calibrate its "
-                "lens: --lens, then robot-calibrate intrinsics"
-            )
+        lens, doubt = _lens(name, spec, asked)
         cameras[name] = ShotCamera(
             mount=mount,
             lens=lens,
+            lens_doubt=doubt,
             board=board,
             serial=spec.serial,
-            firmware="" if device is None else device.firmware,
+            firmware=asked.firmware(spec),
             depth_scale_m=spec.depth_scale_m,
         )
+    found = Shots(version=shots.VERSION, cameras=cameras, shots=())
     if calibration is not None:
-        bare = Shots(version=shots.VERSION, cameras=cameras, shots=())
-        cameras = measured.with_lenses(bare, calibration).cameras
-    return cameras, said
+        found = measured.with_lenses(found, calibration)
+    return found.cameras, found.doubts
+
+
+def _lens(name: str, spec: CameraSpec, attached: Attached) -> tuple[Lens, str]:
+    """Of a camera that nobody calibrated, and what is wrong with it, if anything."""
+    pinhole = Lens(
+        width=spec.width,
+        height=spec.height,
+        fx=spec.fx or float(spec.width),
+        fy=spec.fy or float(spec.width),
+        cx=spec.cx if spec.fx else (spec.width - 1) / 2,
+        cy=spec.cy if spec.fx else (spec.height - 1) / 2,
+    )
+    if not spec.fx:
+        return pinhole, (
+            f"camera '{name}' knows no intrinsics: a focal length of its width is assumed. Capture with "
+            "--lens and run robot-calibrate intrinsics first"
+        )
+    own = attached.lens(spec)
+    if isinstance(own, Lens):
+        if _same_pinhole(own, pinhole):
+            return own, ""
+        if not any(own.distortion):
+            return pinhole, ""
+        why = f"camera '{name}' is turned (rotation): its factory's distortion is left out"
+    elif own:
+        why = (
+            f"the factory's lens of camera '{name}' can't be read ({own}): it is taken for a pinhole without "
+            "distortion"
+        )
+    else:
+        return pinhole, ""
+    return pinhole, f"{why}. Calibrate its lens: --lens, then robot-calibrate intrinsics"
 
 
 def _same_pinhole(one: Lens, other: Lens) -> bool:

@@ -152,13 +152,15 @@ class Capture:
 
 class Left(msgspec.Struct, frozen=True, kw_only=True):
     """What a capture came to, for `--json`. `rejected`: how often, by reason; `missing`: what a calibration
-    of these would warn of; `coverage`: by camera, the share of its picture's cells with corners."""
+    of these would warn of; `coverage`: by camera, the share of its picture's cells with corners; `doubts`: of
+    lenses that nobody measured (`calibration.shots.ShotCamera`)."""
 
     folder: str
     stands: int
     rejected: dict[str, int]
     missing: tuple[str, ...]
     coverage: dict[str, float]
+    doubts: tuple[str, ...] = ()
 
 
 def again(source: Path, taken: Shots, capture: Capture) -> list[str]:

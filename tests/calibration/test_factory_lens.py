@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 
+import cv2
 import msgspec
 import numpy as np
 import pyrealsense2 as rs
 import pytest
+from typer.testing import CliRunner
 
-from calibration import drift, measured
+from calibration import drift, measured, shots
+from calibration.app import app
 from calibration.boards import Board
 from calibration.capture import devices, factory
+from calibration.capture.taking import Capture, Left, Picture
 from calibration.lenses import Lens
 from contracts.calibration import VERSION, Calibration, CameraCalibration, HandEye
 from contracts.specs import CameraSpec
@@ -45,7 +50,7 @@ LARGE = spec(1280, 720, fx=640.5, fy=639.5, cx=642.0, cy=361.0)
 
 def test_firmware_and_distortion_come_from_the_device(soft: SoftD435) -> None:
     found = factory.attached(SECTIONS, lambda: [soft.device])
-    assert list(found) == [SERIAL]
+    assert list(found.devices) == [SERIAL] and found.cameras == {"wrist"}
     cameras, said = devices.shot_cameras({"wrist": LARGE}, "hand", Board(), None, found)
     wrist = cameras["wrist"]
     assert not said and wrist.firmware == "5.13.0.50" and wrist.serial == SERIAL
@@ -76,14 +81,74 @@ def test_a_camera_that_is_turned_is_told_that_its_distortion_is_left_out(soft: S
     assert len(said) == 1 and "its factory's distortion is left out" in said[0]
 
 
-def test_nobody_is_asked_where_there_is_no_realsense_and_silence_is_no_error() -> None:
+def test_a_lens_that_lies_on_its_side_is_turned_and_not_unread(soft: SoftD435) -> None:
+    found = factory.attached(SECTIONS, lambda: [soft.device])
+    side = spec(720, 1280, fx=639.5, fy=640.5, cx=719 - 361.0, cy=642.0)
+    cameras, said = devices.shot_cameras({"wrist": side}, "hand", Board(), None, found)
+    assert cameras["wrist"].lens.model == "none"
+    assert len(said) == 1 and "its factory's distortion is left out" in said[0]
+
+
+def test_nobody_is_asked_where_there_is_no_realsense_and_silence_is_no_error_but_said() -> None:
     def broken() -> list[object]:
         raise RuntimeError("failed to set power state")
 
-    assert factory.attached({"front": {"kind": "sim"}}, broken) == {}
-    assert factory.attached(SECTIONS, broken) == {}
-    cameras, _ = devices.shot_cameras({"wrist": LARGE}, "hand", Board(), None, {})
-    assert cameras["wrist"].firmware == "" and cameras["wrist"].lens.model == "none"
+    assert factory.attached({"front": {"kind": "sim"}}, broken) == factory.Attached()
+    silent, gone = factory.attached(SECTIONS, broken), factory.attached(SECTIONS, list)
+    front = msgspec.structs.replace(LARGE, name="front")
+    specs = {"wrist": LARGE, "front": front}
+    for found, why in (
+        (silent, "failed to set power state"),
+        (gone, f"no device {SERIAL} answers"),
+    ):
+        cameras, said = devices.shot_cameras(specs, "hand", Board(), None, found)
+        assert cameras["wrist"].firmware == "" and cameras["wrist"].lens.model == "none"
+        assert said == [
+            f"the factory's lens of camera 'wrist' can't be read ({why}): it is taken for a pinhole without "
+            "distortion. Calibrate its lens: --lens, then robot-calibrate intrinsics"
+        ]
+        assert (cameras["wrist"].lens_doubt, cameras["front"].lens_doubt) == (said[0], "")
+
+
+def test_a_lens_that_nobody_here_can_follow_is_said_and_stays_in_the_capture(
+    soft: SoftD435, tmp_path: Path
+) -> None:
+    k = rs.intrinsics()
+    k.width, k.height, k.fx, k.fy, k.ppx, k.ppy = 848, 480, 420.5, 419.5, 424.0, 241.0
+    k.model, k.coeffs = rs.distortion.modified_brown_conrady, list(BENT)
+    stream = rs.video_stream()
+    stream.type, stream.fmt, stream.index, stream.uid = rs.stream.color, rs.format.rgb8, 0, 10
+    stream.width, stream.height, stream.fps, stream.bpp = 848, 480, 30, 3
+    stream.intrinsics = k
+    soft.colour.add_video_stream(stream)
+    found = factory.attached(SECTIONS, lambda: [soft.device])
+    wide = spec(848, 480, fx=420.5, fy=419.5, cx=424.0, cy=241.0)
+    cameras, (said,) = devices.shot_cameras({"wrist": wide}, "hand", Board(), None, found)
+    assert "(its distortion is of the model modified_brown_conrady)" in said
+    assert cameras["wrist"].firmware == "5.13.0.50" and cameras["wrist"].lens.model == "none"
+    _, none = devices.shot_cameras({"wrist": LARGE}, "hand", Board(), None, found)
+    assert none == [], "that of another size is known"
+
+    capture = Capture(tmp_path / "capture", cameras)
+    pixels = Picture(cv2.imencode(".png", np.zeros((480, 848), np.uint8))[1].tobytes())
+    capture.take(np.eye(4), {}, {"wrist": pixels})
+    assert shots.read(tmp_path / "capture").cameras["wrist"].lens_doubt == said
+    again = ["capture", "--again", str(tmp_path / "capture"), "--output", str(tmp_path / "again")]
+    assert said in CliRunner().invoke(app, again).stderr
+    left = msgspec.json.decode(CliRunner().invoke(app, [*again, "--json"]).stdout, type=Left)
+    assert left.doubts == (said,)
+
+    # Until it is calibrated.
+    lens = Lens(width=848, height=480, fx=420.5, fy=419.5, cx=424.0, cy=241.0)
+    known = Calibration(
+        version=VERSION,
+        robot_id="bench-0",
+        arm="sim",
+        date="",
+        cameras={"wrist": CameraCalibration(serial=SERIAL, lens=lens, lens_px=0.4)},
+    )
+    cameras, none = devices.shot_cameras({"wrist": wide}, "hand", Board(), known, found)
+    assert none == [] and cameras["wrist"].lens_doubt == ""
 
 
 def test_drift_looks_through_the_lens_that_the_place_was_found_by() -> None:

@@ -21,8 +21,8 @@ from contracts import wire
 from contracts.errors import EntracteError
 from contracts.files import atomic
 from contracts.files.packages import load_package
+from contracts.files.stop_event import StopEvent
 from contracts.messages import ReleaseOutcome
-from contracts.stop_event import StopEvent
 from runtime.board import LinkState
 from runtime.config import LinkSection
 from runtime.engines import EngineOptions

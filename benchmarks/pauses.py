@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 
-from contracts.stop_event import StopEvent
+from contracts.files.stop_event import StopEvent
 from runtime.system.priority import Rank, run_first
 
 PERIOD_S = 0.005

@@ -17,7 +17,7 @@ import threading
 import time
 
 from contracts.errors import DeviceError, EntracteError
-from contracts.stop_event import StopEvent
+from contracts.files.stop_event import StopEvent
 from runtime.arms import ArmState, open_arm
 from runtime.blackbox.dump import dump
 from runtime.board import Board, LoopState, Owner, StopCheck, TripReason

@@ -20,6 +20,7 @@ from contracts import __version__, live_video, wire
 from contracts.errors import EntracteError, VersionMismatch, WireError
 from contracts.files import atomic
 from contracts.files.lock import FolderLock
+from contracts.files.stop_event import StopEvent
 from contracts.key_rotation import NEXT_KEY
 from contracts.messages import (
     EpisodeChunk,
@@ -38,7 +39,6 @@ from contracts.messages import (
     Welcome,
 )
 from contracts.sockets import Visitor, bind_anew, open_socket
-from contracts.stop_event import StopEvent
 from contracts.wire import Packet
 from trainer.ages import Ages
 from trainer.bell import Bell

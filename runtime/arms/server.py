@@ -23,8 +23,8 @@ import numpy as np
 
 from contracts.errors import DeviceError, EntracteError, SpecMismatch
 from contracts.files.packages import read_manifest
+from contracts.files.stop_event import StopEvent
 from contracts.specs import ActionSpec, action_differences, remedy_for
-from contracts.stop_event import StopEvent
 from runtime.arms import ArmState, Driver, Glitch, degrees_of, make_driver
 from runtime.arms import protocol as p
 from runtime.arms.answering import Answering, Caller

@@ -18,7 +18,7 @@ import time
 import numpy as np
 
 from contracts.errors import EntracteError
-from contracts.stop_event import StopEvent
+from contracts.files.stop_event import StopEvent
 from runtime.bench import WorldConfig
 from runtime.bench.backend import load_mujoco
 from runtime.bench.render import Renderer, intrinsics

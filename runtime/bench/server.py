@@ -19,7 +19,7 @@ import msgspec
 import numpy as np
 
 from contracts.errors import EntracteError
-from contracts.stop_event import StopEvent
+from contracts.files.stop_event import StopEvent
 from runtime.bench import CAMERAS, TASKS, World, WorldConfig, make_expert, styles_for
 from runtime.bench import protocol as p
 from runtime.bench.experts import EXPERT, Expert

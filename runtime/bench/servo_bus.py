@@ -22,7 +22,7 @@ from pathlib import Path
 
 from contracts.errors import ConfigError
 from contracts.files import outputs
-from contracts.stop_event import StopEvent
+from contracts.files.stop_event import StopEvent
 from runtime.arms import sts
 from runtime.arms.so101_calibration import (
     JOINTS,

@@ -22,8 +22,8 @@ import msgspec
 import numpy as np
 
 from contracts.errors import ConfigError, DeviceError, EntracteError
+from contracts.files.stop_event import StopEvent
 from contracts.specs import CameraSpec
-from contracts.stop_event import StopEvent
 from runtime.cameras import Picture, Source, load, make_one
 from runtime.cameras.device_clock import DeviceClock
 from runtime.cameras.from_slots import announce, announced

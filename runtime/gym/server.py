@@ -15,7 +15,7 @@ import sys
 import numpy as np
 
 from contracts.errors import ConfigError, EntracteError
-from contracts.stop_event import StopEvent
+from contracts.files.stop_event import StopEvent
 from runtime.bench import protocol as p
 from runtime.bench.serving import Shutters, Simulation, serve
 from runtime.bench.verdict import Verdict

@@ -25,6 +25,7 @@ from contracts.errors import EntracteError
 from contracts.files.dataset import DatasetWriter
 from contracts.files.dataset_format import INFO_PATH, require_alike
 from contracts.files.log_to_dataset import create_for, features_of, fps_of
+from contracts.files.stop_event import StopEvent
 from contracts.messages import (
     ABORTED,
     EpisodeEnd,
@@ -33,7 +34,6 @@ from contracts.messages import (
     SessionStart,
     Step,
 )
-from contracts.stop_event import StopEvent
 from runtime.board import Board, RecorderError
 from runtime.recording.episode import Recording, shapes_of
 from runtime.ring import Ring

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable
 
 from contracts.errors import EntracteError
-from contracts.stop_event import StopEvent
+from contracts.files.stop_event import StopEvent
 from runtime.board import Board
 from runtime.run import Run, run_of_process
 from runtime.system.log import log_without_errors

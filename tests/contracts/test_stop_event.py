@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from contracts.stop_event import StopEvent
+from contracts.files.stop_event import StopEvent
 
 ROOT = Path(__file__).parents[2]
 STORM = """
 import random, signal, sys, threading, time
-from contracts.stop_event import StopEvent
+from contracts.files.stop_event import StopEvent
 made, seconds = {"plain": threading.Event, "ours": StopEvent}[sys.argv[1]], float(sys.argv[2])
 begin_s = time.monotonic()
 while time.monotonic() - begin_s < seconds:

@@ -1,4 +1,4 @@
-"""An event that a signal handler may set.
+"""An event that a signal handler may set: an `eventfd`, hence behind the door to disk.
 
 `threading.Event` is not one: its lock isn't re-entrant, and a handler runs in the main thread between two of
 its instructions. Where the main thread was inside `wait` or `set` then, the handler waits for a lock that

@@ -80,8 +80,15 @@ ALL = (
 def run_selftest(config: RobotConfig, *, trip_watchdog: bool = False) -> list[Line]:
     """Gate first (pure), then a hung and a killed loop; with `trip_watchdog` every stop there is. Raises
     `EntracteError` if nothing starts."""
-    if not config.bench.enabled or config.bench.gymnasium is not None:
-        raise ConfigError("selftest moves the arm", remedy="run it with hw_configs/sim.yaml")
+    if (
+        not config.bench.enabled or config.arm.kind != "sim"
+    ):  # a real port may be set on top of the bench
+        raise ConfigError(
+            "selftest moves the arm",
+            expected="the simulated bench and its own arm (arm.kind sim)",
+            found=f"arm.kind {config.arm.kind}, bench {'on' if config.bench.enabled else 'off'}",
+            remedy="run it with hw_configs/sim.yaml",
+        )
     realtime = msgspec.structs.replace(
         config,
         pace="realtime",

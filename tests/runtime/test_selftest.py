@@ -19,9 +19,9 @@ def test_every_stop_is_tripped_and_measured() -> None:
         assert all(word in line.found for word in words)
 
 
-def test_it_never_moves_a_real_arm() -> None:
+@pytest.mark.parametrize("given", [("bench.enabled=false",), ("arm.kind=so101",)])
+def test_it_never_moves_a_real_arm(given: tuple[str, ...]) -> None:
+    """Neither without the bench nor with a port of its own on top of the bench."""
+    quick = ("loop.watchdog_timeout_s=0.07", "loop.lease_s=0.07", "loop.pause_allowance_s=0.015")
     with pytest.raises(ConfigError, match="moves the arm"):
-        quick = ("loop.watchdog_timeout_s=0.07", "loop.lease_s=0.07")
-        run_selftest(
-            config("bench.enabled=false", "pace=realtime", "episode.instruction=wave", *quick)
-        )
+        run_selftest(config("pace=realtime", "episode.instruction=wave", *given, *quick))

@@ -20,6 +20,8 @@ from runtime.system import shared
 
 _MAGIC = 0x454E_5452_4652_4D32  # "ENTRFRM2"
 _SLOTS = 4
+REACH = _SLOTS - 2
+"""How many pictures before the newest `nearest` looks at: the oldest slot is the one that is written next."""
 _HEADER = 256
 _SLOT_HEADER = 64
 _RETRIES = 50
@@ -155,8 +157,7 @@ class FrameSlots:
         """A copy of that picture among the last ones which was captured nearest to `at_s` (of two as near the
         newer); None before the first."""
         newest = int(self._words[4])
-        # The slot after the newest is the one that is written next.
-        kept = range(newest, max(0, newest - _SLOTS + 1), -1)
+        kept = range(newest, max(0, newest - REACH - 1), -1)
         off_s = [(abs(float(self._slots[n % _SLOTS][1][0]) - at_s), n) for n in kept]
         for _, number in sorted(off_s, key=lambda one: one[0]):
             if self._last is not None and self._last.number == number:

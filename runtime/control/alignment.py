@@ -12,7 +12,8 @@ from collections.abc import Mapping
 import numpy as np
 
 from runtime.cameras import Camera
-from runtime.frames import Frame
+from runtime.config import CameraSection
+from runtime.frames import REACH, Frame
 
 READINGS = 64
 """At 100 Hz two thirds of a second: several times what a camera is late."""
@@ -67,3 +68,30 @@ def match(
         chosen = frame if frame.captured_s == moment_s else cameras[name].nearest(now_s, moment_s)
         frames[name] = frame if chosen is None else chosen
     return frames, moment_s
+
+
+def slack(cameras: Mapping[str, Camera], sections: Mapping[str, CameraSection]) -> dict[str, float]:
+    """Seconds by camera: how much later than the moment a picture may be and still be taken for one of it. A
+    period of its own, and what the newest pictures of the others lie further back than its slots reach even
+    where all are well, being slower or later on their way."""
+    periods_s = {name: 1.0 / camera.spec().rate_hz for name, camera in cameras.items()}
+    back_s = {name: sections[name].latency_s + period_s for name, period_s in periods_s.items()}
+    oldest_s = max(back_s.values(), default=0.0)
+    return {
+        name: period_s + max(0.0, oldest_s - sections[name].latency_s - REACH * period_s)
+        for name, period_s in periods_s.items()
+    }
+
+
+def together(
+    newest: Mapping[str, Frame],
+    chosen: Mapping[str, Frame],
+    moment_s: float,
+    slack_s: Mapping[str, float],
+) -> bool:
+    """Whether what `match` chose is of the moment. Where one camera stalls, the others' slots soon reach no
+    further back than to what came long after its last picture."""
+    return not any(
+        newest[name].number - frame.number >= REACH and frame.captured_s - moment_s > slack_s[name]
+        for name, frame in chosen.items()
+    )

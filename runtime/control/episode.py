@@ -176,12 +176,11 @@ class Episode:
             return Choice(move.targets)
         self._take_chunk()
         policy = robot.policy
-        complete = len(seen.frames) == len(robot.senses.cameras)
-        if complete:
+        if seen.complete:
             # Periods, not ticks: what a camera or the loop missed is time all the same.
             self._history.add(robot.pace.tick + robot.pace.missed, seen)
         if policy and self._scheduler.is_due(step) and not robot.policy_lane.busy:
-            if complete:
+            if seen.complete:
                 number = self._scheduler.asked(step)
                 self._started_s = robot.clock.now_s()
                 self._lag = (seen.at_s - seen.true_s + self._action_latency_s) * self._rate_hz

@@ -12,7 +12,7 @@ from contracts.specs import ActionSpec, ObservationSpec
 from runtime.arms import Arm, ArmState
 from runtime.cameras import Camera
 from runtime.config import RobotConfig
-from runtime.control.alignment import JointHistory, match
+from runtime.control.alignment import JointHistory, match, slack, together
 from runtime.frames import Frame
 
 
@@ -20,7 +20,8 @@ from runtime.frames import Frame
 class Observation:
     """`frames` by camera, `joints` as read; ages in seconds at `at_s` (inf: no picture yet). `true_s`: the
     moment that it is of, with the joints as they stood then in `posture`; `at_s` and `joints` where no
-    latency is configured."""
+    latency is configured. `complete`: a picture of every camera, and all of that moment; else nothing is
+    inferred from it."""
 
     frames: Mapping[str, Frame]
     joints: ArmState
@@ -29,6 +30,7 @@ class Observation:
     frame_age_s: float
     posture: ArmState
     true_s: float
+    complete: bool
 
     def pictures(self) -> dict[str, np.ndarray]:
         return {name: frame.rgb for name, frame in self.frames.items()}
@@ -41,6 +43,7 @@ class Senses:
         self.cameras, self.arm = cameras, arm
         self._aligned, self._history = config.aligned, JointHistory()
         self._state_latency_s = config.arm.state_latency_s
+        self._slack_s = slack(cameras, config.cameras) if self._aligned else {}
 
     def spec(self, action: ActionSpec) -> ObservationSpec:
         """What this robot observes; states are the arm's joints."""
@@ -69,12 +72,15 @@ class Senses:
                 frames[name] = frame
                 oldest_s = min(oldest_s, frame.captured_s)
         ages_s = (now_s - joints.at_s, now_s - oldest_s)
+        complete = len(frames) == len(self.cameras)
         if not self._aligned:
-            return Observation(frames, joints, now_s, *ages_s, joints, now_s)
+            return Observation(frames, joints, now_s, *ages_s, joints, now_s, complete)
         self._history.add(joints.at_s - self._state_latency_s, joints.positions)
-        frames, true_s = match(self.cameras, frames, now_s)
+        newest = frames
+        frames, true_s = match(self.cameras, newest, now_s)
+        complete = complete and together(newest, frames, true_s, self._slack_s)
         posture = ArmState(*self._history.at(true_s))
-        return Observation(frames, joints, now_s, *ages_s, posture, true_s)
+        return Observation(frames, joints, now_s, *ages_s, posture, true_s, complete)
 
     def forget(self) -> None:
         """How the joints stood until now says nothing of how they stand from here on."""

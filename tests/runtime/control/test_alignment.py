@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from contracts.errors import ConfigError
+from contracts.specs import CameraSpec
 from runtime.arms import ArmState
 from runtime.config import load_config
 from runtime.control.alignment import JointHistory
@@ -23,7 +24,8 @@ from runtime.frames import Frame, FrameSlots
 class Camera:
     """Slots of a picture whose every pixel is its number."""
 
-    def __init__(self, folder: Path, name: str) -> None:
+    def __init__(self, folder: Path, name: str, rate_hz: float = 30.0) -> None:
+        self._spec = CameraSpec(name, 4, 4, rate_hz)
         self._writer = FrameSlots.create(folder / name, 4, 4, True)
         self._slots = FrameSlots.open(folder / name)
 
@@ -32,6 +34,9 @@ class Camera:
         self._writer.write(
             np.full((4, 4, 3), number, np.uint8), np.full((4, 4), number, np.uint16), captured_s
         )
+
+    def spec(self) -> CameraSpec:
+        return self._spec
 
     def newest(self, now_s: float) -> Frame | None:
         return self._slots.newest(now_s)
@@ -74,6 +79,75 @@ def test_pictures_and_joints_are_of_the_moment_of_the_latest_camera(tmp_path: Pa
     # The gate judges the newest of everything.
     assert seen.joints is readings[-1] and seen.state_age_s == 0.0
     assert seen.frame_age_s == pytest.approx(1.29 - newest_s + 0.065)
+
+
+def _complete_at(
+    folder: Path, rates_hz: dict[str, float], *overrides: str, stalls_s: float = 99.0
+) -> tuple[list[float], list[float]]:
+    """Two cameras at their rates for three seconds, as late as configured; `wrist` stalls at `stalls_s`. The
+    times at which the observation was complete, and those at which it was not."""
+    cameras = {name: Camera(folder, name, rate_hz) for name, rate_hz in rates_hz.items()}
+    senses, readings = senses_of(cameras, *overrides)
+    late_s = {name: load_config(None, overrides).cameras[name].latency_s for name in cameras}
+    shown = dict.fromkeys(cameras, 0)
+    whole: list[float] = []
+    broken: list[float] = []
+    for tick in range(300):
+        now_s = 1.0 + 0.01 * tick
+        for name, camera in cameras.items():
+            due = int((now_s - 1.0 - late_s[name]) * rates_hz[name] + 1e-6)
+            if due > shown[name] and (name != "wrist" or now_s < stalls_s):
+                shown[name] = due
+                camera.show(1.0 + due / rates_hz[name])
+        readings.append(reading(now_s))
+        seen = senses.observe(now_s)
+        if all(shown.values()):
+            (whole if seen.complete else broken).append(now_s)
+    return whole, broken
+
+
+@pytest.mark.parametrize(
+    ("front_hz", "wrist_hz", "front_s", "wrist_s"),
+    [
+        (30.0, 30.0, 0.01, 0.01),
+        (30.0, 30.0, 0.0, 0.15),  # over a network: always further back than the other's slots
+        (60.0, 5.0, 0.01, 0.05),
+        (5.0, 60.0, 0.01, 0.05),
+        (60.0, 5.0, 0.3, 0.0),
+    ],
+)
+def test_cameras_that_are_well_are_complete_whatever_their_rates(
+    tmp_path: Path, front_hz: float, wrist_hz: float, front_s: float, wrist_s: float
+) -> None:
+    rates = {"front": front_hz, "wrist": wrist_hz}
+    latencies = (f"cameras.front.latency_s={front_s}", f"cameras.wrist.latency_s={wrist_s}")
+    whole, broken = _complete_at(tmp_path, rates, *latencies)
+    assert not broken and len(whole) > 200
+
+
+def test_of_pictures_that_came_long_after_a_stalled_camera_s_last_nothing_is_inferred(
+    tmp_path: Path,
+) -> None:
+    latencies = ("cameras.front.latency_s=0.01", "cameras.wrist.latency_s=0.01")
+    whole, broken = _complete_at(tmp_path, {"front": 30.0, "wrist": 30.0}, *latencies, stalls_s=2.0)
+    assert 2.0 < max(whole) < 2.0 + 6 / 30, "a picture that is late by a few is waited for"
+    assert min(broken) > 2.0 and len(broken) > 170
+    assert max(whole) < min(broken)
+
+
+def test_cameras_that_give_less_than_their_rate_are_complete(tmp_path: Path) -> None:
+    """In the dark a webcam halves its rate: the pictures that there are lie about the moment."""
+    front, wrist = Camera(tmp_path, "front"), Camera(tmp_path, "wrist")
+    senses, readings = senses_of({"front": front, "wrist": wrist}, "cameras.front.latency_s=0.01")
+    for tick in range(100):
+        now_s = 1.0 + 0.01 * tick
+        if tick % 10 == 0:
+            front.show(now_s)
+        if tick % 10 == 5:
+            wrist.show(now_s)
+        readings.append(reading(now_s))
+        seen = senses.observe(now_s)
+        assert seen.complete == (tick >= 5)
 
 
 def test_without_latencies_nothing_is_changed(tmp_path: Path) -> None:

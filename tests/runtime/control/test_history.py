@@ -51,7 +51,6 @@ def test_an_episode_counts_what_the_loop_and_the_cameras_missed() -> None:
         policy=policy,
         pace=Pace(1 / 30, 0.0),
         policy_lane=LockstepLane(100),
-        senses=SimpleNamespace(cameras={"front": None}),
         clock=SimpleNamespace(now_s=lambda: 0.0),
         gate=SimpleNamespace(fault=lambda why: None, state=SimpleNamespace(position=())),
         helm=SimpleNamespace(steer=lambda at: None, ease=lambda choice: choice, returned=False),
@@ -64,10 +63,9 @@ def test_an_episode_counts_what_the_loop_and_the_cameras_missed() -> None:
 
     def tick(number: int, missed: int, complete: bool = True) -> None:
         robot.pace = Pace(1 / 30, 0.0, number, missed)
-        frames = {"front": None} if complete else {}
         joints = SimpleNamespace(positions=np.array([float(number + missed)]))
         seen: Any = SimpleNamespace(
-            frames=frames, posture=joints, pictures=dict, at_s=0.0, true_s=0.0
+            complete=complete, posture=joints, pictures=dict, at_s=0.0, true_s=0.0
         )
         episode._infer(seen)
         robot.policy_lane.drain()

@@ -1,7 +1,7 @@
 """A refiner and two reward models small enough for tests, in a package of their own.
 
 `TinyRefiner` moves the head's bias by what it saw; `BrightnessReward` looks at pictures, live ones too;
-`MoodyReward` raises, returns NaN or sleeps, by episode number.
+`MoodyReward` raises, returns NaN or sleeps, by episode number; `MortalReward` is killed.
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
+import signal
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -146,3 +148,19 @@ class MoodyReward(_Plugin):
         if seq == 3:
             return [RewardSignal(10**6, completion=1.0)]
         return [RewardSignal(last, completion=1.0, model_id=self.model_id)]
+
+
+class MortalReward(_Plugin):
+    """Its process is killed, as where no memory is left, at the episodes `always`, and at those of `once`
+    where there is no file `marker` yet."""
+
+    model_id = "mortal"
+
+    def score_episode(self, episode: StoredEpisode) -> list[RewardSignal]:
+        seq, marker = episode.key.episode_seq, Path(self.options.get("marker", ""))
+        first = seq in self.options.get("once", ()) and not marker.exists()
+        if first:
+            marker.touch()
+        if first or seq in self.options.get("always", ()):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return [RewardSignal(episode.steps - 1, completion=1.0, model_id=self.model_id)]

@@ -1,5 +1,6 @@
 """Bulk scoring on Ray: actors, each with the model opened once, that take episodes until none is left. One
-whose worker or machine is lost is made again elsewhere, and its episode scored by that."""
+whose worker is killed, as for memory, or whose machine is lost is made again elsewhere. Its episode is tried
+once more after all others, and then left out."""
 
 from __future__ import annotations
 
@@ -11,10 +12,11 @@ import msgspec
 
 from contracts.errors import ConfigError, EntracteError, some_of
 from trainer import ray_cluster
+from trainer.interfaces import EpisodeKey
 from trainer.rewards.bulk import Asked, Item, Runner, Said, Scoring
 
 LOST = 3
-"""Times that an actor may be lost with its worker or machine before that is an error."""
+"""Episodes that may be lost with worker or machine before one is scored: with more it is not the episodes."""
 
 
 class Refused(msgspec.Struct, frozen=True, tag=True):
@@ -69,27 +71,38 @@ def on(address: str, gpus: float, workers: int) -> Runner:
 def _scored(
     ray: Any, asked: Asked, items: Sequence[Item], gpus: float, count: int
 ) -> Iterator[Said]:
-    made = ray.remote(
-        num_cpus=asked.threads, num_gpus=gpus, max_restarts=LOST, max_task_retries=LOST
-    )(Actor)
+    made = ray.remote(num_cpus=asked.threads, num_gpus=gpus)(Actor)
     idle = [made.remote(msgspec.json.encode(asked)) for _ in range(count)]
-    waiting, at = list(reversed(items)), dict[Any, Any]()
+    waiting, at = list(reversed(items)), dict[Any, tuple[Any, Item]]()
+    scored, lost = 0, list[EpisodeKey]()
     while waiting or at:
         while waiting and idle:
-            actor = idle.pop()
-            at[actor.score.remote(msgspec.json.encode(waiting.pop()))] = actor
+            actor, item = idle.pop(), waiting.pop()
+            at[actor.score.remote(msgspec.json.encode(item))] = actor, item
         for ended in ray.wait(list(at))[0]:
-            idle.append(at.pop(ended))
+            actor, item = at.pop(ended)
             try:
                 answer = msgspec.json.decode(ray.get(ended), type=Refused | Scored)
             except ray.exceptions.RayError as error:
-                raise EntracteError(
-                    "scoring on Ray broke off",
-                    found=ray_cluster.in_a_line(error),
-                    remedy="the same command goes on with what is left",
-                ) from error
+                lost.append(item.key)
+                alone = (ray.exceptions.RayActorError, ray.exceptions.OutOfMemoryError)
+                if not isinstance(error, alone) or (not scored and len(set(lost)) > LOST):
+                    raise EntracteError(
+                        "scoring on Ray broke off",
+                        found=ray_cluster.in_a_line(error),
+                        remedy="the same command goes on with what is left",
+                    ) from error
+                idle.append(made.remote(msgspec.json.encode(asked)))
+                if lost.count(item.key) == 1:
+                    waiting.insert(0, item)
+                else:
+                    why = f"its worker was lost twice: {ray_cluster.in_a_line(error)}"
+                    yield Said(item.key, None, None, why)
+                continue
+            idle.append(actor)
             if isinstance(answer, Refused):
                 raise ConfigError(answer.why)
+            scored += 1
             yield answer.said
 
 

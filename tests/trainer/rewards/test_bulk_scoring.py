@@ -191,6 +191,28 @@ def test_room_is_a_machines_own() -> None:
 
 
 @pytest.mark.timeout(800)
+def test_on_ray_an_episode_that_kills_its_worker_is_tried_again_and_then_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the kernel and Ray do where a machine has no memory left."""
+    pytest.importorskip("ray", reason="robot-reward score --ray needs Ray (extra cluster)")
+    monkeypatch.setenv("PYTHONPATH", str(PLUGIN))
+    data, run = recorded(tmp_path, range(5)), bulk_ray.on("local", 0.0, 1)
+    options = {"always": [1], "once": [3], "marker": str(tmp_path / "once")}
+    asked = Asked("mortal", str(tmp_path / "scores"), options=options)
+    tally = score_all(asked, [data], run, lambda done, of: None)
+    assert (tally.episodes, tally.verdicts) == (5, {"success": 4})
+    ((key, why),) = tally.failed.items()
+    assert key == "bench-0__s1__00000001" and "its worker was lost twice: ActorDiedError" in why
+
+    # Where no episode at all is scored it is none of theirs.
+    monkeypatch.setattr(bulk_ray, "LOST", 1)
+    asked = Asked("mortal", str(tmp_path / "none"), options={"always": list(range(5))})
+    with pytest.raises(EntracteError, match="scoring on Ray broke off"):
+        score_all(asked, [data], run, lambda done, of: None)
+
+
+@pytest.mark.timeout(800)
 def test_on_ray_no_more_copies_are_made_than_find_room(tmp_path: Path) -> None:
     pytest.importorskip("ray", reason="robot-reward score --ray needs Ray (extra cluster)")
     data = recorded(tmp_path, range(3))

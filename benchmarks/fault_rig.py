@@ -219,6 +219,9 @@ class Rig:
 
     @property
     def control_ended(self) -> bool:
+        """Raises `KeyboardInterrupt` where somebody asked this program to end: that is no fault's doing."""
+        if self.robot.interrupted:
+            raise KeyboardInterrupt
         return self.robot.child("control").code is not None
 
     def await_motion(self) -> bool:
@@ -234,6 +237,8 @@ class Rig:
     def until(self, condition: Callable[[], bool], patience_s: float = PATIENCE_S) -> bool:
         give_up_s = time.monotonic() + patience_s
         while not condition():
+            if self.robot.interrupted:
+                raise KeyboardInterrupt
             if time.monotonic() > give_up_s:
                 return False
             time.sleep(0.0005)

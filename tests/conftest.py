@@ -20,7 +20,7 @@ REALTIME_FILES = {
     *("test_example_package", "test_truth_stays_out"),
     *("test_capture_run", "test_capture_run_page", "test_latency_run"),
     *("test_broken_connections", "test_doorman", "test_doorman_limits", "test_enrolment"),
-    *("test_chaos", "test_injection", "test_wall_clock"),
+    *("test_chaos", "test_faults_interrupted", "test_injection", "test_wall_clock"),
     *("test_lerobot_arm", "test_lerobot_packages"),
     *("test_calibration_binding", "test_gym_robot", "test_robot_run", "test_selftest"),
     *("test_pulse", "test_watchdog", "test_gate_stops", "test_onnxruntime_speed"),

@@ -70,6 +70,7 @@ def episode(
     version: int = 0,
     success: bool | None = None,
     cameras: Sequence[str] = ("front",),
+    reason: str = "time_limit",
 ) -> Iterator[Parts]:
     """Packets of one episode as control packs them, pictures raw."""
     yield wire.pack(
@@ -90,4 +91,4 @@ def episode(
     )
     for index in range(steps):
         yield wire.pack(step(index, version), pictures(index, seq, cameras))
-    yield wire.pack(EpisodeEnd(seq, steps, "time_limit", success))
+    yield wire.pack(EpisodeEnd(seq, steps, reason, success))

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import numpy as np
 
 from contracts.frames import FrameContract, Video
-from contracts.messages import EpisodeEnd, EpisodeStart, SessionStart
+from contracts.messages import ABORTED, EpisodeEnd, EpisodeStart, SessionStart
 from contracts.reward import RewardSignal
 
 
@@ -96,6 +96,11 @@ class ScoredEpisode:
     model_id: str
     failure: str = ""
     scoring_s: float = 0.0
+
+    @property
+    def stopped(self) -> bool:
+        """Whether it has no label because somebody or something stopped it, whatever the model would say."""
+        return self.success is None and not self.failure and self.episode.end.reason == ABORTED
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from tiny_robot import episode, session_start
 from contracts import wire
 from contracts.errors import EntracteError
 from contracts.files.episode_log import EpisodeLogWriter
+from contracts.messages import ABORTED
 from contracts.weights import read_tensors
 from trainer.config import load_config
 from trainer.interfaces import EpisodeKey, Update
@@ -229,3 +230,16 @@ def test_a_persons_label_wins_where_it_is_to_count_and_the_reward_is_held_agains
     rows = run.records.rows()
     assert [row.verdict for row in rows] == [True] * 6, "the reward's own word"
     assert [row.operator for row in rows] == [None] * 3 + [False] * 3
+
+
+@pytest.mark.usefixtures("tiny")
+def test_an_episode_that_was_stopped_is_counted_apart(tmp_path: Path) -> None:
+    """A reward that calls everything a failure, and one episode of three that nobody let end."""
+    run = Lied(tmp_path, "monitors.enabled=false", "reward.options={completion: 0.0}")
+    run.stored(2)
+    run.stored(1, begin=2, reason=ABORTED)
+    work = run.work()
+    for entry in run.store.entries:
+        work.take(entry)
+    (done,) = (r for r in read_metrics(run.root / "metrics.jsonl") if r["kind"] == "iteration")
+    assert [done[name] for name in ("failures", "abstained", "stopped")] == [2, 0, 1]

@@ -22,13 +22,22 @@ from contracts.errors import EntracteError
 from contracts.files import atomic
 from contracts.files.dataset_reader import DatasetReader
 from contracts.files.log_to_dataset import read_episode
-from contracts.messages import EpisodeEnd, EpisodeStart, SessionStart
+from contracts.messages import ABORTED, EpisodeEnd, EpisodeStart, SessionStart
 from contracts.release import ReleaseManifest
 from contracts.reward import RewardSignal
 from trainer.report import engine
 from trainer.report.monitoring import monitoring
 from trainer.report.recordings import DatasetRecording, LogRecording
-from trainer.report.rows import Episode, Iteration, Judgement, Process, Release, RunData, Truth
+from trainer.report.rows import (
+    STOPPED,
+    Episode,
+    Iteration,
+    Judgement,
+    Process,
+    Release,
+    RunData,
+    Truth,
+)
 
 Key = tuple[str, int]
 MAX_LINES_BYTES = 256 * 1024 * 1024
@@ -271,7 +280,9 @@ def _add_engine_judgements(folder: Path, found: _Found) -> None:
 
 def _silence(row: dict[str, Any]) -> str:
     failure = str(row.get("failure") or "").partition(":")[0]
-    return failure or ("abstained" if row.get("success") is None else "")
+    if failure or row.get("success") is not None:
+        return failure
+    return STOPPED if row.get("end_reason") == ABORTED else "abstained"
 
 
 def _iterations(metrics: list[dict[str, Any]]) -> Iterator[Iteration]:
@@ -282,6 +293,7 @@ def _iterations(metrics: list[dict[str, Any]]) -> Iterator[Iteration]:
                 episodes=int(row.get("episodes", 0)),
                 successes=int(row.get("successes", 0)),
                 abstained=int(row.get("abstained", 0)),
+                stopped=int(row.get("stopped", 0)),
                 update_s=_number(row.get("update_s")),
                 finished_unix_s=_number(row.get("unix_s")),
                 figures={k: _number(v) for k, v in row.get("metrics", {}).items()},

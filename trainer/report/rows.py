@@ -9,6 +9,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
+STOPPED = "stopped"
+
 
 @dataclass(frozen=True)
 class Truth:
@@ -21,7 +23,8 @@ class Truth:
 @dataclass(frozen=True)
 class Judgement:
     """The reward's verdict. `success` None: it abstained, or it was not asked. `silence`: why there is none
-    where it was asked: "abstained" (by itself), or how it failed ("timeout", "exception", "nan", ...)."""
+    where it was asked: "abstained" (by itself), `STOPPED` (the episode was, by a person or a fault), or how
+    it failed ("timeout", "exception", "nan", ...)."""
 
     success: bool | None = None
     completion: float = math.nan
@@ -82,6 +85,7 @@ class Iteration:
     episodes: int = 0
     successes: int = 0
     abstained: int = 0
+    stopped: int = 0
     update_s: float = math.nan
     finished_unix_s: float = math.nan
     figures: dict[str, float] = field(default_factory=dict)

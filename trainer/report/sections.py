@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from contracts.messages import ABORTED
 from trainer.report import charts, pictures
 from trainer.report.analysis import (
     Evaluation,
@@ -21,7 +22,7 @@ from trainer.report.analysis import (
     truth_tallies,
 )
 from trainer.report.monitoring import monitors_section
-from trainer.report.rows import Episode, RunData
+from trainer.report.rows import STOPPED, Episode, RunData
 from trainer.report.sections_machine import (
     facts,
     gate_section,
@@ -183,7 +184,7 @@ REASON_WORDS = {
     "operator": "ended by the operator",
     "rerecord": "thrown away by the operator",
     "fault": "ended by a fault",
-    "aborted": "aborted",
+    ABORTED: "stopped before it was done",
 }
 
 
@@ -228,7 +229,9 @@ def judges_section(run: RunData) -> Section:
             [e.truth is not None and e.truth.success for e in both],
             run.completion_threshold,
         )
-    silent = sum(e.truth is not None and e.judgement.success is None for e in run.of("refine"))
+    silent = [e for e in run.of("refine") if e.truth is not None and e.judgement.success is None]
+    stopped = sum(e.judgement.silence == STOPPED for e in silent)
+    abstained = len(silent) - stopped
     return {
         "lead": (
             "Counts of episodes by what the judge said and what was true. AUC: the chance that a true "
@@ -250,7 +253,16 @@ def judges_section(run: RunData) -> Section:
             "threshold, all of the lower ones left of it. The clock knows only how long an episode ran; "
             "where the reward ends episodes early, short ones are those that it liked, so the clock "
             "can fall below chance. "
-            + (f"Of {plural(silent, 'more episode')} the reward abstained." if silent else "")
+            + (
+                f"Of {plural(abstained, 'more episode')} the reward abstained. "
+                if abstained
+                else ""
+            )
+            + (
+                f"{plural(stopped, 'episode')} stopped before the end: no verdict."
+                if stopped
+                else ""
+            )
         ),
     }
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from trainer.report import charts
 from trainer.report.analysis import Idle, gate_counts, idle, pushes, timing, truth_tallies
-from trainer.report.rows import RunData
+from trainer.report.rows import STOPPED, RunData
 from trainer.report.words import ABSENT, count, number, percent, plural, seconds, size
 
 Section = dict[str, Any]
@@ -111,6 +111,7 @@ def iterations_section(run: RunData) -> Section:
                 it.episodes,
                 it.successes,
                 it.abstained,
+                it.stopped,
                 f"{true.successes} of {true.count}" if true else ABSENT,
                 seconds(it.update_s),
                 release.publish_seq if release else ABSENT,
@@ -120,7 +121,9 @@ def iterations_section(run: RunData) -> Section:
                 *((_idle_words(waited.get(it.number)),) if waits else ()),
             )
         )
-    names = "iteration,episodes,judged a success,abstained,true successes,update,release,pushed"
+    names = (
+        "iteration,episodes,judged a success,abstained,stopped,true successes,update,release,pushed"
+    )
     return {
         "head": (
             *names.split(","),
@@ -157,6 +160,7 @@ SILENCES = {
     "nan": "an answer that is not a number",
     "unparsable": "an answer that can’t be read",
     "abstained": "the reward model abstained by itself",
+    STOPPED: "the episode was stopped before it was done, by a person or a fault",
 }
 
 

@@ -143,6 +143,41 @@ def test_the_page_counts_the_episodes_that_the_reward_model_could_not_judge(tmp_
         assert words in said.group()
 
 
+def test_episodes_that_were_stopped_are_none_that_the_reward_abstained_from(tmp_path: Path) -> None:
+    run = MadeRun(tmp_path / "run", seed=5, per_iteration=5)
+    run.iterate(1, 0.5)
+    for seq, end_reason, failure in (
+        (1, "aborted", ""),
+        (2, "aborted", ""),
+        (3, "time_limit", ""),
+        (4, "aborted", "timeout: no answer within 20 s"),
+    ):
+        run.metrics.add(
+            "episode",
+            session_id="s1",
+            episode_seq=seq,
+            success=None,
+            failure=failure,
+            end_reason=end_reason,
+        )
+    counts = {"episodes": 5, "successes": 1, "abstained": 2, "stopped": 2}
+    run.metrics.add("iteration", iteration=2, **counts)
+    found = load_run(tmp_path / "run")
+    kinds = [e.judgement.silence for e in sorted(found.of("refine"), key=lambda e: e.seq)]
+    assert kinds == ["stopped", "stopped", "abstained", "timeout", ""]
+    assert [(it.abstained, it.stopped) for it in found.iterations] == [(0, 0), (2, 2)]
+    text = build(tmp_path / "run", tmp_path / "report").read_text()
+    said = re.search(r"<p>4\straining episodes without a verdict[^<]*</p>", text)
+    assert said is not None
+    assert "2 × the episode was stopped before it was done, by a person or a fault" in said.group()
+    assert "1 × the reward model abstained by itself" in said.group()
+    assert "2\N{NO-BREAK SPACE}more episodes the reward abstained" in text
+    assert "2\N{NO-BREAK SPACE}episodes stopped before the end" in text
+    (cells,) = re.findall(r"<tr>(<td[^>]*>2</td><td[^>]*>5</td>.*?)</tr>", text)
+    assert re.findall(r"<td[^>]*>([^<]*)", cells)[:5] == ["2", "5", "1", "2", "2"]
+    assert ">abstained</th>" in text and ">stopped</th>" in text
+
+
 def test_a_run_cut_off_at_any_moment_has_a_report(tmp_path: Path) -> None:
     root = tmp_path / "run"
     root.mkdir()

@@ -158,7 +158,7 @@ class OurLoop:
         settings = [
             *self._rig.overrides(self._rate_hz, self._package),
             *(f"episode.max_s={seconds}", "iteration.wait_for_release=false"),
-            *(f"robot.id=rig-{self._rate_hz:g}", f"policy.execute_steps={EXECUTE_STEPS}"),
+            *("robot.id=rig", f"policy.execute_steps={EXECUTE_STEPS}"),
             *(f"link.{name}={endpoints[name]}" for name in SOCKETS),
         ]
         words = [word for one in settings for word in ("--set", one)]

@@ -18,7 +18,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from benchmarks.loop import SOCKETS, OurLoop, Trainer
+from benchmarks.loop import ROBOT, SOCKETS, OurLoop, Trainer
 from benchmarks.loop_rig import Rig
 from benchmarks.machine import in_words, machine
 from contracts.errors import EntracteError
@@ -101,7 +101,7 @@ def measure(
     late: dict[str, list[float]] = {"quiet": [], "attacked": []}
     missed: Counter[str] = Counter()
     seen: Counter[str] = Counter()
-    name = f"rig-{rate_hz:g}"
+    name = ROBOT
     folder.mkdir(parents=True, exist_ok=True)
     root = folder / "trainer"
     insider = _enrol(root, folder / "rig", name)

@@ -38,6 +38,8 @@ BIN = Path(sys.executable).parent
 SOCKETS = ("frames", "episodes", "weights", "health")
 LEROBOT = "ENTRACTE_LEROBOT_PYTHON"
 EXECUTE_STEPS = 8
+ROBOT = "rig"
+"""Its id, at any rate: what a start left in its spool is offered by the next."""
 _ANSWER_S = 300.0
 """What LeRobot may need beside the block itself: to connect, and to encode what it recorded."""
 _MOST_STOPS = 10
@@ -158,7 +160,7 @@ class OurLoop:
         settings = [
             *self._rig.overrides(self._rate_hz, self._package),
             *(f"episode.max_s={seconds}", "iteration.wait_for_release=false"),
-            *("robot.id=rig", f"policy.execute_steps={EXECUTE_STEPS}"),
+            *(f"robot.id={ROBOT}", f"policy.execute_steps={EXECUTE_STEPS}"),
             *(f"link.{name}={endpoints[name]}" for name in SOCKETS),
         ]
         words = [word for one in settings for word in ("--set", one)]

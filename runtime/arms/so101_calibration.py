@@ -81,9 +81,9 @@ def write_calibration(path: Path, calibration: Mapping[str, Calibration]) -> Non
 
 class Units:
     """Steps <-> the units of observations and actions, all joints at once. `normalised`: LeRobot's
-    `use_degrees: false`, every joint but the gripper from -100 to 100 of its range. `low`, `high` (in these
-    units; `low_steps`, `high_steps`) are what the arm may do: its ranges, without the last `WRAP_STEPS` of a
-    turn. Zeros and scales are of the whole range, as LeRobot's."""
+    `use_degrees: false`, every joint but the gripper from -100 to 100 of its range. `low`, `high` are
+    the calibrated ranges in these units, as LeRobot's: by them packages and data sets know the arm.
+    `low_steps`, `high_steps` are how far a goal goes: without the last `WRAP_STEPS` of a turn."""
 
     def __init__(self, calibration: Mapping[str, Calibration], normalised: bool) -> None:
         low = np.array([c.range_min for c in calibration.values()], np.float64)
@@ -101,7 +101,7 @@ class Units:
         flips = inverted & (gripper | normalised)
         self._zero = np.where(flips & gripper, high, self._zero)
         self.scale = np.where(flips, -self.scale, self.scale)
-        ends = np.stack([self.of(self.low_steps), self.of(self.high_steps)])
+        ends = np.stack([self.of(low), self.of(high)])
         self.low, self.high = ends.min(axis=0), ends.max(axis=0)
 
     def of(self, steps: np.ndarray) -> np.ndarray:
@@ -109,7 +109,7 @@ class Units:
         return np.asarray((steps - self._zero) * self.scale, np.float64)
 
     def steps(self, values: np.ndarray) -> np.ndarray:
-        """int64[joints], kept inside what the arm may do."""
+        """int64[joints], kept inside how far a goal goes."""
         raw = np.rint(values / self.scale + self._zero)
         return np.asarray(np.clip(raw, self.low_steps, self.high_steps), np.int64)
 

@@ -29,6 +29,8 @@ class Releases:
     def __init__(self, run: Run, board: Board, robot: Robot, resting: Resting) -> None:
         self._run, self._board, self._robot, self._resting = run, board, robot, resting
         self._reports = self._refused_seq = self._taken_at = 0
+        self._late: list[int] = []
+        """Ends of iterations, in episodes, at which the release had not come, since one that came in time."""
         self._staged: dict[str, int] = {}
         """What waited on disk at the start: the link may have looked before it was staged again."""
         for swapper in self._swappers():
@@ -46,22 +48,21 @@ class Releases:
                 self._tell(outcome)
         self.post_versions()
         tried = self._tried
-        if iteration.wait_for_release and self._gave_an_iteration and not self._wait():
+        waited = iteration.wait_for_release and self._gave_an_iteration
+        if waited and not self._wait():
             return False
         self._refused_seq = board.refused_policy_seq
         for swapper in self._swappers():
             if self._newest_staged(swapper.target) > swapper.tried:
                 self._swap(swapper, episode_seq)
-        if self._tried > tried:
-            self._taken_at = board.episodes_done
+        self._count_from(board.episodes_done, waited, self._tried > tried)
         board.iteration_episode = (board.episodes_done - self._taken_at) % iteration.episodes
         return not board.stop_requested
 
     def take_last(self, episode_seq: int) -> None:
         """After the last iteration: its release goes through the same checks into its slot, so that an
         evaluation with `--slots` finds it."""
-        waits = self._run.config.iteration.wait_for_release
-        if self._run.plan.purpose == "refine" and waits and self._gave_an_iteration:
+        if self._run.plan.purpose == "refine" and self._run.config.iteration.wait_for_release:
             self.before(episode_seq)
 
     def after(self, end: EpisodeEnd, judged: bool | None) -> None:
@@ -121,6 +122,17 @@ class Releases:
         of this robot in every iteration, and be waited for in vain."""
         done = self._board.episodes_done - self._taken_at
         return done > 0 and done % self._run.config.iteration.episodes == 0
+
+    def _count_from(self, done: int, waited: bool, taken: bool) -> None:
+        """A release that came late, once, was made of the iteration at whose end it was waited for, and the
+        robot stays in step; at the second in a row the trainer counts otherwise, and is followed."""
+        if taken:
+            late_once = not waited and len(self._late) == 1
+            self._taken_at = self._late[0] if late_once else done
+            if not late_once:
+                self._late.clear()
+        elif waited:
+            self._late = [*self._late[-1:], done]
 
     @property
     def _tried(self) -> int:

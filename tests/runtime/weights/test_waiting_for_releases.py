@@ -33,6 +33,8 @@ class _Ends(_Loop):
     pending: int = 0
     lost: int = -1
     bad: int = -1
+    slow: int = -1
+    """The release that is made while the robot runs its next episode, however long it waited before."""
 
     def __post_init__(self) -> None:
         self.in_vain: list[int] = []
@@ -40,7 +42,8 @@ class _Ends(_Loop):
 
     def rest(self) -> bool:
         assert self.board is not None
-        if not self._publish() and self.board.waiting_for_release:
+        slow = self.published + 1 == self.slow
+        if not (slow or self._publish()) and self.board.waiting_for_release:
             done = self.board.episodes_done
             self.in_vain += [done] if done not in self.in_vain else []
         return True
@@ -99,10 +102,23 @@ def test_a_robot_that_was_started_within_an_iteration_waits_for_nothing_in_vain(
 
 
 @pytest.mark.parametrize("lost", [1, 4, 6])
-def test_of_an_episode_that_was_lost_one_wait_comes(loop: _Ends, tmp_path: Path, lost: int) -> None:
+def test_of_an_episode_that_was_lost_two_waits_come(loop: _Ends, tmp_path: Path, lost: int) -> None:
+    """The first might have been for a trainer that is slow."""
     loop.lost = lost
     versions = run(loop, tmp_path)
-    assert len(loop.in_vain) == 1 and loop.in_vain[0] < lost + N and versions[-1] >= 4
+    assert len(loop.in_vain) == 2 and loop.in_vain[0] < lost + N and versions[-1] >= 4
+    assert loop.in_vain[1] == loop.in_vain[0] + N
+
+
+@pytest.mark.parametrize("slow", [1, 2])
+def test_after_a_release_that_came_late_the_robot_is_in_step_again(
+    loop: _Ends, tmp_path: Path, slow: int
+) -> None:
+    loop.slow = slow
+    versions = run(loop, tmp_path)
+    expected = [version for version in range(6) for _ in range(N)]
+    expected[slow * N] -= 1
+    assert versions == expected and not loop.in_vain
 
 
 def test_a_release_that_is_refused_was_made_of_an_iteration_too(

@@ -299,14 +299,17 @@ class Work:
         try:
             update = self.refiner.update(episodes, iteration)
             problems = check_tensors(self._refinable, update.tensors)
-            if not problems:
+            failure = f"the update can't be released: {some_of(problems, 3)}" if problems else ""
+        except Exception as error:  # whatever a user's refiner raises, the daemon goes on
+            failure = f"{type(error).__name__}: {error}"
+        if not failure:
+            try:
                 self._kept.save_folder(now, self.refiner.save)
                 return update, now, ""
-            failure = f"the update can't be released: {some_of(problems, 3)}"
-        except Exception as error:  # whatever a user's refiner raises, the daemon goes on
-            if isinstance(error, OSError) and error.errno in _NO_DISK:
-                raise  # no refiner's failure: the next start makes the iteration again
-            failure = f"{type(error).__name__}: {error}"
+            except Exception as error:
+                if isinstance(error, OSError) and error.errno in _NO_DISK:
+                    raise  # our disk, no refiner's failure: the next start makes the iteration again
+                failure = f"{type(error).__name__}: {error}"
         self.note = f"iteration {iteration}: refiner failed"
         # What it had done when it failed must not be what the next update goes on from.
         self.refiner.load(self._kept.folder / last)

@@ -196,6 +196,25 @@ def test_a_full_disk_is_no_refiners_failure(tmp_path: Path, monkeypatch) -> None
 
 
 @pytest.mark.usefixtures("tiny")
+def test_a_disk_of_the_refiners_own_that_is_full_costs_its_iteration(
+    tmp_path: Path, monkeypatch
+) -> None:
+    """Its /tmp, say: the same iteration would fail at every start."""
+    run = Lied(tmp_path, "monitors.enabled=false")
+    run.stored(3)
+    work = run.work()
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "no room in its cache")
+
+    monkeypatch.setattr(work.refiner, "update", full)
+    for entry in run.store.entries:
+        work.take(entry)
+    (done,) = (r for r in read_metrics(run.root / "metrics.jsonl") if r["kind"] == "iteration")
+    assert "no room in its cache" in done["refiner_failure"] and work.iteration == 1
+
+
+@pytest.mark.usefixtures("tiny")
 def test_a_refiner_reads_while_the_rest_of_its_episodes_are_waited_for(tmp_path: Path) -> None:
     run = Lied(tmp_path, "monitors.enabled=false", "refiner.options={unreadable_at: 2}")
     run.stored(8)

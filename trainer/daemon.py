@@ -53,6 +53,7 @@ from trainer.receiver import Receiver
 from trainer.release_desk import ReleaseDesk
 from trainer.store import Store
 from trainer.work import Work
+from trainer.work_state import KeptState
 from trainer.worker import Worker
 
 POLL_MS = 5
@@ -75,7 +76,8 @@ class Daemon:
         atomic.make_directory(root)
         self._lock = FolderLock(root, "trainer")
         self.metrics = Metrics(root / "metrics.jsonl")
-        self.store = Store(root / "store")
+        used = KeptState(root / "state").load().consumed_arrival
+        self.store = Store(root / "store", used)
         self._bell = Bell()
         self._keeper = Keeper(self.store, self._bell.ring)
         self._desk = ReleaseDesk(
@@ -86,7 +88,7 @@ class Daemon:
             self._keeper.aside,
         )
         self._work = Work(root, config, self.store, self.metrics, self._desk.published)
-        self._number_on()
+        self._say_what_was_lost(used)
         self._disk = DiskBudget(root, config.store, lambda: self.store.log_bytes, self.metrics)
         self._receiver = Receiver(
             root / "store" / "inbox",
@@ -114,10 +116,9 @@ class Daemon:
         self.malformed = self._handed_on = 0
         self._bind()
 
-    def _number_on(self) -> None:
-        """Where the store has lost what updates have used, what comes must not be taken for that."""
-        used = self._work.state.consumed_arrival
-        last = self.store.number_above(used)
+    def _say_what_was_lost(self, used: int) -> None:
+        """Where the store has lost what updates have used, what comes is not taken for that."""
+        last = self.store.ended_at
         if last >= used:
             return
         self.metrics.add("store_behind", last=last, used=used)

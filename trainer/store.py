@@ -68,7 +68,8 @@ class Scores(msgspec.Struct, frozen=True):
 class Store:
     """Safe for several threads: one takes in, one works, one asks what is there."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, used: int = -1) -> None:
+        """`used`: the highest number that somebody has used; new ones are above it, whatever is left here."""
         self.root = root
         self._logs, self._scores = root / "logs", root / "scores"
         for folder in (self._logs, self._scores):
@@ -77,7 +78,9 @@ class Store:
         self._lock, self._writing = threading.Lock(), threading.Lock()
         self._entries: dict[EpisodeKey, IndexEntry] = {}
         self._in_order: list[IndexEntry] = []
-        self._used = -1
+        self._used = used
+        self.ended_at = -1
+        """The highest number in the index as it was found."""
         self._kept_bytes = sum(_size(path) for path in self._logs.iterdir())
         """Of the logs folder: kept up rather than added up, once there are many. A log that somebody else
         removes counts until the next start."""
@@ -86,12 +89,6 @@ class Store:
         They stay; a robot that was not told that its episode is stored offers it again."""
         self._load_index()
         self._in_dataset: dict[str, set[EpisodeKey]] = {}
-
-    def number_above(self, arrival: int) -> int:
-        """Number what is stored from now on above that one, too, which was used; the number of the last that
-        there is, -1 where there is none."""
-        self._used = arrival
-        return self._in_order[-1].arrival if self._in_order else -1
 
     @property
     def entries(self) -> list[IndexEntry]:
@@ -212,6 +209,7 @@ class Store:
                 entry = _entry(line, f"line {number} of {self._index_path}")
                 self._entries[entry.key] = entry
             self._in_order = sorted(self._entries.values(), key=_arrival)
+            self.ended_at = self._in_order[-1].arrival if self._in_order else -1
             if len(whole) < len(data):
                 atomic.write_bytes(self._index_path, whole)
         # Logs that a crash kept from being entered, in the order in which their robots numbered them: the

@@ -82,3 +82,19 @@ def test_what_comes_after_the_store_was_lost_is_learned_from(
     trainer.serve(13, 14, 15, until=5)
     assert trainer.of("episode", "arrival")[3:] == [504, 505, 506]
     assert len(trainer.of("store_behind", "used")) == 1 and not capsys.readouterr().err
+
+
+@pytest.mark.parametrize("entered", [False, True])
+def test_a_log_that_its_index_lacks_is_no_used_one(
+    tmp_path: Path, monkeypatch, entered: bool
+) -> None:
+    """Of a store whose index alone was lost, or which ended between a log's name and its line."""
+    monkeypatch.syspath_prepend(str(PLUGIN))
+    trainer = Trainer(tmp_path)
+    store = trainer.root / "store"
+    store_some(Store(store), *range(10, 10 + entered))
+    store_some(Store(tmp_path / "aside"), 11)
+    (log,) = (tmp_path / "aside" / "logs").iterdir()
+    log.rename(store / "logs" / log.name)
+    trainer.serve(12, 13, until=4)
+    assert trainer.of("episode", "arrival", "episode_seq") == [[501, 11], [502, 12], [503, 13]]

@@ -7,6 +7,7 @@ import json
 import secrets
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -130,8 +131,9 @@ def start(
     if plan.sink == "link":
         LinkKeys(resolved.link, folder).client()  # without keys that it needs nothing moves
         require_own(folder / "spool", resolved.robot.id)
-    require_in_place(resolved, folder, say)
-    outcome = supervise(resolved, plan, folder, Progress(total, refining, quiet=as_json))
+    in_place = partial(require_in_place, resolved, folder, say)
+    progress = Progress(total, refining, quiet=as_json)
+    outcome = supervise(resolved, plan, folder, progress, in_place)
     waiting = outcome.report.get("spooled", 0)
     if waiting:
         typer.echo(
@@ -198,12 +200,13 @@ def evaluate(
 
         workers = choose_workers(resolved, workers, episodes)
     folder, progress = _run_dir(run_dir, "eval"), Progress(episodes, quiet=as_json)
-    require_in_place(resolved, folder, say)
+    in_place = partial(require_in_place, resolved, folder, say)
     if workers > 1:
         with alone_in(folder):
+            in_place()
             outcome = Crew(resolved, plan, folder, workers, progress).run()
     else:
-        outcome = supervise(resolved, plan, folder, progress)
+        outcome = supervise(resolved, plan, folder, progress, in_place)
     if record:
         _recorded(outcome, folder, record, as_json)
     truth = folder.resolve() / resolved.bench.truth_file
@@ -274,8 +277,8 @@ def record(
     check(resolved, plan)
     require_dataset(output)
     folder = _run_dir(run_dir, "record")
-    require_in_place(resolved, folder, say)
-    outcome = supervise(resolved, plan, folder, Progress(episodes, quiet=as_json))
+    in_place = partial(require_in_place, resolved, folder, say)
+    outcome = supervise(resolved, plan, folder, Progress(episodes, quiet=as_json), in_place)
     _recorded(outcome, folder, output, as_json)
     _finish(outcome, as_json)
 

@@ -12,17 +12,28 @@ from contracts.errors import EntracteError
 
 
 class FolderLock:
-    """Held from the start on. Raises `EntracteError` if another process holds it: `what` says of what."""
+    """Held from the start on. Raises `EntracteError` if another process holds it: `what` says of what. Each
+    `name` is a lock of its own."""
 
-    def __init__(self, folder: Path, what: str) -> None:
-        self._descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+    def __init__(self, folder: Path, what: str, name: str = "lock") -> None:
+        path = folder / name
+        try:
+            self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        except OSError as error:
+            raise EntracteError(f"{path} can't be opened", found=str(error)) from error
         try:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+        except OSError as error:
             os.close(self._descriptor)
+            if isinstance(error, BlockingIOError):
+                raise EntracteError(
+                    f"{folder} is in use by another {what}",
+                    remedy="end that one, or name another folder",
+                ) from error
             raise EntracteError(
-                f"{folder} is in use by another {what}",
-                remedy="end that one, or name another folder",
+                f"{path} can't be locked",
+                found=str(error),
+                remedy="name a folder on a disk of this machine",
             ) from error
 
     def release(self) -> None:

@@ -74,7 +74,7 @@ def alone_in(run_dir: Path) -> Iterator[None]:
     description of what is started again, from the robot that acts. Raises `EntracteError`. The system lets
     go of it when this process ends, however it does."""
     run_dir.mkdir(parents=True, exist_ok=True)
-    lock = FolderLock(run_dir, "robot-run")
+    lock = FolderLock(run_dir, "robot-run", "robot.lock")  # a trainer may have its own beside it
     try:
         yield
     finally:
@@ -341,10 +341,12 @@ def supervise(
     plan: RunPlan,
     run_dir: Path,
     watch: Callable[[Board], None] = lambda board: None,
+    first: Callable[[], object] = lambda: None,
 ) -> Outcome:
-    """Make a run, run it to its end, clean up. Raises `EntracteError` if it could not even begin, before
-    anything is written where another robot-run is at work in `run_dir`."""
+    """Make a run, run it to its end, clean up; `first` before, when no other robot-run is at work in
+    `run_dir`. Raises `EntracteError` if it could not even begin."""
     with alone_in(run_dir):
+        first()
         return _supervised(make_run(config, plan, run_dir), watch)
 
 

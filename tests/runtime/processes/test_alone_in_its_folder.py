@@ -26,17 +26,21 @@ def test_a_second_start_is_refused_and_takes_nothing_from_the_first(tmp_path: Pa
     )
     plan = RunPlan(purpose="refine", episodes=1, sink="none")
     files = folder / "config.json", slots.folder / STATE_FILE
-    refused = []
+    refused: list[object] = []
+    begun: list[bool] = []
 
     def watch(board: Board) -> None:
         if refused or not board.step:
             return
         before = [path.read_bytes() for path in files]
         held = {str(link.readlink()) for link in Path(f"/proc/{board.control_pid}/fd").iterdir()}
-        assert str(folder / "lock") not in held, "or a killed robot-run would not let go of it"
+        assert str(folder / "robot.lock") not in held, (
+            "or a killed robot-run would not let go of it"
+        )
         with pytest.raises(EntracteError, match="in use by another robot-run") as error:
-            supervise(settings, plan, folder)
+            supervise(settings, plan, folder, first=lambda: begun.append(True))
         refused.append(error)
+        assert not begun, "it would have looked through the cameras of the one at work"
         assert [path.read_bytes() for path in files] == before
         assert slots.find("probation") is not None
         board.stop_requested = 1
@@ -45,3 +49,9 @@ def test_a_second_start_is_refused_and_takes_nothing_from_the_first(tmp_path: Pa
     assert refused, (folder / "logs" / "control.log").read_text()
     with alone_in(folder):
         pass  # it is free again
+
+
+def test_a_folder_that_can_not_be_locked_is_said_in_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "robot.lock").mkdir()
+    with pytest.raises(EntracteError, match=r"robot.lock can't be opened"), alone_in(tmp_path):
+        pass

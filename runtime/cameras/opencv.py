@@ -43,14 +43,26 @@ _DEVICES = Path("/sys/class/video4linux")
 
 def usb_of(index_or_path: int | str, devices: Path = _DEVICES) -> tuple[str, str]:
     """(serial number, socket) of a webcam as the kernel has them, "1-2.4" the fourth socket of a hub in the
-    second; "" for what it does not say. Many webcams of a kind have the same number, or none."""
+    second; "" for what it does not say. Many webcams of a kind have the same number, or none. The socket is
+    given where the number alone does not tell the attached ones apart: it changes with a reset of the bus."""
     node = f"video{index_or_path}" if isinstance(index_or_path, int) else index_or_path
-    interface = devices / Path("/dev", node).resolve().name / "device"
-    if not interface.exists():
+    usb = _usb(devices / Path("/dev", node).resolve().name)
+    if usb is None:
         return "", ""
-    usb = interface.resolve().parent
-    serial = usb / "serial"
-    return serial.read_text().strip() if serial.exists() else "", usb.name
+    serial = _serial(usb)
+    others = {_usb(device) for device in devices.iterdir()} - {usb, None}
+    known = serial and all(_serial(other) != serial for other in others if other)
+    return serial, "" if known else usb.name
+
+
+def _usb(device: Path) -> Path | None:
+    interface = device / "device"
+    return interface.resolve().parent if interface.exists() else None
+
+
+def _serial(usb: Path) -> str:
+    path = usb / "serial"
+    return path.read_text(errors="replace").strip() if path.exists() else ""
 
 
 class OpenCVCamera:

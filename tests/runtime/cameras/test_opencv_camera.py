@@ -73,13 +73,18 @@ def test_the_doctor_lists_webcams_by_name_and_says_which_may_not_be_opened(tmp_p
     assert absent.status == "fail" and "no /dev/video93" in absent.found
 
 
-def test_a_webcam_is_known_by_its_number_and_its_socket(tmp_path: Path) -> None:
-    """Under an index another one may answer after a while; the tree is the kernel's."""
-    usb = tmp_path / "usb1" / "1-2" / "1-2.4"
-    (usb / "1-2.4:1.0").mkdir(parents=True)
-    (tmp_path / "video0").mkdir()
-    (tmp_path / "video0" / "device").symlink_to(usb / "1-2.4:1.0")
+def test_a_webcam_is_known_by_its_number_or_else_its_socket(tmp_path: Path) -> None:
+    def attach(number: int, socket: str) -> Path:
+        usb = tmp_path / "usb1" / "1-2" / socket
+        (usb / f"{socket}:1.0").mkdir(parents=True)
+        (tmp_path / f"video{number}").mkdir()
+        (tmp_path / f"video{number}" / "device").symlink_to(usb / f"{socket}:1.0")
+        return usb
+
+    usb = attach(0, "1-2.4")
     assert usb_of(0, tmp_path) == ("", "1-2.4"), "a cheap one has no number"
     (usb / "serial").write_text("SN0001\n")
-    assert usb_of(0, tmp_path) == usb_of("/dev/video0", tmp_path) == ("SN0001", "1-2.4")
+    assert usb_of(0, tmp_path) == usb_of("/dev/video0", tmp_path) == ("SN0001", "")
     assert usb_of(1, tmp_path) == ("", "")
+    (attach(2, "1-2.1") / "serial").write_text("SN0001\n")
+    assert usb_of(0, tmp_path) == ("SN0001", "1-2.4"), "another says the same"

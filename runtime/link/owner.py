@@ -25,7 +25,8 @@ def require_own(folder: Path, robot_id: str) -> None:
             f"{folder} holds what a robot of another id has not delivered yet",
             expected=f"robot.id {robot_id}",
             found=some_of(theirs),
-            remedy=f"start with robot.id={theirs[0]} until it is delivered, or name another --run-dir",
+            remedy=f"start with robot.id={theirs[0]} until it is delivered (a keyed link: enroll it "
+            "under that id again first), or move these files out of the spool",
         )
 
 

@@ -1,9 +1,11 @@
-"""One start of `robot-run`: what it does, its folder, and where its processes find one another. Data only."""
+"""One start of `robot-run`: what it does, its folder, and where its processes find one another."""
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
+import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -18,6 +20,8 @@ LOOP_FILE = "loop.json"
 """In the run folder: what control says of its loop (`runtime.control.periodicity`, `.realtime`)."""
 EXIT_FILE = "control.exit.json"
 """In the run folder: why control ended, unless all went well."""
+
+_SHM_PREFIX = "entracte-"
 
 Purpose = Literal["refine", "evaluate", "record"]
 
@@ -164,9 +168,21 @@ def run_of_process(module: str) -> Run:
 
 def new_shm_dir(session_id: str) -> Path:
     """A fresh folder in memory where the machine has one (short: Unix socket paths end at 107 bytes)."""
-    base = Path("/dev/shm")
-    if not (base.is_dir() and os.access(base, os.W_OK)):
-        base = Path(tempfile.gettempdir())
-    path = base / f"entracte-{session_id}"
+    path = _memory() / f"{_SHM_PREFIX}{session_id}"
     path.mkdir(mode=0o700)
     return path
+
+
+def forget_the_killed(run_dir: Path) -> None:
+    """Remove the shared memory of the start before, where it was killed and could not: a hundred megabytes
+    each time. What of it is still ending keeps what it has open."""
+    with contextlib.suppress(ConfigError):
+        left = Path(Run.load(run_dir).shm_dir)
+        if left.parent == _memory() and left.name.startswith(_SHM_PREFIX):
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def _memory() -> Path:
+    base = Path("/dev/shm")
+    usable = base.is_dir() and os.access(base, os.W_OK)
+    return base if usable else Path(tempfile.gettempdir())

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import TracebackType
-from typing import TextIO
+from types import FrameType, TracebackType
+from typing import Any, TextIO
 
 import msgspec
 
@@ -17,6 +19,12 @@ from runtime.run import Run
 
 PAGE_FILE = "operator.json"
 """In the run folder: where the page is, `PageFile`."""
+
+
+NOT_SUSPENDED = (
+    "not suspended: no keys are read here that could pause the arm first, and it would go on by itself; "
+    "Ctrl-C ends the run in order"
+)
 
 
 class PageFile(msgspec.Struct, frozen=True):
@@ -58,8 +66,15 @@ class Attendance:
             except EntracteError as error:
                 say(str(error))
         self._page_wanted = run.config.operator.web
+        self._before: Any = None
+        """What Ctrl-Z did before; None: it is left alone."""
+        self._told_to_suspend = False
 
     def __enter__(self) -> Attendance:
+        reads_keys = self._terminal is not None and self._terminal.reads_keys
+        if self._run.config.pace == "realtime" and not reads_keys:
+            with contextlib.suppress(ValueError):  # only the main thread may
+                self._before = signal.signal(signal.SIGTSTP, self._stay)
         return self
 
     def __exit__(
@@ -70,13 +85,21 @@ class Attendance:
     ) -> None:
         if self._terminal is not None:
             self._terminal.close()
+        if self._before is not None:
+            signal.signal(signal.SIGTSTP, self._before)
 
     def __call__(self) -> None:
+        if self._told_to_suspend:
+            self._told_to_suspend = False
+            self._say(NOT_SUSPENDED)
         if self._terminal is not None:
             self._terminal()
         if self._page_wanted and (page := read_page(Path(self._run.run_dir))) is not None:
             self._page_wanted = False
             self._say(f"the robot's page: {page.url}")
+
+    def _stay(self, _number: int, _frame: FrameType | None) -> None:
+        self._told_to_suspend = True
 
 
 def _can_ask(source: TextIO | None, label_wanted: bool) -> bool:

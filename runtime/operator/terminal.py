@@ -203,6 +203,11 @@ class Terminal:
             words = _WORDS[Command.RESET_DONE if scene else answered.command]
             self._say(f"not now: {words}" if refused else words)
 
+    @property
+    def reads_keys(self) -> bool:
+        """Key by key, from a terminal of its own; else lines, of labels alone."""
+        return self._raw is not None
+
     def close(self) -> None:
         if self._raw is not None:
             self._raw.close()

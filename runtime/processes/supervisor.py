@@ -35,7 +35,7 @@ from runtime.processes.children import IN_ORDER, Child, children_of
 from runtime.processes.run_report import robot_report
 from runtime.processes.stop_report import how_it_stopped
 from runtime.ring import Ring
-from runtime.run import EXIT_FILE, LOOP_FILE, Run, RunPlan, new_shm_dir
+from runtime.run import EXIT_FILE, LOOP_FILE, Run, RunPlan, forget_the_killed, new_shm_dir
 from runtime.system.interrupts import Handlers, put_back, when_asked_to_end
 
 _POLL_S = 0.02
@@ -347,6 +347,7 @@ def supervise(
     `run_dir`. Raises `EntracteError` if it could not even begin."""
     with alone_in(run_dir):
         first()
+        forget_the_killed(run_dir)
         return _supervised(make_run(config, plan, run_dir), watch)
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import socket
 import sys
 import threading
@@ -14,12 +16,12 @@ from typing import NoReturn
 import msgspec
 import numpy as np
 import pytest
-from robots import config, until
+from robots import REALTIME, config, until
 
 from runtime.arms.sim import SO101_ACTION
 from runtime.board import Board
 from runtime.operator import web
-from runtime.operator.attend import PAGE_FILE, Attendance, PageFile
+from runtime.operator.attend import NOT_SUSPENDED, PAGE_FILE, Attendance, PageFile
 from runtime.operator.commands import DESKS, FIRST_WORD, Command, unpack
 from runtime.operator.doors import Doors
 from runtime.operator.floor import Floor
@@ -29,7 +31,7 @@ from runtime.operator.section import OperatorSection
 from runtime.operator.status import Looker
 from runtime.operator.window import Window
 from runtime.processes.supervisor import make_run
-from runtime.run import Run, RunPlan
+from runtime.run import Run, RunPlan, forget_the_killed
 
 
 @pytest.fixture
@@ -170,3 +172,24 @@ def test_where_the_page_is_gets_said_however_early_it_is_served(tmp_path: Path) 
     with Board.create(run.board_path) as board, Attendance(run, board, None, said.append) as attend:
         attend()
     assert said == ["the robot's page: http://here/"]
+    forget_the_killed(tmp_path)
+
+
+@pytest.mark.parametrize("realtime", [False, True])
+def test_a_run_that_reads_no_keys_is_not_suspended_while_its_arm_moves(
+    tmp_path: Path, realtime: bool
+) -> None:
+    """Nobody could pause it, nor wake it but its shell. In lockstep nothing goes on without it."""
+    before = signal.getsignal(signal.SIGTSTP)
+    settings = config("operator.keys=false", *(REALTIME if realtime else ()))
+    run = make_run(settings, RunPlan(), tmp_path)
+    said: list[str] = []
+    with Board.create(run.board_path) as board, Attendance(run, board, None, said.append) as attend:
+        assert (signal.getsignal(signal.SIGTSTP) is not before) is realtime
+        if realtime:
+            os.kill(os.getpid(), signal.SIGTSTP)
+        for _ in range(2):
+            attend()
+    assert said == [NOT_SUSPENDED] * realtime
+    assert signal.getsignal(signal.SIGTSTP) is before
+    forget_the_killed(tmp_path)

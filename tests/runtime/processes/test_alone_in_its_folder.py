@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import pytest
 from robots import config, policy_package
 
 from benchmarks.probation_trials import stage
 from contracts.errors import EntracteError
 from runtime.board import Board
-from runtime.processes.supervisor import alone_in, supervise
-from runtime.run import RunPlan
+from runtime.processes.supervisor import alone_in, make_run, supervise
+from runtime.run import RunPlan, forget_the_killed
 from runtime.weights.slots import STATE_FILE, SlotStore
 
 
@@ -55,3 +56,15 @@ def test_a_folder_that_can_not_be_locked_is_said_in_a_sentence(tmp_path: Path) -
     (tmp_path / "robot.lock").mkdir()
     with pytest.raises(EntracteError, match=r"robot.lock can't be opened"), alone_in(tmp_path):
         pass
+
+
+def test_what_a_killed_start_left_in_memory_goes_with_the_next(tmp_path: Path) -> None:
+    killed = make_run(config(), RunPlan(), tmp_path / "run")
+    (Path(killed.shm_dir) / "ring").write_bytes(b"of a run whose supervisor was killed")
+    # What a description names that is no memory of a run is nobody's to remove.
+    strange = tmp_path / "entracte-mine"
+    strange.mkdir()
+    msgspec.structs.replace(killed, run_dir=str(tmp_path), shm_dir=str(strange)).save()
+    for folder in (tmp_path / "run", tmp_path, tmp_path / "never-begun"):
+        forget_the_killed(folder)
+    assert not Path(killed.shm_dir).exists() and strange.exists()

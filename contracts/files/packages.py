@@ -6,6 +6,7 @@ Knows files, hashes and shapes; knows neither ONNX nor any engine. Never unpickl
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -37,6 +38,8 @@ MAX_READ_BYTES = 1024 * 1024 * 1024
 """Weights up to here are read into memory at once, so that nothing can change them after their check. Larger
 ones (vision-language models) would not fit a Jetson twice and are mapped (`contracts.files.mapped`)."""
 _REMEDY = "copy or export the package again"
+_OLD = f".old{atomic.TEMPORARY_SUFFIX}"
+"""Ends the name of a package that another is about to take the place of."""
 
 Arrays = Mapping[str, np.ndarray]
 
@@ -100,6 +103,7 @@ def write_package(
     )
     place = folder.resolve()  # a link stays one
     temporary = atomic.temporary_for(place)
+    old = temporary.with_name(f"{temporary.name}{_OLD}")
     temporary.mkdir()
     try:
         for spec in manifest.graphs:
@@ -111,13 +115,14 @@ def write_package(
         atomic.sync(temporary)
         check(load_package(temporary))
         if place.exists():
-            old = temporary.with_name(f"{temporary.name}.old{atomic.TEMPORARY_SUFFIX}")
             place.rename(old)
             temporary.rename(place)
             shutil.rmtree(old)
         else:
             temporary.rename(place)
     except BaseException:
+        if old.exists() and not place.exists():
+            old.rename(place)
         shutil.rmtree(temporary, ignore_errors=True)
         raise
     atomic.sync(place.parent)
@@ -259,7 +264,7 @@ def _read(path: Path, max_bytes: int) -> bytes:
                 f"no model package at {folder}",
                 expected=f"a folder with {MANIFEST_FILE}",
                 found=_inside(folder),
-                remedy="name the folder that robot-export wrote",
+                remedy=_kept(folder) or "name the folder that robot-export wrote",
             ) from error
         raise PackageError(
             f"model package {folder} has no readable {path.name}",
@@ -274,6 +279,16 @@ def _inside(folder: Path) -> str:
     if within:
         return f"a folder that holds packages: {', '.join(within[:4])}"
     return outputs.described(folder)
+
+
+def _kept(folder: Path) -> str:
+    """How to have back the package that was here when the power was cut before another took its place."""
+    place = Path(os.path.realpath(folder))  # `resolve` raises for links in a ring
+    found = [path.parent for path in place.parent.glob(f".*{_OLD}/{MANIFEST_FILE}")]
+    kept = [path for path in found if path.name.startswith(f".{place.name}.")]
+    if place.exists() or not kept:
+        return ""
+    return f"the power was cut while it was replaced: rename {kept[0]} to {place.name}"
 
 
 def _read_hashed(path: Path, sha256: str, max_bytes: int) -> bytes:

@@ -68,6 +68,50 @@ def test_a_package_that_would_not_load_leaves_the_old_one(folder: Path) -> None:
     assert [path.name for path in folder.parent.iterdir()] == [folder.name]
 
 
+@pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])
+def test_what_fails_in_the_middle_of_the_swap_puts_the_old_one_back(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, error: type[BaseException]
+) -> None:
+    old, calls = load_package(folder), []
+    rename = Path.rename
+
+    def second_fails(path: Path, target: Path) -> Path:
+        calls.append(path)
+        if len(calls) == 2:
+            raise error
+        return rename(path, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", second_fails)
+        with pytest.raises(error):
+            make_package(folder, seed=5)
+    assert load_package(folder).package_id == old.package_id
+    assert [path.name for path in folder.parent.iterdir()] == [folder.name]
+
+
+def test_after_a_power_cut_in_the_middle_of_the_swap_the_old_one_is_named(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old, rename = load_package(folder), Path.rename
+
+    def power_cut(path: Path, target: Path) -> Path:
+        if path != folder:
+            raise OSError
+        return rename(path, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", power_cut)
+        with pytest.raises(OSError):
+            make_package(folder, seed=5)
+    assert not folder.exists()
+    with pytest.raises(PackageError, match="no model package") as caught:
+        load_package(folder)
+    (kept,) = folder.parent.glob("*.old.tmp")
+    assert str(kept) in str(caught.value) and load_package(kept).package_id == old.package_id
+    with pytest.raises(PackageError, match="name the folder that robot-export wrote"):
+        load_package(folder.parent / "nowhere")
+
+
 def _truncate(path: Path) -> None:
     data = path.read_bytes()
     path.write_bytes(data[: len(data) // 2])

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -38,6 +39,8 @@ MAX_READ_BYTES = 1024 * 1024 * 1024
 """Weights up to here are read into memory at once, so that nothing can change them after their check. Larger
 ones (vision-language models) would not fit a Jetson twice and are mapped (`contracts.files.mapped`)."""
 _REMEDY = "copy or export the package again"
+_GRAPH_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
+"""Files are named after graphs: here, and of plans in a cache."""
 _OLD = f".old{atomic.TEMPORARY_SUFFIX}"
 """Ends the name of a package that another is about to take the place of."""
 
@@ -85,6 +88,7 @@ def write_package(
     does not load, and whatever `check` raises about it before it takes its place.
     """
     require_place(folder)
+    _check_graph_names(folder, manifest)
     weights_data = safetensors_bytes(weights)
     golden_data = golden_vectors.to_bytes(golden)
     manifest = msgspec.structs.replace(
@@ -169,9 +173,7 @@ def read_manifest(folder: Path) -> PackageManifest:
         ) from error
     if manifest.format_version != FORMAT_VERSION:
         raise _other_version(folder, manifest.format_version)
-    names = [graph.name for graph in manifest.graphs]
-    if not names or len(set(names)) != len(names):
-        raise PackageError(f"{folder}: graph names", expected="distinct, at least one", found=names)
+    _check_graph_names(folder, manifest)
     files = (*(g.file for g in manifest.graphs), manifest.weights_file, manifest.golden_file)
     for file in files:
         if file != Path(file).name or file.startswith(".") or not file.isprintable():
@@ -231,6 +233,19 @@ def _is_finite(tensor: np.ndarray) -> bool:
     flat = tensor.reshape(-1)
     block = 1 << 22
     return all(np.isfinite(flat[at : at + block]).all() for at in range(0, flat.size, block))
+
+
+def _check_graph_names(folder: Path, manifest: PackageManifest) -> None:
+    names = [graph.name for graph in manifest.graphs]
+    if not names or len(set(names)) != len(names):
+        raise PackageError(f"{folder}: graph names", expected="distinct, at least one", found=names)
+    for name in names:
+        if not _GRAPH_NAME.fullmatch(name):
+            raise PackageError(
+                f"{folder}: a graph's name",
+                expected="at most 64 letters, digits, '_' and '-'",
+                found=repr(name[:200]),
+            )
 
 
 def _check_weights(folder: Path, manifest: PackageManifest, weights: Arrays) -> None:

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 from tiny_package import make_package
@@ -161,6 +162,24 @@ def test_an_unknown_key_is_refused(folder: Path) -> None:
 @pytest.mark.parametrize("name", ["../weights.safetensors", "/etc/passwd", "a/b", ".hidden"])
 def test_files_outside_the_folder_are_never_read(folder: Path, name: str) -> None:
     assert "elsewhere" in _edited(folder, lambda tree: tree.update(weights_file=name))
+
+
+@pytest.mark.parametrize("name", ["../x", "/x", "a/b", "..", "", "a\n", "x" * 65])
+def test_a_graph_whose_name_is_a_path_is_neither_read_nor_written(
+    folder: Path, tmp_path: Path, name: str
+) -> None:
+    package = load_package(folder)
+    within = sorted(tmp_path.rglob("*"))
+    name = f"{tmp_path}{name}" if name.startswith("/") else name
+    trunk, head = package.manifest.graphs
+    graphs = (msgspec.structs.replace(trunk, name=name), head)
+    manifest = msgspec.structs.replace(package.manifest, graphs=graphs)
+    contents = {name: package.graphs["trunk"], "head": package.graphs["head"]}
+    with pytest.raises(PackageError, match="graph's name: expected"):
+        write_package(tmp_path / "other", manifest, contents, package.weights, package.golden)
+    assert sorted(tmp_path.rglob("*")) == within
+    said = _edited(folder, lambda tree: tree["graphs"][0].update(name=name))
+    assert "graph's name: expected" in said and "\n" not in said
 
 
 def test_refinable_tensors_must_be_there_as_declared(folder: Path) -> None:

@@ -166,7 +166,7 @@ def _run(side: Contender, task: str, episodes: int) -> dict[int, bool]:
             *("--output", str(truth), "--run-dir", str(Path(folder) / "run")),
             *("--set", f"policy.engine={kind}", "--set", f"policy.provider={provider or 'cpu'}"),
             *(("--config", str(side.config)) if side.config else ()),
-            *(word for one in side.overrides for word in ("--set", one)),
+            *(word for one in (*_short_chunk(side), *side.overrides) for word in ("--set", one)),
         ]
         try:
             done = subprocess.run(

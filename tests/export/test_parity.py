@@ -13,11 +13,13 @@ import msgspec
 import numpy as np
 import onnx
 import pytest
+from tiny_package import make_package
 from typer.testing import CliRunner
 
 from contracts import registry
 from contracts.errors import ConfigError, PackageError
 from contracts.files.packages import Package, load_package, write_package
+from contracts.specs import CameraSpec
 from export.app import app
 from export.check import check_package
 from export.parity import torch_side
@@ -25,6 +27,7 @@ from export.parity.bench import ClosedLoop, Contender, closed_loop, paired
 from export.parity.measure import measure
 from export.parity.modules import first_module
 from export.parity.recorded import moments
+from runtime.arms.sim import SO101_ACTION
 from runtime.engines import EngineOptions
 from runtime.engines.onnxruntime import OnnxRuntimeEngine
 
@@ -197,6 +200,18 @@ def test_a_head_that_does_nothing_fails_on_the_bench(tmp_path: Path) -> None:
     )
     loop = closed_loop(left, right, "open_drawer", 5)
     assert loop.successes_left >= 3 and loop.successes_right == 0 and not loop.holds
+
+
+def test_a_policy_of_short_chunks_is_compared_too(tmp_path: Path) -> None:
+    """A robot executes 8 actions of a chunk unless told otherwise, and refuses more than one holds."""
+    made = make_package(tmp_path / "made", length=4, action=SO101_ACTION)
+    cameras = (CameraSpec("front", 128, 96, 10.0),)
+    observation = msgspec.structs.replace(made.manifest.observation, cameras=cameras)
+    manifest = msgspec.structs.replace(made.manifest, observation=observation)
+    write_package(tmp_path / "short", manifest, made.graphs, made.weights, made.golden)
+    side = Contender(tmp_path / "short", "onnxruntime", overrides=("episode.max_s=1",))
+    loop = closed_loop(side, side, "open_drawer", 1)
+    assert (loop.episodes, loop.lost, loop.won) == (1, 0, 0)
 
 
 def test_one_engine_alone_has_nothing_to_be_compared_with() -> None:

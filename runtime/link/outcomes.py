@@ -13,8 +13,8 @@ from contracts.errors import WireError
 from contracts.files import atomic
 from contracts.messages import OutcomeStored, ReleaseOutcome
 from runtime.link.episodes import Send
+from runtime.link.spool import OUTCOME_SUFFIX
 
-SUFFIX = ".wire"
 AGAIN_S = 1.0
 MAX_WAITING = 1000
 """Reports kept at most: more have come only where offers are made up; the newest are then not kept."""
@@ -30,7 +30,7 @@ class OutcomeSpool:
         self.lost = 0
         atomic.make_directory(folder)
         for path in sorted(folder.iterdir()):
-            if path.suffix != SUFFIX:
+            if path.suffix != OUTCOME_SUFFIX:
                 # Of a link that was killed while it wrote: control's packet is still in the ring.
                 path.unlink(missing_ok=True)
                 continue
@@ -56,7 +56,7 @@ class OutcomeSpool:
             self.lost += 1
             return
         number = int(self._waiting[-1][0].stem) + 1 if self._waiting else 0
-        path = self._folder / f"{number:08d}{SUFFIX}"
+        path = self._folder / f"{number:08d}{OUTCOME_SUFFIX}"
         atomic.write_bytes(path, bytes(wire.pack(outcome)[0]))
         self._waiting.append((path, outcome))
 

@@ -12,7 +12,7 @@ from contracts.errors import ConfigError, WireError, some_of
 from contracts.files import atomic
 from contracts.files.episode_log import PART_SUFFIX, EpisodeLogReader
 from contracts.messages import ReleaseOutcome, SessionStart
-from runtime.link import outcomes, spool
+from runtime.link import spool
 
 
 def require_own(folder: Path, robot_id: str) -> None:
@@ -38,7 +38,7 @@ def _robots(folder: Path) -> set[str]:
                 first = next(EpisodeLogReader(path).packets(), None)
                 if first is not None and isinstance(first.message, SessionStart):
                     found.add(first.message.robot_id)
-    for path in (folder / "outcomes").glob(f"*{outcomes.SUFFIX}"):
+    for path in (folder / "outcomes").glob(f"*{spool.OUTCOME_SUFFIX}"):
         with contextlib.suppress(atomic.FileError, WireError, OSError):
             data = atomic.read_bytes(path, wire.MAX_HEADER_BYTES)
             message = wire.unpack([data], oldest=wire.OLDEST_ON_DISK).message

@@ -15,6 +15,8 @@ from contracts.files import atomic
 from contracts.files.episode_log import PART_SUFFIX, EpisodeLogWriter, LogFile, describe
 
 SUFFIX = ".elog"
+OUTCOME_SUFFIX = ".wire"
+"""Of the reports that wait in its folder `outcomes` (`runtime.link.outcomes`)."""
 ASIDE = ".aside"
 _NAME = re.compile(r"(?P<session>[A-Za-z0-9-]{1,64})_(?P<seq>\d{8})\.elog")
 

@@ -20,6 +20,9 @@ from runtime.engines import refinable_names
 
 MAX_BATCH = 64
 """Upper end of every dynamic axis (a batch or a number of candidate chunks) in the built profile."""
+RECIPE = 1
+"""Counted up whenever `build_plan` asks TensorRT for something else (a flag, `MAX_BATCH`): plans of another
+recipe are built again."""
 MAX_TIMING_BYTES = 1 << 28
 
 Report = Callable[[str, float], None]

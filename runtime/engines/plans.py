@@ -21,6 +21,7 @@ import msgspec
 from contracts.errors import EntracteError
 from contracts.files import atomic
 from contracts.files.packages import Package
+from runtime.engines.building import RECIPE
 
 CACHE_VARIABLE = "ENTRACTE_CACHE"
 FORMAT_VERSION = 1
@@ -49,7 +50,8 @@ class PlanIdentity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class PlanCard(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The sidecar: whose plan this is, its bytes' hash, and what building it took."""
+    """The sidecar: whose plan this is, its bytes' hash, what building it took, and how it was built: the
+    most that a kernel may use (0: the device's memory) and the recipe. Earlier cards say neither."""
 
     format_version: int
     identity: PlanIdentity
@@ -57,6 +59,8 @@ class PlanCard(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     nbytes: int
     build_s: float
     built_unix_s: float
+    workspace_mib: int = 0
+    recipe: int = 1
 
 
 @dataclass(frozen=True)
@@ -110,8 +114,11 @@ def timing_path(cache: Path, identity: PlanIdentity) -> Path:
     return cache / f"timing-{hashlib.sha256(text.encode()).hexdigest()[:16]}.cache"
 
 
-def load(cache: Path, identity: PlanIdentity) -> tuple[bytes, PlanCard] | str:
-    """The cached plan with its card, or why there is none that may be loaded."""
+def load(
+    cache: Path, identity: PlanIdentity, workspace_mib: int = 0
+) -> tuple[bytes, PlanCard] | str:
+    """The cached plan with its card, or why there is none that may be loaded. `workspace_mib`: only one that
+    was built with this cap; 0: with any."""
     path = plan_path(cache, identity)
     try:
         data = atomic.read_bytes(path.with_suffix(".json"), MAX_CARD_BYTES)
@@ -121,6 +128,16 @@ def load(cache: Path, identity: PlanIdentity) -> tuple[bytes, PlanCard] | str:
         return "none was built yet"
     except (msgspec.MsgspecError, UnicodeDecodeError, OSError) as error:
         return f"its card can't be read ({error})"
+    why = _unfit(card, identity, workspace_mib)
+    if why:
+        return why
+    if len(plan) != card.nbytes or hashlib.sha256(plan).hexdigest() != card.sha256:
+        return "the cached one is truncated or changed"
+    return plan, card
+
+
+def _unfit(card: PlanCard, identity: PlanIdentity, workspace_mib: int) -> str:
+    """Why the plan of this card is not to be loaded; "" if it is."""
     if card.format_version != FORMAT_VERSION:
         return f"its card is of format {card.format_version}"
     differing = [
@@ -130,20 +147,29 @@ def load(cache: Path, identity: PlanIdentity) -> tuple[bytes, PlanCard] | str:
     ]
     if differing:
         return f"the cached one is another's: {', '.join(differing)}"
-    if len(plan) != card.nbytes or hashlib.sha256(plan).hexdigest() != card.sha256:
-        return "the cached one is truncated or changed"
-    return plan, card
+    if card.recipe != RECIPE:
+        return "the cached one was built as another release builds"
+    if workspace_mib and card.workspace_mib != workspace_mib:
+        cap = f"{card.workspace_mib} MiB" if card.workspace_mib else "all memory"
+        return f"the cached one was built with {cap} of workspace instead of {workspace_mib} MiB"
+    return ""
 
 
 def obtain(
-    cache: Path, identity: PlanIdentity, build: Callable[[], bytes], *, anew: bool = False
+    cache: Path,
+    identity: PlanIdentity,
+    build: Callable[[], bytes],
+    *,
+    workspace_mib: int = 0,
+    anew: bool = False,
 ) -> Obtained:
     """The cached plan, or one that `build` makes now and that is cached. Of several processes one builds
-    and the others wait for it. `anew`: build even if there is one."""
+    and the others wait for it. `workspace_mib`: the cap that `build` keeps to, and for which a plan of
+    another is built again; with 0 any serves. `anew`: build even if there is one."""
     path = plan_path(cache, identity)
     atomic.make_directory(cache)
     with _locked(path.with_suffix(".lock")):
-        found = "asked for" if anew else load(cache, identity)
+        found = "asked for" if anew else load(cache, identity, workspace_mib)
         if not isinstance(found, str):
             plan, card = found
             return Obtained(plan, path, card, "")
@@ -156,6 +182,8 @@ def obtain(
             nbytes=len(plan),
             build_s=round(time.monotonic() - begin_s, 3),
             built_unix_s=time.time(),
+            workspace_mib=workspace_mib,
+            recipe=RECIPE,
         )
         # The card last: a plan without its own card is not loaded.
         card_path = path.with_suffix(".json")

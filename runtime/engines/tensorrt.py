@@ -196,7 +196,11 @@ def cached_plan(
     build = BuildOptions(plans.timing_path(cache, identity), options.workspace_mib, report)
     logger = trt.Logger(trt.Logger.WARNING)
     return plans.obtain(
-        cache, identity, lambda: build_plan(trt, logger, package, graph, build), anew=anew
+        cache,
+        identity,
+        lambda: build_plan(trt, logger, package, graph, build),
+        workspace_mib=options.workspace_mib,
+        anew=anew,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import time
 from pathlib import Path
@@ -62,6 +63,39 @@ def test_another_identity_is_another_plan_and_a_foreign_card_is_not_believed(
         plans.plan_path(cache, identity).with_suffix(suffix).write_bytes(source.read_bytes())
     rebuilt = plans.obtain(cache, identity, _build("ours again", calls))
     assert rebuilt.plan == b"ours again" and f"another's: {field} {value}" in rebuilt.rebuilt
+
+
+def test_a_cap_on_workspace_is_kept_to_and_its_plan_serves_without_one(
+    tmp_path: Path, identity: plans.PlanIdentity
+) -> None:
+    calls: list[str] = []
+    plans.obtain(tmp_path, identity, _build("any", calls))
+    capped = plans.obtain(tmp_path, identity, _build("256", calls), workspace_mib=256)
+    assert capped.plan == b"256" and "all memory of workspace instead of 256" in capped.rebuilt
+    for cap in (256, 0):
+        found = plans.obtain(tmp_path, identity, _build("never", calls), workspace_mib=cap)
+        assert found.plan == b"256" and not found.rebuilt
+    other = plans.obtain(tmp_path, identity, _build("128", calls), workspace_mib=128)
+    assert "256 MiB of workspace instead of 128" in other.rebuilt
+    assert calls == ["any", "256", "128"]
+
+
+def test_a_plan_that_another_release_builds_otherwise_is_built_again(
+    tmp_path: Path, identity: plans.PlanIdentity, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[str] = []
+    path = plans.obtain(tmp_path, identity, _build("one", calls)).path.with_suffix(".json")
+    card = json.loads(path.read_text())
+    # As releases wrote it that kept neither; what they built is recipe 1.
+    del card["workspace_mib"], card["recipe"]
+    path.write_text(json.dumps(card))
+    monkeypatch.setattr(plans, "RECIPE", 1)
+    assert not plans.obtain(tmp_path, identity, _build("never", calls)).rebuilt
+    monkeypatch.setattr(plans, "RECIPE", 2)
+    found = plans.obtain(tmp_path, identity, _build("two", calls))
+    assert "another release" in found.rebuilt and found.card.recipe == 2
+    assert not plans.obtain(tmp_path, identity, _build("never", calls)).rebuilt
+    assert calls == ["one", "two"]
 
 
 @pytest.mark.parametrize(

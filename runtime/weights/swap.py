@@ -249,8 +249,8 @@ class Swapper:
             return ""
         try:
             self._activate(self._checked(*force))
-        except (EntracteError, OSError) as error:
-            self._unfit[wanted] = f"release {wanted} can't be loaded: {error}"
+        except Exception as error:  # an engine's own, too: control goes on with what it has
+            self._unfit[wanted] = f"release {wanted} can't be loaded: {_said(error)}"
             self._activate(self._committed)
             return self._unfit[wanted]
         return ""
@@ -268,9 +268,9 @@ class Swapper:
         else:
             try:
                 self._committed = self._checked(*committed)
-            except (EntracteError, OSError) as error:
+            except Exception as error:
                 # On disk it stays committed: the next start may find it sound.
-                self._unfit[wanted] = f"release {wanted} can't be loaded: {error}"
+                self._unfit[wanted] = f"release {wanted} can't be loaded: {_said(error)}"
                 self._committed = self._own
                 self._drop(old)
                 return self._unfit[wanted]
@@ -323,9 +323,7 @@ class Swapper:
                 head = head or self._checked(name, slot)
             except Exception as error:
                 # An engine's own, too: a slot that is left in shadow is none for the next.
-                what = str(error)
-                if not isinstance(error, EntracteError | OSError):
-                    what = f"{type(error).__name__}: {error}"
+                what = _said(error)
                 reason = f"{error.reason}: " if isinstance(error, ReleaseRejected) else ""
                 said = self.slots.quarantine(name, f"{reason}{what}", owes=what)
                 trial.outcomes += [self._outcome(slot, one) for one in said]
@@ -408,3 +406,9 @@ class Swapper:
             swapped_s=now if owed.outcome == "swapped" else math.nan,
             report_id=owed.report_id,
         )
+
+
+def _said(error: Exception) -> str:
+    """Why in words; with its type where it is none of ours, such as an engine's own."""
+    ours = isinstance(error, EntracteError | OSError)
+    return str(error) if ours else f"{type(error).__name__}: {error}"

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 
+import numpy as np
 import pytest
-from swap_robot import Robot, nudged, package, release, robot, trainer
+from swap_robot import Robot, committed, nudged, package, release, robot, trainer
 
 from contracts.messages import ReleaseOutcome, ReleaseQuery
 from runtime.weights.slots import SLOTS
@@ -31,6 +32,29 @@ def test_an_engine_that_raises_what_is_its_own_keeps_no_place(
     monkeypatch.undo()
     robot.fetch(*release(trainer, nudged(robot.package, 0.05)))
     assert [outcome.outcome for outcome in robot.swapper.swap(rounds)] == ["swapped"]
+
+
+@pytest.mark.parametrize("state", ["committed", "probation"])
+def test_an_engine_that_raises_what_is_its_own_while_it_loads_leaves_the_packages_weights(
+    robot: Robot, trainer: Publisher, monkeypatch: pytest.MonkeyPatch, state: str
+) -> None:
+    robot.fetch(*release(trainer, nudged(robot.package)))
+    robot.swapper.swap(0)
+    if state == "committed":
+        committed(robot.swapper)
+    again = Robot(robot.folder, robot.package)
+    before = again.answer()
+
+    def standby(_weights: object) -> None:
+        raise RuntimeError("CUDA failure 2: out of memory")
+
+    monkeypatch.setattr(again.swapper.engine, "standby", standby)
+    why = "release 1 can't be loaded: RuntimeError: CUDA failure 2: out of memory"
+    if state == "committed":
+        assert f"policy: {why}" in again.swapper.start()
+    else:  # as it is found between two episodes
+        assert why in [one.reason for one in again.swapper.follow(1)]
+    assert again.swapper.version == 0 and np.array_equal(again.answer(), before)
 
 
 def test_a_release_without_a_place_is_refused_and_asked_for_again_later(

@@ -87,5 +87,15 @@ def command(
     if level == "FAIL":
         raise typer.Exit(1)
     if record is not None:
-        put = record.put(lambda now: measured.intrinsics(now, taken, camera, lens, worst))
+        now = measured.intrinsics(record.now, taken, camera, lens, worst)
+        again = measured.dropped(record.now, now, camera)
+        key = f"cameras.{camera}.pose"
+        stale = "handeye" in again and (record.cameras[camera] or {}).get("pose")
+        put = record.put(lambda _: now, {key: ()} if stale else None)
         typer.echo(record.said(put))
+        for verb in again:
+            emptied = f"; {key} is of the old lens and was emptied" if stale else ""
+            what = (
+                f"where the camera is{emptied}" if verb == "handeye" else "how right its depths are"
+            )
+            typer.echo(f"run {verb} again: through the old lens was found {what}")

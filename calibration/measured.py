@@ -13,6 +13,9 @@ from calibration.record import with_camera
 from calibration.shots import ShotCamera, Shots
 from contracts.calibration import Calibration, CameraCalibration, HandEye, Intrinsics
 
+_SAME_PX, _SAME_BENT = 1e-3, 1e-5
+"""Differences between two lenses, in pixels and of distortion, that come from rounding."""
+
 
 def with_lenses(taken: Shots, calibration: Calibration) -> Shots:
     """The capture with the lenses that were measured of its cameras, in place of those that it came with."""
@@ -36,9 +39,26 @@ def seen_through(camera: ShotCamera, lens: Intrinsics) -> ShotCamera:
 def intrinsics(
     calibration: Calibration, taken: Shots, name: str, lens: Lens, worst_px: float
 ) -> Calibration:
-    """With the lens of one camera; `worst_px`: two deviations where it is least sure."""
+    """With the lens of one camera; `worst_px`: two deviations where it is least sure. Its pose and how right
+    its depths are were found through the lens before: with another one they are dropped."""
     calibration = with_device(calibration, name, taken.cameras[name])
-    return with_camera(calibration, name, lens=_plain(lens), lens_px=worst_px)
+    before, found = calibration.cameras[name].lens, _plain(lens)
+    if before is not None and _same(before, found):
+        return with_camera(calibration, name, lens_px=worst_px)
+    return with_camera(calibration, name, lens=found, lens_px=worst_px, hand_eye=None, depth=None)
+
+
+def dropped(before: Calibration, now: Calibration, name: str) -> list[str]:
+    """The verbs whose results of that camera `now` holds no more."""
+    was, is_ = (one.cameras.get(name, CameraCalibration()) for one in (before, now))
+    return [
+        verb
+        for verb, old, new in (
+            ("handeye", was.hand_eye, is_.hand_eye),
+            ("depth", was.depth, is_.depth),
+        )
+        if old is not None and new is None
+    ]
 
 
 def hand_eye(calibration: Calibration, taken: Shots, result: Result) -> Calibration:
@@ -123,6 +143,19 @@ def with_device(calibration: Calibration, name: str, camera: ShotCamera) -> Cali
         before, serial=camera.serial or before.serial, firmware=camera.firmware or before.firmware
     )
     return msgspec.structs.replace(calibration, cameras={**calibration.cameras, name: now})
+
+
+def _same(one: Intrinsics, other: Intrinsics) -> bool:
+    """Whether they are one lens: of the same pictures OpenCV does not find the last digits again."""
+    if (one.width, one.height, one.model) != (other.width, other.height, other.model):
+        return False
+    pixels = zip(
+        (one.fx, one.fy, one.cx, one.cy), (other.fx, other.fy, other.cx, other.cy), strict=True
+    )
+    bent = zip(one.distortion, other.distortion, strict=True)
+    return all(abs(a - b) < _SAME_PX for a, b in pixels) and all(
+        abs(a - b) < _SAME_BENT for a, b in bent
+    )
 
 
 def _plain(lens: Lens) -> Intrinsics:

@@ -16,7 +16,13 @@ from calibration.boards import Board
 from calibration.lenses import Lens
 from calibration.record import Record, with_camera
 from calibration.shots import ShotCamera
-from contracts.calibration import VERSION, Calibration, CameraCalibration, calibration_id
+from contracts.calibration import (
+    VERSION,
+    Calibration,
+    CameraCalibration,
+    DepthCheck,
+    calibration_id,
+)
 from contracts.errors import ConfigError
 from contracts.files import calibration_file
 from runtime.config import DEFAULT_CONFIG, load_config
@@ -123,6 +129,35 @@ def test_what_was_measured_with_another_device_is_not_signed_as_this_ones() -> N
     assert measured.with_device(known, "wrist", unnamed) == known
     other = measured.with_device(known, "wrist", msgspec.structs.replace(camera, serial="2"))
     assert other.cameras["wrist"] == CameraCalibration(serial="2", firmware="5.16")
+
+
+def test_what_was_found_through_the_lens_before_goes_with_it(tmp_path: Path) -> None:
+    config = tmp_path / "robot.yaml"
+    config.write_text("cameras:\n  wrist: {kind: sim, width: 640, height: 480}\n")
+    folder = capture(tmp_path / "capture", count=14, aside=0.09)
+    options = ["--config", str(config)]
+    placed = CliRunner().invoke(app, ["handeye", str(folder), "--bootstrap", "0", *options])
+    assert placed.exit_code == 0, placed.output
+    checked = DepthCheck(scale=1.0, plane_mm=0.4, distance_m=0.4)
+    Record(config).put(lambda now: with_camera(now, "wrist", depth=checked))
+    assert load_config(config).cameras["wrist"].pose
+
+    lens = ["intrinsics", str(folder), "--camera", "wrist", *options]
+    said = CliRunner().invoke(app, lens)
+    assert said.exit_code == 0, said.output
+    wrist = Record(config).now.cameras["wrist"]
+    assert wrist.lens_px is not None and wrist.hand_eye is None and wrist.depth is None
+    assert load_config(config).cameras["wrist"].pose == ()
+    assert "run handeye again" in said.output and "run depth again" in said.output
+    assert "cameras.wrist.pose is of the old lens and was emptied" in said.output
+
+    # The very same lens once more takes nothing away.
+    placed = CliRunner().invoke(app, ["handeye", str(folder), "--bootstrap", "0", *options])
+    assert placed.exit_code == 0, placed.output
+    said = CliRunner().invoke(app, lens)
+    assert said.exit_code == 0 and "again" not in said.output, said.output
+    assert Record(config).now.cameras["wrist"].hand_eye is not None
+    assert load_config(config).cameras["wrist"].pose
 
 
 def test_a_camera_that_is_not_configured_is_refused_before_the_work(tmp_path: Path) -> None:

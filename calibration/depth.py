@@ -46,7 +46,8 @@ class DepthError(EntracteError):
 
 
 class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """(warn, fail) above; shares of the distance but `tilt_deg`, and `holes` of the board's pixels."""
+    """(warn, fail) above; shares of the distance but `tilt_deg`, and `holes` of the board's pixels. Those of
+    `scale` and `tilt_deg` hold for how unsure they are, too: what can't be told is no pass."""
 
     scale: tuple[float, float] = (0.01, 0.02)
     tilt_deg: tuple[float, float] = (1.0, 3.0)
@@ -303,6 +304,7 @@ def _result(
         spread = error * float(t.ppf(0.975, count - 1))
     half_width = max(spread, unsure / np.sqrt(count) if _apart(found) else unsure)
     distance_m, scale, tilt = median("distance_m"), median("scale"), median("tilt_deg")
+    unsure_deg = median("unsure_deg")
     holes = float(np.median([*(one.holes for one in found), *[1.0] * blind]))
     judged = (
         (
@@ -312,10 +314,22 @@ def _result(
             f"depth is {100 * scale:.2f} % of the true one",
         ),
         (
+            "unsure",
+            half_width,
+            limits.scale,
+            f"what share depth is of the true one is known to ± {100 * half_width:.2f} % only",
+        ),
+        (
             "tilt",
-            tilt - median("unsure_deg"),
+            tilt - unsure_deg,
             limits.tilt_deg,
             f"its plane is tilted by {tilt:.2f} deg",
+        ),
+        (
+            "unsure_tilt",
+            unsure_deg,
+            limits.tilt_deg,
+            f"how its plane is tilted is known to ± {unsure_deg:.2f} deg only",
         ),
         (
             "rms",
@@ -332,8 +346,8 @@ def _result(
     )
     reasons = []
     for what, value, (warn, fail), text in judged:
-        if value > warn:
-            level = "fail" if value > fail else "warn"
+        if not value <= warn:  # nor what is no number
+            level = "warn" if value <= fail else "fail"
             reasons.append(f"{level}: {text}: {_REMEDIES[what]}")
     worst: Level = (
         "fail" if any(r.startswith("fail") for r in reasons) else "warn" if reasons else "pass"
@@ -356,6 +370,8 @@ def _result(
 
 _REMEDIES = {
     "scale": "measure the board's squares and enter them, check intrinsics, then the camera itself",
+    "unsure": "too unsure: more pictures, the board larger in them and at different distances",
+    "unsure_tilt": "too unsure: a larger board or a nearer one, tilted",
     "tilt": "is the board flat? then the camera's depth and colour have moved against one another",
     "rms": "more light or texture, a nearer board; see the camera's own calibration",
     "holes": "more light, no reflections, a board farther than the camera's least distance",

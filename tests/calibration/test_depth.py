@@ -11,7 +11,7 @@ import pytest
 
 from calibration import depth as checks
 from calibration import rigid
-from calibration.depth import DepthError, DepthResult, Taken
+from calibration.depth import DepthError, DepthResult, PlaneCheck, Taken
 from calibration.rigid import Array
 from calibration.shots import ShotCamera
 from tests.calibration.test_boards_and_shots import BOARD, LENS, picture_of, seen_from
@@ -100,6 +100,39 @@ def test_what_is_wrong_is_named(spoil: dict[str, float], level: str, words: str)
     assert found.level == level
     assert any(reason.startswith(level) for reason in found.reasons)
     assert any(re.search(words, reason) for reason in found.reasons), found.reasons
+
+
+def one_of(scale: float = 1.0, unsure_share: float = 0.004, unsure_deg: float = 0.3) -> PlaneCheck:
+    """What one picture of a board half a metre away tells, with colour so unsure of it."""
+    return PlaneCheck(
+        name="x",
+        distance_m=0.5,
+        offset_mm=500.0 * (scale - 1.0),
+        scale=scale,
+        tilt_deg=0.2,
+        rms_mm=0.5,
+        holes=0.0,
+        strays=0.0,
+        unsure_mm=500.0 * unsure_share,
+        unsure_deg=unsure_deg,
+    )
+
+
+@pytest.mark.parametrize(
+    ("found", "level"),
+    [
+        ([one_of()] * 10, "pass"),
+        ([one_of(0.90), one_of(0.94)], "fail"),  # 0.92 ± 0.318
+        ([one_of(0.93, unsure_share=0.06)], "fail"),
+        ([one_of(unsure_share=0.015)] * 10, "warn"),
+        ([one_of(unsure_deg=2.0)] * 10, "warn"),
+        ([one_of(unsure_deg=4.0)] * 10, "fail"),
+    ],
+)
+def test_what_can_not_be_told_does_not_pass(found: list[PlaneCheck], level: str) -> None:
+    judged = checks._result(found, [], 0, checks.Limits())
+    assert judged.level == level, judged.reasons
+    assert all("too unsure" in reason for reason in judged.reasons)
 
 
 def test_pictures_without_depth_are_holes_and_not_left_out_of_the_count() -> None:

@@ -193,7 +193,9 @@ def _live(
     with _page(wanted, output, voice), Session.of(config, set_) as session:
         specs = devices.chosen(session.cameras, wanted.cameras)
         chain = Chain(joints=()) if wanted.lens else chain_of(session.action, path)
-        cameras, said = devices.shot_cameras(specs, wanted.mount, board, known, attached)
+        cameras, said = devices.shot_cameras(
+            specs, wanted.mount, board, known, attached, anew=wanted.lens
+        )
         for line in said:
             voice.say(line)
         capture = Capture(output, cameras, known.arm if known else "sim", wanted.lens)

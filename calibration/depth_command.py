@@ -64,6 +64,8 @@ def command(
         shot_camera, taken = _stored(capture, camera, known)
     else:
         shot_camera, taken = _live(board, camera, config, set_ or [], pictures, known)
+    if record is not None:
+        measured.require_lenses({camera: shot_camera})
     found = depth.check(shot_camera, taken)
     if output is not None:
         atomic.write_bytes(output, msgspec.json.format(msgspec.json.encode(found), indent=1))

@@ -70,6 +70,7 @@ def command(
         if chain is None:
             noted_joints.require_chain(taken, chains.configured(config) or chains.SO101)
         taken = measured.with_lenses(taken, record.now)
+        measured.require_lenses(taken.cameras)
     _tell(taken.doubts)
     setup = shots.to_setup(capture, taken)
     if joint_zeros is not None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import msgspec
 
 from calibration.depth import DepthResult
@@ -10,24 +12,53 @@ from calibration.hardware_file import Value
 from calibration.latency.measure import Latencies
 from calibration.lenses import Lens
 from calibration.record import with_camera
-from calibration.shots import ShotCamera, Shots
+from calibration.shots import ShotCamera, Shots, ShotsError
 from contracts.calibration import Calibration, CameraCalibration, HandEye, Intrinsics
 
 _SAME_PX, _SAME_BENT = 1e-3, 1e-5
 """Differences between two lenses, in pixels and of distortion, that come from rounding."""
 
 
-def with_lenses(taken: Shots, calibration: Calibration) -> Shots:
-    """The capture with the lenses that were measured of its cameras, in place of those that it came with."""
-    cameras = dict(taken.cameras)
-    for name, camera in taken.cameras.items():
-        known = calibration.cameras.get(name)
-        if known is None or known.lens is None or known.lens_px is None:
-            continue
-        size = (known.lens.width, known.lens.height)
-        if known.serial == camera.serial and size == (camera.lens.width, camera.lens.height):
-            cameras[name] = seen_through(camera, known.lens)
+def with_lenses(taken: Shots, calibration: Calibration, *, anew: bool = False) -> Shots:
+    """The capture with the lenses that were measured of its cameras, in place of those that it came with;
+    `anew`: for measuring them once more. Raises `ShotsError` as of `with_lens`, but not where `anew`."""
+    cameras = {
+        name: camera
+        if anew and _other_shape(calibration, name, camera)
+        else with_lens(calibration, name, camera)
+        for name, camera in taken.cameras.items()
+    }
     return msgspec.structs.replace(taken, cameras=cameras)
+
+
+def with_lens(calibration: Calibration, name: str, camera: ShotCamera) -> ShotCamera:
+    """The camera with the lens that was measured of it, if one was, for pictures of its size. Raises
+    `ShotsError` where those are of another aspect ratio: the same lens shows other things in them."""
+    known = _known(calibration, name, camera)
+    if known is None:
+        return camera
+    if _other_shape(calibration, name, camera):
+        raise ShotsError(
+            f"the lens of camera '{name}' was measured at another aspect ratio",
+            expected=f"pictures as of {known.width} x {known.height}",
+            found=f"{camera.lens.width} x {camera.lens.height}",
+            remedy="capture at that size, or measure the lens at this one: capture --lens, then intrinsics",
+        )
+    return seen_through(camera, _resized(known, camera.lens.width))
+
+
+def require_lenses(cameras: Mapping[str, ShotCamera]) -> None:
+    """Raise `ShotsError` for a camera whose focal length is an assumed one: what is found through it is no
+    measurement."""
+    for name, camera in cameras.items():
+        lens = camera.lens
+        if camera.lens_doubt and lens.fx == lens.fy == lens.width:
+            raise ShotsError(
+                f"nobody measured the lens of camera '{name}'",
+                expected="its focal length",
+                found=f"one that is assumed, {lens.fx:g} px",
+                remedy="robot-calibrate capture --lens, then intrinsics --config, then this again",
+            )
 
 
 def seen_through(camera: ShotCamera, lens: Intrinsics) -> ShotCamera:
@@ -44,7 +75,7 @@ def intrinsics(
     calibration = with_device(calibration, name, taken.cameras[name])
     before, found = calibration.cameras[name].lens, _plain(lens)
     if before is not None and _same(before, found):
-        return with_camera(calibration, name, lens_px=worst_px)
+        return with_camera(calibration, name, lens_px=worst_px * before.width / found.width)
     return with_camera(calibration, name, lens=found, lens_px=worst_px, hand_eye=None, depth=None)
 
 
@@ -66,8 +97,12 @@ def hand_eye(calibration: Calibration, taken: Shots, result: Result) -> Calibrat
     for name, found in result.cameras.items():
         camera = taken.cameras[name]
         calibration = with_device(calibration, name, camera)
-        before, lens = calibration.cameras[name], _plain(camera.lens)
-        lens_px = before.lens_px if before.lens == lens else None
+        before, lens = _known(calibration, name, camera), _plain(camera.lens)
+        lens_px = calibration.cameras[name].lens_px
+        if before is None or lens_px is None or _resized(before, lens.width) != lens:
+            lens_px = None
+        else:
+            lens_px *= lens.width / before.width
         calibration = with_camera(
             calibration,
             name,
@@ -145,10 +180,42 @@ def with_device(calibration: Calibration, name: str, camera: ShotCamera) -> Cali
     return msgspec.structs.replace(calibration, cameras={**calibration.cameras, name: now})
 
 
+def _known(calibration: Calibration, name: str, camera: ShotCamera) -> Intrinsics | None:
+    """The lens that was measured of this device: of that name and, where both are known, serial number."""
+    known = calibration.cameras.get(name)
+    if known is None or known.lens_px is None:
+        return None
+    other = known.serial and camera.serial and known.serial != camera.serial
+    return None if other else known.lens
+
+
+def _other_shape(calibration: Calibration, name: str, camera: ShotCamera) -> bool:
+    known, now = _known(calibration, name, camera), camera.lens
+    return known is not None and known.width * now.height != known.height * now.width
+
+
+def _resized(lens: Intrinsics, width: int) -> Intrinsics:
+    """The same lens for pictures of that width and its aspect ratio, as `runtime.calibration` has it."""
+    if lens.width == width:
+        return lens
+    scale = width / lens.width
+    # Pixels' middles are whole numbers: half a pixel of the corner goes along.
+    return msgspec.structs.replace(
+        lens,
+        width=width,
+        height=round(lens.height * scale),
+        fx=lens.fx * scale,
+        fy=lens.fy * scale,
+        cx=(lens.cx + 0.5) * scale - 0.5,
+        cy=(lens.cy + 0.5) * scale - 0.5,
+    )
+
+
 def _same(one: Intrinsics, other: Intrinsics) -> bool:
     """Whether they are one lens: of the same pictures OpenCV does not find the last digits again."""
-    if (one.width, one.height, one.model) != (other.width, other.height, other.model):
+    if one.width * other.height != one.height * other.width or one.model != other.model:
         return False
+    one = _resized(one, other.width)
     pixels = zip(
         (one.fx, one.fy, one.cx, one.cy), (other.fx, other.fy, other.cx, other.cy), strict=True
     )

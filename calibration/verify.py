@@ -121,8 +121,10 @@ def verify(
         lens = calibration.cameras[name].lens
         own = (camera.lens.width, camera.lens.height)
         # As live: through the lens that its place was found by, whatever the capture came with.
-        known = lens is not None and (lens.width, lens.height) == own
-        cameras[name] = measured.seen_through(camera, lens) if lens and known else camera
+        if lens is not None and (lens.width, lens.height) == own:
+            cameras[name] = measured.seen_through(camera, lens)
+        else:
+            cameras[name] = measured.with_lens(calibration, name, camera)
     taken = msgspec.structs.replace(taken, cameras=cameras)
     setup = shots.to_setup(folder, taken, fewest=1)
     return check(

@@ -47,9 +47,12 @@ def shot_cameras(
     board: Board,
     calibration: Calibration | None,
     attached: Attached | None = None,
+    *,
+    anew: bool = False,
 ) -> tuple[dict[str, ShotCamera], list[str]]:
     """With the lenses that were calibrated of them, else the devices' own; and what is to be said of them.
-    `attached`: what devices say beyond their specs; None: nobody asked them."""
+    `attached`: what devices say beyond their specs; None: nobody asked them. `anew`: their lenses are to be
+    calibrated once more. Raises `ShotsError` as of `measured.with_lenses`."""
     asked = attached or Attached()
     cameras = {}
     for name, spec in specs.items():
@@ -65,7 +68,7 @@ def shot_cameras(
         )
     found = Shots(version=shots.VERSION, cameras=cameras, shots=())
     if calibration is not None:
-        found = measured.with_lenses(found, calibration)
+        found = measured.with_lenses(found, calibration, anew=anew)
     return found.cameras, found.doubts
 
 

@@ -32,6 +32,8 @@ LIMIT_MM, LIMIT_PX = 5.0, 8.0
 """It fails above these and warns above half. Pixels are how far corners of a board that nobody moved may lie
 from where the calibration has them: a sound one misses by one to two (an arm's own inexactness), one whose
 camera turned by half a degree by five at a focal length of 600."""
+_NEAR_ONE = 0.02
+"""Of a quaternion's length: written with two digits it is no farther from one."""
 MIN_TURN_DEG = 5.0
 """Second largest spread of the hand's orientation: a hand that hardly turns shows the same error everywhere,
 and everything agrees."""
@@ -96,13 +98,23 @@ class Check(msgspec.Struct, frozen=True, kw_only=True):
 def read_touches(path: Path) -> Touches:
     """Raises `VerifyError`."""
     try:
-        return msgspec.json.decode(atomic.read_bytes(path, atomic.MAX_JSON_BYTES), type=Touches)
+        found = msgspec.json.decode(atomic.read_bytes(path, atomic.MAX_JSON_BYTES), type=Touches)
     except (atomic.FileError, OSError, msgspec.MsgspecError) as error:
         raise VerifyError(
             f"{path} holds no touches",
             found=str(error),
             remedy='write {"tip_m": [...], "touches": [{"corner": 0, "position_m": [...], ...}]}',
         ) from error
+    for number, one in enumerate(found.touches):
+        length = float(np.linalg.norm(one.quaternion_xyzw))
+        if not abs(length - 1.0) <= _NEAR_ONE:
+            raise VerifyError(
+                f"{path}: quaternion_xyzw of touch {number} is no rotation",
+                expected="x, y, z, w of length 1",
+                found=f"{list(one.quaternion_xyzw)}, of length {length:.3g}",
+                remedy="note the pose of the arm's hand at that corner",
+            )
+    return found
 
 
 def verify(
@@ -207,7 +219,7 @@ def text_of(check: Check) -> str:
             )
         if one.touch_mm:
             said.append(
-                f"the tip {np.median(one.touch_mm):.2f} mm (median), {max(one.touch_mm):.2f} mm (largest) "
+                f"the tip {np.median(one.touch_mm):.2f} mm (median), {np.max(one.touch_mm):.2f} mm (largest) "
                 f"from {len(one.touch_mm)} corners that it touched"
             )
         lines.append(f"{name} ({one.stands} stands): {'; '.join(said)}")
@@ -326,7 +338,7 @@ def _reasons(name: str, one: CameraCheck, limit_mm: float, limit_px: float) -> l
         ("the board is not where it was by", one.drift_mm, limit_mm, "mm", moved),
         (
             "the tip misses corners by",
-            max(one.touch_mm, default=None),
+            float(np.max(one.touch_mm)) if one.touch_mm else None,
             *(limit_mm, "mm", "check tip_m, then calibrate again"),
         ),
         (
@@ -335,10 +347,11 @@ def _reasons(name: str, one: CameraCheck, limit_mm: float, limit_px: float) -> l
             *(limit_mm, "mm", "calibrate again, with more tilt"),
         ),
     ):
-        if value is not None and value > limit / 2:
+        # What is no number is within no limit.
+        if value is not None and not value <= limit / 2:
             why = f"{what} {value:.2f} {unit} (fail above {limit:g}): {do}"
-            found.append(Reason("fail" if value > limit else "warn", name, why))
-    if one.median_mm is not None and one.turn_deg < MIN_TURN_DEG:
+            found.append(Reason("warn" if value <= limit else "fail", name, why))
+    if one.median_mm is not None and not one.turn_deg >= MIN_TURN_DEG:
         why = (
             f"the hand turned by {one.turn_deg:.1f} deg only (second axis): an error of the camera's place "
             "would hardly show"

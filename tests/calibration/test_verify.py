@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from calibration import rigid, shots
 from calibration.app import app
 from calibration.record import Record, with_camera
-from calibration.verify import Check, Touches, VerifyError, read_touches, verify
+from calibration.verify import Check, Touch, Touches, VerifyError, read_touches, verify
 from contracts.calibration import Calibration
 from tests.calibration.rigs import Rig
 from tests.calibration.test_boards_and_shots import BOARD, capture
@@ -96,15 +96,16 @@ def test_a_tip_on_corners_is_where_the_camera_sees_them(
 ) -> None:
     rig, tip = Rig(3), np.array([0.01, -0.02, 0.12])
     touches = []
+    turn = (np.array([0.1, 0.9, 0.2, 0.1]) / np.sqrt(0.87)).round(3).tolist()
     for corner in (0, 5, 18, 23):
         point = rig.far_T_board[:3, :3] @ BOARD.points()[corner] + rig.far_T_board[:3, 3]
-        hand = rigid.from_quaternion([0.1, 0.9, 0.2, 0.1], [0, 0, 0])
+        hand = rigid.from_quaternion(turn, [0, 0, 0])
         place = point - hand[:3, :3] @ tip
         touches.append(
             {
                 "corner": corner,
                 "position_m": place.tolist(),
-                "quaternion_xyzw": [0.1, 0.9, 0.2, 0.1],
+                "quaternion_xyzw": turn,
             }
         )
     path = tmp_path / "touches.json"
@@ -119,9 +120,25 @@ def test_a_tip_on_corners_is_where_the_camera_sees_them(
     nowhere = Touches(tip_m=(0.0, 0.0, 0.0), touches=())
     with pytest.raises(VerifyError, match="no such corner"):
         verify(Record(config).now, again, touches=nowhere)
+    touches[2]["quaternion_xyzw"] = [0, 0, 0, 0]
+    path.write_text(json.dumps({"tip_m": tip.tolist(), "touches": touches}))
+    with pytest.raises(VerifyError, match=r"touch 2 is no rotation.*length 0"):
+        read_touches(path)
     path.write_text("{}")
     with pytest.raises(VerifyError, match="holds no touches"):
         read_touches(path)
+
+
+@pytest.mark.filterwarnings("ignore:invalid value encountered in divide")
+def test_what_is_no_number_is_within_no_limit(config: Path, again: Path) -> None:
+    """Neither alone nor beside sound ones, wherever among them."""
+    here = Touch(corner=0, position_m=(0.0, 0.0, 0.0), quaternion_xyzw=(0.0, 0.0, 0.0, 1.0))
+    lost = msgspec.structs.replace(here, quaternion_xyzw=(0.0, 0.0, 0.0, 0.0))
+    for touches in ((lost,), (here, lost), (lost, here)):
+        found = Touches(tip_m=(0.0, 0.0, 0.0), touches=touches)
+        # Limits that every distance on earth is within.
+        check = verify(Record(config).now, again, touches=found, limit_mm=1e9)
+        assert check.level == "fail" and "the tip misses" in check.reasons[0].why
 
 
 def test_pictures_that_say_nothing_about_it_are_refused(config: Path, tmp_path: Path) -> None:

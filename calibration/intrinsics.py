@@ -18,7 +18,7 @@ import numpy as np
 from calibration.boards import MIN_SHARPNESS, Finder
 from calibration.lenses import Lens
 from calibration.rigid import Array
-from calibration.shots import ShotCamera, Shots, ShotsError, read_picture
+from calibration.shots import ShotCamera, Shots, ShotsError, picture_of
 from contracts.errors import EntracteError
 
 MIN_VIEWS = 8
@@ -69,7 +69,7 @@ def views_of(folder: Path, shots: Shots, name: str) -> Views:
     for shot in shots.shots:
         if name not in shot.pictures:
             continue
-        corners = finder.find(read_picture(folder / shot.pictures[name]))
+        corners = finder.find(picture_of(folder, shot.pictures[name], camera))
         if corners is None or len(corners.numbers) < 6:
             left_out.append(f"{shot.name}: the board is not seen")
         elif corners.sharpness < MIN_SHARPNESS:

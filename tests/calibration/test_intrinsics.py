@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from calibration import intrinsics
+from calibration import intrinsics, shots
 from calibration.app import app
 from calibration.boards import Board
 from calibration.intrinsics import Fit, IntrinsicsError, Views
 from calibration.lenses import Lens
-from calibration.shots import ShotCamera
+from calibration.shots import ShotCamera, ShotsError
 from tests.calibration.test_boards_and_shots import capture
 
 TRUE = Lens(
@@ -101,6 +101,18 @@ def test_a_lens_that_stays_unsure_is_told_what_it_lacks(
     monkeypatch.setattr(intrinsics, "MIN_COVERED", 0.2)
     said = CliRunner().invoke(app, command)
     assert "every part of the picture" in said.output.splitlines()[1], said.output
+
+
+def test_pictures_of_another_size_than_their_camera_are_refused(tmp_path: Path) -> None:
+    """A lens of them would be signed for a size that they don't have."""
+    taken = shots.read(folder := capture(tmp_path / "c", count=1))
+    wrist = taken.cameras["wrist"]
+    half = msgspec.structs.replace(
+        wrist, lens=msgspec.structs.replace(wrist.lens, width=320, height=240)
+    )
+    wrong = msgspec.structs.replace(taken, cameras={"wrist": half})
+    with pytest.raises(ShotsError, match="another size than its camera"):
+        intrinsics.views_of(folder, wrong, "wrist")
 
 
 def test_pictures_that_determine_no_lens_are_refused() -> None:

@@ -44,6 +44,10 @@ FILE = "shots.json"
 VERSION = 1
 MAX_SHOTS = 2000
 MAX_PICTURE_BYTES = 64 * 1024 * 1024
+OUTSIDE = (
+    "corners outside what the lens's model covers: calibrate the lens with pictures there, or show the board "
+    "nearer the middle"
+)
 
 
 class ShotsError(EntracteError):
@@ -196,7 +200,7 @@ def to_setup(folder: Path, shots: Shots, fewest: int = MIN_SAMPLES) -> Setup:
     finders = {name: Finder(camera.board) for name, camera in shots.cameras.items()}
     points = {name: camera.board.points() for name, camera in shots.cameras.items()}
     left_out: list[str] = []
-    mirrored, seen = Counter[str](), Counter[str]()
+    mirrored, outside, seen = Counter[str](), Counter[str](), Counter[str]()
     samples = []
     for shot in shots.shots:
         views = {}
@@ -204,10 +208,11 @@ def to_setup(folder: Path, shots: Shots, fewest: int = MIN_SAMPLES) -> Setup:
             camera = shots.cameras[name]
             grey = picture_of(folder, file, camera)
             corners = finders[name].find(grey)
-            if why := _unfit(corners):
+            if why := _unfit(corners, camera.lens):
                 if corners is None and is_mirrored(finders[name], grey):
                     mirrored[name] += 1
                     why = "the board is seen mirrored"
+                outside[name] += why == OUTSIDE
                 left_out.append(f"{shot.name}/{name}: {why}")
                 continue
             assert corners is not None
@@ -223,16 +228,23 @@ def to_setup(folder: Path, shots: Shots, fewest: int = MIN_SAMPLES) -> Setup:
                 found=f"in {count} of {count + seen[name]} pictures",
                 remedy="switch mirroring off in the camera's driver",
             )
+    for name, count in outside.items():
+        if count > seen[name]:
+            raise HandEyeError(
+                f"the lens's model does not cover where camera '{name}' sees the board",
+                found=f"in {count} of {count + seen[name]} pictures",
+                remedy="calibrate its lens with pictures there: robot-calibrate capture --lens, intrinsics",
+            )
     cameras = [camera.lens.pinhole(name, camera.mount) for name, camera in shots.cameras.items()]
     setup = make_setup(cameras, samples, fewest)
     return replace(setup, left_out=(*left_out, *setup.left_out))
 
 
-def _unfit(corners: Corners | None) -> str:
+def _unfit(corners: Corners | None, lens: Lens) -> str:
     if corners is None:
         return "the board is not seen"
     if len(corners.numbers) < MIN_CORNERS:
         return f"{len(corners.numbers)} corners, fewer than {MIN_CORNERS}"
     if corners.sharpness < MIN_SHARPNESS:
         return f"blurred (sharpness {corners.sharpness:.0f}, below {MIN_SHARPNESS:g})"
-    return ""
+    return "" if lens.covers(corners.pixels).all() else OUTSIDE

@@ -108,6 +108,47 @@ def test_straightened_pixels_are_those_of_the_pinhole(model: str) -> None:
     assert np.abs(straight - (np.stack([x, y], axis=1) * 600 + [320, 240])).max() < 1e-3
 
 
+WIDE = Lens(
+    width=640, height=480, fx=400.0, fy=400.0, cx=319.5, cy=239.5,
+    model="brown_conrady", distortion=(-0.35, 0.13, 0.0, 0.0, -0.02),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("model", ["brown_conrady", "inverse_brown_conrady"])
+def test_a_wide_lens_is_straightened_to_the_picture_s_corners(model: str) -> None:
+    """94 degrees across: OpenCV's five rounds end three pixels away."""
+    lens = msgspec.structs.replace(WIDE, model=model)
+    pixels = np.array([[x, y] for x in (0.0, 160.0, 319.5, 639.0) for y in (0.0, 240.0, 479.0)])
+    straight = lens.straighten(pixels)
+    x, y = ((straight - [319.5, 239.5]) / 400).T
+    r2 = x * x + y * y
+    f = 1 - 0.35 * r2 + 0.13 * r2**2 - 0.02 * r2**3
+    again = np.stack([x * f, y * f], axis=1) * 400 + [319.5, 239.5]
+    assert np.abs(again - pixels).max() < 0.02
+    assert lens.covers(pixels).all()
+    # 1.4 times as far from the middle the model has turned back: no ray is seen there.
+    assert not lens.covers(np.array([[-128.0, -96.0], [767.0, 575.0]])).any()
+
+
+def test_corners_that_the_lens_has_no_ray_for_are_left_out_and_named(tmp_path: Path) -> None:
+    taken = shots.read(folder := capture(tmp_path / "c", count=3))
+
+    def through(k1: float) -> Shots:
+        """With a model that folds back 400 / sqrt(-3 k1) pixels from the middle."""
+        bent = msgspec.structs.replace(
+            LENS, model="brown_conrady", distortion=(k1, 0.0, 0.0, 0.0, 0.0)
+        )
+        wrist = msgspec.structs.replace(taken.cameras["wrist"], lens=bent)
+        return msgspec.structs.replace(taken, cameras={"wrist": wrist})
+
+    # At 218 pixels: the third picture's farthest corner is at 240, those of the others within 200.
+    found = shots.to_setup(folder, through(-1.12), fewest=1)
+    assert [sample.name for sample in found.samples] == ["0", "1"]
+    assert found.left_out[0].startswith("2/wrist: corners outside what the lens's model covers")
+    with pytest.raises(HandEyeError, match=r"model does not cover.*in 3 of 3 pictures"):
+        shots.to_setup(folder, through(-4.0))
+
+
 def test_what_makes_no_board_or_lens_is_refused() -> None:
     for change in (
         {"dictionary": "DICT_9"},

@@ -9,6 +9,7 @@ import typer
 
 if TYPE_CHECKING:
     from calibration.depth import Taken
+    from calibration.record import Record
     from calibration.shots import ShotCamera
     from contracts.calibration import Calibration
 
@@ -61,7 +62,7 @@ def command(
     known = None if record is None else record.now
     if board is None:
         assert capture is not None
-        shot_camera, taken = _stored(capture, camera, known)
+        shot_camera, taken = _stored(capture, camera, record)
     else:
         shot_camera, taken = _live(board, camera, config, set_ or [], pictures, known)
     if record is not None:
@@ -77,13 +78,14 @@ def command(
         typer.echo(record.said(put), err=json)
 
 
-def _stored(folder: Path, name: str, known: Calibration | None) -> tuple[ShotCamera, list[Taken]]:
+def _stored(folder: Path, name: str, record: Record | None) -> tuple[ShotCamera, list[Taken]]:
     """Of a capture, with the lens that was calibrated since."""
     from calibration import depth, measured, shots
 
     taken = shots.read(folder)
-    if known is not None:
-        taken = measured.with_lenses(taken, known)
+    if record is not None:
+        record.require_arm(taken.arm)
+        taken = measured.with_lenses(taken, record.now)
     pictures = list(depth.of_capture(folder, taken, name))
     return taken.cameras[name], pictures
 

@@ -65,6 +65,7 @@ def command(
         taken = noted_joints.placed_by(taken, chains.read(chain), str(chain))
     record = None if config is None else Record(config)
     if record is not None:
+        record.require_arm(taken.arm)
         for name in taken.cameras:
             record.require_camera(name)
         if chain is None:

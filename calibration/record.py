@@ -6,6 +6,7 @@ that names it `calibration.hardware_file`'s.
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -22,6 +23,8 @@ from contracts.key_rotation import hex_of
 
 _ARM_NAMES = ("id", "serial", "calibration", "port")
 """Options that tell one arm of a kind from another, the surest first."""
+_PORT = re.compile(r"(tty|cu\.|COM)\S*")
+"""What a port is called."""
 
 
 class Record:
@@ -72,6 +75,23 @@ class Record:
                 remedy="name the capture's camera as the configuration does",
             )
 
+    def require_arm(self, taken: str) -> None:
+        """Raise `ConfigError` where a capture is of another arm, `taken`, than this robot's ("": not named).
+        Ports change hands: of an arm that is named by nothing else, only the kind is compared."""
+        names = {f"{self._kind} {own}" for own in self._arm_names.values()}
+        if not taken or taken in {self._arm, *names}:
+            return
+        kind, _, own = taken.partition(" ")
+        by_port = not own or _PORT.fullmatch(own) or not set(self._arm_names) - {"port"}
+        if kind == self._kind and by_port:
+            return
+        raise ConfigError(
+            "the capture is of another arm than the robot's",
+            expected=f"{self._arm}, as {self.config} has it",
+            found=taken,
+            remedy='give the --config of the arm that took it, or correct "arm" in its shots.json',
+        )
+
     def _section(self, name: str) -> dict[str, Any]:
         found = self._tree.get(name) or {}
         if not isinstance(found, dict):
@@ -102,10 +122,17 @@ class Record:
 
     @property
     def _arm(self) -> str:
-        arm = self._section("arm")
-        options: dict[str, Any] = arm.get("options") or {}
-        own = next((Path(str(options[k])).name for k in _ARM_NAMES if options.get(k)), "")
-        return f"{arm.get('kind', 'sim')} {own}".strip()
+        return f"{self._kind} {next(iter(self._arm_names.values()), '')}".strip()
+
+    @property
+    def _kind(self) -> str:
+        return str(self._section("arm").get("kind", "sim"))
+
+    @property
+    def _arm_names(self) -> dict[str, str]:
+        """What tells the arm from another of its kind, by option, the surest first."""
+        options: dict[str, Any] = self._section("arm").get("options") or {}
+        return {k: Path(str(options[k])).name for k in _ARM_NAMES if options.get(k)}
 
 
 def with_camera(calibration: Calibration, name: str, **measured: object) -> Calibration:

@@ -69,6 +69,7 @@ def command(
     motion."""
     import msgspec
 
+    from calibration import shots
     from calibration.record import Record
     from calibration.verify import LIMIT_MM, LIMIT_PX, read_touches, text_of, verify
     from contracts.errors import ConfigError
@@ -94,6 +95,7 @@ def command(
                 remedy=f"leave out {', '.join(given)}",
             )
         record, found = Record(config), None
+        record.require_arm(shots.read(capture).arm)
         if touch:
             found = _touched(record, capture, touch, tip_mm, touches, set_ or [], chain)
         elif touches is not None:

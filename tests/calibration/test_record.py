@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from calibration import hardware_file, measured
+from calibration import hardware_file, measured, shots
 from calibration.app import app
 from calibration.boards import Board
 from calibration.lenses import Lens
@@ -167,6 +167,46 @@ def test_a_camera_that_is_not_configured_is_refused_before_the_work(tmp_path: Pa
         app, ["handeye", str(capture(tmp_path / "c", count=3)), "--config", str(config)]
     )
     assert said.exit_code != 0 and "no camera 'wrist'" in str(said.exception)
+
+
+@pytest.mark.parametrize("verb", ["handeye", "depth", "verify"])
+def test_a_capture_of_another_arm_is_refused(tmp_path: Path, verb: str) -> None:
+    config = tmp_path / "robot.yaml"
+    config.write_text(
+        "arm: {kind: so101, options: {id: left, port: /dev/ttyACM0}}\ncameras: {wrist: {kind: sim}}\n"
+    )
+    folder = capture(tmp_path / "c", count=1)
+    shots.write(folder, msgspec.structs.replace(shots.read(folder), arm="so101 right"))
+    which = ["--camera", "wrist"] if verb == "depth" else []
+    said = CliRunner().invoke(app, [verb, str(folder), *which, "--config", str(config)])
+    assert said.exit_code != 0 and "another arm" in str(said.exception)
+    assert "so101 left" in str(said.exception) and "so101 right" in str(said.exception)
+
+
+@pytest.mark.parametrize(
+    ("arm", "taken", "accepted"),
+    [
+        ("{kind: so101, options: {id: left}}", "", True),
+        ("{kind: so101, options: {id: left}}", "so101 left", True),
+        ("{kind: so101, options: {id: left, port: /dev/ttyACM0}}", "so101 ttyACM0", True),
+        ("{kind: so101, options: {id: left, port: /dev/ttyACM0}}", "so101 ttyACM1", True),
+        ("{kind: so101, options: {port: /dev/ttyACM0}}", "so101 ttyACM1", True),
+        ("{kind: so101, options: {port: /dev/ttyACM0}}", "so101 right", True),
+        ("{kind: so101, options: {port: /dev/ttyACM0}}", "sim", False),
+        ("{kind: so101, options: {serial: A1}}", "so101 B2", False),
+        ("{kind: sim}", "sim", True),
+    ],
+)
+def test_an_arm_that_its_port_alone_names_may_be_any_of_its_kind(
+    tmp_path: Path, arm: str, taken: str, accepted: bool
+) -> None:
+    config = tmp_path / "robot.yaml"
+    config.write_text(f"arm: {arm}\n")
+    if accepted:
+        Record(config).require_arm(taken)
+    else:
+        with pytest.raises(ConfigError, match="another arm"):
+            Record(config).require_arm(taken)
 
 
 def test_a_calibration_that_is_not_there_is_said_and_no_key_is_made_for_it(tmp_path: Path) -> None:

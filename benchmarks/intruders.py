@@ -101,15 +101,14 @@ def measure(
     late: dict[str, list[float]] = {"quiet": [], "attacked": []}
     missed: Counter[str] = Counter()
     seen: Counter[str] = Counter()
-    name = ROBOT
     folder.mkdir(parents=True, exist_ok=True)
     root = folder / "trainer"
-    insider = _enrol(root, folder / "rig", name)
+    insider = _enrol(root, folder / "rig", ROBOT)
     with KeyedRig(folder / "rig") as rig, PatientTrainer(root, folder / "robot") as trainer:
         loop = OurLoop(rig, trainer, package, rate_hz, folder)
         for number in range(2 * blocks):
             kind = "attacked" if number % 2 else "quiet"
-            attackers = _attackers(kind, trainer, insider, name, attempts // blocks, block_s)
+            attackers = _attackers(kind, trainer, insider, ROBOT, attempts // blocks, block_s)
             found = loop.run(block_s)
             late[kind] += found["lateness_s"]
             missed[kind] += found["missed"]
@@ -129,7 +128,7 @@ def measure(
         missed={kind: missed[kind] for kind in late},
         seen=dict(seen),
         refused=_last(records, "door"),
-        strangers_heard=_strangers(records, name),
+        strangers_heard=_strangers(records, ROBOT),
         episodes=episodes,
         stored=stored,
         machine=machine(),

@@ -185,7 +185,7 @@ class Watchdog:
         board = self._board
         board.watchdog_tripped_at_s = now_s
         held = False
-        dumping: list[threading.Thread] = []
+        dumping: threading.Thread | None = None
         while not held and not stop.is_set():
             try:
                 held = self._gate.seize(time.monotonic())
@@ -198,8 +198,8 @@ class Watchdog:
                 print(f"watchdog: {_word(reason)}: {what}", file=sys.stderr, flush=True)
                 # A disk may take its time: the next attempt doesn't wait for it.
                 about = (self._run, board, "watchdog", (), what)
-                dumping.append(threading.Thread(target=dump, args=about))
-                dumping[0].start()
+                dumping = threading.Thread(target=dump, args=about)
+                dumping.start()
             if not held:
                 stop.wait(_RETRY_S)
         if held:
@@ -214,8 +214,8 @@ class Watchdog:
                 flush=True,
             )
             after, found = self._look_back()
-        for one in dumping:
-            one.join()
+        if dumping is not None:
+            dumping.join()
         if held:
             dump(self._run, board, "watchdog", after, found.note)
 

@@ -36,9 +36,8 @@ class StopEvent(threading.Event):
 
     def wait(self, timeout: float | None = None) -> bool:
         """At most `timeout` seconds; without it, until it is set."""
-        if (
-            not self._set
-        ):  # `select` and not `poll`, whose milliseconds are too coarse for a teleoperator
+        if not self._set:
+            # Not `poll`, whose milliseconds are too coarse for a teleoperator.
             select.select([self._fd], [], [], None if timeout is None else max(0.0, timeout))
         return self._set
 

@@ -304,13 +304,17 @@ class So101:
             )
 
     def _stop(self, ids: Sequence[int]) -> dict[int, bool]:
-        """Those of these servos that are heard are told where to stop. By servo: whether it has that goal."""
-        held, heard = self._held, {}
+        """Those of these servos that are heard and believed are told where to stop; a goal named to any other
+        might send one back up that lost its supply, fell and comes to. By servo: whether it has that goal."""
+        held, heard, told = self._held, {}, {}
         for one, (reading, believed) in self._ask(ids).items():
             heard[one] = reading.torque and held.get(one) == reading.goal
-            if believed and not heard[one] and (one not in held or not reading.torque):
-                held[one] = self._stop_at(one, reading)  # one that let go may have sunk
-        if told := {one: held[one] for one in ids if one in held and not heard.get(one)}:
+            if heard[one] or not believed:
+                continue
+            if one not in held or not reading.torque:  # one that let go may have sunk
+                held[one] = self._stop_at(one, reading)
+            told[one] = held[one]
+        if told:
             self.bus.write_all(sts.GOAL_POSITION, told)
         return heard
 

@@ -100,6 +100,51 @@ def test_how_far_a_joint_brakes_is_bounded_by_how_fast_it_was() -> None:
     assert replies.believe(1, reading(2502, 0), 9.006, 9.011)
 
 
+def fall(bus: ServoBus, steps: int) -> Servo:
+    """The second servo has lost its supply for a moment, and the arm its height."""
+    servo = bus.servo(2)
+    servo.set(sts.TORQUE_ENABLE, 0)
+    servo.set(sts.GOAL_POSITION, 0)
+    servo._position -= steps
+    return servo
+
+
+@pytest.mark.parametrize("steps", [60, 680])
+def test_a_servo_that_let_go_and_fell_is_not_sent_back_up(
+    bus: ServoBus, arm: So101, steps: int
+) -> None:
+    """However far it is from where it was heard last, and held."""
+    read(arm)
+    arm.hold()
+    before = bus.servo(2).get(sts.GOAL_POSITION)
+    fallen = fall(bus, steps)
+    arm.hold()
+    assert fallen.torque
+    assert abs(fallen.get(sts.GOAL_POSITION) - (before - steps)) <= 1
+
+
+def test_a_servo_that_comes_to_after_it_was_asked_is_told_nothing(
+    bus: ServoBus, arm: So101
+) -> None:
+    """It did not answer, and would hear the goal that it was held at."""
+    read(arm)
+    arm.hold()
+    before = bus.servo(2).get(sts.GOAL_POSITION)
+    honest, fallen = bus._sync_read, fall(bus, 60)
+    deaf = iter([True])
+
+    def sync_read(start: int, size: int, numbers: bytes) -> bytes:
+        fallen.silent = next(deaf, False)
+        reply = honest(start, size, numbers)
+        fallen.silent = False
+        return reply
+
+    bus._sync_read = sync_read  # type: ignore[method-assign]
+    arm.hold()
+    assert fallen.torque
+    assert abs(fallen.get(sts.GOAL_POSITION) - (before - 60)) <= 1
+
+
 LIFTED = MIDDLE + np.array([0.0, 90.0, 0.0, 0.0, 0.0, 0.0])
 
 

@@ -21,6 +21,7 @@ from contracts.reward import RewardSignal, abstain
 from trainer.config import TrainerConfig
 from trainer.interfaces import LiveRewardModel, RewardModel, ScoredEpisode, StoredEpisode
 from trainer.judgement import check_signals, judge
+from trainer.plain import plain_signal
 
 PATIENCE = 10
 """Timeouts that a call may take before nobody waits for its end any more."""
@@ -68,6 +69,8 @@ class Scorer:
             problem = check_signals(signals, episode.steps)
             if problem:
                 failure = f"{'nan' if problem.startswith('NaN') else 'unparsable'}: {problem}"
+            else:
+                signals = [plain_signal(signal) for signal in signals]
         except TimeoutError as error:
             failure = f"timeout: {error}"
         except Exception as error:  # whatever a user's model raises, the daemon goes on

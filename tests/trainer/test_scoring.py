@@ -6,6 +6,7 @@ import math
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from contracts.reward import RewardSignal
 from contracts.specs import SO101_JOINTS, ActionSpec, CameraSpec, ObservationSpec
 from trainer.interfaces import EpisodeKey, StoredEpisode
 from trainer.scoring import Scorer
+from trainer.store import read_scores, write_scores
 
 UNITS = ("deg",) * 5 + ("percent",)
 OBSERVATION = ObservationSpec((CameraSpec("front", 32, 24, 10.0),), SO101_JOINTS, UNITS)
@@ -61,6 +63,10 @@ def _raise() -> Any:
     raise RuntimeError("out of memory")
 
 
+def _fraction(step: int) -> Any:
+    return np.float32(step)
+
+
 @pytest.mark.parametrize(
     ("kind", "how"),
     [
@@ -68,6 +74,7 @@ def _raise() -> Any:
         ("exception", _raise),
         ("exception", lambda: [RewardSignal(STEPS - 1, completion=math.inf)]),
         ("nan", lambda: [RewardSignal(STEPS - 1, process=math.nan, completion=math.nan)]),
+        ("exception", lambda: [RewardSignal(_fraction(STEPS - 1), completion=0.9)]),
         ("unparsable", lambda: "ANSWER: maybe"),
         ("unparsable", lambda: [{"completion": 1.0}]),
         ("unparsable", list),
@@ -121,3 +128,30 @@ def test_an_episode_that_was_stopped_in_the_middle_is_no_failure(reason: str) ->
     assert found[0.9].success is True
     assert found[0.1].success is (None if reason == "aborted" else False)
     assert not found[0.1].failure and not found[0.1].signals[0].abstained
+
+
+class Numpys(Says):
+    """The same in another library's numbers."""
+
+    def __init__(self, completion: float, number: Callable[[float], Any]) -> None:
+        super().__init__(completion)
+        self._number = number
+
+    def score_episode(self, episode: StoredEpisode) -> list[RewardSignal]:
+        shares = tuple(self._number(share) for share in (0.0, 0.0, 0.25, 0.25, 0.5))
+        completion = self._number(self._completion)
+        step: Any = np.int64(episode.steps - 1)
+        return [RewardSignal(step, completion=completion, score_distribution=shares)]
+
+
+@pytest.mark.parametrize("number", [np.float32, np.float64, np.float16])
+def test_numbers_of_another_library_are_written_as_what_they_are(
+    tmp_path: Path, number: Callable[[float], Any]
+) -> None:
+    """They pass for Python's own until a file is written: the trainer ended at it, at every start again."""
+    scored = Scorer(Numpys(0.75, number), 10.0).score(episode(1))
+    assert scored.success is True and not scored.failure
+    write_scores(tmp_path, scored)
+    known = read_scores(tmp_path, scored.episode.key, "says")
+    assert known is not None and repr(known[0]) == repr(list(scored.signals))
+    assert known[0][0].completion == 0.75 and known[0][0].step == STEPS - 1

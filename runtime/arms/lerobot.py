@@ -113,6 +113,11 @@ class LeRobotArm:
         self._child.ask({"do": "connect"}, self._start_s)
 
     def read(self) -> ArmState:
+        state = self._pose()
+        self._judge_stop(state)
+        return state
+
+    def _pose(self) -> ArmState:
         at_s = time.monotonic()
         found = self._child.ask({"do": "read", "names": list(self._names)}, self._answer_s)
         values = np.array([found[name] for name in self._names], np.float32)
@@ -120,9 +125,7 @@ class LeRobotArm:
             bad = self._names[int(np.argmin(np.isfinite(values)))]
             raise Glitch(f"LeRobot read {bad} as {found[bad]}")
         self._seen = values.astype(np.float64)
-        state = ArmState(values, at_s)  # neither goals nor torque are among what LeRobot observes
-        self._judge_stop(state)
-        return state
+        return ArmState(values, at_s)  # neither goals nor torque are among what LeRobot observes
 
     def _judge_stop(self, state: ArmState) -> None:
         found = self._stopping.add(state) if self._stopping is not None else None
@@ -180,17 +183,26 @@ class LeRobotArm:
                     raise
 
     def _stop_at(self) -> np.ndarray:
+        """Where a joint is seen, or its goal if it is near that. One whose readings don't agree keeps its
+        goal, and so do all where they are lost: it is ahead of them by their lag, where they were seen before
+        is behind them."""
         try:
-            self.read()
+            seen, agreed = self._look_twice()
         except DeviceError:
             if self._seen is None:
                 raise
-            # A stop at a pose of some milliseconds ago is better than none.
-        assert self._seen is not None
+            return self._seen if self._sent is None else self._sent
         if self._sent is None:
-            return self._seen
-        kept = (np.abs(self._sent - self._seen) <= KEEP_GOAL) | self._grippers
-        return np.where(kept, self._sent, self._seen)
+            return seen
+        kept = ~agreed | (np.abs(self._sent - seen) <= KEEP_GOAL) | self._grippers
+        return np.where(kept, self._sent, seen)
+
+    def _look_twice(self) -> tuple[np.ndarray, np.ndarray]:
+        """The pose, and in which joints the reading before it agrees: a broken one may say anything."""
+        first, then = self._pose(), self._pose()
+        turned = 2.0 * np.array(self._spec.max_velocity) * (then.at_s - first.at_s)
+        agreed = np.abs(then.positions - first.positions) <= MOVED + turned
+        return then.positions.astype(np.float64), agreed
 
     def release(self) -> None:
         raise DeviceError("LeRobot has no call that cuts the power of a robot that stays connected")

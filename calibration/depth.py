@@ -136,8 +136,6 @@ def plane_check(
 ) -> PlaneCheck | Rejected:
     """Of one picture whose board was found. `depth` uint16[H,W], counts, 0 where there is none."""
     rays, true_m, rows, columns = _on_board(camera, seen)
-    if not camera.lens.covers(seen.corners.pixels).all():
-        return Rejected("lens", shots.OUTSIDE)
     if len(rays) < MIN_PIXELS:
         return Rejected("small", f"the board covers {len(rays)} pixels, fewer than {MIN_PIXELS}")
     counts = depth[rows, columns]

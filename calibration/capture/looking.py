@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -12,8 +13,9 @@ from calibration.boards import MIN_SHARPNESS, Corners, Finder, is_mirrored
 from calibration.handeye.closed_form import board_poses
 from calibration.handeye.refusals import MAX_BOARD_PX
 from calibration.handeye.samples import MIN_CORNERS, View
+from calibration.lenses import Lens
 from calibration.rigid import Array
-from calibration.shots import ShotCamera
+from calibration.shots import OUTSIDE, ShotCamera
 
 MIN_OF_BOARD = 6
 """Corners of a ChArUco board: four fit any pose."""
@@ -24,6 +26,9 @@ TWO_FOLD_DEG, TWO_FOLD = 5.0, 20.0
 """Two poses that differ by more, and of which the worse is not less likely by a factor of exp(this / 2)."""
 _NOISE_PX = 0.2
 """A corner's at least, per axis: so sure is no picture."""
+_UNBENT = 0.05
+"""Of the board's size in the picture: what a lens of which nothing is known yet leaves of a right board. Wide
+ones leave up to 0.03, another board than the one that was named 0.1 and more."""
 
 
 @dataclass(frozen=True)
@@ -47,19 +52,32 @@ class Rejected:
     why: str
 
 
-def look(camera: ShotCamera, finder: Finder, picture: npt.NDArray[np.uint8]) -> Seen | Rejected:
-    """Of uint8[H,W] or uint8[H,W,3] RGB. `finder` is of the camera's board."""
+def look(
+    camera: ShotCamera,
+    finder: Finder,
+    picture: npt.NDArray[np.uint8],
+    *,
+    lens_only: bool = False,
+) -> Seen | Rejected:
+    """Of uint8[H,W] or uint8[H,W,3] RGB. `finder` is of the camera's board. `lens_only`: it is the lens that
+    is asked for, so that the camera's own proves nothing: the pose is roughly that of a pinhole."""
     corners = finder.find(picture)
     if corners is None:
         return _unseen(finder, picture)
-    points = camera.board.points()
-    view = View(points[corners.numbers], camera.lens.straighten(corners.pixels))
-    if unfit := _unfit(camera, corners, view):
+    points, lens = camera.board.points(), camera.lens
+    if lens_only:
+        lens = msgspec.structs.replace(lens, model="none", distortion=(0.0,) * 5)
+    view = View(points[corners.numbers], lens.straighten(corners.pixels))
+    if unfit := _unfit(camera, lens, corners, view):
         return unfit
-    poses = board_poses(camera.lens.pinhole("", camera.mount), view)
-    if not poses or poses[0][1] > MAX_BOARD_PX:
+    poses = board_poses(lens.pinhole("", camera.mount), view)
+    size_px = float(np.linalg.norm(np.ptp(corners.pixels, axis=0)))
+    if not poses or poses[0][1] > max(MAX_BOARD_PX, _UNBENT * size_px if lens_only else 0.0):
         found = f"{poses[0][1]:.1f} px off" if poses else "no pose at all"
-        why = f"the corners are not those of the board that was named ({found})"
+        why = (
+            "the corners are not those of the board that was named, or the lens is not this camera's "
+            f"({found})"
+        )
         return Rejected("board", why)
     pose, pixels = poses[0]
     middle = pose[:3, :3] @ points.mean(axis=0) + pose[:3, 3]
@@ -67,7 +85,7 @@ def look(camera: ShotCamera, finder: Finder, picture: npt.NDArray[np.uint8]) -> 
     if tilt > MAX_TILT_DEG:
         why = f"seen too much from the side ({tilt:.0f} deg, at most {MAX_TILT_DEG:g})"
         return Rejected("tilt", why)
-    if why := _two_fold(poses, len(view.pixels)):
+    if not lens_only and (why := _two_fold(poses, len(view.pixels))):
         return Rejected("ambiguous", why)
     return Seen(corners, view, pose, pixels, tilt, float(np.linalg.norm(middle)))
 
@@ -83,9 +101,11 @@ def look_twice(
     finder: Finder,
     earlier: npt.NDArray[np.uint8],
     later: npt.NDArray[np.uint8],
+    *,
+    lens_only: bool = False,
 ) -> Seen | Rejected:
     """The same of the later of two pictures, between which nothing may have moved."""
-    seen = look(camera, finder, later)
+    seen = look(camera, finder, later, lens_only=lens_only)
     if isinstance(seen, Rejected):
         return seen
     before = finder.find(earlier)
@@ -97,7 +117,7 @@ def look_twice(
     return seen
 
 
-def _unfit(camera: ShotCamera, corners: Corners, view: View) -> Rejected | None:
+def _unfit(camera: ShotCamera, lens: Lens, corners: Corners, view: View) -> Rejected | None:
     fewest = MIN_CORNERS if camera.board.kind == "marker" else MIN_OF_BOARD
     if len(corners.numbers) < fewest:
         return Rejected("corners", f"{len(corners.numbers)} corners, fewer than {fewest}")
@@ -106,7 +126,7 @@ def _unfit(camera: ShotCamera, corners: Corners, view: View) -> Rejected | None:
         return Rejected("blurred", f"blurred ({found}): see to light and focus")
     if _on_a_line(view.points_m):
         return Rejected("corners", "its corners lie on a line")
-    return None
+    return None if lens.covers(corners.pixels).all() else Rejected("lens", OUTSIDE)
 
 
 def tilt_deg(camera_T_board: Array, middle: Array) -> float:

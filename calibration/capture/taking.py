@@ -69,7 +69,7 @@ class Capture:
 
     def look(self, name: str, picture: npt.NDArray[np.uint8]) -> Seen | Rejected:
         """What one camera's picture is worth."""
-        return look(self.cameras[name], self._finder(name), picture)
+        return look(self.cameras[name], self._finder(name), picture, lens_only=self.lens_only)
 
     def _finder(self, name: str) -> Finder:
         if name not in self._finders:
@@ -80,7 +80,9 @@ class Capture:
         self, name: str, earlier: npt.NDArray[np.uint8], later: npt.NDArray[np.uint8]
     ) -> Seen | Rejected:
         """The same of the later of two pictures, between which nothing may have moved."""
-        return look_twice(self.cameras[name], self._finder(name), earlier, later)
+        return look_twice(
+            self.cameras[name], self._finder(name), earlier, later, lens_only=self.lens_only
+        )
 
     def alike(self, base_T_hand: Array, seen: Mapping[str, Seen]) -> str:
         """The name of an earlier stand that showed the same; empty if there is none."""

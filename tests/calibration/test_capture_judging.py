@@ -29,6 +29,7 @@ from calibration.capture.progress import (
 )
 from calibration.capture.stillness import Stillness, Stood
 from calibration.capture.taking import Capture, Picture, again, encoded
+from calibration.lenses import Lens
 from calibration.shots import ShotCamera
 from contracts.errors import ConfigError
 from runtime.arms import ArmState
@@ -44,6 +45,10 @@ from tests.calibration.test_boards_and_shots import (
 
 CAMERA = ShotCamera(mount="hand", lens=LENS, board=BOARD)
 NAMES = SO101_ACTION.names
+WEBCAM = Lens(
+    width=1280, height=720, fx=800.0, fy=800.0, cx=639.5, cy=359.5,
+    model="brown_conrady", distortion=(-0.35, 0.13, 0.0, 0.0, -0.02),
+)  # fmt: skip
 
 
 def seen(tilt: tuple[float, float, float], place: tuple[float, float, float]) -> Seen | Rejected:
@@ -74,6 +79,45 @@ def test_pictures_that_would_mislead_are_rejected_with_the_reason() -> None:
     other = msgspec.structs.replace(CAMERA, board=Board(columns=6, rows=7))
     wrong = look(other, Finder(other.board), sharp)
     assert isinstance(wrong, Rejected)
+
+
+def bent(lens: Lens, camera_T_board: rigid.Array) -> np.ndarray:
+    """uint8[H,W]: what a camera with that lens sees of the flat print."""
+    rows, columns = np.mgrid[: lens.height, : lens.width]
+    pixels = np.stack([columns, rows], axis=-1).reshape(-1, 2).astype(np.float64)
+    plane = lens.matrix @ camera_T_board[:3, [0, 1, 3]]
+    on = np.c_[lens.straighten(pixels), np.ones(len(pixels))] @ np.linalg.inv(plane).T
+    at = (4000 * on[:, :2] / on[:, 2:] - 0.5).astype(np.float32)
+    print_ = BOARD.opencv().generateImage((840, 600))
+    x, y = (each.reshape(lens.height, lens.width) for each in at.T)
+    drawn = cv2.remap(cv2.GaussianBlur(print_, (0, 0), 1.0), x, y, cv2.INTER_LINEAR, None, 0, 128.0)
+    return np.asarray(drawn, np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("known", "kind"),
+    [
+        # Of a webcam that tells no focal length, and one that was fitted to the picture's middle.
+        (Lens(width=1280, height=720, fx=1280.0, fy=1280.0, cx=639.5, cy=359.5), "board"),
+        (msgspec.structs.replace(WEBCAM, distortion=(-0.4, 0.0, 0.0, 0.0, 0.0)), "lens"),
+    ],
+)
+def test_a_capture_for_the_lens_asks_nothing_of_the_lens_before(known: Lens, kind: str) -> None:
+    """94 degrees across, the board near and aside: where such a capture wants it."""
+    camera, finder = msgspec.structs.replace(CAMERA, lens=known), Finder(BOARD)
+    picture = bent(WEBCAM, seen_from((-20, 15, 5), (0.04, 0.02, 0.16)))
+    corners = finder.find(picture)
+    assert corners is not None and WEBCAM.covers(corners.pixels).all()
+    through_it = look(camera, finder, picture)
+    assert isinstance(through_it, Rejected) and through_it.kind == kind, through_it
+    found = look(camera, finder, picture, lens_only=True)
+    assert isinstance(found, Seen), found
+    # The right lens takes the very same for a place's sake, too, and another board is none for either.
+    right = msgspec.structs.replace(CAMERA, lens=WEBCAM)
+    assert isinstance(look(right, finder, picture), Seen)
+    other = msgspec.structs.replace(camera, board=Board(columns=5, rows=7))
+    wrong = look(other, finder, picture, lens_only=True)
+    assert isinstance(wrong, Rejected) and wrong.kind == "board"
 
 
 def test_a_small_marker_far_away_has_two_poses_and_is_rejected() -> None:

@@ -74,8 +74,10 @@ def command(
     if found.level == "fail":
         raise typer.Exit(1)
     if record is not None:
-        put = record.put(lambda now: measured.depth(now, camera, shot_camera, found))
-        typer.echo(record.said(put), err=json)
+        now = measured.depth(record.now, camera, shot_camera, found)
+        section = record.cameras[camera]
+        keys, again = measured.dropped(record.now, now, camera, section, "with another device")
+        typer.echo("\n".join([record.said(record.put(lambda _: now, keys)), *again]), err=json)
 
 
 def _stored(folder: Path, name: str, record: Record | None) -> tuple[ShotCamera, list[Taken]]:
@@ -85,9 +87,13 @@ def _stored(folder: Path, name: str, record: Record | None) -> tuple[ShotCamera,
     taken = shots.read(folder)
     if record is not None:
         record.require_arm(taken.arm)
-        taken = measured.with_lenses(taken, record.now)
     pictures = list(depth.of_capture(folder, taken, name))
-    return taken.cameras[name], pictures
+    camera = taken.cameras[name]
+    if record is not None:
+        camera = measured.with_lens(record.now, name, camera)
+    if camera.lens_doubt:
+        typer.echo(camera.lens_doubt, err=True)
+    return camera, pictures
 
 
 def _live(

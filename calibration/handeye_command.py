@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from calibration.record import Record
+    from contracts.calibration import Calibration
 
 
 def command(
@@ -92,8 +96,16 @@ def command(
         keys = measured.pose_keys(result)
         if chain is not None:  # what the robot's own looks must place its hand by, too
             keys["calibration.chain"] = str(chain)
-        put = record.put(lambda now: measured.hand_eye(now, taken, result), keys)
-        typer.echo(record.said(put), err=json)
+        now = measured.hand_eye(record.now, taken, result)
+        again = [line for name in taken.cameras for line in _dropped(record, now, name)]
+        typer.echo("\n".join([record.said(record.put(lambda _: now, keys)), *again]), err=json)
+
+
+def _dropped(record: Record, now: Calibration, name: str) -> list[str]:
+    from calibration import measured
+
+    section = record.cameras[name]
+    return measured.dropped(record.now, now, name, section, "with another device or lens")[1]
 
 
 def _tell(doubts: list[str]) -> None:

@@ -47,7 +47,7 @@ def command(
     twice = intrinsics.halves(found, declared)
     factory = intrinsics.difference(declared.lens, found.lens)
     worst = 2.0 * float(sure.max())
-    level = "FAIL" if worst > FAIL_PX else "WARN" if worst > WARN_PX else "PASS"
+    level = "PASS" if worst <= WARN_PX else "WARN" if worst <= FAIL_PX else "FAIL"
 
     def said(cells: np.ndarray) -> str:
         return f"{np.median(cells):.2f} px median, {cells.max():.2f} px where it is most"
@@ -88,14 +88,6 @@ def command(
         raise typer.Exit(1)
     if record is not None:
         now = measured.intrinsics(record.now, taken, camera, lens, worst)
-        again = measured.dropped(record.now, now, camera)
-        key = f"cameras.{camera}.pose"
-        stale = "handeye" in again and (record.cameras[camera] or {}).get("pose")
-        put = record.put(lambda _: now, {key: ()} if stale else None)
-        typer.echo(record.said(put))
-        for verb in again:
-            emptied = f"; {key} is of the old lens and was emptied" if stale else ""
-            what = (
-                f"where the camera is{emptied}" if verb == "handeye" else "how right its depths are"
-            )
-            typer.echo(f"run {verb} again: through the old lens was found {what}")
+        section = record.cameras[camera]
+        keys, again = measured.dropped(record.now, now, camera, section, "through the old lens")
+        typer.echo("\n".join([record.said(record.put(lambda _: now, keys)), *again]))

@@ -79,26 +79,39 @@ def intrinsics(
     return with_camera(calibration, name, lens=found, lens_px=worst_px, hand_eye=None, depth=None)
 
 
-def dropped(before: Calibration, now: Calibration, name: str) -> list[str]:
-    """The verbs whose results of that camera `now` holds no more."""
+def dropped(
+    before: Calibration, now: Calibration, name: str, section: Mapping[str, object] | None, by: str
+) -> tuple[dict[str, Value], list[str]]:
+    """Of what `now` holds no more of that camera: keys to empty in its `section` of the hardware
+    configuration, and what to say. `by`: what it was found through or with, as "through the old lens"."""
     was, is_ = (one.cameras.get(name, CameraCalibration()) for one in (before, now))
-    return [
-        verb
-        for verb, old, new in (
-            ("handeye", was.hand_eye, is_.hand_eye),
-            ("depth", was.depth, is_.depth),
+    keys, said = dict[str, Value](), list[str]()
+    if was.hand_eye is not None and is_.hand_eye is None:
+        key, emptied = f"cameras.{name}.pose", ""
+        if (section or {}).get("pose"):
+            keys[key] = ()
+            emptied = f"; {key} came of that and was emptied"
+        said.append(f"run handeye again: {by} was found where the camera is{emptied}")
+    if was.depth is not None and is_.depth is None:
+        said.append(f"run depth again: {by} was found how right its depths are")
+    if was.latency is not None and is_.latency is None:
+        kept = (
+            f"; cameras.{name}.latency_s is that still" if (section or {}).get("latency_s") else ""
         )
-        if old is not None and new is None
-    ]
+        said.append(f"run latency again: {by} was found how late its pictures are{kept}")
+    return keys, said
 
 
 def hand_eye(calibration: Calibration, taken: Shots, result: Result) -> Calibration:
-    """With where every camera of the capture is, and through which lens that was found. `result` passes."""
+    """With where every camera of the capture is, and through which lens that was found; how right its depths
+    are through another one is dropped. `result` passes."""
     for name, found in result.cameras.items():
         camera = taken.cameras[name]
         calibration = with_device(calibration, name, camera)
         before, lens = _known(calibration, name, camera), _plain(camera.lens)
-        lens_px = calibration.cameras[name].lens_px
+        known, lens_px = calibration.cameras[name].lens, calibration.cameras[name].lens_px
+        if known is not None and not _same(known, lens):
+            calibration = with_camera(calibration, name, depth=None)
         if before is None or lens_px is None or _resized(before, lens.width) != lens:
             lens_px = None
         else:

@@ -132,7 +132,9 @@ class Record:
     def _arm_names(self) -> dict[str, str]:
         """What tells the arm from another of its kind, by option, the surest first."""
         options: dict[str, Any] = self._section("arm").get("options") or {}
-        return {k: Path(str(options[k])).name for k in _ARM_NAMES if options.get(k)}
+        robot = options.get("robot")  # LeRobot's own options
+        named = {**robot, **options} if isinstance(robot, dict) else options
+        return {k: Path(str(named[k])).name for k in _ARM_NAMES if named.get(k)}
 
 
 def with_camera(calibration: Calibration, name: str, **measured: object) -> Calibration:

@@ -11,17 +11,19 @@ from typer.testing import CliRunner
 
 from calibration import measured, rigid, shots
 from calibration.app import app
+from calibration.depth import DepthError
 from calibration.lenses import Lens
 from calibration.record import Record, with_camera
 from calibration.shots import ShotCamera, ShotsError
 from calibration.verify import verify
-from contracts.calibration import Intrinsics
+from contracts.calibration import DepthCheck, Intrinsics
 from tests.calibration.rigs import Rig
 from tests.calibration.test_boards_and_shots import BOARD, LENS, capture
 
 TWICE = Intrinsics(width=1280, height=960, fx=1200.0, fy=1200.0, cx=640.5, cy=480.5)
 """The drawn pictures' own lens, measured at twice their size."""
 WIDE = msgspec.structs.replace(TWICE, height=720, cy=360.5)
+CHECKED = DepthCheck(scale=1.0, plane_mm=0.4, distance_m=0.4)
 ASSUMED = Lens(width=640, height=480, fx=640.0, fy=640.0, cx=319.5, cy=239.5)
 
 
@@ -49,6 +51,7 @@ def test_a_lens_that_was_measured_at_another_size_is_made_to_fit_and_stays(
     config: Path, tmp_path: Path
 ) -> None:
     known(config, TWICE)
+    Record(config).put(lambda now: with_camera(now, "wrist", depth=CHECKED))
     folder = unmeasured(tmp_path / "capture")
     options = ["--config", str(config), "--bootstrap", "0"]
     said = CliRunner().invoke(app, ["handeye", str(folder), *options])
@@ -57,6 +60,7 @@ def test_a_lens_that_was_measured_at_another_size_is_made_to_fit_and_stays(
     wrist = now.cameras["wrist"]
     assert wrist.lens == msgspec.convert(LENS, Intrinsics, from_attributes=True)
     assert wrist.lens_px == pytest.approx(0.2)  # still one that was measured
+    assert wrist.depth == CHECKED and "again" not in said.output
     assert wrist.hand_eye is not None
     pose = np.reshape(wrist.hand_eye.pose, (4, 4))
     assert rigid.distance_mm(pose, Rig(3).carrier_T_camera) < 4.0
@@ -64,6 +68,15 @@ def test_a_lens_that_was_measured_at_another_size_is_made_to_fit_and_stays(
     assert verify(now, folder, drift=True).level != "fail"
     back = with_camera(now, "wrist", lens=TWICE, lens_px=0.4)
     assert verify(back, folder, drift=True) == verify(now, folder, drift=True)
+    # A factory's that reads otherwise now is another lens: depths were not checked through it.
+    other = msgspec.structs.replace(TWICE, fx=1230.0)
+    Record(config).put(lambda now: with_camera(now, "wrist", lens=other, lens_px=None))
+    taken = shots.read(folder)
+    own = msgspec.structs.replace(taken.cameras["wrist"], lens=LENS, lens_doubt="")
+    shots.write(folder, msgspec.structs.replace(taken, cameras={"wrist": own}))
+    said = CliRunner().invoke(app, ["handeye", str(folder), *options])
+    assert said.exit_code == 0 and "run depth again" in said.output, said.output
+    assert Record(config).now.cameras["wrist"].depth is None
 
 
 def test_one_of_another_aspect_ratio_is_refused_and_both_sizes_are_named(
@@ -77,6 +90,22 @@ def test_one_of_another_aspect_ratio_is_refused_and_both_sizes_are_named(
     # But a capture that is to measure it anew begins with what the camera says of itself.
     taken = shots.read(folder)
     assert measured.with_lenses(taken, Record(config).now, anew=True) == taken
+
+
+def test_a_depth_check_asks_for_its_own_cameras_lens_alone(config: Path, tmp_path: Path) -> None:
+    """Whatever was measured of another camera of the capture; and it says what is doubtful of its own."""
+    config.write_text("cameras: {wrist: {kind: sim}, front: {kind: sim}}\n")
+    Record(config).put(lambda now: with_camera(now, "front", lens=WIDE, lens_px=0.4))
+    taken = shots.read(folder := unmeasured(tmp_path / "capture", count=1))
+    wrist = taken.cameras["wrist"]
+    both = {"wrist": wrist, "front": msgspec.structs.replace(wrist, lens=LENS, lens_doubt="")}
+    shots.write(folder, msgspec.structs.replace(taken, cameras=both))
+    said = CliRunner().invoke(app, ["depth", str(folder), "--camera", "wrist"])
+    assert isinstance(said.exception, DepthError) and wrist.lens_doubt in said.output
+    said = CliRunner().invoke(
+        app, ["depth", str(folder), "--camera", "wrist", "--config", str(config)]
+    )
+    assert "nobody measured the lens of camera 'wrist'" in str(said.exception)
 
 
 @pytest.mark.parametrize("verb", ["handeye", "depth"])

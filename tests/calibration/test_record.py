@@ -13,20 +13,25 @@ from typer.testing import CliRunner
 from calibration import hardware_file, measured, shots
 from calibration.app import app
 from calibration.boards import Board
+from calibration.capture.taking import encoded
 from calibration.lenses import Lens
 from calibration.record import Record, with_camera
-from calibration.shots import ShotCamera
+from calibration.shots import Shot, ShotCamera, Shots
 from contracts.calibration import (
     VERSION,
     Calibration,
     CameraCalibration,
     DepthCheck,
+    HandEye,
+    Latency,
     calibration_id,
 )
 from contracts.errors import ConfigError
-from contracts.files import calibration_file
+from contracts.files import atomic, calibration_file
 from runtime.config import DEFAULT_CONFIG, load_config
 from tests.calibration.test_boards_and_shots import capture
+from tests.calibration.test_depth import CAMERA as DEPTH_CAMERA
+from tests.calibration.test_depth import taken as with_depth
 
 ROBOTS = sorted(p for p in DEFAULT_CONFIG.parent.glob("*.yaml") if p.name not in ("trainer.yaml",))
 
@@ -131,6 +136,51 @@ def test_what_was_measured_with_another_device_is_not_signed_as_this_ones() -> N
     assert other.cameras["wrist"] == CameraCalibration(serial="2", firmware="5.16")
 
 
+def test_a_depth_check_of_another_device_takes_the_pose_before_with_it(tmp_path: Path) -> None:
+    """It would be recorded on with what the new device sees."""
+    config = tmp_path / "robot.yaml"
+    config.write_text("cameras:\n  wrist: {kind: sim, width: 640, height: 480}\n")
+    unit = tuple(np.eye(4).reshape(-1).tolist())
+    place = HandEye(
+        mount="hand", pose=unit, covariance=tuple((0.0,) * 6 for _ in range(6)), stands=12,
+        corner_px=0.3, held_out_px=0.5, held_out_mm=1.0, interval_mm=1.0, interval_deg=0.1,
+        verdict="pass", board={}, board_pose=unit,
+    )  # fmt: skip
+    late = Latency(seconds=0.02, half_width_s=0.001)
+    before = {"serial": "1", "hand_eye": place, "latency": late}
+    Record(config).put(
+        lambda now: with_camera(now, "wrist", **before),
+        {"cameras.wrist.pose": unit, "cameras.wrist.latency_s": 0.02},
+    )
+    folder, found = tmp_path / "capture", list[Shot]()
+    for name, picture, depth in with_depth(count=3):
+        kept = encoded(np.repeat(picture[:, :, None], 3, axis=2), depth)
+        atomic.make_directory(folder)
+        atomic.write_bytes(folder / f"{name}.png", kept.colour)
+        atomic.write_bytes(folder / f"{name}-depth.png", kept.depth)
+        found.append(
+            Shot(
+                name=name,
+                position_m=(0.0, 0.0, 0.0),
+                quaternion_xyzw=(0.0, 0.0, 0.0, 1.0),
+                pictures={"wrist": f"{name}.png"},
+                depths={"wrist": f"{name}-depth.png"},
+            )
+        )
+    other = msgspec.structs.replace(DEPTH_CAMERA, serial="2")
+    shots.write(folder, Shots(version=shots.VERSION, cameras={"wrist": other}, shots=(*found,)))
+    said = CliRunner().invoke(
+        app, ["depth", str(folder), "--camera", "wrist", "--config", str(config)]
+    )
+    assert said.exit_code == 0, said.output
+    wrist = Record(config).now.cameras["wrist"]
+    assert wrist.serial == "2" and wrist.hand_eye is None and wrist.depth is not None
+    assert load_config(config).cameras["wrist"].pose == ()
+    assert "run handeye again: with another device" in said.output
+    assert "cameras.wrist.pose came of that and was emptied" in said.output
+    assert "run latency again" in said.output and "latency_s is that still" in said.output
+
+
 def test_what_was_found_through_the_lens_before_goes_with_it(tmp_path: Path) -> None:
     config = tmp_path / "robot.yaml"
     config.write_text("cameras:\n  wrist: {kind: sim, width: 640, height: 480}\n")
@@ -149,7 +199,7 @@ def test_what_was_found_through_the_lens_before_goes_with_it(tmp_path: Path) -> 
     assert wrist.lens_px is not None and wrist.hand_eye is None and wrist.depth is None
     assert load_config(config).cameras["wrist"].pose == ()
     assert "run handeye again" in said.output and "run depth again" in said.output
-    assert "cameras.wrist.pose is of the old lens and was emptied" in said.output
+    assert "cameras.wrist.pose came of that and was emptied" in said.output
 
     # The very same lens once more takes nothing away.
     placed = CliRunner().invoke(app, ["handeye", str(folder), "--bootstrap", "0", *options])
@@ -195,6 +245,10 @@ def test_a_capture_of_another_arm_is_refused(tmp_path: Path, verb: str) -> None:
         ("{kind: so101, options: {port: /dev/ttyACM0}}", "sim", False),
         ("{kind: so101, options: {serial: A1}}", "so101 B2", False),
         ("{kind: sim}", "sim", True),
+        ("{kind: lerobot, options: {robot: {id: left}}}", "lerobot left", True),
+        ("{kind: lerobot, options: {robot: {id: left}}}", "lerobot", True),
+        ("{kind: lerobot, options: {robot: {id: left}}}", "lerobot b", False),
+        ("{kind: lerobot, options: {robot: {port: /dev/ttyACM0}}}", "lerobot left", True),
     ],
 )
 def test_an_arm_that_its_port_alone_names_may_be_any_of_its_kind(

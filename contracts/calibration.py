@@ -23,7 +23,7 @@ VERSION = 1
 MAX_BYTES = 1024 * 1024
 PURPOSE = b"entracte calibration 1\n"
 """Goes before the signed bytes: keeps them apart from whatever else a key signs."""
-_NEAR_PX, _NEAR_MM, _NEAR_DEG, _NEAR_MS = 0.05, 0.05, 0.005, 0.05
+_NEAR_PX, _NEAR_MM, _NEAR_DEG, _NEAR_MS, _NEAR_PERCENT = 0.05, 0.05, 0.005, 0.05, 0.01
 """Differences that are not worth naming."""
 
 Model = Literal["none", "brown_conrady", "inverse_brown_conrady", "modified_brown_conrady"]
@@ -250,7 +250,7 @@ def _of_cameras(one: CameraCalibration, other: CameraCalibration) -> list[str]:
         mm, degrees = apart(one.hand_eye.pose, other.hand_eye.pose)
         if mm > _NEAR_MM or degrees > _NEAR_DEG:
             found.append(f"moved by {mm:.2f} mm and {degrees:.2f} deg")
-    return found + _latencies("latency", one.latency, other.latency)
+    return found + _latencies("latency", one.latency, other.latency) + _depths(one, other)
 
 
 def _lenses(one: Intrinsics | None, other: Intrinsics | None) -> list[str]:
@@ -273,6 +273,13 @@ def _latencies(what: str, one: Latency | None, other: Latency | None) -> list[st
     if a is None or b is None:
         return [] if a is b else [f"{what} was not measured in both"]
     return [f"{what} {a:.1f} -> {b:.1f} ms"] if abs(a - b) > _NEAR_MS else []
+
+
+def _depths(one: CameraCalibration, other: CameraCalibration) -> list[str]:
+    if one.depth is None or other.depth is None:
+        return [] if one.depth is other.depth else ["depth was not checked in both"]
+    a, b = 100 * one.depth.scale, 100 * other.depth.scale
+    return [f"depth {a:.2f} -> {b:.2f} % of the true one"] if abs(a - b) > _NEAR_PERCENT else []
 
 
 def apart(one: Pose, other: Pose) -> tuple[float, float]:

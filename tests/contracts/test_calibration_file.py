@@ -11,6 +11,7 @@ import pytest
 from contracts.calibration import (
     Calibration,
     CameraCalibration,
+    DepthCheck,
     HandEye,
     Intrinsics,
     Latency,
@@ -38,6 +39,7 @@ HAND_EYE = HandEye(
     board={"kind": "charuco", "columns": 7},
     board_pose=POSE,
 )
+DEPTH = DepthCheck(scale=1.002, plane_mm=0.8, distance_m=0.4)
 FRONT = CameraCalibration(serial="123", firmware="5.16", lens=LENS, hand_eye=HAND_EYE)
 CALIBRATION = Calibration(
     version=1, robot_id="bench-0", arm="sim", date="2026-01-31T12:00:00Z", cameras={"front": FRONT}
@@ -117,6 +119,7 @@ def test_what_is_changed_foreign_or_malformed_is_refused(tmp_path: Path) -> None
         ),
         (changed(hand_eye=None), "pose was not measured in both"),
         (changed(latency=Latency(seconds=0.05, half_width_s=0.002)), "latency was not measured"),
+        (changed(depth=DEPTH), "depth was not checked in both"),
         (msgspec.structs.replace(CALIBRATION, cameras={}), "camera 'front' is gone"),
         (msgspec.structs.replace(CALIBRATION, arm="so101 x"), "arm 'sim' -> 'so101 x'"),
     ],
@@ -132,4 +135,8 @@ def test_small_angles_are_angles_and_the_same_differs_in_nothing() -> None:
     assert apart(POSE, turned(179.0, 0.0))[1] == pytest.approx(179.0)
     later = msgspec.structs.replace(CALIBRATION, date="2026-02-01T12:00:00Z")
     assert differences(CALIBRATION, later) == []
+    wider = msgspec.structs.replace(DEPTH, scale=1.015)
+    [found] = differences(changed(depth=DEPTH), changed(depth=wider))
+    assert found == "camera 'front' depth 100.20 -> 101.50 % of the true one"
+    assert differences(changed(depth=DEPTH), changed(depth=DEPTH)) == []
     assert calibration_id(later) != calibration_id(CALIBRATION)

@@ -28,6 +28,10 @@ GRID = (16, 12)
 _UNKNOWNS = 9
 """fx, fy, cx, cy, k1, k2, p1, p2, k3, in OpenCV's order of Jacobian."""
 _SETTLED = (cv2.TERM_CRITERIA_EPS + cv2.TERM_CRITERIA_COUNT, 200, 1e-12)
+_FEWEST = 6
+"""Corners in a picture: four, of a single marker, fit any lens."""
+_SURE = 6.0
+"""Deviations that a focal length is above nothing by; else no lens can be drawn from its covariance."""
 _WILD = 5.0
 """Views whose residual is so many times the median are left out and named."""
 
@@ -70,8 +74,10 @@ def views_of(folder: Path, shots: Shots, name: str) -> Views:
         if name not in shot.pictures:
             continue
         corners = finder.find(picture_of(folder, shot.pictures[name], camera))
-        if corners is None or len(corners.numbers) < 6:
+        if corners is None:
             left_out.append(f"{shot.name}: the board is not seen")
+        elif len(corners.numbers) < _FEWEST:
+            left_out.append(f"{shot.name}: {len(corners.numbers)} corners, fewer than {_FEWEST}")
         elif corners.sharpness < MIN_SHARPNESS:
             left_out.append(f"{shot.name}: blurred")
         else:
@@ -103,8 +109,7 @@ def fit(views: Views, camera: ShotCamera) -> Fit:
             found=f"{100 * covered:.0f} %",
             remedy="hold it into every corner of the picture, tilted, too: robot-calibrate capture --lens",
         )
-    information = _information(views, lens, turns, shifts)
-    covariance: Array = noise**2 * np.asarray(np.linalg.inv(information), np.float64)
+    covariance = _covariance(_information(views, lens, turns, shifts), noise, lens)
     return Fit(lens, views, pixels, residuals, covariance, noise, covered)
 
 
@@ -226,6 +231,24 @@ def _information(views: Views, lens: Lens, turns: list[Array], shifts: list[Arra
         across = pose.T @ own
         total += own.T @ own - across.T @ np.linalg.solve(pose.T @ pose, across)
     return total
+
+
+def _covariance(information: Array, noise: float, lens: Lens) -> Array:
+    """Of the nine intrinsics. Raises `IntrinsicsError` where the pictures tell no focal length."""
+    try:
+        covariance = noise**2 * np.asarray(np.linalg.inv(information), np.float64)
+    except np.linalg.LinAlgError:
+        covariance = np.full_like(information, np.inf)
+    variance = np.diag(covariance)[:2]
+    if not ((variance >= 0) & (_SURE**2 * variance < np.square([lens.fx, lens.fy]))).all():
+        deviation = float(np.sqrt(np.abs(variance).max()))
+        raise IntrinsicsError(
+            "these pictures leave the lens's focal length open",
+            expected="a board that is tilted, in some to the side, in some fore and aft",
+            found=f"{lens.fx:.0f} ± {2 * deviation:.0f} px (95 %)",
+            remedy="tilt the board by 20 to 40 degrees: robot-calibrate capture --lens",
+        )
+    return covariance
 
 
 def _moved(lens: Lens, change: Array) -> Lens:

@@ -15,7 +15,7 @@ from calibration.app import app
 from calibration.boards import Board
 from calibration.intrinsics import Fit, IntrinsicsError, Views
 from calibration.lenses import Lens
-from calibration.shots import ShotCamera, ShotsError
+from calibration.shots import Shot, ShotCamera, Shots, ShotsError
 from tests.calibration.test_boards_and_shots import capture
 
 TRUE = Lens(
@@ -26,13 +26,15 @@ NOMINAL = Lens(width=640, height=480, fx=600.0, fy=600.0, cx=319.5, cy=239.5)
 CAMERA = ShotCamera(mount="hand", lens=NOMINAL, board=Board(square_m=0.025, marker_m=0.018))
 
 
-def views(seed: int, count: int = 30, noise: float = 0.15, aside: float = 1.0) -> Views:
+def views(
+    seed: int, count: int = 30, noise: float = 0.15, aside: float = 1.0, tilt: float = 0.6
+) -> Views:
     random, points = np.random.default_rng(seed), CAMERA.board.points()
     middle = points.mean(axis=0)
     names, found, pixels = [], [], []
     while len(names) < count:
         depth = random.uniform(0.2, 0.4)
-        turn = np.array([*random.uniform(-0.6, 0.6, 2), random.uniform(-0.5, 0.5)])
+        turn = np.array([*random.uniform(-tilt, tilt, 2), random.uniform(-0.5, 0.5)])
         place = np.array([*(random.uniform(-1, 1, 2) * [0.5, 0.37] * depth * aside), depth])
         shift = place - cv2.Rodrigues(turn)[0] @ middle
         seen, _ = cv2.projectPoints(points, turn, shift, TRUE.matrix, np.array(TRUE.distortion))
@@ -115,9 +117,29 @@ def test_pictures_of_another_size_than_their_camera_are_refused(tmp_path: Path) 
         intrinsics.views_of(folder, wrong, "wrist")
 
 
+def test_a_marker_is_seen_and_too_little_for_a_lens(tmp_path: Path) -> None:
+    board = Board(kind="marker", marker_id=3, marker_m=0.05)
+    side = cv2.aruco.generateImageMarker(
+        cv2.aruco.getPredefinedDictionary(cv2.aruco.DICT_4X4_50), 3, 200
+    )
+    picture = np.full((480, 640), 255, np.uint8)
+    picture[100:300, 200:400] = side
+    cv2.imwrite(str(tmp_path / "0.png"), picture)
+    camera = ShotCamera(mount="hand", lens=NOMINAL, board=board)
+    shot = Shot(
+        name="0", position_m=(0, 0, 0), quaternion_xyzw=(0, 0, 0, 1), pictures={"wrist": "0.png"}
+    )
+    taken = Shots(version=shots.VERSION, cameras={"wrist": camera}, shots=(shot,))
+    found = intrinsics.views_of(tmp_path, taken, "wrist")
+    assert found.left_out == ("0: 4 corners, fewer than 6",)
+
+
 def test_pictures_that_determine_no_lens_are_refused() -> None:
     with pytest.raises(IntrinsicsError, match="too few pictures"):
         intrinsics.fit(views(2, count=5), CAMERA)
+    flat = views(4, tilt=0.0)
+    with pytest.raises(IntrinsicsError, match=r"focal length open.*tilt the board"):
+        intrinsics.fit(flat, CAMERA)
     with pytest.raises(IntrinsicsError, match="too small a part"):
         intrinsics.fit(views(3, count=12, aside=0.1), CAMERA)
     other = msgspec.structs.replace(NOMINAL, width=320, height=240)

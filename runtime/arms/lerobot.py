@@ -6,10 +6,12 @@ Owns the mapping of LeRobot's features to joints, units and limits. LeRobot powe
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -23,11 +25,14 @@ from runtime.board import StopCheck
 from runtime.run import Run
 from runtime.standstill import Standstill
 
+T = TypeVar("T")
 CHILD = Path(__file__).with_name("lerobot_child.py")
 MOVED = 1.0
 """Degrees or percent: what a reading may change by while nobody moves the arm."""
 KEEP_GOAL = 3.0
 """A joint this near its goal keeps it in hold."""
+FALLEN = 15.0
+"""One this far from the goal of its hold, when it is asked for again, has not sagged but fallen."""
 _NORMALISED = ActionSpec(
     names=SO101_JOINTS,
     units=("percent",) * 6,
@@ -174,13 +179,22 @@ class LeRobotArm:
         if self._held is None:
             self._held = self._stop_at()
             self._stopping = Standstill(self._names, time.monotonic(), self._standstill_s)
-        for tries_left in reversed(range(_HOLD_TRIES)):
-            try:
-                self._send(self._held)
-                return
-            except Glitch:
-                if not tries_left:
-                    raise
+        else:
+            self._held = self._stay_at(self._held)
+        self._again(partial(self._send, self._held))
+
+    def _again(self, ask: Callable[[], T]) -> T:
+        for _ in range(_HOLD_TRIES - 1):
+            with contextlib.suppress(Glitch):
+                return ask()
+        return ask()
+
+    def _stay_at(self, held: np.ndarray) -> np.ndarray:
+        """The same goals again, but of joints that have fallen far from them: they lost their supply for a
+        moment, and a goal gives them power again. It must not send them back up."""
+        seen, agreed = self._again(self._look_twice)
+        fallen = agreed & (np.abs(held - seen) > FALLEN) & ~self._grippers
+        return np.where(fallen, seen, held)
 
     def _stop_at(self) -> np.ndarray:
         """Where a joint is seen, or its goal if it is near that. One whose readings don't agree keeps its

@@ -180,6 +180,18 @@ def test_one_reading_that_is_broken_sends_no_joint_away(arm: LeRobotArm, own: Ow
     assert own.told == [30.0, 30.0]
 
 
+def test_an_arm_that_fell_in_hold_is_not_sent_back_up(arm: LeRobotArm, own: Own) -> None:
+    """Its supply was gone for a moment. With the next goal it has power again."""
+    arm.write(np.array([40.0, 40.0]))
+    arm.hold()
+    own.fault(read=1)
+    with pytest.raises(Glitch):
+        arm.hold()
+    own.fault(sag=60.0)
+    arm.hold()
+    assert own.told == [40.0, 40.0, -20.0]
+
+
 def test_holding_a_loaded_arm_again_and_again_does_not_lower_it(arm: LeRobotArm, own: Own) -> None:
     arm.write(np.array([40.0, 40.0]))
     own.fault(sag=5.0)

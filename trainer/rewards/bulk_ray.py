@@ -1,6 +1,6 @@
 """Bulk scoring on Ray: actors, each with the model opened once, that take episodes until none is left. One
-whose worker is killed, as for memory, or whose machine is lost is made again elsewhere. Its episode is tried
-once more after all others, and then left out."""
+whose worker is killed, as for memory, or whose machine is lost is made again elsewhere, at the latest when
+another has done its last. Its episode is tried once more after all others, and then left out."""
 
 from __future__ import annotations
 
@@ -79,6 +79,9 @@ def _scored(
         while waiting and idle:
             actor, item = idle.pop(), waiting.pop()
             at[actor.score.remote(msgspec.json.encode(item))] = actor, item
+        while idle and not waiting:
+            # Its room may be what one waits for that was given an episode and has found none yet.
+            ray.kill(idle.pop())
         for ended in ray.wait(list(at))[0]:
             actor, item = at.pop(ended)
             try:

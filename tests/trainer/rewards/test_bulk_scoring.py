@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from daemon_bench import PLUGIN
+from daemon_bench import PLUGIN, wait
 from tiny_robot import episode, session_start
 from typer.testing import CliRunner
 
@@ -21,10 +22,11 @@ from contracts.files.dataset_reader import DatasetReader
 from contracts.files.episode_log import EpisodeLogWriter
 from contracts.files.log_to_dataset import append, create_dataset, read_episode
 from contracts.reward import RewardSignal
+from trainer import ray_cluster
 from trainer.interfaces import EpisodeKey, StoredEpisode
 from trainer.reward_app import app
 from trainer.rewards import bulk_ray
-from trainer.rewards.bulk import Asked, Item, Said, here, items_of, score_all
+from trainer.rewards.bulk import Asked, Item, Said, Tally, here, items_of, score_all
 from trainer.store import Store, load_dataset, read_scores
 
 
@@ -222,6 +224,30 @@ def test_on_ray_no_more_copies_are_made_than_find_room(tmp_path: Path) -> None:
     assert (tally.episodes, tally.failed) == (3, {})
     with pytest.raises(ConfigError, match="not one copy of the model finds room"):
         score_all(asked, [data], bulk_ray.on("local", 1024.0, 0), lambda done, of: None)
+
+
+@pytest.mark.timeout(800)
+def test_on_ray_a_copy_that_finds_no_room_has_that_of_one_that_is_done(tmp_path: Path) -> None:
+    """As after a machine was lost: there is room for fewer copies than there are."""
+    ray = pytest.importorskip("ray", reason="robot-reward score --ray needs Ray (extra cluster)")
+    data, asked = recorded(tmp_path, range(4)), Asked("clock", str(tmp_path / "scores"))
+    tallies: list[Tally] = []
+
+    def score_there() -> None:
+        run = bulk_ray.on("local", 0.0, 0)
+        tallies.append(score_all(asked, [data], run, lambda done, of: None))
+
+    def elsewhere() -> None:
+        time.sleep(700.0)
+
+    with ray_cluster.cluster(ray, "local", **{**ray_cluster.this_machine(1), "num_cpus": 2}):
+        theirs = ray.remote(num_cpus=1)(elsewhere).remote()
+        wait("somebody else's work", lambda: ray.available_resources().get("CPU") == 1.0, 120.0)
+        scoring = threading.Thread(target=score_there, daemon=True)
+        scoring.start()
+        scoring.join(300.0)
+        assert tallies and (tallies[0].episodes, tallies[0].failed) == (4, {})
+        ray.cancel(theirs, force=True)
 
 
 def test_what_is_wrong_is_said_before_the_model_is_asked(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ import threading
 import time
 import traceback
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -29,16 +29,19 @@ from runtime.arms import ArmState, Driver, Glitch, degrees_of, make_driver
 from runtime.arms import protocol as p
 from runtime.arms.answering import Answering, Caller
 from runtime.arms.guarded import Guarded
-from runtime.board import ArmPhase, Board
+from runtime.board import ArmPhase, Board, StopCheck
 from runtime.config import ArmSection
 from runtime.control.pacing import percentile
 from runtime.run import Run, run_of_process
+from runtime.standstill import Finding, Standstill
 from runtime.system.log import log_without_errors
 from runtime.system.priority import Rank, run_first
 
 EXIT_CANNOT_START = 2
 _WINDOW = 1000
 _STATISTICS_EVERY = 50
+_STANDS_WITHIN_S = 1.0
+"""An arm that isn't seen to stand so soon after its last hold keeps its power."""
 
 
 @dataclass(frozen=True)
@@ -288,24 +291,36 @@ class ArmServer:
         """Hold, and release only as `arm.at_close` and the pose allow."""
         if not self._may_be_powered:
             return
-        with contextlib.suppress(DeviceError):
-            self._hold()
-        section, state = self._section, self._state
-        if section.at_close != "release" or state is None or self._fault:
-            return
-        off = np.abs(state.positions - np.array(section.rest_pose, np.float32))
-        worst = int(off.argmax())
-        if not off[worst] <= section.rest_tolerance:  # NaN is no rest pose
-            print(
-                f"arm: the motors stay powered: {self._spec.names[worst]} is {off[worst]:.1f} "
-                f"{self._spec.units[worst]} from its rest pose",
-                file=sys.stderr,
-            )
-            return
         try:
-            self._driver.release()
+            self._hold()
+            if self._section.at_close == "release" and not self._fault:
+                self._require_rest()
+                self._driver.release()
         except DeviceError as error:
             print(f"arm: {error}", file=sys.stderr)
+
+    def _require_rest(self) -> None:
+        """That the arm is seen to stand in its rest pose: it may be asked to leave in the middle of a motion,
+        and its newest reading be of before that. Raises `DeviceError`."""
+        started_s = time.monotonic()
+        check = Standstill(self._spec.names, started_s, _STANDS_WITHIN_S)
+        found: Finding | None = None
+        while found is None:
+            try:
+                state = self._driver.read()
+                found = check.add(replace(state, targets=None))  # hold has read those back
+            except Glitch as error:
+                found = check.lost(time.monotonic(), error)
+            found = found or check.silent(time.monotonic() - started_s)
+            time.sleep(1.0 / self._section.read_rate_hz)
+        if found.check is not StopCheck.VERIFIED:
+            raise DeviceError(f"the motors stay powered: {found.note}")
+        off = np.abs(state.positions - np.array(self._section.rest_pose, np.float32))
+        worst = int(off.argmax())
+        if off[worst] > self._section.rest_tolerance:
+            name, unit = self._spec.names[worst], self._spec.units[worst]
+            far = f"{name} is {off[worst]:.1f} {unit} from its rest pose"
+            raise DeviceError(f"the motors stay powered: {far}")
 
 
 def check_policy(run: Run, spec: ActionSpec) -> None:

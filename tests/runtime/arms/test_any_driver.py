@@ -332,6 +332,36 @@ def test_power_is_cut_in_the_rest_pose_and_nowhere_else(
     assert (len(cuts), hosted.driver.holds) == (released, 1)
 
 
+@pytest.mark.parametrize("how", ["moved on unread", "moves", "can't be held", "stands"])
+def test_power_is_not_cut_of_an_arm_that_was_not_seen_to_stand_in_its_rest_pose(
+    hosted: Hosted, how: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """SIGTERM comes in the middle of a motion too: whoever started the arm's process was killed."""
+    driver, cuts = hosted.driver, list[bool]()
+    section = ArmSection(kind="own", at_close="release", rest_pose=(0.0,) * 6)
+    server = ArmServer(section, hosted.board, Guarded(driver))
+    server.begin()
+    server._may_be_powered = True
+
+    def move() -> None:
+        driver.at = POSE + 4.0 * math.sin(20.0 * time.monotonic())
+
+    def deaf() -> None:
+        raise DeviceError("hold can't be verified: servo 2")
+
+    driver.on = {"release": lambda: cuts.append(True)}
+    if how == "moved on unread":
+        driver.at = POSE + 40.0
+    elif how == "moves":
+        driver.on["read"] = move
+    elif how == "can't be held":
+        driver.on["hold"] = deaf
+    server.leave()
+    assert len(cuts) == (how == "stands")
+    said = "hold can't be verified" if how == "can't be held" else "the motors stay powered"
+    assert (said in capfd.readouterr().err) == (how != "stands")
+
+
 def test_readings_dated_by_the_wall_clock_are_refused() -> None:
     """None of them would ever be too old."""
 

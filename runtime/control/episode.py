@@ -95,7 +95,7 @@ class Episode:
             return
         wanted = self._infer(seen)
         verdict = self._act(wanted, seen)
-        signal = self._score(seen)
+        signal = self._score(seen, verdict)
         self._record(seen, wanted, verdict, signal, lateness_s)
         self._conclude(lateness_s)
 
@@ -216,6 +216,10 @@ class Episode:
         )
         self._acted_s = self.robot.clock.now_s()
         self._note(wanted, seen, verdict)
+        if verdict.bits & GateBit.STALE:
+            # Nor is what was inferred from old pictures carried out once there are newer ones.
+            self._scheduler.forget(self._step + 1)
+            self._history.clear()
         if verdict.bits & GateBit.HELD:
             self.robot.helm.start_afresh()
         if verdict.bits:
@@ -249,13 +253,15 @@ class Episode:
             )
         box.commit()
 
-    def _score(self, seen: Observation) -> RewardSignal | None:
+    def _score(self, seen: Observation, verdict: Verdict) -> RewardSignal | None:
         """A signal that arrived in this tick, and the next one under way when it is due."""
         robot, step, signal = self.robot, self._step, None
         reward = robot.reward
         if reward is not None:
             signal = self._take_signal(reward)
-            if reward.is_due(step) and not robot.reward_lane.busy and seen.frames:
+            # The same picture again and again would make one mistake a sure completion.
+            fresh = seen.frames and not verdict.bits & GateBit.STALE
+            if reward.is_due(step) and not robot.reward_lane.busy and fresh:
                 pictures = seen.pictures()
                 robot.reward_lane.submit(lambda: reward.score(pictures, step), step)
                 signal = self._take_signal(reward) or signal

@@ -61,8 +61,8 @@ class Episode:
         # A recorded failure may pass through success on its way (undoing it, say).
         self._ends_when_told = plan.style in ("", "expert")
 
-    def run(self) -> EpisodeEnd:
-        """Tick until something ends the episode."""
+    def run(self) -> None:
+        """Tick until something ends the episode, and until the arm stands."""
         robot = self.robot
         if robot.policy:
             explore = self.plan.purpose == "refine"
@@ -84,7 +84,6 @@ class Episode:
             self._stop("fault", hangs)
         elif robot.gate.faulted:  # while it waited
             self._stop("fault", robot.gate.state.reason)
-        return self._report()
 
     def tick(self) -> None:
         """Wake, observe, infer, act through the gate, score, record, say so."""
@@ -378,7 +377,8 @@ class Episode:
         self._mark_s = now_s
         self.robot.board.beats += 1
 
-    def _report(self) -> EpisodeEnd:
+    def report(self) -> EpisodeEnd:
+        """How it ended. Of a long episode that takes longer than the watchdog waits for a tick."""
         timings: dict[str, float] = {}
         for name, values_s in (*self._sections.items(), ("lateness", self._lateness_s)):
             timings |= pacing.summary(values_s, name)

@@ -156,8 +156,8 @@ class Control:
         robot.stream.boundary(start)
         robot.floor.enter(Phase.RUNNING)
         episode = Episode(robot, plan, instruction)
-        end = episode.run()
-        end = self._resting(lambda: self._finish(plan, end))
+        episode.run()
+        end = self._resting(lambda: self._finish(plan, episode.report()))
         asks = self.run.config.episode.label == "keys" and robot.floor.label is None
         if asks and end.reason not in ("fault", ABORTED, "rerecord"):
             end = self._ask_label(end)

@@ -1,0 +1,38 @@
+"""What comes after an episode and after the run may take its time: the watchdog waits for ticks only where
+there are some to come."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from robots import REALTIME, config
+
+from runtime.processes.supervisor import Supervisor, make_run
+from runtime.run import RunPlan
+
+
+def _robot(folder: Path, episodes: int) -> Supervisor:
+    """Its watchdog waits for less than what is slow takes."""
+    patient = ("loop.watchdog_timeout_s=1", "loop.lease_s=1", "episode.max_s=1")
+    plan = RunPlan(purpose="record", driver="expert", style="idle", episodes=episodes, sink="none")
+    robot = Supervisor(make_run(config(*REALTIME, *patient), plan, folder))
+    robot.child("control").module = "slow_end"
+    return robot
+
+
+@pytest.fixture(autouse=True)
+def _beside(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=":")
+
+
+def test_a_long_episode_is_summed_up_with_the_loop_alive(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of an hour's ticks that takes longer than a watchdog waits."""
+    monkeypatch.setenv("SLOW_END", "report")
+    with _robot(tmp_path, 2) as robot:
+        outcome = robot.wait()
+        assert robot.board.watchdog_tripped == 0
+        assert robot.board.episodes_done == 2
+    assert outcome.code == 0, outcome.what

@@ -99,14 +99,15 @@ class Control:
             robot.gate.estop(OPERATOR_STOP)
         robot.floor.enter(Phase.ENDED)
         robot.gate.hold("the run is over")
-        faulted = robot.gate.faulted
-        self._say_how_regular()
-        if not faulted:
-            board.loop_state = LoopState.DONE
+        if robot.gate.faulted:
+            code = say_stopped(robot, robot.gate.state.reason)
+        else:
+            code, board.loop_state = 0, LoopState.DONE
             with contextlib.suppress(OSError):  # a full disk: its trial counts as interrupted
                 self._releases.leave()
-            return 0
-        return say_stopped(robot, robot.gate.state.reason)
+        # From here on the watchdog waits for no tick: a disk may take longer than it does.
+        self._say_how_regular()
+        return code
 
     def _plans(self) -> Iterator[EpisodePlan]:
         plan, episode = self.run.plan, self.run.config.episode

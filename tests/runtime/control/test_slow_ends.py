@@ -6,8 +6,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from robots import REALTIME, config
+from robots import REALTIME, config, until
 
+from runtime.board import LoopState
 from runtime.processes.supervisor import Supervisor, make_run
 from runtime.run import RunPlan
 
@@ -36,3 +37,22 @@ def test_a_long_episode_is_summed_up_with_the_loop_alive(
         assert robot.board.watchdog_tripped == 0
         assert robot.board.episodes_done == 2
     assert outcome.code == 0, outcome.what
+
+
+@pytest.mark.parametrize(("stopped", "code"), [(False, 0), (True, 5)])
+def test_a_slow_disk_at_the_end_of_a_run_is_no_stall(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stopped: bool, code: int
+) -> None:
+    """Nor does it take the place of why the run ended."""
+    monkeypatch.setenv("SLOW_END", "disk")
+    with _robot(tmp_path, 1) as robot:
+        board = robot.board
+        if stopped:
+            until(lambda: board.loop_state == LoopState.RUNNING and board.step > 3)
+            board.estop_requested = 1
+        outcome = robot.wait()
+        assert board.watchdog_tripped == 0
+    assert outcome.code == code, outcome.what
+    dumps = [path.name for path in (tmp_path / "blackbox").glob("*.safetensors")]
+    assert dumps == (["001-estop.safetensors"] if stopped else [])
+    assert (tmp_path / "loop.json").exists()

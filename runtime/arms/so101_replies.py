@@ -17,8 +17,9 @@ FASTEST_STEPS_S = 3400.0
 """3070 without load at 12 V (Feetech's data sheet of the STS3215), and a tenth for what pushes it."""
 BRAKING_STEPS_S2 = 25_400.0
 """What the servo's acceleration register allows at 254, as `so101_setup` sets it."""
-JUMP_STEPS = 500
-"""Further than this from its last reading, no servo is believed at once, however long ago that was."""
+JUMP_STEPS = 100
+"""9 degrees: further than this from its last reading, no servo is believed at once, however long ago that
+was. Holds come after a silence more often than not, and what garbles replies is what silenced them."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 
 import numpy as np
@@ -45,6 +46,17 @@ def test_a_broken_reply_sends_no_joint_away(bus: ServoBus, arm: So101) -> None:
     read(arm)
     before = bus.servo(1).get(sts.GOAL_POSITION)
     left = garble(bus, 1, sts.PRESENT_POSITION, [before + 1024])
+    arm.hold()
+    assert not list(left), "the broken reply was never read"
+    assert bus.servo(1).get(sts.GOAL_POSITION) == before
+
+
+def test_nor_does_one_after_a_silence(bus: ServoBus, arm: So101) -> None:
+    """In which the servo could have turned there."""
+    read(arm)
+    before = bus.servo(1).get(sts.GOAL_POSITION)
+    time.sleep(0.2)
+    left = garble(bus, 1, sts.PRESENT_POSITION, [before + 400])
     arm.hold()
     assert not list(left), "the broken reply was never read"
     assert bus.servo(1).get(sts.GOAL_POSITION) == before
@@ -95,9 +107,9 @@ def test_how_far_a_joint_brakes_is_bounded_by_how_fast_it_was() -> None:
     assert replies.braking(1, 2048.0) == pytest.approx(441.0**2 / (2 * BRAKING_STEPS_S2))
     assert replies.braking(1, -2048.0) == -replies.braking(1, 2048.0)
     assert replies.braking(1, 300.0) == pytest.approx(300.0**2 / (2 * BRAKING_STEPS_S2))
-    # 44 degrees is what no servo is believed to have turned, after however long.
-    assert not replies.believe(1, reading(2500, 0), 9.0, 9.005)
-    assert replies.believe(1, reading(2502, 0), 9.006, 9.011)
+    # 9 degrees is what no servo is believed to have turned, after however long.
+    assert not replies.believe(1, reading(2100, 0), 9.0, 9.005)
+    assert replies.believe(1, reading(2102, 0), 9.006, 9.011)
 
 
 def fall(bus: ServoBus, steps: int) -> Servo:

@@ -21,6 +21,8 @@ from runtime.arms import ArmState, Glitch
 from runtime.arms.guarded import require_limits
 from runtime.arms.lerobot_process import LeRobotProcess, find_python
 from runtime.arms.sim import SO101_ACTION
+from runtime.arms.so101_calibration import WRAP_STEPS
+from runtime.arms.sts import STEPS_A_TURN
 from runtime.board import StopCheck
 from runtime.run import Run
 from runtime.standstill import Standstill
@@ -45,6 +47,9 @@ _NORMALISED = ActionSpec(
 """An SO-101 whose `use_degrees` is false."""
 _SO = ("so100_", "so101_")
 """How the types of such arms begin. Others of LeRobot's (Koch, OMX) have joints of the same names."""
+_TURNS = "wrist_roll.pos"
+"""Their joint whose range, by LeRobot's calibration, is the whole turn of its servo."""
+_WHOLE = {"deg": 180.0, "percent": 100.0}
 _STILL_S = 0.3
 _HOLD_TRIES = 3
 
@@ -107,6 +112,7 @@ class LeRobotArm:
             self._spec = _spec(self._names, limits, run.config.loop.rate_hz, in_degrees, so101)
             self.degrees: tuple[float, ...] | None = () if so101 else None
             self._grippers = np.array([is_gripper(name) for name in self._names])
+            self._ends = _ends(self._spec, so101)
         except BaseException:
             self.close()
             raise
@@ -163,7 +169,8 @@ class LeRobotArm:
         self._send(targets)
 
     def _send(self, targets: np.ndarray) -> None:
-        action = dict(zip(self._names, map(float, targets), strict=True))
+        goals = np.clip(targets, -self._ends, self._ends)
+        action = dict(zip(self._names, map(float, goals), strict=True))
         sent = self._child.ask({"do": "write", "action": action}, self._answer_s)
         # A robot may limit what it is given (max_relative_target): what it says it was sent is what counts.
         self._sent = np.array([sent.get(name, action[name]) for name in self._names], np.float64)
@@ -243,6 +250,18 @@ def _joints(found: Mapping[str, Any], wanted: Sequence[str]) -> tuple[str, ...]:
             remedy="correct arm.options.joints",
         )
     return names
+
+
+def _ends(spec: ActionSpec, so101: bool) -> np.ndarray:
+    """How far from its middle a goal of each joint goes. As with our own driver, an SO-101's is kept from the
+    end of its servo's one turn, and its range stays as it is."""
+    share = 1.0 - 2.0 * WRAP_STEPS / STEPS_A_TURN
+    return np.array(
+        [
+            share * _WHOLE[unit] if so101 and name == _TURNS and unit in _WHOLE else np.inf
+            for name, unit in zip(spec.names, spec.units, strict=True)
+        ]
+    )
 
 
 def _is_turned(name: str) -> bool:

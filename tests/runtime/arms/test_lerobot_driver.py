@@ -28,7 +28,7 @@ import json, os, sys, time
 sys.path.insert(0, os.environ["ARMS"])
 import lerobot_child
 
-NAMES = ["pan.pos", "gripper.pos"]
+NAMES = [os.environ.get("JOINT", "pan.pos"), "gripper.pos"]
 
 class Arm:
     name = "own"
@@ -89,7 +89,9 @@ class Own:
 
     @property
     def told(self) -> list[float]:
-        return [json.loads(line)["pan.pos"] for line in self._said.read_text().splitlines()]
+        """The first joint's goals."""
+        lines = self._said.read_text().splitlines()
+        return [next(iter(json.loads(line).values())) for line in lines]
 
 
 @pytest.fixture
@@ -105,10 +107,10 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Own:
     return Own(tmp_path)
 
 
-def make(**options: Any) -> LeRobotArm:
+def make(kind: str = "own", **options: Any) -> LeRobotArm:
     run: Any = SimpleNamespace(config=load_config(None, ["gate.standstill_s=0.3"]))
     return LeRobotArm(
-        run, {"type": "own"}, python=sys.executable, answer_s=5.0, **{**LIMITS, **options}
+        run, {"type": kind}, python=sys.executable, answer_s=5.0, **{**LIMITS, **options}
     )
 
 
@@ -226,6 +228,23 @@ def test_an_arm_that_gives_percent_is_not_taken_for_one_in_degrees(own: Own) -> 
     arm = make()
     arm.close()
     assert arm.spec().units == ("deg", "percent")
+
+
+@pytest.mark.parametrize(("degrees", "whole", "end"), [(False, 100.0, 97.2), (True, 180.0, 175.0)])
+def test_the_wrist_of_an_so101_is_kept_from_the_end_of_its_turn(
+    own: Own, monkeypatch: pytest.MonkeyPatch, degrees: bool, whole: float, end: float
+) -> None:
+    """A step beyond it, its servo would turn the whole way round."""
+    monkeypatch.setenv("JOINT", "wrist_roll.pos")
+    own.fault(use_degrees=degrees)
+    for kind, told in (("so101_own", end), ("own", whole)):
+        arm = make(kind, low=[-whole, 0.0], high=[whole, 100.0])
+        arm.open()
+        assert arm.spec().high[0] == whole, "packages and data sets know the arm by it"
+        for goal in (whole, -whole, 90.0):
+            arm.write(np.array([goal, 50.0]))
+        arm.close()
+        assert own.told[-3:] == pytest.approx([told, -told, 90.0], abs=0.1)
 
 
 def test_limits_that_are_no_numbers_are_refused(own: Own) -> None:

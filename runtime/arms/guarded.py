@@ -72,10 +72,7 @@ class Guarded:
 
     def read(self) -> ArmState:
         with _told():
-            state = self._driver.read()
-            if np.shape(state.positions) != (len(self._spec.names),):
-                raise ValueError(f"a state of shape {np.shape(state.positions)}")
-            state = _plain(state)
+            state = _plain(self._driver.read(), len(self._spec.names))
             ahead_s = state.at_s - time.monotonic()
             if not ahead_s <= _AHEAD_S:  # NaN would never be too old either
                 raise DeviceError(
@@ -108,23 +105,30 @@ class Guarded:
 
     def retries(self) -> int:
         with _told():
-            return self._driver.retries()
+            return int(self._driver.retries())
 
     def warmest_c(self) -> float:
         with _told():
-            return self._driver.warmest_c()
+            return float(self._driver.warmest_c())
 
 
-def _plain(state: ArmState) -> ArmState:
+def _plain(state: ArmState, joints: int) -> ArmState:
     """The same in the types that `ArmState` names: what a driver reckoned in NumPy is of types that no answer
-    can carry. Raises `TypeError` or `ValueError`."""
+    can carry. Raises `TypeError` or `ValueError`, where it isn't of so many joints too."""
     return ArmState(
-        np.asarray(state.positions, np.float32),
+        _row(state.positions, joints, "a state"),
         float(state.at_s),
-        None if state.velocities is None else np.asarray(state.velocities, np.float32),
-        None if state.targets is None else np.asarray(state.targets, np.float32),
+        None if state.velocities is None else _row(state.velocities, joints, "velocities"),
+        None if state.targets is None else _row(state.targets, joints, "targets"),
         bool(state.torque),
     )
+
+
+def _row(values: object, joints: int, what: str) -> np.ndarray:
+    row = np.array(values, np.float32)  # a copy: a driver may go on writing in its own
+    if row.shape != (joints,):
+        raise ValueError(f"{what} of shape {row.shape}")
+    return row
 
 
 @contextlib.contextmanager

@@ -155,6 +155,32 @@ def test_a_state_with_another_number_of_joints_is_a_fault(hosted: Hosted) -> Non
             arm.read()
 
 
+@pytest.mark.parametrize("what", ["velocities", "targets"])
+def test_so_is_one_whose_velocities_or_targets_are_not_the_arms(hosted: Hosted, what: str) -> None:
+    wrong: dict[str, Any] = {what: np.zeros(5)}
+    hosted.driver.read = lambda: ArmState(POSE, time.monotonic(), **wrong)  # type: ignore[method-assign]
+    with pytest.raises(DeviceError, match=rf"{what} of shape \(5,\)"):
+        Guarded(hosted.driver).read()
+
+
+def test_counters_that_are_no_numbers_are_a_fault_and_not_the_end_of_the_arms_process(
+    hosted: Hosted,
+) -> None:
+    with hosted.running() as arm:
+        arm.enable()
+        hosted.driver.retries = lambda: None  # type: ignore[assignment,method-assign,return-value]
+        until(lambda: hosted.board.arm_state == ArmPhase.FAILED)
+        arm.hold()
+
+
+def test_a_reading_stays_as_it_was_whatever_its_driver_writes_next(hosted: Hosted) -> None:
+    own = np.zeros(6, np.float32)
+    hosted.driver.read = lambda: ArmState(own, time.monotonic())  # type: ignore[method-assign]
+    state = Guarded(hosted.driver).read()
+    own[:] = 9.0
+    assert not state.positions.any()
+
+
 def test_what_a_driver_reckons_in_numpy_reaches_the_loop(hosted: Hosted) -> None:
     class Reckoned(Own):
         def read(self) -> ArmState:

@@ -47,7 +47,7 @@ from trainer.disk import DiskBudget
 from trainer.door import Door
 from trainer.keeper import Keeper
 from trainer.live_frames import LiveFrames
-from trainer.metrics import Metrics
+from trainer.metrics import Metrics, last_of
 from trainer.peers import Peers, check_speaker
 from trainer.receiver import Receiver
 from trainer.release_desk import ReleaseDesk
@@ -114,6 +114,10 @@ class Daemon:
             full=lambda: self._disk.reason,
         )
         self.malformed = self._handed_on = 0
+        # What was stored before this start is told of once, as of when it was.
+        told = last_of(root / "metrics.jsonl", "stored").get("key")
+        numbers = (entry.arrival for entry in self.store.entries if str(entry.key) == told)
+        self._untold = next(numbers, -1) + 1
         self._bind()
 
     def _say_what_was_lost(self, used: int) -> None:
@@ -389,7 +393,9 @@ class Daemon:
             with self._bearing():
                 self._keeper.done.get()()
         for entry in self.store.since(self._handed_on):
-            self.metrics.add("stored", key=str(entry.key), **self._ages.stored(entry.robot_id))
+            if entry.arrival >= self._untold:
+                at = self._ages.stored(entry.robot_id)
+                self.metrics.add("stored", key=str(entry.key), **at)
             self._worker.put(entry)
             self._handed_on = entry.arrival + 1
         self._desk.send_offers()

@@ -69,6 +69,14 @@ def records_of(path: Path, kind: str) -> Iterator[dict[str, Any]]:
         yield from (record for record in found if record["kind"] == kind)
 
 
+def last_of(path: Path, kind: str) -> dict[str, Any]:
+    """The last whole record of that kind; {} where there is none."""
+    last: dict[str, Any] = {}
+    for record in records_of(path, kind) if path.exists() else ():
+        last = record
+    return last
+
+
 def _records(lines: Iterable[bytes]) -> Iterator[dict[str, Any]]:
     for line in lines:
         try:

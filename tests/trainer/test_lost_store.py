@@ -98,3 +98,18 @@ def test_a_log_that_its_index_lacks_is_no_used_one(
     log.rename(store / "logs" / log.name)
     trainer.serve(12, 13, until=4)
     assert trainer.of("episode", "arrival", "episode_seq") == [[501, 11], [502, 12], [503, 13]]
+
+
+def test_what_was_stored_before_a_start_is_told_once(tmp_path: Path, monkeypatch) -> None:
+    """It was told again at every start, all that there ever was, as of that moment; what a kill came before
+    is told at the next."""
+    monkeypatch.syspath_prepend(str(PLUGIN))
+    trainer, path = Trainer(tmp_path), tmp_path / "trainer" / "metrics.jsonl"
+    trainer.serve(1, 2, 3, until=4)
+    trainer.serve(4, 5, 6, until=5)
+    assert [key[-1] for key in trainer.of("stored", "key")] == list("123456")
+    told = path.read_bytes().splitlines(keepends=True)
+    lost = [line for line in told if b'"stored"' in line and b"s1__00000006" in line]
+    path.write_bytes(b"".join(line for line in told if line not in lost))
+    trainer.serve(7, 8, 9, until=6)
+    assert len(lost) == 1 and [key[-1] for key in trainer.of("stored", "key")] == list("123456789")

@@ -288,10 +288,14 @@ def stored_episode(root: Path, key: EpisodeKey, arrival: int = -1) -> StoredEpis
     """That episode of the store at `root`, which another process may write to. Raises `EntracteError`."""
     path = _log_path(root, key)
     if not path.exists():
+        from trainer.dataset_episodes import key_at, stored_at
+
         dataset = root / "dataset" / key.robot_id
-        for episode in load_dataset(dataset) if dataset.exists() else []:
-            if episode.key == key:
-                return episode
+        if (dataset / INFO_PATH).exists():
+            reader = DatasetReader(dataset)
+            for place in range(reader.num_episodes):
+                if key_at(reader, place) == key:
+                    return stored_at(reader, place)
         raise EntracteError(f"episode {key} is neither in the logs nor in the data set")
     logged = read_episode(path)
     if len(logged.columns["observation.state"]) == 0:

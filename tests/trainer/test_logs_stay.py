@@ -6,16 +6,18 @@ import threading
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from daemon_bench import PLUGIN
 from tiny_package import make_package
 from tiny_robot import episode, session_start
 
 from contracts import wire
+from contracts.errors import EntracteError
 from contracts.files.dataset_reader import DatasetReader
 from contracts.files.episode_log import EpisodeLogWriter
 from trainer.config import load_config
-from trainer.interfaces import EpisodeKey
+from trainer.interfaces import EpisodeKey, StoredEpisode
 from trainer.keeper import keep
 from trainer.live_frames import LiveFrames
 from trainer.metrics import Metrics
@@ -42,6 +44,9 @@ class Trainer:
             log.append(parts)
         done = log.finish()
         assert keep(self._store, EpisodeKey("bench-0", "s1", seq), done.path, done.sha256)
+
+    def load(self, seq: int) -> StoredEpisode:
+        return self._store.load(self._store.entry(EpisodeKey("bench-0", "s1", seq)))
 
     def run(self, full: str = "") -> list[int]:
         """From a start until everything is in the data set, and a stop: the logs that are left."""
@@ -106,3 +111,21 @@ def test_where_there_is_no_room_for_it_a_log_waits_for_no_update(
     trainer.receive(2)
     assert trainer.run() == [1, 2]
     assert trainer.run(full="the trainer's store has 1 MiB (store.max_mib 1)") == []
+
+
+def test_one_episode_whose_log_is_gone_is_read_by_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All of the data set were read for it, and one that is damaged took the others with it."""
+    monkeypatch.syspath_prepend(str(PLUGIN))
+    trainer = Trainer(tmp_path)
+    for seq in (1, 2, 3):
+        trainer.receive(seq)
+    before = [trainer.load(seq).columns["action"] for seq in (1, 2, 3)]
+    assert trainer.run() == []
+    first = sorted((tmp_path / "trainer/store/dataset/bench-0/data").rglob("*.parquet"))[0]
+    first.write_bytes(first.read_bytes()[:100])
+    for seq in (2, 3):
+        assert np.array_equal(trainer.load(seq).columns["action"], before[seq - 1])
+    with pytest.raises(EntracteError, match=first.name):
+        trainer.load(1)

@@ -162,7 +162,7 @@ class Watchdog:
         stopped = board.loop_state in (LoopState.FAULT, LoopState.ESTOP) and board.stopped_at_s
         if not stopped or not board.lease_epoch:
             return False
-        if board.stop_check or died:
+        if board.stop_check or (died and board.held_at_s):  # gone and not held: ours in a moment
             return True
         # It may brake for long: until that is over its stop may still fail.
         return now_s - max(board.stopped_at_s, board.braking_at_s) > _DUMP_AFTER_S

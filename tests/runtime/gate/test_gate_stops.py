@@ -148,6 +148,26 @@ def test_an_arm_that_brakes_for_long_is_watched_until_it_is_held(
     dog.close()
 
 
+def test_a_loop_that_is_gone_right_after_a_hold_that_failed_leaves_it_to_the_watchdog(
+    arm: Arm, board: Board, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = moving(arm, board)
+    arm.deaf = True
+    gate.estop("asked for")
+    gate.close()
+    run = make_run(config(*REALTIME), RunPlan(), tmp_path / "run")
+    monkeypatch.setattr(watchdog, "open_arm", lambda run, caller: Arm(arm.limits))
+    dog = watchdog.Watchdog(run, board)
+    at_s = board.stopped_at_s
+    assert board.lease_owner == Owner.NOBODY
+    assert dog.check(at_s + 0.01, True) is TripReason.NONE
+    assert not dog._stop_is_over(at_s + 0.01, True), "nobody would ask for hold again"
+    assert dog.check(at_s + 0.06, True) is TripReason.STOP_FAILED
+    board.held_at_s = at_s + 0.07
+    assert dog._stop_is_over(at_s + 0.08, True)
+    dog.close()
+
+
 def test_a_fault_found_elsewhere_takes_one_step_of_braking_a_tick(arm: Arm, board: Board) -> None:
     gate = moving(arm, board)
     arm.written_this_tick = 0

@@ -198,8 +198,8 @@ class ReleaseFetcher:
         except ReleaseRejected as error:
             if error.reason == "replay" and self._known(offer):
                 return  # the answer to a question asked before the first answer came
-            self._refuse(offer, error)
             self._next_query_s = now_s + BACK_OFF_S
+            self._refuse(offer, error)
             return
         if self._refused_ways[0] != manifest.publish_seq:
             self._refused_ways = (manifest.publish_seq, set())
@@ -261,8 +261,8 @@ class ReleaseFetcher:
 
     def report(self, outcome: ReleaseOutcome) -> None:
         """Pass on what became of a release; what the slots owed the trainer is then on this end's disk."""
-        self.rejected += outcome.outcome == "rejected"
         self._report(outcome)
+        self.rejected += outcome.outcome == "rejected"
         self._slots.told(outcome.report_id)
 
     def _go_on(self) -> None:
@@ -359,13 +359,13 @@ class ReleaseFetcher:
         if digest not in self._refused:
             if len(self._refused) > 1000:
                 self._refused.clear()
-            self._refused.add(digest)
+            # In this order: what the disk did not take is told when it is offered again.
             self._reject(f"offer-{digest[:16]}", 0, error, 0)
+            self._refused.add(digest)
 
     def _reject(
         self, what: str, publish_seq: int, error: ReleaseRejected, bytes_on_wire: int
     ) -> None:
-        self.reasons[error.reason] += 1
         self.report(
             ReleaseOutcome(
                 self._robot_id,
@@ -381,6 +381,7 @@ class ReleaseFetcher:
                 f"{self._session_id}.{what}",
             )
         )
+        self.reasons[error.reason] += 1
 
     def _public_key(self) -> Ed25519PublicKey:
         try:

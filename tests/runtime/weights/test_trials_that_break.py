@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 
+import msgspec
 import numpy as np
 import pytest
 from swap_robot import Robot, committed, nudged, package, release, robot, trainer
@@ -78,3 +79,32 @@ def test_a_release_without_a_place_is_refused_and_asked_for_again_later(
     slots.recover()
     robot.fetch(offer, data)
     assert robot.staged[-1] == len(SLOTS) + 1
+
+
+def test_a_refusal_that_the_disk_did_not_take_is_told_and_counted_when_it_does(
+    robot: Robot, trainer: Publisher
+) -> None:
+    """It was taken for told, and counted with every try."""
+    fetcher, report = robot.fetcher, robot.fetcher._report
+
+    def full(_outcome: ReleaseOutcome) -> None:
+        raise OSError("no room")
+
+    offer, data = release(trainer, nudged(robot.package))
+    wrong = msgspec.structs.replace(offer, signature=bytes(64))
+    fetcher._report = full
+    for _ in range(3):
+        with pytest.raises(OSError, match="no room"):
+            fetcher.on_offer(wrong)
+    asked = len(robot.said(ReleaseQuery))
+    fetcher.tick(time.monotonic())
+    assert len(robot.said(ReleaseQuery)) == asked, "it backs off"
+    assert (fetcher.rejected, fetcher.reasons) == (0, {})
+    fetcher._report = report
+    for _ in range(3):
+        fetcher.on_offer(wrong)
+    (told,) = robot.said(ReleaseOutcome)
+    assert told.outcome == "rejected" and "signature" in told.reason
+    assert (fetcher.rejected, fetcher.reasons) == (1, {"signature": 1})
+    robot.fetch(offer, data)
+    assert robot.staged == [1]

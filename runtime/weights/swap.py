@@ -213,8 +213,8 @@ class Swapper:
         self._taken_s.clear()
         verdict, slot, owed = self.slots.settle(head.version, success, self.rules, fault or late)
         if verdict == "commit":
-            self._drop(self._committed)
-            self._committed = head
+            old, self._committed = self._committed, head
+            self._drop(old)
         elif verdict == "roll_back":
             self._activate(self._committed)
         return self._outcome(slot, owed[0]) if owed else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -370,3 +370,25 @@ def test_a_joint_that_stood_still_in_the_data_may_tremble_and_not_wander(
         SwapLimits(),
     )
     assert bool(problems) == refused, problems
+
+
+def test_an_engine_that_nothing_leads_back_to_any_more_is_closed(
+    robot: Robot, trainer: Publisher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of every commit the one committed before; one that holds what no collector frees was kept for good."""
+    closed: list[int] = []
+    for number in (1, 2, 3):
+        robot.fetch(*release(trainer, nudged(robot.package, 0.1 * number)))
+        robot.swapper.swap(number)
+        engine, close = robot.swapper.engine, robot.swapper.engine.close
+
+        def noted(number: int = number, close: Callable[[], None] = close) -> None:
+            closed.append(number)
+            close()
+
+        monkeypatch.setattr(engine, "close", noted)
+        assert closed == list(range(1, number - 1)), "a roll-back leads to it"
+        committed(robot.swapper)
+        assert closed == list(range(1, number))
+    robot.swapper.close()
+    assert closed == [1, 2, 3]

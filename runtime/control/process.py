@@ -158,7 +158,7 @@ class Control:
         robot.floor.enter(Phase.RUNNING)
         episode = Episode(robot, plan, instruction)
         episode.run()
-        end = self._resting(lambda: self._finish(plan, episode.report()))
+        end = self._finish(plan, episode)
         asks = self.run.config.episode.label == "keys" and robot.floor.label is None
         if asks and end.reason not in ("fault", ABORTED, "rerecord"):
             end = self._ask_label(end)
@@ -176,9 +176,15 @@ class Control:
         board.episodes_done += 1
         return not robot.gate.faulted and end.reason not in (ABORTED, "fault")
 
-    def _finish(self, plan: EpisodePlan, end: EpisodeEnd) -> EpisodeEnd:
-        label = self.robot.scene.finish(plan, end.reason, end.steps, self.robot.policy_version)
-        floor = self.robot.floor
+    def _finish(self, plan: EpisodePlan, episode: Episode) -> EpisodeEnd:
+        robot, floor = self.robot, self.robot.floor
+
+        def over() -> tuple[EpisodeEnd, bool | None]:
+            end = episode.report()
+            return end, robot.scene.finish(plan, end.reason, end.steps, robot.policy_version)
+
+        end, label = self._resting(over)
+        # Only now: meanwhile a person may have labelled it, or wanted it once more, and was answered.
         if floor.label is not None and self.run.config.episode.label != "truth":
             label = floor.label
         if floor.ends == "rerecord" and end.reason not in ("fault", ABORTED):

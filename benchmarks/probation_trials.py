@@ -155,6 +155,11 @@ class _Loop:
     told: list[ReleaseOutcome] = field(default_factory=list)
     reward: None = None
     reward_version: int = 0
+    faulted: bool = False
+
+    @property
+    def gate(self) -> Any:
+        return self
 
     @property
     def policy(self) -> Any:

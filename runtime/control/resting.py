@@ -53,11 +53,11 @@ class Resting:
         return results[0]
 
     def until(self, ready: Callable[[], bool], patience_s: float) -> bool:
-        """Tick in hold until ready or out of patience (wall time); False: stop was asked for, or the
-        arm was lost."""
+        """Tick in hold until ready or out of patience (wall time); False: stop was asked for, the arm was
+        lost, or a fault is latched."""
         give_up_s = time.monotonic() + patience_s
         while not ready() and time.monotonic() < give_up_s:
-            if not self._robot.rest():
+            if not self._robot.rest() or self._robot.gate.faulted:
                 return False
             if self._robot.clock.lockstep:
                 time.sleep(PAUSE_S)

@@ -1,4 +1,4 @@
-"""What a person asks for between two ticks, or of a robot that has stopped, is not lost and not waited for."""
+"""What a person asks for between two ticks is not lost, and a robot that has stopped waits for nobody."""
 
 from __future__ import annotations
 

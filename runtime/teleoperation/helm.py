@@ -75,8 +75,10 @@ class Helm:
 
     def start_afresh(self) -> None:
         """After the arm was held (a pause, old readings) the hand may be anywhere: a leader must stand near
-        the arm again and is faded in, a jogged target begins at the arm."""
+        the arm again and is faded in, a jogged target begins at the arm. So does what is left of a fade."""
         self._matched, self._target = False, ()
+        if self._fade.done < self._fade.ticks:
+            self._fade.done = 0
         self._show()
 
     def steer(self, commanded: Sequence[float]) -> Choice | None:
@@ -87,6 +89,9 @@ class Helm:
                 self.intervening, self._matched, self.returned = False, False, True
                 self._fade.begin(commanded, self._fade_ticks)
                 self._show()
+            elif self._fade.done == 0 < self._fade.ticks:
+                # Until the policy wants something the arm brakes on, and is not to be drawn back.
+                self._fade.start = tuple(commanded)
             return None
         if not self.intervening:
             self.intervening, self._matched, self._target = True, False, ()

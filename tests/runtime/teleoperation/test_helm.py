@@ -142,6 +142,36 @@ def test_the_policy_gets_the_arm_back_gently_and_is_told_to_start_afresh(tmp_pat
     assert eased[-1] == wanted, "chunk and index are kept"
 
 
+def test_the_policy_takes_over_from_where_the_arm_came_to_rest(tmp_path: Path) -> None:
+    """Handed back at speed the arm brakes on while the policy thinks, and must not be drawn back."""
+    desk = Desk(tmp_path, "keyboard")
+    desk.floor.wants_helm = "web"
+    desk.tick()
+    desk.floor.wants_helm = ""
+    for braking in (0.0, 3.0, 2.0, 1.0, 0.0):
+        desk.commanded = tuple(np.add(desk.commanded, braking).tolist())
+        assert desk.tick() is None
+        desk.helm.start_afresh()  # as after every tick that was held
+    wanted = Choice(tuple(np.add(POSE, 10.0).tolist()))
+    moves = [desk.commanded[0]]
+
+    def go_on(ticks: int) -> None:
+        for _ in range(ticks):
+            assert desk.tick() is None
+            eased = desk.helm.ease(wanted)
+            assert eased.action is not None
+            desk.commanded = eased.action
+            moves.append(eased.action[0])
+
+    go_on(6)
+    desk.helm.start_afresh()  # a pause in the middle of it, in which the arm brakes on
+    desk.commanded = tuple(np.add(desk.commanded, 1.0).tolist())
+    moves.append(desk.commanded[0])
+    go_on(16)
+    assert np.diff(moves).min() > -1e-9, "it was drawn back"
+    assert moves[-1] == pytest.approx(POSE[0] + 10.0)
+
+
 @settings(max_examples=100, deadline=None)
 @given(
     shares=st.lists(

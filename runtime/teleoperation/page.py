@@ -40,6 +40,7 @@ class HandPage:
         self._times = np.frombuffer(memory, np.float64, 2, 8 * 4)
         self._values = np.frombuffer(memory, np.float64, joints, 8 * _HEADER_WORDS)
         self._barrier = shared.Barrier()
+        self._last: Wish | None = None
 
     @classmethod
     def create(cls, path: Path, joints: int) -> HandPage:
@@ -68,7 +69,8 @@ class HandPage:
         self._words[2] = number + 2
 
     def read(self) -> Wish | None:
-        """The newest whole wish; None before the first, or while a writer that died half-way is in it."""
+        """The newest whole wish, the one before where a writer is in it (or died half-way: it tells its age);
+        None before the first that was read."""
         for _ in range(_RETRIES):
             number = int(self._words[2])
             if number == 0 or number % 2:
@@ -78,8 +80,9 @@ class HandPage:
             wish = Wish(int(self._words[3]), tuple(self._values.tolist()), at_s, until_s)
             self._barrier()
             if self._words[2] == number:
-                return wish
-        return None
+                self._last = wish
+                break
+        return self._last
 
 
 def _size(joints: int) -> int:

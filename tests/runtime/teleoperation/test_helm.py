@@ -91,6 +91,22 @@ def test_a_leader_that_falls_silent_holds_and_must_be_near_again(tmp_path: Path)
     assert abs(found.action[0] - stood[0]) < 0.1
 
 
+def test_a_leader_whose_page_is_being_written_is_followed_until_it_is_old(tmp_path: Path) -> None:
+    """The loop runs before its process: now and then in the middle of writing."""
+    desk = Desk(tmp_path)
+    desk.floor.wants_helm = "web"
+    for _ in range(30):
+        desk.lead(4.0)
+        desk.tick()
+    desk.page._words[2] += 1
+    found = desk.tick()
+    assert found is not None and found.action is not None
+    assert Flag.TAKEN_OVER in read_phase(desk.board)[1]
+    for _ in range(20):
+        found = desk.tick()
+    assert found == NOTHING, "it died there"
+
+
 def test_after_the_arm_was_held_a_leader_must_be_near_again_and_is_faded_in(tmp_path: Path) -> None:
     desk = Desk(tmp_path)
     desk.floor.wants_helm = "web"

@@ -175,10 +175,12 @@ def new_shm_dir(session_id: str) -> Path:
 
 def forget_the_killed(run_dir: Path) -> None:
     """Remove the shared memory of the start before, where it was killed and could not: a hundred megabytes
-    each time. What of it is still ending keeps what it has open."""
+    each time. What of it is still ending keeps what it has open. A folder that is the copy of another's says
+    nothing of itself: that one's robot may be at work."""
     with contextlib.suppress(ConfigError):
-        left = Path(Run.load(run_dir).shm_dir)
-        if left.parent == _memory() and left.name.startswith(_SHM_PREFIX):
+        run = Run.load(run_dir)
+        left, own = Path(run.shm_dir), run.run_dir == str(run_dir.resolve())
+        if own and left.parent == _memory() and left.name.startswith(_SHM_PREFIX):
             shutil.rmtree(left, ignore_errors=True)
 
 

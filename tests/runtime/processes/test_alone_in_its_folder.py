@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import msgspec
@@ -68,3 +69,12 @@ def test_what_a_killed_start_left_in_memory_goes_with_the_next(tmp_path: Path) -
     for folder in (tmp_path / "run", tmp_path, tmp_path / "never-begun"):
         forget_the_killed(folder)
     assert not Path(killed.shm_dir).exists() and strange.exists()
+
+
+def test_a_folder_that_was_copied_takes_nothing_from_the_robot_of_the_first(tmp_path: Path) -> None:
+    at_work = make_run(config(), RunPlan(), tmp_path / "run")
+    shutil.copytree(tmp_path / "run", tmp_path / "copy")
+    forget_the_killed(tmp_path / "copy")
+    assert Path(at_work.shm_dir).exists()
+    forget_the_killed(tmp_path / "run")
+    assert not Path(at_work.shm_dir).exists()

@@ -178,6 +178,7 @@ class Capture:
     def _stream(self, source: Source) -> str:
         clock = DeviceClock()
         last: Picture | None = None
+        came: Picture | None = None  # fresh or not
         opened_s = heard_s = fresh_s = time.monotonic()
         patience_s = max(FIRST_S, self._silent_s)
         while not self._stop.is_set():
@@ -201,14 +202,15 @@ class Capture:
             depth = None if picture.depth is None else turn(picture.depth, self._section.rotation)
             if self._repeats(picture, last, rgb, depth, source.noisy):
                 self.slots.count("frozen")
+                came = picture
                 if now_s - fresh_s > SILENT_PERIODS * self._period_s:
                     self.slots.state = CaptureState.LOST
                 if now_s - fresh_s > FROZEN_S:
                     return f"frozen: the same picture for {now_s - fresh_s:.1f} s"
                 continue
             fresh_s = now_s
-            self._publish(picture, last, rgb, depth, clock)
-            last = picture
+            self._publish(picture, came, rgb, depth, clock)
+            last = came = picture
         return f"stopped after {time.monotonic() - opened_s:.1f} s"
 
     def _require_our_clock(self, picture: Picture, now_s: float) -> None:
@@ -250,7 +252,7 @@ class Capture:
     def _publish(
         self,
         picture: Picture,
-        last: Picture | None,
+        before: Picture | None,
         rgb: np.ndarray,
         depth: np.ndarray | None,
         clock: DeviceClock,
@@ -262,8 +264,8 @@ class Capture:
         now_s = time.monotonic()
         if received_s - arrived_s > LATE_PERIODS * self._period_s:
             slots.count("late")
-        if last is not None:
-            slots.count("dropped", self._missing(picture, last))
+        if before is not None:
+            slots.count("dropped", self._missing(picture, before))
         if self._published_s:
             slots.set_time(
                 "interval_max_s", max(slots.time("interval_max_s"), now_s - self._published_s)
@@ -276,12 +278,12 @@ class Capture:
         slots.set_time("processor_s", self._processor_s + time.process_time())
         self._well()
 
-    def _missing(self, picture: Picture, last: Picture) -> int:
+    def _missing(self, picture: Picture, before: Picture) -> int:
         """Pictures between two, by the device's counter or else by time."""
-        if picture.number and last.number:
-            return max(0, picture.number - last.number - 1)
+        if picture.number and before.number:
+            return max(0, picture.number - before.number - 1)
         from_s, to_s = (
-            (p.received_s if np.isnan(p.device_s) else p.device_s) for p in (last, picture)
+            (p.received_s if np.isnan(p.device_s) else p.device_s) for p in (before, picture)
         )
         return max(0, round((to_s - from_s) / self._period_s) - 1)
 

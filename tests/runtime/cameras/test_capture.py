@@ -128,6 +128,7 @@ def test_what_repeats_is_not_fresh(
 ) -> None:
     slots = capture(tmp_path, picture(1), repeated(), picture(3))
     assert slots.counters()["frozen"] == counted
+    assert slots.counters()["dropped"] == 0, "it came"
     assert slots.pictures == 3 - counted
 
 

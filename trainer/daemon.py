@@ -104,7 +104,7 @@ class Daemon:
         readable = tuple(codec for codec in live_video.CODECS if live_video.decodes(codec))
         can = (NEXT_KEY, *readable)
         self._peers = Peers("trainer", __version__, self._door.may_speak, features=can)
-        self._live = LiveFrames(config.reward.live)
+        self._live = LiveFrames(config.reward.live and self._work.scorer.watches)
         self._renewing: set[tuple[str, type]] = set()
         self._beats: dict[str, tuple[float, Heartbeat]] = {}
         self._ages = Ages()

@@ -95,6 +95,11 @@ class Scorer:
             success = None
         return ScoredEpisode(episode, tuple(signals), success, model.model_id, failure, scoring_s)
 
+    @property
+    def watches(self) -> bool:
+        """Whether the model wants frames of running episodes."""
+        return isinstance(self.model, LiveRewardModel)
+
     def watch(self, instruction: str, step: int, images: Mapping[str, np.ndarray]) -> None:
         """Show the model a frame of a running episode, if it wants any; failures are counted only."""
         model = self.model

@@ -46,6 +46,8 @@ class Worker(threading.Thread):
         self._backlog: dict[str, deque[IndexEntry]] = {}
         """Of each robot: one whose data set the disk does not take must not hold up the others."""
         self._disk_again_s: dict[str, float] = {}
+        self._looked = False
+        """A live picture had its turn before the data set."""
         self._needed: list[IndexEntry] = []
         """In the data set, with a log that stays until an update has learned from it."""
         self._times_unread: Counter[EpisodeKey] = Counter()
@@ -84,10 +86,13 @@ class Worker(threading.Thread):
             self._write_dataset(due)
 
     def _idle(self) -> None:
-        """Nothing to score: hear what people said, look at a live frame, or catch up with the data set."""
+        """Nothing to score: hear what people said, look at a live frame, or catch up with the data set: in
+        turns, since frames may come faster than they can be looked at."""
         self._work.look()
         self._let_go()
-        if self._live:
+        due = self._due()
+        if self._live and not (due and self._looked):
+            self._looked = True
             try:
                 seen = self._live.next()
             except EntracteError:
@@ -95,7 +100,8 @@ class Worker(threading.Thread):
                 return
             if seen is not None:
                 self._work.scorer.watch(*seen)
-        elif due := self._due():
+        elif due:
+            self._looked = False
             self._write_dataset(due)
 
     def _let_go(self) -> None:

@@ -29,11 +29,11 @@ from trainer.worker import Worker
 class Trainer:
     """Store and worker of a trainer that keeps no logs; three episodes make an iteration."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, reward: str = "constant") -> None:
         self._root = folder / "trainer"
         package = make_package(folder / "policy")
         settings = ("refiner.kind=tiny", f"refiner.package={package.folder}")
-        more = ("reward.model=constant", "iteration.episodes=3", "store.keep_logs=false")
+        more = (f"reward.model={reward}", "iteration.episodes=3", "store.keep_logs=false")
         self._config = load_config(None, [*settings, *more])
         self._store = Store(self._root / "store")
         self._metrics = Metrics(self._root / "metrics.jsonl")
@@ -48,7 +48,7 @@ class Trainer:
     def load(self, seq: int) -> StoredEpisode:
         return self._store.load(self._store.entry(EpisodeKey("bench-0", "s1", seq)))
 
-    def run(self, full: str = "") -> list[int]:
+    def run(self, full: str = "", live: LiveFrames | None = None) -> list[int]:
         """From a start until everything is in the data set, and a stop: the logs that are left."""
         stopping = threading.Event()
         work = Work(self._root, self._config, self._store, self._metrics, lambda *_: None)
@@ -57,7 +57,7 @@ class Trainer:
             self._store,
             self._metrics,
             work,
-            LiveFrames(False),
+            live or LiveFrames(False),
             stopping,
             full=lambda: full,
         )
@@ -129,3 +129,28 @@ def test_one_episode_whose_log_is_gone_is_read_by_itself(
         assert np.array_equal(trainer.load(seq).columns["action"], before[seq - 1])
     with pytest.raises(EntracteError, match=first.name):
         trainer.load(1)
+
+
+def test_live_pictures_without_end_hold_up_no_data_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two robots at 30 Hz bring more than are looked at."""
+    monkeypatch.syspath_prepend(str(PLUGIN))
+    trainer, live, over = Trainer(tmp_path, "brightness"), LiveFrames(True), threading.Event()
+    trainer.receive(1, purpose="evaluate")
+    start, step, *_ = (wire.unpack(parts) for parts in episode(9, steps=1))
+    live.take(b"robot", start)
+
+    def stream() -> None:
+        while not over.is_set():
+            live.take(b"robot", step)
+            time.sleep(0.001)
+
+    robots = threading.Thread(target=stream)
+    robots.start()
+    try:
+        assert trainer.run(live=live) == []
+    finally:
+        over.set()
+        robots.join()
+    assert live.frames > live.skipped > 0

@@ -120,6 +120,7 @@ class Episode:
         if not robot.floor.paused:
             self._start_afresh()
         robot.post(lateness_s)
+        self._mark_s = time.perf_counter()  # no section of a tick
 
     def _start_afresh(self) -> None:
         """What was inferred from what was seen before now is not carried out any more."""

@@ -70,6 +70,21 @@ def test_a_pause_holds_the_arm_and_stops_the_episodes_clock(tmp_path: Path) -> N
         assert np.abs(moves).max() < 9.0, "120 deg/s at 30 Hz are 4 deg a tick; the hand 250 %/s"
 
 
+def test_a_pause_is_no_section_of_a_tick(tmp_path: Path) -> None:
+    """Else the longest wait of the episode is how long somebody had coffee."""
+    with robot(tmp_path, expert(1)) as machine:
+        person = Person(machine.board, machine.run)
+        person.sees(Phase.RUNNING, 3)
+        person.ask(Command.PAUSE)
+        time.sleep(2.5)
+        step = machine.board.step
+        person.ask(Command.RESUME)
+        until(lambda: machine.board.step > step + 3)
+        person.ask(Command.END)
+        until(lambda: bool(rows(machine.run)))
+    assert rows(machine.run)[0]["timings"]["wait_max_s"] < 2.0
+
+
 def test_a_person_takes_over_by_leader_and_by_keys_and_hands_back_smoothly(tmp_path: Path) -> None:
     package = policy_package(tmp_path / "package")
     overrides = [f"policy.package={package.folder}", "episode.max_s=120", "operator.blend_s=0.4"]

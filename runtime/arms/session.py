@@ -158,6 +158,7 @@ class Session:
             run_first()  # as control would: the watchdog waits no longer for a tool
         self._taken = take_arm(self.robot, Resting(self.robot))
         if not self._taken:
+            self._require_lawful()
             raise self._stopped()
         prepare(self.robot)
 

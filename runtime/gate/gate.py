@@ -130,7 +130,7 @@ class Gate:
     def power(self) -> bool:
         """Power the motors of the arm that was taken. May take longer than the watchdog waits, so the caller
         goes on with `rest` in another thread, which leaves the arm's connection alone until this is over.
-        False: a stop was asked for, before or meanwhile, and is the caller's to carry out. Raises
+        False: a stop was asked for or a fault latched, before or meanwhile: the caller's to carry out. Raises
         `DeviceError`."""
         self._powering = (
             True  # first: whoever asks for a stop from here on is seen below, or by `rest`
@@ -299,7 +299,7 @@ class Gate:
         return refused
 
     def _stop_asked(self) -> bool:
-        return bool(self._board.estop_requested or self._board.stop_requested)
+        return bool(self._board.estop_requested or self._board.stop_requested or self.faulted)
 
     def _elapsed_s(self) -> float:
         """Since the last command, by the loop's clock: a tick that came late counts as long as it took."""

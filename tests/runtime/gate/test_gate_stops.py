@@ -233,6 +233,16 @@ def test_a_stop_before_power_leaves_the_arm_without_it(arm: Arm, board: Board) -
         setattr(board, flag, 0)
 
 
+def test_after_a_fault_no_motor_is_powered(arm: Arm, board: Board) -> None:
+    """The loop rests while another thread begins to power, and may find one: a watchdog that is silent."""
+    gate = gate_of(arm, board)
+    gate.prepare(arm.read())
+    gate.take_arm()
+    gate.fault("the watchdog gave no sign of life")
+    assert not gate.power()
+    assert arm.enabled == 0
+
+
 def test_a_stop_while_the_motors_are_powered_waits_for_the_connection_and_is_carried_out(
     arm: Arm, board: Board, monkeypatch: pytest.MonkeyPatch
 ) -> None:

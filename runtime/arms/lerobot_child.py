@@ -203,7 +203,10 @@ KINDS = {"robot": Robot, "teleoperator": Teleoperator}
 
 
 def main() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # It ends when it is told to, or its pipe closes: a service manager asks every process of a robot to end
+    # at once, and the arm's holds it through this one.
+    for asked in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(asked, signal.SIG_IGN)
     # What LeRobot prints must not reach the pipe: it has descriptors of its own.
     requests = os.fdopen(int(sys.argv[1]), "rb")
     answers = os.fdopen(int(sys.argv[2]), "wb")

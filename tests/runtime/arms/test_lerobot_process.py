@@ -128,6 +128,17 @@ def test_a_write_that_nobody_waits_for_any_more_is_not_carried_out(
     assert (tmp_path / "said").read_text().split("\n")[:-1] == [f"moved to {n}" for n in (1, 2, 4)]
 
 
+def test_an_arm_can_be_held_after_all_its_processes_were_asked_to_end(
+    robot: LeRobotProcess, tmp_path: Path
+) -> None:
+    robot.ask({"do": "write", "action": {"a": 1}}, 20.0)
+    robot._process.terminate()
+    robot.ask({"do": "write", "action": {"a": 2}}, 20.0)
+    robot.close()
+    assert robot._process.returncode == 0
+    assert (tmp_path / "said").read_text().split("\n")[:-1] == ["moved to 1", "moved to 2"]
+
+
 @pytest.mark.parametrize("end", ["close", "gone", "gone while it worked"])
 def test_a_robot_is_never_disconnected(robot: LeRobotProcess, tmp_path: Path, end: str) -> None:
     robot.ask({"do": "write", "action": {"a": 1}}, 20.0)

@@ -92,6 +92,9 @@ class Link:
         self._uploader = Uploader(
             self._spool, self._robot_id, self._sockets.sender("episodes"), self._background.submit
         )
+        # Of a link of this run that ended: what it counted counts.
+        self._unkept_before = board.episodes_unkept
+        self._aside_before = max(0, board.episodes_aside - len(self._uploader.aside))
         self._outcomes = OutcomeSpool(run.spool_dir / "outcomes", self._sockets.sender("weights"))
         self._fetchers = self._open_fetchers()
         self._last_beat_s = 0.0
@@ -288,8 +291,8 @@ class Link:
         board, uploader = self._board, self._uploader
         full = self._stalled or self._spool.no_room()
         board.spool_full, board.trainer_full = int(bool(full)), int(bool(uploader.waits_for))
-        board.episodes_unkept = self._recorder.unkept
-        board.episodes_aside = len(uploader.aside)
+        board.episodes_unkept = self._unkept_before + self._recorder.unkept
+        board.episodes_aside = self._aside_before + len(uploader.aside)
         if full:
             self._note_trouble(f"no room for another episode: {full}")
         elif uploader.waits_for:

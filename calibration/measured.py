@@ -80,7 +80,7 @@ def intrinsics(
 
 
 def dropped(
-    before: Calibration, now: Calibration, name: str, section: Mapping[str, object] | None, by: str
+    before: Calibration, now: Calibration, name: str, section: Mapping[str, object], by: str
 ) -> tuple[dict[str, Value], list[str]]:
     """Of what `now` holds no more of that camera: keys to empty in its `section` of the hardware
     configuration, and what to say. `by`: what it was found through or with, as "through the old lens"."""
@@ -88,16 +88,14 @@ def dropped(
     keys, said = dict[str, Value](), list[str]()
     if was.hand_eye is not None and is_.hand_eye is None:
         key, emptied = f"cameras.{name}.pose", ""
-        if (section or {}).get("pose"):
+        if section.get("pose"):
             keys[key] = ()
             emptied = f"; {key} came of that and was emptied"
         said.append(f"run handeye again: {by} was found where the camera is{emptied}")
     if was.depth is not None and is_.depth is None:
         said.append(f"run depth again: {by} was found how right its depths are")
     if was.latency is not None and is_.latency is None:
-        kept = (
-            f"; cameras.{name}.latency_s is that still" if (section or {}).get("latency_s") else ""
-        )
+        kept = f"; cameras.{name}.latency_s is that still" if section.get("latency_s") else ""
         said.append(f"run latency again: {by} was found how late its pictures are{kept}")
     return keys, said
 

@@ -39,8 +39,14 @@ class Record:
 
     @property
     def cameras(self) -> dict[str, dict[str, Any]]:
-        """The configured cameras' sections by name."""
-        return self._section("cameras")
+        """The configured cameras' sections by name. Raises `ConfigError` for one that is none."""
+        sections = self._section("cameras")
+        for name, section in sections.items():
+            if not isinstance(section, dict):
+                raise ConfigError(
+                    f"{self.config}: cameras.{name}", expected="a section", found=section
+                )
+        return sections
 
     def put(
         self,

@@ -219,6 +219,19 @@ def test_a_camera_that_is_not_configured_is_refused_before_the_work(tmp_path: Pa
     assert said.exit_code != 0 and "no camera 'wrist'" in str(said.exception)
 
 
+@pytest.mark.parametrize("cameras", ["{wrist: }", "{wrist: sim}", "[wrist]"])
+def test_cameras_that_are_no_sections_are_named_before_the_work(
+    tmp_path: Path, cameras: str
+) -> None:
+    config, board = tmp_path / "robot.yaml", tmp_path / "board.json"
+    config.write_text(f"cameras: {cameras}\n")
+    board.write_bytes(msgspec.json.encode(Board()))
+    wanted = ["--camera", "wrist", "--mount", "hand", "--board", str(board)]
+    options = [*wanted, "--config", str(config), "--output", str(tmp_path / "out")]
+    said = CliRunner().invoke(app, ["capture", *options])
+    assert isinstance(said.exception, ConfigError) and "expected a section" in str(said.exception)
+
+
 @pytest.mark.parametrize("verb", ["handeye", "depth", "verify"])
 def test_a_capture_of_another_arm_is_refused(tmp_path: Path, verb: str) -> None:
     config = tmp_path / "robot.yaml"

@@ -131,11 +131,13 @@ class Helm:
         return Choice(self._fade.mix(wish.values))
 
     def _jog(self, wish: Wish, commanded: Sequence[float], now_s: float) -> Choice:
-        if not self._target:
-            self._target = tuple(commanded)
         self._match(True)
         speed = self._section.jog_speed
         shares = wish.values if now_s < wish.until_s else (0.0,) * len(commanded)
+        if not self._target:
+            if not any(shares):  # it may still be braking, and is not to be drawn back
+                return Choice(tuple(commanded))
+            self._target = tuple(commanded)
         target = []
         for joint, share in enumerate(shares):
             lawful = max(-1.0, min(1.0, share)) if math.isfinite(share) else 0.0

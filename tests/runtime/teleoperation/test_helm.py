@@ -141,6 +141,19 @@ def test_after_the_arm_was_held_keys_go_on_from_where_it_stands(tmp_path: Path) 
     assert choice is not None and choice.action == POSE
 
 
+def test_taken_over_by_keys_at_speed_the_arm_brakes_and_stays_there(tmp_path: Path) -> None:
+    desk = Desk(tmp_path, "keyboard")
+    desk.floor.wants_helm = "web"
+    for braking in (3.0, 2.0, 1.0, 0.0, 0.0):
+        desk.commanded = stood = tuple(np.add(desk.commanded, braking).tolist())
+        choice = desk.tick()
+        assert choice is not None and choice.action == stood
+    desk.page.write(JOG, (1.0, 0.0, 0.0, 0.0, 0.0, 0.0), desk.now_s, desk.now_s + 0.2)
+    choice = desk.tick()
+    assert choice is not None and choice.action is not None
+    assert choice.action[0] == pytest.approx(stood[0] + 15.0 / RATE_HZ)
+
+
 def test_the_policy_gets_the_arm_back_gently_and_is_told_to_start_afresh(tmp_path: Path) -> None:
     desk = Desk(tmp_path, "keyboard")
     desk.floor.wants_helm = "web"

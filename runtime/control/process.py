@@ -308,9 +308,11 @@ def main() -> int:
         try:
             return control.execute()
         except Exception as error:  # a mistake of ours too must end in hold
-            if not isinstance(error, EntracteError):
-                traceback.print_exc()
-            return stop_after(control.robot, error)
+            try:
+                return stop_after(control.robot, error)
+            finally:  # the arm comes first: what it takes to write a trace the watchdog does not wait for
+                if not isinstance(error, EntracteError):
+                    traceback.print_exception(error)
         finally:
             control.robot.close()
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from robots import REALTIME, config, until
 
-from runtime.board import LoopState
+from runtime.board import LoopState, StopCheck
 from runtime.processes.supervisor import Supervisor, make_run
 from runtime.run import RunPlan
 
@@ -37,6 +37,17 @@ def test_a_long_episode_is_summed_up_with_the_loop_alive(
         assert robot.board.watchdog_tripped == 0
         assert robot.board.episodes_done == 2
     assert outcome.code == 0, outcome.what
+
+
+def test_a_trace_is_written_once_the_arm_stands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SLOW_END", "trace")
+    with _robot(tmp_path, 1) as robot:
+        outcome = robot.wait()
+        assert robot.board.watchdog_tripped == 0
+        assert robot.board.stop_check == StopCheck.VERIFIED
+    assert outcome.code == 3 and "a mistake of ours" in outcome.what
 
 
 @pytest.mark.parametrize(("stopped", "code"), [(False, 0), (True, 5)])

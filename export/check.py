@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from contracts.answers import tolerance_of
 from contracts.errors import (
     CheckFailed,
     ConfigError,
@@ -20,7 +21,7 @@ from contracts.errors import (
 from contracts.files.packages import Package, load_package
 from export.parity import recorded, torch_side
 from export.parity.bench import ClosedLoop, Contender, closed_loop
-from export.parity.measure import Parity, measure, tolerance_of
+from export.parity.measure import Parity, measure
 from export.parity.nodes import Divergence, first_in_engine, first_node, with_weights
 from export.parity.report import GOLDEN, RECORDED, WHOLE, Comparison, Report
 from export.parity.sides import ENGINES, EngineSide, OnnxSide, Side, TorchSide, options_of

@@ -19,7 +19,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
-from tiny_package import make_package
+from tiny_package import golden_of, make_package
 
 from contracts.files.dataset_reader import DatasetReader
 from contracts.files.packages import write_package
@@ -45,7 +45,7 @@ def reaching_policy(folder: Path) -> Path:
     weights = dict(package.weights)
     weights["head/bias"] = np.array([PAN_DEG, *RAISED_DEG], np.float32)
     weights["head/mix"] = weights["head/mix"] * 0
-    golden = {name: list(cases) for name, cases in package.golden.items()}
+    golden = golden_of(package, weights)
     manifest = msgspec.structs.replace(manifest, action=SO101_ACTION, observation=observation)
     write_package(folder, manifest, package.graphs, weights, golden)
     return folder

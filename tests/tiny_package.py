@@ -100,6 +100,14 @@ def make_package(
     return write_package(folder, manifest, graphs, weights, golden)
 
 
+def golden_of(package: Package, weights: dict[str, np.ndarray]) -> dict[str, list[GoldenCase]]:
+    """The package's golden inputs with what its graphs answer with these weights: a robot refuses others."""
+    return {
+        name: [_case(graph, weights, name, case.inputs) for case in package.golden[name]]
+        for name, graph in package.graphs.items()
+    }
+
+
 def head_inputs(
     rng: np.random.Generator, width: int = FEATURES, length: int = LENGTH, joints: int = 6
 ) -> dict[str, np.ndarray]:

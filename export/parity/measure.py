@@ -8,14 +8,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from contracts.answers import TOLERANCE, same_choice, tolerance_of
 from contracts.errors import CheckFailed, PackageError
 from contracts.files.golden_vectors import GoldenCase
 from contracts.files.packages import Package
 from contracts.package import PackageManifest
 from runtime.engines import Engine, EngineOptions, open_engine
-
-TOLERANCE = 1e-4
-"""Largest |reference - engine|, as a fraction of max(1, largest |reference|) of that output."""
 
 Arrays = Mapping[str, np.ndarray]
 
@@ -72,7 +70,7 @@ def measure(
                 f"outputs of graph '{graph}'", expected=sorted(right_case), found=sorted(given_case)
             )
     names = manifest.action.names if manifest is not None and manifest.action is not None else ()
-    actual = [_same_choice(e, a, tolerance) for e, a in zip(expected, actual, strict=True)]
+    actual = [same_choice(e, a, tolerance) for e, a in zip(expected, actual, strict=True)]
     found = []
     for output in expected[0]:
         right = np.stack([case[output] for case in expected]).astype(np.float64)
@@ -125,11 +123,6 @@ def replay(package: Package, kind: str = "onnxruntime") -> list[Parity]:
     return found
 
 
-def tolerance_of(manifest: PackageManifest, graph: str) -> float:
-    """`TOLERANCE`, or what a quantised graph's own gate let through."""
-    return max(TOLERANCE, manifest.golden_tolerance.get(graph, 0.0))
-
-
 def require_parity(found: Sequence[Parity], what: str) -> None:
     """Raise `CheckFailed` naming the worst output unless every `Parity` holds."""
     broken = [parity for parity in found if not parity.holds]
@@ -141,17 +134,6 @@ def require_parity(found: Sequence[Parity], what: str) -> None:
             found=f"{worst.largest_error:.1e}",
             remedy="export with the pinned versions of the extra 'export'",
         )
-
-
-def _same_choice(expected: Arrays, actual: Arrays, tolerance: float) -> Arrays:
-    """A tie may fall either way: another choice counts as the same when the reference values both alike."""
-    if not {"choice", "values"} <= expected.keys():
-        return actual
-    values = expected["values"].reshape(-1)
-    mine, other = int(expected["choice"].flat[0]), int(actual["choice"].flat[0])
-    if 0 <= other < len(values) and abs(values[mine] - values[other]) <= tolerance:
-        return {**actual, "choice": expected["choice"]}
-    return actual
 
 
 def _errors(expected: np.ndarray, actual: np.ndarray) -> tuple[float, float, float]:

@@ -18,11 +18,12 @@ import numpy as np
 import onnx
 
 from calibration.quantization.card import CalibrationSet, Part
+from contracts.answers import TOLERANCE
 from contracts.errors import PackageError
 from contracts.files.packages import Package, require_place, write_package
 from contracts.package import OBSERVATION_STEPS, PackageManifest, weights_id
 from export.parity.bench import Contender, closed_loop, require_enough
-from export.parity.measure import TOLERANCE, replay, require_parity
+from export.parity.measure import replay, require_parity
 from export.quantize import fp16, gate, int8
 from export.quantize.chain import Answers, Chain, worst
 from export.quantize.graphs import TRUNK, Transformed, layers, open_trunk, whole, with_trunk

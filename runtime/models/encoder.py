@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 
 import numpy as np
 
@@ -10,6 +11,7 @@ from contracts.errors import PackageError
 from contracts.files.packages import Package
 from contracts.pictures import prepare
 from runtime.engines import Engine, EngineOptions, open_engine
+from runtime.engines.golden import require_golden
 
 
 class Encoder:
@@ -25,12 +27,14 @@ class Encoder:
                 found=package.manifest.model,
             )
         self.spec = spec
-        self._image: Engine = open_engine(package, "image", options)
-        try:
+        with ExitStack() as opened:
+            self._image: Engine = open_engine(package, "image", options)
+            opened.callback(self._image.close)
+            require_golden(self._image, package, "image")
             self._text: Engine = open_engine(package, "text", options)
-        except BaseException:
-            self._image.close()
-            raise
+            opened.callback(self._text.close)
+            require_golden(self._text, package, "text")
+            opened.pop_all()
         self._said: dict[str, np.ndarray] = {}
 
     def image(self, picture: np.ndarray) -> np.ndarray:

@@ -10,6 +10,7 @@ from contracts.files import atomic
 from contracts.files.packages import Package, load_package, read_safetensors
 from contracts.release import MAX_WEIGHTS_BYTES
 from runtime.engines import Engine, EngineOptions, open_engine
+from runtime.engines.golden import require_golden
 from runtime.run import Run
 from runtime.weights.slots import SlotStore
 from runtime.weights.swap import Swapper
@@ -39,6 +40,7 @@ def open_parts(
     engines: the caller takes that back once somebody owns them. Raises `EntracteError`."""
     trunk = open_engine(package, "trunk", options)
     opened.callback(trunk.close)
+    require_golden(trunk, package, "trunk")
     head = open_head(package, options, weights)
     opened.callback(head.close)
     slots = SlotStore(run.slots_dir / target, package.package_id)
@@ -49,14 +51,24 @@ def open_parts(
 def open_head(package: Package, options: EngineOptions, weights: str) -> Engine:
     """The head with the package's own weights, or those of a safetensors file. Raises `EntracteError`."""
     if not weights:
-        return open_engine(package, "head", options)
+        return _proven_head(package, options)
     try:
         data = atomic.read_bytes(Path(weights), MAX_WEIGHTS_BYTES)
     except (atomic.FileError, OSError) as error:
         raise ConfigError(f"can't read weights {weights}", found=error) from error
     tensors = read_safetensors(data, weights)
-    head = open_engine(package, "head", options)
+    head = _proven_head(package, options)
     try:
         return head.standby(tensors)
     finally:
         head.close()
+
+
+def _proven_head(package: Package, options: EngineOptions) -> Engine:
+    head = open_engine(package, "head", options)
+    try:
+        require_golden(head, package, "head")
+    except BaseException:
+        head.close()
+        raise
+    return head

@@ -23,6 +23,7 @@ from contracts.reward import RewardSignal, abstain
 from contracts.vlm import PREFILL, VISION, Asked, VlmSpec
 from contracts.vlm_prompts import Laid, clips_of, lay_out
 from runtime.engines import Engine, EngineOptions, open_engine
+from runtime.engines.golden import require_golden
 
 _KEPT_PATCHES = 64
 """Temporal patches whose vectors are kept: the longest prompt has far fewer."""
@@ -178,8 +179,10 @@ def open_scorer(package: Package, options: EngineOptions) -> VlmScorer:
     with ExitStack() as opened:
         vision = open_engine(package, VISION, options)
         opened.callback(vision.close)
+        require_golden(vision, package, VISION)
         prefill = open_engine(package, PREFILL, options)
         opened.callback(prefill.close)
+        require_golden(prefill, package, PREFILL)
         scorer = VlmScorer(package, vision, prefill)
         opened.pop_all()
     return scorer

@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 
 from contracts import registry
 from contracts.errors import ConfigError, PackageError
+from contracts.files.golden_vectors import GoldenCase
 from contracts.files.packages import Package, load_package, write_package
 from contracts.specs import CameraSpec
 from export.app import app
@@ -193,7 +194,13 @@ def test_a_head_that_does_nothing_fails_on_the_bench(tmp_path: Path) -> None:
     weights = dict(package.weights)
     # As good as zero: imitation never writes a zero, by which what is settled could not be divided.
     weights["head/chunk_std"] = np.full_like(weights["head/chunk_std"], 1e-6)
-    write_package(tmp_path / "idle", package.manifest, package.graphs, weights, package.golden)
+    made = (tmp_path / "idle", package.manifest, package.graphs, weights)
+    engine = OnnxRuntimeEngine(write_package(*made, package.golden), "head", EngineOptions())
+    answers = [
+        GoldenCase(case.inputs, {n: a.copy() for n, a in engine.run(case.inputs).items()})
+        for case in package.golden["head"]
+    ]
+    write_package(*made, {**package.golden, "head": answers})
     left, right = (
         Contender(folder, "onnxruntime", overrides=("episode.max_s=5",))
         for folder in (POLICY, tmp_path / "idle")

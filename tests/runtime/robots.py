@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
-from tiny_package import make_package
+from tiny_package import golden_of, make_package
 
 from contracts.files.packages import Package, write_package
 from contracts.specs import CameraSpec, ObservationSpec
@@ -45,7 +45,7 @@ def policy_package(folder: Path, cameras: tuple[str, ...] = ("front",)) -> Packa
     # Stands near the arm's home: enough to see it act.
     weights["head/bias"] = np.array([5.0, -58.0, 60.0, 62.0, 0.0, 60.0], np.float32)
     weights["head/mix"] = weights["head/mix"] * 0
-    golden = {name: list(cases) for name, cases in package.golden.items()}
+    golden = golden_of(package, weights)
     return write_package(folder, manifest, package.graphs, weights, golden)
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
-from tiny_package import make_package
+from tiny_package import golden_of, make_package
 
 from contracts.errors import MissingDependency
 from contracts.files.dataset_reader import DatasetReader
@@ -63,7 +63,7 @@ def policy_for(folder: Path, config: Path, targets: np.ndarray, *camera: str) ->
     weights = dict(package.weights)
     weights["head/bias"] = targets
     weights["head/mix"] = weights["head/mix"] * 0
-    golden = {name: list(cases) for name, cases in package.golden.items()}
+    golden = golden_of(package, weights)
     write_package(folder, manifest, package.graphs, weights, golden)
     return folder
 

@@ -172,13 +172,17 @@ class Door:
         return pair
 
     def news(self) -> list[TrainerKeys | NextKey]:
-        """What every robot is to hear now, if anything; in the order of `to_tell`. Raises as that."""
+        """What every robot is to hear now, if anything; in the order of `to_tell`. A chain that can't be read
+        is noted: robots go on with what they have heard."""
         self._look_at_next()
         found: list[TrainerKeys | NextKey] = []
         stamp, before = stamp_of(self._root / CHAIN_FILE), self._chain_stamp
         self._chain_stamp = stamp
         if stamp not in (before, None):
-            found.append(TrainerKeys(told(self._root)))
+            try:
+                found.append(TrainerKeys(told(self._root)))
+            except (EntracteError, OSError) as error:
+                self._note(str(error))
         now_s = time.monotonic()
         if self._next_key is None:
             self._told_key = None
@@ -188,7 +192,7 @@ class Door:
             if due and self._signs(told(self._root)):
                 self._told_s, self._told_key = now_s, self._next_key
                 found.append(self._next_key)
-        except ConfigError as error:
+        except (EntracteError, OSError) as error:
             self._note(str(error))
         return found
 

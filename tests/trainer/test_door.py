@@ -23,7 +23,7 @@ from contracts.sockets import Pass, Visitor
 from contracts.sockets.curve import new_pair
 from trainer.config import LimitsSection, ListenSection
 from trainer.door import Door
-from trainer.metrics import Metrics
+from trainer.metrics import Metrics, read_metrics
 from trainer.server_key import ServerKey
 from trainer.signing import CHAIN_FILE, LOCK_FILE, NEXT_FILE, SigningKey
 
@@ -137,3 +137,15 @@ def test_in_the_midst_of_a_rotation_no_next_key_is_told(
         assert [type(one) for one in told] == [TrainerKeys]
     SigningKey(tmp_path / "releases")  # it ends
     assert believed([*told, *door.news()], pinned, store) == waiting.new
+
+
+def test_a_chain_that_is_damaged_while_it_serves_ends_no_daemon(door: Door, tmp_path: Path) -> None:
+    """Looking at it did; a start afterwards did not look."""
+    chain = tmp_path / CHAIN_FILE
+    chain.write_bytes(b"[")
+    assert door.news() == [] and door.news() == []
+    noted = [r for r in read_metrics(tmp_path / "metrics.jsonl") if r["kind"] == "keys"]
+    assert len(noted) == 1 and "malformed" in noted[0]["problem"]
+    chain.unlink()
+    SigningKey(tmp_path / "releases").rotate("t", 1.0)
+    assert [type(one) for one in door.news()] == [TrainerKeys]

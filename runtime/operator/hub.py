@@ -6,6 +6,7 @@ import json
 import threading
 import time
 
+from contracts.errors import EntracteError
 from runtime.board import Board
 from runtime.operator.commands import Answer, Command, Desk
 from runtime.operator.feed import Feed
@@ -18,6 +19,9 @@ EVENTS_S = 0.2
 MOST_VIEWERS = 16
 ANSWER_S = 1.5
 JOG_S = 0.25
+JOG_LATE_S = 1.5
+"""A page that has heard nothing for so long says "no connection", and moves nothing either: what a network
+held up is sent on when it goes again, and the key may have been let go of long before."""
 _PUMP_S = 0.02
 _KEPT = 32
 
@@ -46,8 +50,17 @@ class Hub:
             answer = self._answers.pop(number, None)
         return answer.name.lower() if answer else "waiting"
 
-    def jog(self, shares: tuple[float, ...]) -> None:
-        """Move joints for a moment. Raises `EntracteError`."""
+    def jog(self, shares: tuple[float, ...], heard_s: float) -> None:
+        """Move joints for a moment. `heard_s`: `robot_s` of the newest event that the page had when it asked.
+        Raises `EntracteError`."""
+        age_s = time.monotonic() - heard_s
+        if not age_s <= JOG_LATE_S:
+            raise EntracteError(
+                "this came too late to move the arm",
+                expected=f"from a page that heard of it within {JOG_LATE_S:g} s",
+                found=f"{age_s:.1f} s ago",
+                remedy="hold the key again once the page is connected",
+            )
         with self._lock:
             if self._page is None:
                 self._page = HandPage.open(self.run.hand_path("web"))
@@ -58,6 +71,7 @@ class Hub:
         """Everything as one server-sent event; signals of the last seconds, so that one that was dropped
         leaves no gap."""
         status = self.looker.look() | {
+            "robot_s": time.monotonic(),
             "signals": self.looker.recent(seconds),
             "viewers": self.feed.viewers,
             "viewer_events_dropped": self.feed.dropped,

@@ -107,7 +107,11 @@ class Handler(PageHandler):
         ):
             self.answer(HTTPStatus.BAD_REQUEST, {"error": "shares: a list of numbers from -1 to 1"})
             return
-        self.server.hub.jog(tuple(float(share) for share in shares))
+        heard_s = body.get("heard_s")
+        if not (isinstance(heard_s, (int, float)) and abs(heard_s) < 1e12):
+            self.answer(HTTPStatus.BAD_REQUEST, {"error": "heard_s: robot_s of the newest event"})
+            return
+        self.server.hub.jog(tuple(float(share) for share in shares), float(heard_s))
         self.answer(HTTPStatus.OK, {"answer": "done"})
 
     def _index(self) -> None:

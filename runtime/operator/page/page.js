@@ -73,6 +73,7 @@ const held = new Map(); // joint -> share
 let jogging = 0;
 
 let joints = []; // known once the robot has opened its arm
+let heardS = 0; // the robot's time in the newest event: a jog that a network held up says how old it is
 
 function makeJog(names) {
   if (!about.jogs || joints.length || !names.length) return;
@@ -105,7 +106,7 @@ function letGo(index) {
 
 function tellJog() {
   const shares = joints.map((_, index) => held.get(index) || 0);
-  send("/jog", { shares }).catch((error) => say(`jog: ${failure(error)}`, true));
+  send("/jog", { shares, heard_s: heardS }).catch((error) => say(`jog: ${failure(error)}`, true));
 }
 
 // -- what is shown
@@ -151,6 +152,7 @@ function text(id, value) {
 
 function show(s) {
   if (s.session !== about.session) { location.reload(); return; } // another run, with another key
+  heardS = s.robot_s;
   for (const [tick, ...rest] of s.signals) points.set(tick, rest);
   makeJog(s.joints);
   const pill = byId("state");

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 from robots import REALTIME, config, until
 
+from contracts.errors import EntracteError
 from runtime.arms.sim import SO101_ACTION
 from runtime.board import Board
 from runtime.operator import web
@@ -25,13 +26,14 @@ from runtime.operator.attend import NOT_SUSPENDED, PAGE_FILE, Attendance, PageFi
 from runtime.operator.commands import DESKS, FIRST_WORD, Command, unpack
 from runtime.operator.doors import Doors
 from runtime.operator.floor import Floor
-from runtime.operator.hub import Hub
+from runtime.operator.hub import JOG_LATE_S, Hub
 from runtime.operator.listener import REQUEST_S, Listener, Places, TimedHandler
 from runtime.operator.section import OperatorSection
 from runtime.operator.status import Looker
 from runtime.operator.window import Window
 from runtime.processes.supervisor import make_run
 from runtime.run import Run, RunPlan, forget_the_killed
+from runtime.teleoperation.page import HandPage
 
 
 @pytest.fixture
@@ -66,6 +68,19 @@ def test_an_answer_reaches_who_asked_also_when_another_asks_at_that_moment(
     hub.stop.set()
     teller.join()
     assert told == {Command.PAUSE: "done", Command.RESUME: "done"}
+
+
+def test_a_jog_that_a_network_held_up_moves_nothing(run: Run, board: Board) -> None:
+    """It is sent on when the network goes again: the key was let go of long before."""
+    hub, hand = Hub(run, board), HandPage.create(run.hand_path("web"), 2)
+    event = json.loads(hub.event().split(b"data: ")[1])
+    hub.jog((1.0, 0.0), event["robot_s"])
+    wish = hand.read()
+    assert wish is not None and wish.values == (1.0, 0.0)
+    for old in (event["robot_s"] - JOG_LATE_S, float("nan")):
+        with pytest.raises(EntracteError, match="too late to move the arm"):
+            hub.jog((-1.0, 0.0), old)
+    assert hand.read() == wish
 
 
 def test_several_threads_look_at_once_and_json_takes_every_number(run: Run, board: Board) -> None:

@@ -260,7 +260,9 @@ def test_nothing_is_shown_or_done_without_token_own_name_and_the_pages_key(
         ("/jog", '{"shares": ["a"]}', 400),
         ("/jog", '{"shares": [1' + "0" * 400 + "]}", 400),
         ("/jog", '{"shares": [NaN]}', 400),
-        ("/jog", '{"shares": [1]}', 409),
+        ("/jog", '{"shares": [1]}', 400),
+        ("/jog", '{"shares": [1], "heard_s": 1' + "0" * 400 + "}", 400),
+        ("/jog", '{"shares": [1], "heard_s": 1e9}', 409),
         ("/nothing", "{}", 404),
     ):
         assert _ask(served, "POST", path, body, **ours)[0] == wanted, (path, body)

@@ -22,13 +22,17 @@ MAX_MANIFEST_BYTES = 256 * 1024
 MAX_PUBLISH_SEQ = 1 << 53
 
 
-class ReleaseManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class ReleaseManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """`publish_seq` strictly increases per target; `weights_id` is the content hash of the tensors
     (`contracts.package.weights_id`), `sha256` that of the safetensors file of `nbytes`. `parent` is the
     publish_seq it was refined from (0: the package's own weights). `samples` is how many candidate
     chunks the robot should draw. `robot_ids` empty means any robot that holds the package. `calibration_id`:
     of the cameras that it was refined with, `observation` and `action` the hashes of its package's specs
-    (`contracts.specs.spec_hash`); empty where the trainer knew none."""
+    (`contracts.specs.spec_hash`); empty where the trainer knew none. `answers`: what its weights answered
+    at the trainer to the package's golden inputs of the head (`contracts.answers.pack`), empty for unknown.
+
+    What is empty is left out of the bytes that are signed: a robot of before a field refuses only releases
+    that use it."""
 
     target: str
     package_id: str
@@ -48,6 +52,7 @@ class ReleaseManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     settings: dict[str, float] = {}
     observation: str = ""
     action: str = ""
+    answers: bytes = b""
 
 
 @dataclass(frozen=True)

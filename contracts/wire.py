@@ -23,7 +23,9 @@ HANDSHAKE_VERSION = 2
 """`Hello`, `Welcome` and `Goodbye` always carry this one, so that any two ends can tell each other theirs."""
 OLDEST_ON_DISK = 1
 """Logs of so old a version are still read: messages only ever gained fields with defaults."""
-FEATURES: tuple[str, ...] = ("delta", "zstd")
+ANSWERS = "answers"
+"""A robot that knows `ReleaseManifest.answers`: to others the manifest goes without."""
+FEATURES: tuple[str, ...] = ("delta", "zstd", ANSWERS)
 """What this end can do beyond its version's own, named in `Hello`: only what both ends name is used."""
 MAX_PARTS = 32
 MAX_HEADER_BYTES = 256 * 1024

@@ -106,12 +106,15 @@ class ScoredEpisode:
 @dataclass(frozen=True)
 class Update:
     """What a refiner hands to the publisher: new values of exactly the package's refinable tensors of
-    one target ("<graph>/<tensor>"), how many candidate chunks the robot should draw, and figures."""
+    one target ("<graph>/<tensor>"), how many candidate chunks the robot should draw, and figures. `answers`:
+    what its own network answers with these values to the package's golden inputs (`trainer.answers`): the
+    robot's engine is held to it before it acts. Empty where a refiner does not say."""
 
     tensors: dict[str, np.ndarray]
     samples: int
     metrics: dict[str, float] = field(default_factory=dict)
     settings: dict[str, float] = field(default_factory=dict)
+    answers: bytes = b""
 
 
 class RewardModel(Protocol):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import shutil
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -136,6 +136,7 @@ class Publisher:
             settings=dict(update.settings),
             observation=spec_hash(self._package.observation),
             action=spec_hash(action) if action else "",
+            answers=update.answers,
         )
         text, signature = sign(manifest, self._key.private())
         folder = self._release(seq)
@@ -177,8 +178,13 @@ class Publisher:
         return atomic.read_bytes(self._release(publish_seq) / WEIGHTS, MAX_WEIGHTS_BYTES)
 
     def answer_query(
-        self, query: ReleaseQuery, iteration: int, note: str = ""
+        self,
+        query: ReleaseQuery,
+        iteration: int,
+        note: str = "",
+        features: Collection[str] = wire.FEATURES,
     ) -> ReleaseOffer | ReleaseNone:
+        """`features`: those that the robot's greeting named."""
         if query.target != self.target or query.package_id != self._package_id:
             return ReleaseNone(query.target, iteration, "this trainer refines another package")
         self._encoder.heard(query.robot_id, query.have)
@@ -188,6 +194,8 @@ class Publisher:
             key = self._key.private()
             if key is not self._newest.signed_by:  # robots that know the new key trust no other
                 self._newest = _signed_anew(self._newest, key)
+            if wire.ANSWERS not in features and self._newest.manifest.answers:
+                return _without_answers(self._newest)
             return self._newest.offer
 
     def outrun_by(self, query: ReleaseQuery) -> int | None:
@@ -263,6 +271,13 @@ def _signed_anew(offered: _Offered, key: Ed25519PrivateKey) -> _Offered:
         offer=msgspec.structs.replace(offered.offer, signature=signature),
         signed_by=key,
     )
+
+
+def _without_answers(offered: _Offered) -> ReleaseOffer:
+    """The same release for a robot of before they were, which would take its manifest for none."""
+    bare = msgspec.structs.replace(offered.manifest, answers=b"")
+    text, signature = sign(bare, offered.signed_by)
+    return msgspec.structs.replace(offered.offer, manifest=text, signature=signature)
 
 
 def _named(encodings: Sequence[ReleaseEncoding], name: str) -> ReleaseEncoding:

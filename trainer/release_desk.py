@@ -92,11 +92,14 @@ class ReleaseDesk:
         self._wake()
 
     def send_offers(self) -> None:
-        """A new release goes to every known robot at once; their queries are the fallback."""
+        """A new release goes at once to every known robot that knows all of a manifest; queries are the
+        fallback."""
         while not self._fresh.empty():
             published_s, publish_seq, offer = self._fresh.get()
             _remember(self._published, (offer.target, publish_seq), published_s)
             for peer, (robot_id, features) in self._peers.items():
+                if wire.ANSWERS not in features:
+                    continue
                 self._note_offer(robot_id, publish_seq, offer)
                 self._send(peer, wire.pack(_understood(offer, features)))
 
@@ -115,7 +118,7 @@ class ReleaseDesk:
         publisher = work.publisher_of(query.target)
         answer: ReleaseOffer | ReleaseNone = ReleaseNone(query.target, work.iteration)
         if publisher is not None:
-            answer = publisher.answer_query(query, work.iteration, work.note)
+            answer = publisher.answer_query(query, work.iteration, work.note, features)
             self._say_outrun(query, publisher)
         if isinstance(answer, ReleaseOffer) and publisher is not None:
             self._note_offer(query.robot_id, publisher.newest_seq, answer)

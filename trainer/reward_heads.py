@@ -116,7 +116,9 @@ class RewardHeads:
             "adapt_s": time.monotonic() - started,
             **adapted.figures,
         }
-        return (Update(adapted.tensors, 1) if adapted.tensors else None), record
+        if not adapted.tensors:
+            return None, record
+        return Update(adapted.tensors, 1, answers=adapted.answers), record
 
     def _lesson(self, scored: ScoredEpisode) -> Lesson | None:
         """None where nobody labelled it, or its instruction has words that the package doesn't know."""

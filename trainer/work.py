@@ -19,6 +19,7 @@ import msgspec
 import numpy as np
 
 from contracts import registry
+from contracts.answers import pack
 from contracts.errors import ConfigError, EntracteError, SpecMismatch, some_of
 from contracts.files.packages import load_package, read_manifest
 from contracts.messages import ReleaseOffer
@@ -29,6 +30,7 @@ from trainer.encoder import encodings_of
 from trainer.interfaces import EpisodeKey, ReadingRefiner, Refiner, ScoredEpisode, Update
 from trainer.metrics import Metrics
 from trainer.monitors.watch import Monitors
+from trainer.plain import plain_update
 from trainer.publisher import Publisher
 from trainer.scoring import Scorer, open_model
 from trainer.store import IndexEntry, Store
@@ -297,7 +299,7 @@ class Work:
         assert self.refiner is not None
         last, now = self.state.refiner or FRESH, refiner_folder(iteration)
         try:
-            update = self.refiner.update(episodes, iteration)
+            update = plain_update(self.refiner.update(episodes, iteration))
             problems = check_tensors(self._refinable, update.tensors)
             failure = f"the update can't be released: {some_of(problems, 3)}" if problems else ""
         except Exception as error:  # whatever a user's refiner raises, the daemon goes on
@@ -321,10 +323,14 @@ class Work:
         if newest is not None:
             data = self.publisher.load_weights(newest.publish_seq)
             tensors = {name: np.array(t) for name, t in read_tensors(data).items()}
-            return Update(tensors, newest.samples, {}, dict(newest.settings))
+            return Update(
+                tensors, newest.samples, {}, dict(newest.settings), answers=newest.answers
+            )
         package = load_package(Path(self._config.refiner.package))
         chunk = package.manifest.chunk
-        return Update(package.refinable_weights(), chunk.samples if chunk else 1)
+        golden = [case.outputs for case in package.golden.get("head", ())]
+        samples, answers = chunk.samples if chunk else 1, pack(golden, golden)
+        return Update(package.refinable_weights(), samples, answers=answers)
 
     def _offer(self, publisher: Publisher, publish_seq: int) -> None:
         self._on_offer(publish_seq, publisher.commit(publish_seq))

@@ -6,13 +6,16 @@ is the swapper's.
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 
+from contracts.answers import difference, tolerance_of, unpack
 from contracts.errors import ReleaseRejected
 from contracts.files import atomic
 from contracts.files.packages import Package
@@ -58,7 +61,8 @@ def checked_head(
     limits: SwapLimits,
 ) -> ActiveHead:
     """A standby of `active` with the weights at `path`, after every check: content, tensors, norm, replay of
-    the golden vectors and of `recorded`. Raises `ReleaseRejected`, or what reading and the engine raise."""
+    the golden vectors (which it must answer as these weights did at the trainer, where the release says) and
+    of `recorded`. Raises `ReleaseRejected`, or what reading and the engine raise."""
     data = atomic.read_bytes(path, MAX_WEIGHTS_BYTES)
     verify_weights(manifest, data)
     tensors = read_tensors(data)
@@ -75,7 +79,7 @@ def checked_head(
         )
     standby = active.standby(tensors)
     try:
-        was_s = _replay(package, active, standby, manifest.samples, recorded, limits)
+        was_s = _replay(package, active, standby, manifest, recorded, limits)
     except BaseException:
         standby.close()
         raise
@@ -87,12 +91,13 @@ def _replay(
     package: Package,
     active: Engine,
     standby: Engine,
-    samples: int,
+    manifest: ReleaseManifest,
     recorded: Sequence[Arrays],
     limits: SwapLimits,
 ) -> float:
     """Golden and recorded observations through the active engine and the standby, and one of them with
     the number of candidates that the release draws. Returns the p90 of the active engine's runs, seconds."""
+    samples = manifest.samples
     cases: list[Arrays] = [case.inputs for case in package.golden.get("head", ())]
     cases += list(recorded)
     if not cases:
@@ -111,6 +116,7 @@ def _replay(
         # The next run writes over both.
         before.append({name: array.copy() for name, array in old.items()})
         after.append({name: array.copy() for name, array in new.items()})
+    _require_answers(package, manifest, after)
     late = check_latency(before_s, after_s, limits)
     drawn = with_candidates(package.manifest.chunk, standby.inputs, cases[-1], samples)
     if drawn is not None and not late:
@@ -129,6 +135,38 @@ def _replay(
             reason, f"replay of {len(cases)} observations: {'; '.join([*problems, late])}"
         )
     return float(np.quantile(before_s, 0.9))
+
+
+def _require_answers(package: Package, manifest: ReleaseManifest, found: Sequence[Arrays]) -> None:
+    """Raises `ReleaseRejected` unless the first of `found` are what the trainer's own network answered with
+    these weights: bounds let pass what is wrong and moves little."""
+    if not manifest.answers:
+        _say_unproven(manifest.target)
+        return
+    golden = [case.outputs for case in package.golden.get("head", ())]
+    tolerance = tolerance_of(package.manifest, "head")
+    for number, expected in enumerate(unpack(manifest.answers, golden)):
+        apart = difference(expected, found[number], tolerance)
+        if apart is not None:
+            raise ReleaseRejected(
+                "answers",
+                f"the engine does not answer as these weights did at the trainer: '{apart.output}' on golden "
+                f"input {number}",
+                expected=apart.expected,
+                found=apart.found,
+                remedy="robot-export check on both machines says which of them computes otherwise",
+            )
+
+
+@cache
+def _say_unproven(target: str) -> None:
+    """Once: releases of an earlier trainer, or of a refiner that does not say, are all alike."""
+    print(
+        f"control: the {target}'s releases do not say what their weights answer to the golden inputs: "
+        "engines are judged by bounds alone (a trainer of this version, with its own refiners, says it)",
+        file=sys.stderr,
+        flush=True,
+    )
 
 
 def _run_candidates(

@@ -13,9 +13,11 @@ from tiny_package import make_package
 from tiny_robot import episode, session_start
 
 from contracts import wire
+from contracts.answers import pack
 from contracts.errors import EntracteError
 from contracts.files.episode_log import EpisodeLogWriter
 from contracts.messages import ABORTED
+from contracts.release import ReleaseManifest
 from contracts.weights import read_tensors
 from trainer.config import load_config
 from trainer.interfaces import EpisodeKey, Update
@@ -153,6 +155,11 @@ def test_an_update_that_fails_leaves_no_trace_in_the_refiner(
     assert said in failures[at - 1]
     assert [r["metrics"].get("seen") for r in done if not r["refiner_failure"]] == [3.0, 6.0]
     assert work.publisher is not None
+    golden = [case.outputs for case in run.package.golden["head"]]
+    for seq in range(1, 4):  # of its own the refiner says nothing; the package's are known
+        manifest = run.root / "releases" / "policy" / f"{seq:08d}" / "manifest.json"
+        signed = msgspec.json.decode(manifest.read_bytes(), type=ReleaseManifest)
+        assert signed.answers == (pack(golden, golden) if seq == at == 1 else b"")
     before, *released = [
         run.package.refinable_weights()["head/bias"],
         *(read_tensors(work.publisher.load_weights(seq))["head/bias"] for seq in range(1, 4)),

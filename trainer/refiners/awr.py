@@ -96,6 +96,11 @@ class AwrLearner:
         self._rewarding = Rewarding(1, o.discount**o.thin, o.outcome, o.shaping)
         self._scales = noise_scales(o.noise, demonstrations, head.config)
 
+    @property
+    def released(self) -> FlowHead:
+        """The head whose weights `learn` gave last."""
+        return self.trainer.average
+
     def learn(self, fresh: list[Trajectory], seed: int, iteration: int) -> Update:
         """Take in fresh episodes and make the gradient steps of one iteration."""
         o = self.options

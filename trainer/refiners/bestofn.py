@@ -106,6 +106,11 @@ class Learner:
         self.own: list[Trajectory] = []
         self._scales = noise_scales(options.noise, demonstrations, head.config)
 
+    @property
+    def released(self) -> FlowHead:
+        """The head whose weights `learn` gave last."""
+        return self.trainer.average
+
     def learn(self, fresh: list[Trajectory], seed: int, iteration: int) -> Update:
         """Take in fresh episodes and make the gradient steps of one iteration."""
         o = self.options

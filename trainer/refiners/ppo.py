@@ -134,6 +134,11 @@ class PpoLearner:
         self._optimiser = torch.optim.Adam(self.value.parameters(), lr=o.value_rate)
         self._release = 0  # theta_old's number, or less if some were passed over; 0: the package's
 
+    @property
+    def released(self) -> FlowHead:
+        """The head whose weights `learn` gave last."""
+        return self.trainer.average
+
     def learn(self, fresh: list[Rollout], seed: int, iteration: int) -> Update:
         """Take in fresh episodes and make the gradient steps of one iteration. Raises `ConfigError` where
         none of them was explored."""

@@ -25,6 +25,7 @@ from contracts.errors import ConfigError
 from contracts.files.packages import Package
 from contracts.language import encode, unknown_words
 from contracts.reward import RewardSignal
+from trainer.answers import answers_of
 from trainer.rewards.demonstrations import DONE_FROM
 from trainer.rewards.edge_model import EdgeHead
 from trainer.rewards.edge_twin import head_of_package, head_tensors, take_tensors
@@ -70,11 +71,13 @@ class Lesson:
 
 @dataclass(frozen=True)
 class Adapted:
-    """`tensors` to release, None where they are not good enough, `refused` saying why."""
+    """`tensors` to release, None where they are not good enough, `refused` saying why; `answers`: what they
+    answer to the package's golden inputs."""
 
     tensors: dict[str, np.ndarray] | None
     refused: str
     figures: dict[str, float]
+    answers: bytes = b""
 
 
 def targets(
@@ -134,7 +137,7 @@ class HeadAdaptation:
         """Raises `PackageError` for a package of another network, `ConfigError` for one without the list of
         instructions that it was trained on."""
         self.options, self._seed = options, seed
-        self._manifest = package.manifest
+        self._package, self._manifest = package, package.manifest
         self._threshold = package.manifest.settings.get("completion_threshold", 0.5)
         self._base = head_of_package(package)
         said = package.manifest.trained_on.get("instructions", [])
@@ -198,7 +201,9 @@ class HeadAdaptation:
         figures |= {f"{name}_after": value for name, value in after.items()}
         figures["drift"] = self._drift(head, held)
         refused = self._verdict(before, after, figures["drift"])
-        return Adapted(None if refused else head_tensors(head), refused, figures)
+        if refused:
+            return Adapted(None, refused, figures)
+        return Adapted(head_tensors(head), "", figures, answers_of(self._package, head))
 
     def _verdict(
         self, before: Mapping[str, float], after: Mapping[str, float], drift: float

@@ -41,7 +41,7 @@ class HostTensorRT(types.ModuleType):
         self.library = library
         self.plans: dict[bytes, dict[str, np.ndarray]] = {}
         self.loads = 0
-        self.captures_fail = self.refits_fail = False
+        self.captures_fail = self.refits_fail = self.refits_half = False
         self._works: dict[int, Any] = {}
         self._numbers = count()
         self._entry = WORK(lambda number: self._works[number]())
@@ -117,7 +117,7 @@ class _Context:
 
 
 class _Refitter:
-    """Fails, where it is told to, with half of the weights changed: as TensorRT may."""
+    """Fails, where it is told to, with half of the weights changed, as TensorRT may; or says that all are."""
 
     def __init__(self, trt: HostTensorRT, engine: _Engine) -> None:
         self._trt, self._engine = trt, engine
@@ -135,7 +135,8 @@ class _Refitter:
 
     def refit_cuda_engine(self) -> bool:
         names = sorted(self._set)
-        for name in names[: len(names) // 2] if self._trt.refits_fail else names:
+        half = self._trt.refits_fail or self._trt.refits_half
+        for name in names[: len(names) // 2] if half else names:
             self._engine.weights[name][:] = self._set[name]
         return not self._trt.refits_fail
 

@@ -21,12 +21,15 @@ from host_tensorrt import MOST, HostTensorRT, compile_cuda
 from tiny_package import FEATURES, LENGTH, make_package
 from typer.testing import CliRunner
 
+from contracts.answers import difference, pack, tolerance_of
 from contracts.errors import DeviceError, PackageError
 from contracts.files.packages import Package, load_package, safetensors_bytes
 from contracts.release import ReleaseManifest
 from export.build_command import command
 from runtime.engines import EngineOptions, cuda, plans, tensorrt
 from runtime.engines.device import KEPT_SHAPES
+from runtime.engines.golden import require_golden
+from runtime.engines.onnxruntime import OnnxRuntimeEngine
 from runtime.engines.tensorrt import TensorRTEngine
 from runtime.weights.slots import SlotStore
 from runtime.weights.swap import Swapper
@@ -235,6 +238,50 @@ def test_after_a_failed_refit_the_plan_is_loaded_again(package: Package, trt: Ho
         )
 
 
+@pytest.mark.parametrize(("sound", "outcome"), [(True, "swapped"), (False, "rejected")])
+def test_a_refit_is_judged_by_the_numbers_that_came_with_the_release(
+    package: Package, trt: HostTensorRT, tmp_path: Path, sound: bool, outcome: str
+) -> None:
+    """Every weight was set and the refit says that it went well, and half of them are the plan's still."""
+    slots = SlotStore(tmp_path / "slots", package.package_id)
+    limits = SwapLimits(latency_s=1.0)
+    swapper = Swapper("policy", slots, package, _engine(package), robot_id="r", limits=limits)
+    weights = {n: t * np.float32(1.02) for n, t in package.refinable_weights().items()}
+    answers = []
+    for case in package.golden["head"]:
+        chunks = _expected(case.inputs, weights)
+        values = chunks.mean(axis=(1, 2), dtype=np.float32)
+        answers.append({"chunks": chunks, "values": values, "choice": np.zeros(1, np.int64)})
+    said = pack(answers, [case.outputs for case in package.golden["head"]])
+    data = safetensors_bytes(weights)
+    manifest = ReleaseManifest(
+        "policy", package.package_id, 1, 0, 1, "", hashlib.sha256(data).hexdigest(), len(data),
+        package.manifest.refinable, 0, (), "", 0.0, 1e12, "t", answers=said,
+    )  # fmt: skip
+    slot, _ = slots.begin_fetch(manifest, 0.0)
+    slots.partial_path(slot).write_bytes(data)
+    slots.mark_verified(slot, 0.0, len(data))
+    slots.mark_staged(slot, 0.0)
+    trt.refits_half = not sound
+    (found,) = swapper.swap(episode_seq=1)
+    assert found.outcome == outcome and swapper.version == int(sound)
+    if not sound:
+        assert "'chunks' on golden input 0: expected at most" in found.reason
+        golden = package.golden["head"][0]
+        acts = swapper.engine.run(golden.inputs)
+        assert difference(golden.outputs, acts, 1e-5) is None, "the engine before it acts on"
+    swapper.close()
+
+
+def test_a_plan_of_other_weights_is_known_by_its_golden_answers(
+    package: Package, trt: HostTensorRT
+) -> None:
+    require_golden(_engine(package), package, "head")
+    trt.plans[PLAN]["mix"] = trt.plans[PLAN]["mix"] * np.float32(1.03)
+    with pytest.raises(PackageError, match=r"graph 'head' .*'chunks' on input 0: expected at most"):
+        require_golden(_engine(package), package, "head")
+
+
 def test_standbys_are_made_in_other_threads(package: Package) -> None:
     """The context is made current in each, and a capture here survives an allocation there."""
     engine, inputs = _engine(package), _inputs(3)
@@ -389,3 +436,20 @@ def test_tensorrt_answers_as_the_golden_vectors(tmp_path: Path, graph: str) -> N
     shapes = tuple(package.golden[graph][0].inputs[spec.name].shape for spec in engine.inputs)
     assert engine.bound.is_captured(shapes)
     assert not tensorrt.cached_plan(package, graph, options).rebuilt
+
+
+@pytest.mark.gpu
+def test_tensorrt_refitted_answers_as_onnx_runtime_with_the_same_weights(tmp_path: Path) -> None:
+    """What a release's numbers ask of a refit, within the tolerance that is asked on the robot."""
+    package = load_package(POLICY)
+    options = EngineOptions(kind="tensorrt", cache=str(tmp_path))
+    for graph in ("trunk", "head"):
+        require_golden(tensorrt.TensorRTEngine(package, graph, options), package, graph)
+    base = tensorrt.TensorRTEngine(package, "head", options)
+    reference = OnnxRuntimeEngine(package, "head", EngineOptions())
+    tolerance = tolerance_of(package.manifest, "head")
+    for by in (1.0, 0.97, 1.03):
+        weights = {n: t * np.float32(by) for n, t in package.refinable_weights().items()}
+        refitted, right = base.standby(weights), reference.standby(weights)
+        for case in package.golden["head"]:
+            assert difference(right.run(case.inputs), refitted.run(case.inputs), tolerance) is None

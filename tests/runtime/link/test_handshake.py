@@ -177,7 +177,7 @@ def test_a_robot_with_many_connections_makes_room_for_its_own(monkeypatch) -> No
 
 
 def test_a_release_is_offered_in_the_encodings_that_the_robots_greeting_named(tmp_path) -> None:
-    assert set(wire.FEATURES) == set(KINDS)
+    assert set(wire.FEATURES) == {*KINDS, wire.ANSWERS}
     encodings = tuple(ReleaseEncoding(name, "", 9, "0" * 64) for name in ("zstd", "delta:0123"))
     offer = ReleaseOffer("policy", b"{}", b"x" * 64, encodings)
     sent: list[ReleaseOffer] = []
@@ -190,8 +190,16 @@ def test_a_release_is_offered_in_the_encodings_that_the_robots_greeting_named(tm
     work = SimpleNamespace(publisher_of=lambda _: counter, iteration=1, note="")
     query = ReleaseQuery("bench-0", "policy", "p", 0)
     for number, features in enumerate(((), ("zstd",), ("delta", "zstd", "of tomorrow"))):
-        desk.on_query(b"%d" % number, query, work, frozenset(features))  # type: ignore[arg-type]
+        named = frozenset((*features, wire.ANSWERS))
+        desk.on_query(b"%d" % number, query, work, named)  # type: ignore[arg-type]
     desk.published(1, offer)
     desk.send_offers()
     kinds = [[kind_of(e.id) for e in one.encodings] for one in sent]
     assert kinds == [[], ["zstd"], ["zstd", "delta"]] * 2, "in answers and in offers unasked"
+    desk.on_query(b"old", query, work, frozenset(KINDS))  # type: ignore[arg-type]
+    count = len(sent)
+    desk.published(1, offer)
+    desk.send_offers()
+    assert len(sent) == count + 3, (
+        "one that may not know all of a manifest gets its own when it asks"
+    )

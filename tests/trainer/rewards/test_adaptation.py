@@ -11,10 +11,13 @@ import pytest
 import torch
 from tiny_package import make_package
 
+from contracts.answers import TOLERANCE, difference, unpack
 from contracts.errors import ConfigError, PackageError
 from contracts.files.packages import Package
 from contracts.reward import RewardSignal
 from export.reward import package_reward
+from runtime.engines import EngineOptions
+from runtime.engines.onnxruntime import OnnxRuntimeEngine
 from trainer.rewards.adaptation import (
     AdaptationOptions,
     HeadAdaptation,
@@ -115,6 +118,15 @@ def test_a_head_learns_what_a_person_says_and_the_same_lessons_give_the_same_hea
     assert first.figures["right_after"] > 0.9
     for name, value in first.tensors.items():
         np.testing.assert_array_equal(value, second.tensors[name])
+    cases = package.golden["head"]
+    standby = OnnxRuntimeEngine(package, "head", EngineOptions()).standby(first.tensors)
+    said = unpack(first.answers, [case.outputs for case in cases])
+    assert len(said) == len(cases)
+    for case, right in zip(cases, said, strict=True):
+        assert difference(right, standby.run(case.inputs), TOLERANCE) is None
+    assert any(
+        difference(c.outputs, right, TOLERANCE) for c, right in zip(cases, said, strict=True)
+    )
     ground = [name for name in first.tensors if "ground" in name or "calibration" in name]
     assert ground
     for name in ground:

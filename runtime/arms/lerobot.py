@@ -97,8 +97,6 @@ class LeRobotArm:
         self._enabled = False
         self._sent: np.ndarray | None = None
         """What LeRobot says that it sent last: no reading of the arm's."""
-        self._seen: np.ndarray | None = None
-        """The last pose that was read."""
         self._held: np.ndarray | None = None
         """The goals of this hold, until the next command: chosen anew each time, a loaded arm would sink."""
         self._stopping: Standstill | None = None
@@ -135,7 +133,6 @@ class LeRobotArm:
         if not np.isfinite(values).all():
             bad = self._names[int(np.argmin(np.isfinite(values)))]
             raise Glitch(f"LeRobot read {bad} as {found[bad]}")
-        self._seen = values.astype(np.float64)
         return ArmState(values, at_s)  # neither goals nor torque are among what LeRobot observes
 
     def _judge_stop(self, state: ArmState) -> None:
@@ -181,10 +178,10 @@ class LeRobotArm:
         LeRobot reads no goals back, and to see that an arm stands takes longer than the loop may wait: the
         readings that follow are judged, and one that still moves after `gate.standstill_s` is an error of
         `read`."""
-        if not self._enabled:
+        if not self._enabled or self._sent is None:
             return  # in the pose in which LeRobot powered it
         if self._held is None:
-            self._held = self._stop_at()
+            self._held = self._stop_at(self._sent)
             self._stopping = Standstill(self._names, time.monotonic(), self._standstill_s)
         else:
             self._held = self._stay_at(self._held)
@@ -203,20 +200,16 @@ class LeRobotArm:
         fallen = agreed & (np.abs(held - seen) > FALLEN) & ~self._grippers
         return np.where(fallen, seen, held)
 
-    def _stop_at(self) -> np.ndarray:
+    def _stop_at(self, sent: np.ndarray) -> np.ndarray:
         """Where a joint is seen, or its goal if it is near that. One whose readings don't agree keeps its
         goal, and so do all where they are lost: it is ahead of them by their lag, where they were seen before
         is behind them."""
         try:
             seen, agreed = self._look_twice()
         except DeviceError:
-            if self._seen is None:
-                raise
-            return self._seen if self._sent is None else self._sent
-        if self._sent is None:
-            return seen
-        kept = ~agreed | (np.abs(self._sent - seen) <= KEEP_GOAL) | self._grippers
-        return np.where(kept, self._sent, seen)
+            return sent
+        kept = ~agreed | (np.abs(sent - seen) <= KEEP_GOAL) | self._grippers
+        return np.where(kept, sent, seen)
 
     def _look_twice(self) -> tuple[np.ndarray, np.ndarray]:
         """The pose, and in which joints the reading before it agrees: a broken one may say anything."""

@@ -211,6 +211,18 @@ def test_before_it_was_enabled_a_hold_commands_nothing(own: Own) -> None:
     assert own.told == []
 
 
+@pytest.mark.parametrize("broken", [{"lie": 45.0}, {"sag": 45.0, "read": 1}])
+def test_before_its_first_command_no_broken_reading_sends_it_away(
+    arm: LeRobotArm, own: Own, broken: dict[str, float]
+) -> None:
+    """There is no goal of ours to keep: it stands where LeRobot powered it."""
+    own.fault(sag=broken.get("sag", 0.0))
+    arm.read()
+    own.fault(**broken)
+    arm.hold()
+    assert own.told == []
+
+
 def test_an_arm_that_gives_percent_is_not_taken_for_one_in_degrees(own: Own) -> None:
     own.fault(use_degrees=False)
     arm = make()

@@ -47,6 +47,8 @@ _NORMALISED = ActionSpec(
 """An SO-101 whose `use_degrees` is false."""
 _SO = ("so100_", "so101_")
 """How the types of such arms begin. Others of LeRobot's (Koch, OMX) have joints of the same names."""
+_BOTH = "bi_so"
+"""How those of two begin, whose joints are named left_ and right_."""
 _TURNS = "wrist_roll.pos"
 """Their joint whose range, by LeRobot's calibration, is the whole turn of its servo."""
 _WHOLE = {"deg": 180.0, "percent": 100.0}
@@ -110,7 +112,7 @@ class LeRobotArm:
             self._spec = _spec(self._names, limits, run.config.loop.rate_hz, in_degrees, so101)
             self.degrees: tuple[float, ...] | None = () if so101 else None
             self._grippers = np.array([is_gripper(name) for name in self._names])
-            self._ends = _ends(self._spec, so101)
+            self._ends = _ends(self._spec, so101 or str(robot["type"]).startswith(_BOTH))
         except BaseException:
             self.close()
             raise
@@ -245,13 +247,13 @@ def _joints(found: Mapping[str, Any], wanted: Sequence[str]) -> tuple[str, ...]:
     return names
 
 
-def _ends(spec: ActionSpec, so101: bool) -> np.ndarray:
+def _ends(spec: ActionSpec, so: bool) -> np.ndarray:
     """How far from its middle a goal of each joint goes. As with our own driver, an SO-101's is kept from the
     end of its servo's one turn, and its range stays as it is."""
     share = 1.0 - 2.0 * WRAP_STEPS / STEPS_A_TURN
     return np.array(
         [
-            share * _WHOLE[unit] if so101 and name == _TURNS and unit in _WHOLE else np.inf
+            share * _WHOLE[unit] if so and name.endswith(_TURNS) and unit in _WHOLE else np.inf
             for name, unit in zip(spec.names, spec.units, strict=True)
         ]
     )

@@ -247,9 +247,13 @@ def test_the_wrist_of_an_so101_is_kept_from_the_end_of_its_turn(
     own: Own, monkeypatch: pytest.MonkeyPatch, degrees: bool, whole: float, end: float
 ) -> None:
     """A step beyond it, its servo would turn the whole way round."""
-    monkeypatch.setenv("JOINT", "wrist_roll.pos")
     own.fault(use_degrees=degrees)
-    for kind, told in (("so101_own", end), ("own", whole)):
+    for kind, side, told in (
+        ("so101_own", "", end),
+        ("bi_so_own", "left_", end),
+        ("own", "", whole),
+    ):
+        monkeypatch.setenv("JOINT", f"{side}wrist_roll.pos")
         arm = make(kind, low=[-whole, 0.0], high=[whole, 100.0])
         arm.open()
         assert arm.spec().high[0] == whole, "packages and data sets know the arm by it"

@@ -1,4 +1,5 @@
-"""Any LeRobot `Robot` as an arm. It runs in a child process with LeRobot's own Python (`lerobot_child`).
+"""Any LeRobot `Robot` that takes positions, as an arm. It runs in a child process with LeRobot's own Python
+(`lerobot_child`).
 
 Owns the mapping of LeRobot's features to joints, units and limits. LeRobot powers most robots inside
 `connect()`, some by way of a moment without torque: stand the arm in its rest pose before a start.
@@ -234,7 +235,7 @@ class LeRobotArm:
 
 
 def _joints(found: Mapping[str, Any], wanted: Sequence[str]) -> tuple[str, ...]:
-    """The joints that are both commanded and observed. Raises `ConfigError`."""
+    """The joints that are both commanded and observed. Raises `ConfigError`, for a speed too."""
     offered = [name for name in found["action"] if name in found["observation"]]
     names = tuple(wanted) or tuple(offered)
     missing = [name for name in names if name not in offered]
@@ -243,6 +244,12 @@ def _joints(found: Mapping[str, Any], wanted: Sequence[str]) -> tuple[str, ...]:
             f"LeRobot's {found['name']} has no joint '{missing[0] if missing else ''}'",
             expected=f"some of {offered}",
             remedy="correct arm.options.joints",
+        )
+    if speeds := [name for name in names if name.endswith(".vel")]:
+        raise ConfigError(
+            f"LeRobot's {found['name']} is driven by speeds: {', '.join(speeds)}",
+            expected="positions: what holds a pose would drive on",
+            remedy="leave them out of arm.options.joints, where the robot can do without",
         )
     return names
 

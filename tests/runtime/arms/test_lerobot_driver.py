@@ -263,6 +263,19 @@ def test_the_wrist_of_an_so101_is_kept_from_the_end_of_its_turn(
         assert own.told[-3:] == pytest.approx([told, -told, 90.0], abs=0.1)
 
 
+def test_a_robot_that_is_driven_by_speeds_is_refused(
+    own: Own, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A base that is held at the speed it has drives on, and seems to stand: its reading doesn't change."""
+    monkeypatch.setenv("JOINT", "x.vel")
+    with pytest.raises(ConfigError, match=r"LeRobot's own is driven by speeds: x\.vel"):
+        make()
+    alone = {name: values[1:] for name, values in LIMITS.items()}
+    arm = make(joints=["gripper.pos"], **alone)
+    arm.close()
+    assert arm.spec().names == ("gripper.pos",)
+
+
 def test_limits_that_are_no_numbers_are_refused(own: Own) -> None:
     with pytest.raises(ConfigError, match=r"max_velocity of pan\.pos"):
         make(velocity=[float("nan"), 100.0])

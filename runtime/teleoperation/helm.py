@@ -78,7 +78,8 @@ class Helm:
         the arm again and is faded in, a jogged target begins at the arm. So does what is left of a fade."""
         self._matched, self._target = False, ()
         if self._fade.done < self._fade.ticks:
-            self._fade.done = 0
+            # Its ticks are spent once: a policy that runs out of actions is held now and then.
+            self._fade.ticks, self._fade.done = self._fade.ticks - self._fade.done, 0
         self._show()
 
     def steer(self, commanded: Sequence[float]) -> Choice | None:

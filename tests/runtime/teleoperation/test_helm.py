@@ -201,6 +201,26 @@ def test_the_policy_takes_over_from_where_the_arm_came_to_rest(tmp_path: Path) -
     assert moves[-1] == pytest.approx(POSE[0] + 10.0)
 
 
+def test_a_policy_that_is_held_now_and_then_is_faded_in_all_the_same(tmp_path: Path) -> None:
+    """One that has carried out its actions waits for the next, and the arm is held meanwhile."""
+    desk = Desk(tmp_path, "keyboard")
+    desk.floor.wants_helm = "web"
+    desk.tick()
+    desk.floor.wants_helm = ""
+    wanted = Choice(tuple(np.add(POSE, 10.0).tolist()))
+    eased = NOTHING
+    for _ in range(4):
+        for _ in range(5):
+            assert desk.tick() is None
+            eased = desk.helm.ease(wanted)
+            assert eased.action is not None
+            desk.commanded = eased.action
+        for _ in range(3):
+            assert desk.tick() is None
+            desk.helm.start_afresh()
+    assert eased == wanted
+
+
 @settings(max_examples=100, deadline=None)
 @given(
     shares=st.lists(

@@ -177,6 +177,10 @@ class Publisher:
         """The safetensors bytes of a release that is still on disk."""
         return atomic.read_bytes(self._release(publish_seq) / WEIGHTS, MAX_WEIGHTS_BYTES)
 
+    def is_asked(self, query: ReleaseQuery) -> bool:
+        """Whether it is a release of ours that is asked for, and not of another package."""
+        return query.target == self.target and query.package_id == self._package_id
+
     def answer_query(
         self,
         query: ReleaseQuery,
@@ -185,7 +189,7 @@ class Publisher:
         features: Collection[str] = wire.FEATURES,
     ) -> ReleaseOffer | ReleaseNone:
         """`features`: those that the robot's greeting named."""
-        if query.target != self.target or query.package_id != self._package_id:
+        if not self.is_asked(query):
             return ReleaseNone(query.target, iteration, "this trainer refines another package")
         self._encoder.heard(query.robot_id, query.have)
         with self._lock:
@@ -201,7 +205,7 @@ class Publisher:
     def outrun_by(self, query: ReleaseQuery) -> int | None:
         """The highest number known here, where that robot has seen a higher one of this package: it takes
         none up to that. None where it has not."""
-        if query.target != self.target or query.package_id != self._package_id:
+        if not self.is_asked(query):
             return None
         if query.have_seq <= max(self._above, self.newest_seq):
             return None

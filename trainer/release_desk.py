@@ -81,6 +81,8 @@ class ReleaseDesk:
         self._allowances: OrderedDict[str, Allowance] = OrderedDict()
         self._fresh: queue.SimpleQueue[tuple[float, int, ReleaseOffer]] = queue.SimpleQueue()
         self._peers: OrderedDict[bytes, tuple[str, frozenset[str]]] = OrderedDict()
+        self._asked: dict[bytes, frozenset[str]] = {}
+        """Targets of which those peers take our releases: they hold the package."""
         self._outran: set[tuple[str, str]] = set()
         """(robot_id, target) of those that have seen higher numbers than there are here."""
         self._published: OrderedDict[tuple[str, int], float] = OrderedDict()
@@ -92,13 +94,13 @@ class ReleaseDesk:
         self._wake()
 
     def send_offers(self) -> None:
-        """A new release goes at once to every known robot that knows all of a manifest; queries are the
-        fallback."""
+        """A new release goes at once to every known robot that holds its package and knows all of a manifest;
+        queries are the fallback."""
         while not self._fresh.empty():
             published_s, publish_seq, offer = self._fresh.get()
             _remember(self._published, (offer.target, publish_seq), published_s)
             for peer, (robot_id, features) in self._peers.items():
-                if wire.ANSWERS not in features:
+                if wire.ANSWERS not in features or offer.target not in self._asked.get(peer, ()):
                     continue
                 self._note_offer(robot_id, publish_seq, offer)
                 self._send(peer, wire.pack(_understood(offer, features)))
@@ -114,8 +116,10 @@ class ReleaseDesk:
         self._peers[peer] = query.robot_id, features
         self._peers.move_to_end(peer)
         if len(self._peers) > MAX_ROBOTS:
-            self._peers.popitem(last=False)
+            self._asked.pop(self._peers.popitem(last=False)[0], None)
         publisher = work.publisher_of(query.target)
+        if publisher is not None and publisher.is_asked(query):
+            self._asked[peer] = self._asked.get(peer, frozenset()) | {query.target}
         answer: ReleaseOffer | ReleaseNone = ReleaseNone(query.target, work.iteration)
         if publisher is not None:
             answer = publisher.answer_query(query, work.iteration, work.note, features)

@@ -6,6 +6,8 @@ import threading
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -195,3 +197,34 @@ def test_a_key_that_cannot_be_read_leaves_a_query_unanswered_and_nothing_else(
         publisher.answer_query(query, 1)
     key.write_bytes(whole)
     assert isinstance(publisher.answer_query(query, 1), ReleaseOffer)
+
+
+def test_a_new_release_goes_to_who_asked_for_that_target_of_that_package(
+    tmp_path: Path, package: Package
+) -> None:
+    """Others refuse it: a report on their disk and a rejected release in our metrics, with every one."""
+    publisher = Publisher(
+        tmp_path / "releases", package.manifest, encodings=EncodingOptions(enabled=False)
+    )
+    work: Any = SimpleNamespace(
+        publisher_of=lambda target: publisher if target == "policy" else None, iteration=0, note=""
+    )
+    sent: list[tuple[bytes, object]] = []
+    desk = ReleaseDesk(
+        tmp_path / "metrics.jsonl",
+        Metrics(tmp_path / "metrics.jsonl"),
+        lambda peer, parts: sent.append((peer, wire.unpack(parts).message)),
+    )
+    asked = [
+        (b"both", "policy", package.package_id),
+        (b"both", "reward", "0" * 16),
+        (b"another", "policy", "0" * 16),
+        (b"reward", "reward", package.package_id),
+    ]
+    for peer, target, package_id in asked:
+        desk.on_query(peer, ReleaseQuery(peer.decode(), target, package_id, 0), work)
+    sent.clear()
+    seq = publisher.prepare(Update(package.refinable_weights(), 1, {}), 1).publish_seq
+    desk.published(seq, publisher.commit(seq))
+    desk.send_offers()
+    assert [(peer, type(message)) for peer, message in sent] == [(b"both", ReleaseOffer)]

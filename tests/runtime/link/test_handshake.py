@@ -186,7 +186,12 @@ def test_a_release_is_offered_in_the_encodings_that_the_robots_greeting_named(tm
         Metrics(tmp_path / "metrics.jsonl"),
         lambda peer, parts: sent.append(wire.unpack(parts).message),  # type: ignore[arg-type]
     )
-    counter = SimpleNamespace(newest_seq=1, answer_query=lambda *_: offer, outrun_by=lambda _: None)
+    counter = SimpleNamespace(
+        newest_seq=1,
+        answer_query=lambda *_: offer,
+        outrun_by=lambda _: None,
+        is_asked=lambda _: True,
+    )
     work = SimpleNamespace(publisher_of=lambda _: counter, iteration=1, note="")
     query = ReleaseQuery("bench-0", "policy", "p", 0)
     for number, features in enumerate(((), ("zstd",), ("delta", "zstd", "of tomorrow"))):

@@ -324,9 +324,8 @@ class Welcome(Message, frozen=True, tag="welcome"):
 
 
 class Goodbye(Message, frozen=True, tag="goodbye"):
-    """Trainer -> robot: refused. `reason`: "version", "unknown" (say hello first), "revoked", "identity"
-    (another robot than the key's) or "full"; `detail` is a sentence for people. `versions`: what this end
-    can use."""
+    """Trainer -> robot: refused. `reason`: "version", "unknown" (say hello first), "identity" (another robot
+    than the key's) or "full"; `detail` is a sentence for people. `versions`: what this end can use."""
 
     reason: str
     detail: str = ""

@@ -44,6 +44,9 @@ def episode(seq: int, steps: int = 9, rate_hz: float = 10.0) -> StoredEpisode:
         "time.tick": 5.0 + np.arange(steps) / rate_hz,
         "intervention": np.zeros(steps, bool),
         "gate.verdict": np.zeros(steps, np.int64),
+        # Two actions of each chunk are executed, the first of it has passed when it arrives.
+        "chunk": np.arange(steps) // 2,
+        "chunk_index": 1 + np.arange(steps) % 2,
     }
     columns["requested"] = columns["action"]
     pictures = Frames(rng.integers(0, 255, (steps, HEIGHT, WIDTH, 3), dtype=np.uint8))

@@ -5,6 +5,7 @@ Owns no method: who draws the chunks and what is climbed is the refiner's.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -16,13 +17,15 @@ from trainer.refiners.experience import Trajectory
 
 class Batch(NamedTuple):
     """`features`, `following` [B, F]: before a chunk and after what was executed of it; `chunks` [B, T, A];
-    `rewards`, `discounts` [B]; a discount is 0 where the episode ended."""
+    `rewards`, `discounts`, `returns` [B]: a discount is 0 where the episode ended, a return is what its
+    rewards came to from there on."""
 
     features: torch.Tensor
     chunks: torch.Tensor
     rewards: torch.Tensor
     discounts: torch.Tensor
     following: torch.Tensor
+    returns: torch.Tensor
 
 
 class Rewarding(NamedTuple):
@@ -61,27 +64,55 @@ class Rewarding(NamedTuple):
             found[at] = reward + discount * found[after] if discount else reward
         return found
 
+    def targets(self, batch: Batch, following: torch.Tensor, observed: float) -> torch.Tensor:
+        """What critics of the chunks of `batch` learn [B]: r + gamma Q(s', a'), of which `following` [B] is
+        the Q, and `observed` of it what came of the episode. Of a failure's chunks a handful ends in its
+        outcome and all others in an opinion of chunks that nobody executed, which alone drifts up. Where the
+        outcome is all there is, no value is outside of what it can be."""
+        y = batch.rewards + batch.discounts * following
+        y = (1.0 - observed) * y + observed * batch.returns
+        return y if self.shaping else y.clamp(0.0, self.outcome)
 
-class Source(NamedTuple):
-    """So `many` chunks of these episodes; `helped`: of those alone that a person showed (in each
-    episode there are some)."""
 
-    episodes: list[Trajectory]
-    many: int
-    helped: bool = False
+def executed(execute: int, late: int, actions: int) -> slice:
+    """What the robot executes of flattened chunks [B, T*A] of A `actions`: `execute` entries, after `late`
+    ones that have passed when a chunk arrives and were the chunk's before."""
+    return slice(late * actions, (late + execute) * actions)
 
 
-def draw_batch(sources: list[Source], rewarding: Rewarding, rng: np.random.Generator) -> Batch:
-    """Chunks from each source, every episode of it as likely as any other."""
-    rows = []
-    for episodes, many, helped in sources:
-        for pick in rng.integers(len(episodes), size=many) if episodes else ():
-            kept = episodes[pick]
-            steps = np.flatnonzero(kept.helped) if helped else range(len(kept.chunks))
-            at = int(steps[rng.integers(len(steps))])
+class Source:
+    """So `many` chunks of these episodes, each as likely as any other; `helped`: of those alone that a person
+    showed."""
+
+    def __init__(
+        self,
+        episodes: Sequence[Trajectory],
+        many: int,
+        rewarding: Rewarding,
+        *,
+        helped: bool = False,
+    ) -> None:
+        self.episodes, self.many, self.helped, self._rewarding = episodes, many, helped, rewarding
+        self._returns = [rewarding.returns(kept) for kept in episodes]
+        steps = [np.flatnonzero(e.helped) if helped else np.arange(len(e.chunks)) for e in episodes]
+        # By chunks and not by episodes: an early state that failures were in as well would be drawn with what
+        # became of it in the (short) successes more often than it led to one.
+        self._places = [(n, int(at)) for n, taken in enumerate(steps) for at in taken]
+
+    def rows(self, rng: np.random.Generator) -> Iterator[tuple[np.ndarray | float, ...]]:
+        """As in `Batch`."""
+        for pick in rng.integers(len(self._places), size=self.many) if self._places else ():
+            index, at = self._places[pick]
+            kept = self.episodes[index]
             features = kept.features[int(rng.integers(len(kept.features)))]
-            reward, discount, after = rewarding.of(kept, at)
-            rows.append((features[at], kept.chunks[at], reward, discount, features[after]))
+            reward, discount, after = self._rewarding.of(kept, at)
+            reached = float(self._returns[index][at])
+            yield features[at], kept.chunks[at], reward, discount, features[after], reached
+
+
+def draw_batch(sources: Iterable[Source], rng: np.random.Generator) -> Batch:
+    """Chunks from each source."""
+    rows = [row for source in sources for row in source.rows(rng)]
     columns = (np.asarray(np.stack(column), np.float32) for column in zip(*rows, strict=True))
     return Batch(*(torch.from_numpy(column) for column in columns))
 

@@ -30,7 +30,7 @@ from trainer.policies.actors import actor_tensors, policy_of_package
 from trainer.policies.flow import FlowHead
 from trainer.policies.noise import disturb
 from trainer.policies.noise_actor import SteeredHead
-from trainer.refiners.critics import Batch, Critics, Rewarding, Source, draw_batch, follow
+from trainer.refiners.critics import Batch, Critics, Rewarding, Source, draw_batch, executed, follow
 from trainer.refiners.episodic import (
     MOST,
     Episodic,
@@ -45,24 +45,33 @@ from trainer.refiners.head import moments, restore_modules, restore_moments
 _RANGES = {
     **dict.fromkeys(("demonstration_share", "target_rate", "average_decay"), (0.0, 1.0)),
     **dict.fromkeys(("execute", "actor_every", "batch", "hidden", "ensemble"), (1.0, math.inf)),
-    **dict.fromkeys(("steps", "after"), (0.0, math.inf)),
-    **dict.fromkeys(("outcome", "shaping", "learning_rate", "temperature_rate"), (0.0, MOST)),
+    **dict.fromkeys(("steps", "after", "late"), (0.0, math.inf)),
+    **dict.fromkeys(("outcome", "shaping", "anchor", "learning_rate"), (0.0, MOST)),
+    "observed": (0.0, 1.0),
+    "temperature_rate": (0.0, MOST),
     "temperature": (1e-9, MOST),
     "entropy": (-MOST, MOST),
 }
 
 
 class DsrlOptions(EpisodicOptions, frozen=True):
-    """`execute`: actions of a chunk that the robot executes (policy.execute_steps). `discount` per action.
-    `outcome` is the reward of a success at its end, `shaping` weighs the reward model's process as a
-    potential, which demonstrations lack (0: the outcome alone). `entropy`: the actor's, per element of the
-    noise, in nats; `steps` of all networks an iteration, the actor's every `actor_every`-th. `ensemble`
-    critics of each kind. `target_rate` of the slow copies, `average_decay` of the published actor. `after`
-    labelled episodes it begins; until then the base acts. The others are those of `bestofn`."""
+    """`execute`: actions of a chunk that the robot executes (policy.execute_steps), after the `late` ones
+    that have passed when it arrives. `discount` per action. `outcome` is the reward of a success at its end,
+    `shaping` weighs the reward model's process as a potential, which demonstrations lack (0: the outcome
+    alone). `observed`: how much of Q^A's targets is what came of the episode (0: temporal difference alone).
+    `distil`: the actor climbs Q^W, as in the paper, or Q^A through the flow. `entropy`: the actor's, per
+    element of the noise, in nats; `anchor` weighs the divergence from the base's noise, likewise. `steps` of
+    all networks an iteration, the actor's every `actor_every`-th. `ensemble` critics of each kind.
+    `target_rate` of the slow copies, `average_decay` of the published actor. `after` labelled episodes it
+    begins; until then the base acts. The others are those of `bestofn`."""
 
     execute: int = 8
+    late: int = 1
+    observed: float = 0.5
     outcome: float = 1.0
     shaping: float = 0.0
+    distil: bool = False
+    anchor: float = 0.02
     entropy: float = 0.2
     temperature: float = 0.02
     temperature_rate: float = 3e-3
@@ -94,7 +103,7 @@ class Dsrl(Episodic[Trajectory]):
         check_options(o, _RANGES)
         require_scored(o.shaping, demonstrations)
         steered = functools.partial(policy_of_package, kind=SteeredHead)
-        ground = Ground(package, demonstrations, o, seed, steered, o.execute)
+        ground = Ground(package, demonstrations, o, seed, steered, o.execute, o.late)
         learner = DsrlLearner(ground.policy.head, ground.demonstrations, o, seed)
         super().__init__(ground, ground.trajectory, learner, seed)
 
@@ -112,11 +121,12 @@ class DsrlLearner:
         self.demonstrations = demonstrations
         self.own: list[Trajectory] = []
         size = head.config.chunk_length * head.config.action_size
-        self._executed = o.execute * head.config.action_size
+        self._executed = executed(o.execute, o.late, head.config.action_size)
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            self.q_a = Critics(head.config.unmixed, self._executed, o.hidden, o.ensemble)
-            self.q_w = Critics(head.config.unmixed, size, o.hidden, o.ensemble)
+            judged = o.execute * head.config.action_size
+            self.q_a = Critics(head.config.unmixed, judged, o.hidden, o.ensemble)
+            self.q_w = Critics(head.config.features, size, o.hidden, o.ensemble)
         self.actor = head.noise_actor.requires_grad_(True)
         self.log_alpha = nn.Parameter(torch.tensor([float(np.log(o.temperature))]))
         self.q_a_target = copy.deepcopy(self.q_a).requires_grad_(False)
@@ -139,6 +149,11 @@ class DsrlLearner:
             "average": average,
         }
 
+    @property
+    def released(self) -> FlowHead:
+        """The head whose weights `learn` gave last."""
+        return self._average
+
     def learn(self, fresh: list[Trajectory], seed: int, iteration: int) -> Update:
         """Take in fresh episodes and make the gradient steps of one iteration."""
         o = self.options
@@ -148,9 +163,12 @@ class DsrlLearner:
         found: list[dict[str, float]] = []
         steps = o.steps if len(self.own) >= max(1, o.after) else 0
         shown = round(o.batch * o.demonstration_share) if self.demonstrations else 0
+        sources = [
+            Source(self.demonstrations, shown, self._rewarding),
+            Source(self.own, o.batch - shown, self._rewarding),
+        ]
         for step in range(steps):
-            sources = [Source(self.demonstrations, shown), Source(self.own, o.batch - shown)]
-            batch = draw_batch(sources, self._rewarding, rng)
+            batch = draw_batch(sources, rng)
             # For what learns alone: with the state's noise on chunks no critic could tell degrees apart.
             seen = disturb(batch.features, self._scales, generator)
             found.append(self._step(batch, seen, rng, generator, acts=step % o.actor_every == 0))
@@ -186,25 +204,24 @@ class DsrlLearner:
             next_chunks, chunks = head.integrate(both, torch.cat([w_next, w])).chunk(2)
             pair = rng.choice(o.ensemble, size=min(2, o.ensemble), replace=False)
             values = self.q_a_target(batch.following, self._judged(next_chunks))[pair]
-            y = batch.rewards + batch.discounts * values.amin(0)
+            y = self._rewarding.targets(batch, values.amin(0), o.observed)
             distilled = self.q_a(seen, self._judged(chunks))
-        executed = head.normalise(batch.features, batch.chunks)
-        q_a = self.q_a(seen, self._judged(executed))
+        acted = head.normalise(batch.features, batch.chunks)
+        q_a = self.q_a(seen, self._judged(acted))
         loss_a = F.mse_loss(q_a, y.expand_as(q_a))
-        loss_w = F.mse_loss(self.q_w(seen, w), distilled)
+        loss_w = F.mse_loss(self.q_w(batch.features, w), distilled)
         loss = loss_a + loss_w
         found = {"q_a_loss": float(loss_a.detach()), "q_w_loss": float(loss_w.detach())}
         if acts:
             noises, log_pi = self.draw(seen, generator)
-            self.q_w.requires_grad_(False)
-            value = self.q_w(seen, noises).mean(0)
-            self.q_w.requires_grad_(True)
+            value = self._climbed(batch.features, seen, noises)
             alpha = self.log_alpha.exp()
             entropy = -log_pi / noises.shape[1]
-            loss = loss - value.mean() - alpha.detach() * entropy.mean()
+            away = self.divergence(seen).mean()
+            loss = loss - value.mean() - alpha.detach() * entropy.mean() + o.anchor * away
             loss = loss + alpha * (entropy.mean().detach() - o.entropy)
             found |= {"value": float(value.mean().detach()), "alpha": float(alpha.detach())}
-            found["entropy"] = float(entropy.mean().detach())
+            found |= {"entropy": float(entropy.mean().detach()), "away": float(away.detach())}
         self._optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         for module in (self.q_a, self.q_w, self.actor):
@@ -214,6 +231,27 @@ class DsrlLearner:
         if acts:
             follow(self._average.noise_actor, self.actor, 1.0 - o.average_decay)
         return found
+
+    def _climbed(
+        self, features: torch.Tensor, seen: torch.Tensor, noises: torch.Tensor
+    ) -> torch.Tensor:
+        """What pi^W climbs: Q^W(s, w), or with `distil` off Q^A(s, flow(s, w)) itself, [B]."""
+        judges = self.q_w if self.options.distil else self.q_a
+        judges.requires_grad_(False)
+        if self.options.distil:
+            values: torch.Tensor = self.q_w(features, noises)
+        else:
+            values = self.q_a(seen, self._judged(self.head.integrate(features, noises)))
+        judges.requires_grad_(True)
+        return values.mean(0)
+
+    def divergence(self, features: torch.Tensor) -> torch.Tensor:
+        """KL(pi^W || the base's noise) per element of it [B], in nats. What the untrained actor draws is
+        about what the flow was trained with."""
+        mean, log_std = self.actor.distribution(features)
+        base = -math.log(self.actor.noise.bound)
+        square = (mean**2 + torch.exp(2.0 * log_std)) * math.exp(-2.0 * base)
+        return (0.5 * square - 0.5 + base - log_std).mean(1)
 
     def draw(
         self, features: torch.Tensor, generator: torch.Generator
@@ -231,7 +269,7 @@ class DsrlLearner:
 
     def _judged(self, chunks: torch.Tensor) -> torch.Tensor:
         """Of normalised chunks [B, T*A] what is executed."""
-        return chunks[:, : self._executed]
+        return chunks[:, self._executed]
 
     def state(self) -> dict[str, np.ndarray]:
         """Everything that `restore` needs, by name."""

@@ -6,6 +6,7 @@ Owns the episodes kept and the folder on disk. The method is a `Learner`.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -22,6 +23,7 @@ from contracts.files import atomic
 from contracts.files.dataset_format import DatasetError
 from contracts.files.packages import Package, load_package, read_safetensors, safetensors_bytes
 from contracts.images import ImageCodecError
+from trainer.answers import answers_of
 from trainer.interfaces import ScoredEpisode, Update
 from trainer.policies.flow import FlowPolicy
 from trainer.policies.noise import FeatureNoise
@@ -85,11 +87,13 @@ class Ground:
         seed: int,
         policy_of: Callable[[Package], FlowPolicy] = FlowPolicy.from_package,
         execute: int = 0,
+        late: int = 0,
     ) -> None:
-        """`execute`: actions of a chunk that the robot executes, where a method counts by them (0: all).
+        """`execute`: actions of a chunk that the robot executes, where a method counts by them (0: all),
+        after so many that have passed when it arrives (`late`).
         Raises `EntracteError`: options out of range, another kind of package, a damaged data set."""
         o = self._options = options
-        self._execute = execute
+        self._execute, self._late, self._told = execute, late, False
         rows = [(n, getattr(o, n), 1, math.inf) for n in ("thin", "views", "demonstration_views")]
         rows += [("threads", o.threads, 1, math.inf), ("discount", o.discount, 0, 1)]
         check_ranges(OPTIONS, rows)
@@ -107,6 +111,12 @@ class Ground:
                 found=execute,
                 remedy="set it to the robot's policy.execute_steps, and thin to what divides it",
             )
+        if late + execute > length:
+            raise ConfigError(
+                f"{OPTIONS}late",
+                expected=f"at most {length - execute}: {execute} of a chunk's {length} actions are executed",
+                found=late,
+            )
         rng = np.random.default_rng(seed)
         self.demonstrations = self.trunk.demonstrations(
             demonstrations, o.thin, o.demonstration_views, rng
@@ -115,6 +125,8 @@ class Ground:
     def trajectory(self, scored: ScoredEpisode, rng: np.random.Generator) -> Trajectory:
         """A labelled episode of the robot's, thinned, in as many views as the options say."""
         o = self._options
+        if self._execute:
+            self._check_late(scored)
         return self.trunk.trajectory(
             scored.episode,
             scored.success is True,
@@ -126,11 +138,29 @@ class Ground:
             execute=self._execute,
         )
 
+    def _check_late(self, scored: ScoredEpisode) -> None:
+        """Says once where chunks arrive earlier or later than what is judged of them supposes."""
+        found = self.trunk.lateness(scored.episode)
+        if found is None or found == self._late or self._told:
+            return
+        self._told = True
+        told = (
+            f"robot-trainer: in episode {scored.episode.key} {found} actions of a chunk have passed when it "
+            f"arrives, and {OPTIONS}late is {self._late}: critics judge others than were executed. Set it to "
+            f"{found}"
+        )
+        print(told, file=sys.stderr, flush=True)
+
 
 class Learner(Protocol[Read]):
     """A method, on arrays. `own`: the episodes that later updates need, in the order in which they came."""
 
     own: list[Trajectory]
+
+    @property
+    def released(self) -> torch.nn.Module:
+        """The head whose weights `learn` gave last."""
+        ...
 
     def learn(self, fresh: list[Read], seed: int, iteration: int) -> Update:
         """Take in fresh episodes and make the gradient steps of one iteration."""
@@ -166,7 +196,8 @@ class Episodic(Generic[Read]):
         learner: Learner[Read],
         seed: int,
     ) -> None:
-        self._package_id, self._read, self._learner = ground.package.package_id, read, learner
+        self._package, self._read, self._learner = ground.package, read, learner
+        self._package_id = ground.package.package_id
         self._trunk, self._thin, self._seed, self._iteration = ground.trunk, ground.thin, seed, 0
         self._begin(0)
 
@@ -196,6 +227,8 @@ class Episodic(Generic[Read]):
         labelled = sum(one.success is not None and one.episode.steps > 0 for one in episodes)
         self._begin(0)
         update = self._learner.learn(fresh, self._seed, iteration)
+        answers = answers_of(self._package, self._learner.released)
+        update = dataclasses.replace(update, answers=answers)
         update.metrics["skipped"] = float(len(episodes) - labelled)
         update.metrics["unfit"] = float(labelled - len(fresh))
         self._iteration = iteration

@@ -203,6 +203,12 @@ class FrozenTrunk:
         tick_s = float(np.median(np.diff(times))) if len(times) > 1 else 1.0 / self.chunk.rate_hz
         return _ticks_per_action(tick_s, self.chunk.rate_hz)
 
+    def lateness(self, episode: StoredEpisode) -> int | None:
+        """How many actions of its chunks have passed when they arrive, most often. None: it has no two."""
+        chunk, place = episode.columns["chunk"], episode.columns["chunk_index"]
+        first = np.flatnonzero((np.diff(chunk) != 0) & (place[1:] >= 0)) + 1
+        return int(np.median(place[first])) if len(first) else None
+
     def demonstrations(
         self,
         folders: Iterable[Path],

@@ -43,7 +43,7 @@ from trainer.policies.actors import actor_tensors, policy_of_package
 from trainer.policies.flow import FlowHead
 from trainer.policies.noise import disturb
 from trainer.policies.residual import ResidualHead
-from trainer.refiners.critics import Batch, Critics, Rewarding, Source, draw_batch, follow
+from trainer.refiners.critics import Batch, Critics, Rewarding, Source, draw_batch, executed, follow
 from trainer.refiners.episodic import (
     MOST,
     OPTIONS,
@@ -60,23 +60,22 @@ _RANGES = {
     **dict.fromkeys(("demonstration_share", "target_rate", "average_decay"), (0.0, 1.0)),
     **dict.fromkeys(("execute", "actor_every", "batch", "hidden"), (1.0, math.inf)),
     **dict.fromkeys(("ensemble", "subset"), (1.0, math.inf)),
-    **dict.fromkeys(("steps", "after"), (0.0, math.inf)),
+    **dict.fromkeys(("steps", "after", "late"), (0.0, math.inf)),
     **dict.fromkeys(("outcome", "shaping", "learning_rate", "anchor"), (0.0, MOST)),
-    **dict.fromkeys(("smoothing", "most_smoothing"), (0.0, 1.0)),
+    **dict.fromkeys(("smoothing", "most_smoothing", "observed"), (0.0, 1.0)),
 }
 
 
 class ResidualOptions(EpisodicOptions, frozen=True):
-    """`execute`: actions of a chunk that the robot executes (policy.execute_steps). `discount` per action.
-    `outcome` is the reward of a success at its end; `shaping` weighs the reward model's process as a
-    potential, which demonstrations lack (0: the outcome alone). `steps` of the critics an iteration, one of
-    the actor every `actor_every`. `demonstration_share` of a batch are demonstrations and interventions.
-    `ensemble` critics (E), of which `subset` (Z) make the target. `smoothing`: standard deviation of the
-    noise on rho in the target, at most `most_smoothing`. `anchor` weighs |rho|^2: what a joint must gain to
-    be at its bound (0.1: a tenth of an `outcome`). `after` labelled episodes it begins; until then the base
-    acts. The others are those of `dsrl`."""
+    """`discount` per action. `steps` of the critics an iteration, one of the actor every `actor_every`.
+    `demonstration_share` of a batch are demonstrations and interventions. `ensemble` critics (E), of which
+    `subset` (Z) make the target. `smoothing`: standard deviation of the noise on rho in the target, at most
+    `most_smoothing`. `anchor` weighs |rho|^2: what a joint must gain to be at its bound (0.1: a tenth of an
+    `outcome`). The others are those of `dsrl`."""
 
     execute: int = 8
+    late: int = 1
+    observed: float = 0.5
     outcome: float = 1.0
     shaping: float = 0.0
     steps: int = 400
@@ -110,7 +109,7 @@ class Residual(Episodic[Trajectory]):
         o = config.convert(dict(options), ResidualOptions, "refiner options")
         _check(o, demonstrations)
         corrected = functools.partial(policy_of_package, kind=ResidualHead)
-        ground = Ground(package, demonstrations, o, seed, corrected, o.execute)
+        ground = Ground(package, demonstrations, o, seed, corrected, o.execute, o.late)
         head, scale = ground.policy.head, ground.trunk.chunk.noise_scale
         assert isinstance(head, ResidualHead)
         learner = ResidualLearner(head, ground.demonstrations, o, seed, scale)
@@ -164,10 +163,11 @@ class ResidualLearner:
         self.demonstrations = demonstrations
         self.own: list[Trajectory] = []
         self._noise_scale = noise_scale
-        self._executed = o.execute * head.config.action_size
+        self._executed = executed(o.execute, o.late, head.config.action_size)
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            self.q = Critics(head.config.unmixed, self._executed, o.hidden, o.ensemble)
+            judged = o.execute * head.config.action_size
+            self.q = Critics(head.config.unmixed, judged, o.hidden, o.ensemble)
         self.q_target = copy.deepcopy(self.q).requires_grad_(False)
         self._modules: dict[str, nn.Module] = {"actor": self.actor, "q": self.q}
         self._modules |= {"slow": self._slow, "target": self.q_target}
@@ -181,6 +181,11 @@ class ResidualLearner:
         self._rewarding = Rewarding.of_chunks(o.execute, o.thin, o.discount, o.outcome, o.shaping)
         self._scales = noise_scales(o.noise, demonstrations, head.config)
 
+    @property
+    def released(self) -> FlowHead:
+        """The head whose weights `learn` gave last."""
+        return self._average
+
     def learn(self, fresh: list[Trajectory], seed: int, iteration: int) -> Update:
         """Take in fresh episodes and make the gradient steps of one iteration."""
         o = self.options
@@ -190,11 +195,12 @@ class ResidualLearner:
         helped = [kept for kept in self.own if kept.helped.any()]
         shown = self.demonstrations + helped
         count = round(o.batch * o.demonstration_share) if shown else 0
-        sources = [Source(shown, count, helped=True), Source(self.own, o.batch - count)]
+        mine = Source(self.own, o.batch - count, self._rewarding)
+        sources = [Source(shown, count, self._rewarding, helped=True), mine]
         steps = o.steps if len(self.own) >= max(1, o.after) else 0
         found: list[dict[str, float]] = []
         for step in range(steps):
-            batch = draw_batch(sources, self._rewarding, rng)
+            batch = draw_batch(sources, rng)
             # For what learns alone: with the state's noise on chunks no critic could tell degrees apart.
             seen = disturb(batch.features, self._scales, generator)
             figures = self._critic_step(batch, seen, rng, generator)
@@ -230,9 +236,9 @@ class ResidualLearner:
             following = self._judged(batch.following, base, rho.clamp(-1.0, 1.0))
             z = rng.choice(o.ensemble, size=min(o.subset, o.ensemble), replace=False)
             values = self.q_target(batch.following, following)[z]
-            y = batch.rewards + batch.discounts * values.amin(0)
-            executed = head.normalise(batch.features, batch.chunks)[:, : self._executed]
-        q = self.q(seen, executed)
+            y = self._rewarding.targets(batch, values.amin(0), o.observed)
+            acted = head.normalise(batch.features, batch.chunks)[:, self._executed]
+        q = self.q(seen, acted)
         loss = F.mse_loss(q, y.expand_as(q))
         self._step(self._of_q, self.q, loss)
         follow(self.q_target, self.q, o.target_rate)
@@ -268,11 +274,9 @@ class ResidualLearner:
     ) -> torch.Tensor:
         """What is executed of a_base + bound * rho, as critics see it."""
         acted = self.head.normalise(features, self.head.shifted(features, base, rho))
-        return acted[:, : self._executed]
+        return acted[:, self._executed]
 
-    def _step(
-        self, optimiser: torch.optim.Optimizer, module: nn.Module, loss: torch.Tensor
-    ) -> None:
+    def _step(self, optimiser: torch.optim.Adam, module: nn.Module, loss: torch.Tensor) -> None:
         optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(module.parameters(), 1.0)

@@ -11,7 +11,7 @@ from contracts.errors import ConfigError, PackageError
 from trainer.policies.actors import policy_of_package
 from trainer.policies.noise import FeatureNoise
 from trainer.policies.noise_actor import SteeredHead
-from trainer.refiners.critics import Rewarding
+from trainer.refiners.critics import Batch, Rewarding, Source, draw_batch
 from trainer.refiners.dsrl import Dsrl, DsrlLearner, DsrlOptions
 from trainer.refiners.experience import Trajectory
 
@@ -80,14 +80,14 @@ def test_the_actor_steers_the_flow_to_what_succeeds(steered, wanted):
             noise = torch.zeros(len(features), LENGTH, 6)
             steered_noise = made.actor(features, noise).flatten(1)
             chunks = head.integrate(features, steered_noise)
-        return float(chunks.reshape(-1, LENGTH, 6)[:, :2, 0].mean())
+        return float(chunks.reshape(-1, LENGTH, 6)[:, 1:3, 0].mean())
 
     features = rng.normal(size=(1, 60, size)).astype(np.float32)
     with torch.no_grad():
         noise = torch.randn(60, LENGTH * 6, generator=torch.Generator().manual_seed(1))
         flat = head.integrate(torch.from_numpy(features[0]), noise)
         chunks = head.denormalise(torch.from_numpy(features[0]), flat).numpy()
-    went = flat.reshape(60, LENGTH, 6)[:, :2, 0].mean(1).numpy() * wanted
+    went = flat.reshape(60, LENGTH, 6)[:, 1:3, 0].mean(1).numpy() * wanted
     nothing, nobody = np.zeros(1), np.zeros(1, bool)
     episodes = [
         Trajectory(features[:, [i]], chunks[[i]], nothing, nothing, went[i] > 0, nobody)
@@ -114,7 +114,7 @@ def test_the_noise_on_the_state_is_none_on_what_was_executed_there(steered):
         noise = torch.randn(count, LENGTH * 6, generator=torch.Generator().manual_seed(seed))
         with torch.no_grad():
             flat = head.integrate(torch.from_numpy(features), noise)
-        return features, flat, flat.reshape(count, LENGTH, 6)[:, :2, 0].mean(1).numpy()
+        return features, flat, flat.reshape(count, LENGTH, 6)[:, 1:3, 0].mean(1).numpy()
 
     features, flat, went = drawn(200, 1)
     relative = flat.reshape(-1, LENGTH, 6) * head.chunk_std + head.chunk_mean
@@ -127,6 +127,54 @@ def test_the_noise_on_the_state_is_none_on_what_was_executed_there(steered):
     with torch.no_grad():
         values = made.q_a(torch.from_numpy(features), made._judged(flat)).mean(0).numpy()
     assert ((values > np.median(values)) == (went > 0)).mean() > 0.75
+
+
+def test_what_is_judged_of_a_chunk_is_what_is_executed_of_it(steered, make, capsys):
+    """Entry 0 has passed when a chunk arrives: what is executed there is the chunk's before."""
+    entries = torch.arange(LENGTH).repeat_interleave(6)[None]
+    assert set(learner(steered)._judged(entries)[0].tolist()) == {1, 2}
+    assert set(learner(steered, late=0)._judged(entries)[0].tolist()) == {0, 1}
+    with pytest.raises(
+        ConfigError, match=r"^refiner\.options\.late: expected at most 2: 2 of a chunk's 4 "
+    ):
+        make(late=3)
+    make(steps=1).update(iteration(1), 1)
+    assert capsys.readouterr().err == ""
+    make(steps=1, late=2).update(iteration(1), 1)
+    (told,) = capsys.readouterr().err.splitlines()
+    assert (
+        "1 actions of a chunk have passed" in told and "late is 2" in told and "Set it to 1" in told
+    )
+
+
+def test_critics_learn_what_came_of_an_episode_too_and_nothing_that_cannot_be():
+    nothing = torch.zeros(3, 1)
+    rewards, discounts = torch.tensor([1.0, 0.0, 0.0]), torch.tensor([0.0, 0.9, 0.9])
+    batch = Batch(nothing, nothing, rewards, discounts, nothing, torch.tensor([1.0, 0.0, 0.8]))
+    following = torch.tensor([9.0, 0.8, -0.5])
+    plain = Rewarding(1, 0.9, outcome=1.0, shaping=0.0)
+    assert plain.targets(batch, following, 0.0).tolist() == pytest.approx([1.0, 0.72, 0.0])
+    assert plain.targets(batch, following, 0.5).tolist() == pytest.approx([1.0, 0.36, 0.175])
+    assert plain.targets(batch, following, 1.0).tolist() == pytest.approx([1.0, 0.0, 0.8])
+    shaped = plain._replace(shaping=0.5)
+    assert shaped.targets(batch, following, 0.0).tolist() == pytest.approx([1.0, 0.72, -0.45])
+
+
+def test_a_chunk_of_a_long_episode_is_as_likely_as_one_of_a_short():
+    """Else an early state would be drawn with the outcome of the short successes too often."""
+
+    def kept(steps: int, success: bool) -> Trajectory:
+        nothing = np.zeros(steps, np.float32)
+        features = np.full((1, steps, 3), float(success), np.float32)
+        helped = np.zeros(steps, bool)
+        return Trajectory(features, np.zeros((steps, 1, 1)), nothing, nothing, success, helped)
+
+    rewarding = Rewarding(1, 0.9, 1.0, 0.0)
+    source = Source([kept(5, True), kept(45, False)], 4000, rewarding)
+    drawn = draw_batch([source], np.random.default_rng(0))
+    assert float((drawn.features[:, 0] == 1.0).float().mean()) == pytest.approx(0.1, abs=0.03)
+    assert set(drawn.returns[drawn.features[:, 0] == 0.0].tolist()) == {0.0}
+    assert drawn.returns.max() == 1.0 and drawn.returns[drawn.returns > 0].min() > 0.6
 
 
 def test_a_potential_beside_demonstrations_that_nobody_scored_is_refused(make, steered):
@@ -155,6 +203,7 @@ def test_the_temperature_keeps_the_entropy_that_is_asked_for(steered):
             temperature=0.1,
             temperature_rate=0.1,
             learning_rate=3e-3,
+            anchor=0.0,
         )
         rng = np.random.default_rng(0)
         features = rng.normal(size=(1, 8, made.head.config.features)).astype(np.float32)
@@ -164,6 +213,32 @@ def test_the_temperature_keeps_the_entropy_that_is_asked_for(steered):
         found[entropy] = made.learn([], 0, 2).metrics["entropy"]
     assert found[-1.5] < 0.0
     assert found[0.9] > 0.6
+
+
+def test_the_anchor_holds_to_the_noise_that_the_flow_was_trained_with(steered):
+    """The divergence is that of two Gaussians; weighed enough, nothing is learned."""
+    made = learner(steered)
+    features = torch.randn(3, made.head.config.features)
+    with torch.no_grad():
+        assert made.divergence(features).abs().max() < 1e-6, "the untrained actor's are its draws"
+        made.actor.mean.bias.uniform_(-1.0, 1.0)
+        made.actor.log_std.bias.uniform_(-2.0, 1.0)
+        mean, log_std = made.actor.distribution(features)
+        base = torch.full_like(mean, 1.0 / made.actor.noise.bound)
+        there = torch.distributions.Normal(mean, log_std.exp())
+        apart = torch.distributions.kl_divergence(
+            there, torch.distributions.Normal(torch.zeros_like(mean), base)
+        )
+        torch.testing.assert_close(made.divergence(features), apart.mean(1))
+    away = {}
+    for anchor in (0.0, 10.0):
+        made = learner(steered, steps=60, learning_rate=3e-3, anchor=anchor, entropy=-1.0)
+        rng = np.random.default_rng(0)
+        states = rng.normal(size=(1, 8, made.head.config.features)).astype(np.float32)
+        chunks = rng.normal(size=(8, LENGTH, 6)).astype(np.float32)
+        kept = Trajectory(states, chunks, np.zeros(8), np.zeros(8), True, np.zeros(8, bool))
+        away[anchor] = made.learn([kept], 0, 1).metrics["away"]
+    assert away[10.0] < 0.1 * away[0.0]
 
 
 def test_rewards_are_the_outcome_and_the_potential_between():

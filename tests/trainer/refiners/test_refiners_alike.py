@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -17,10 +18,13 @@ import small_policy
 from small_policy import same, scored
 
 from contracts import registry
+from contracts.answers import TOLERANCE, difference, pack, unpack
 from contracts.errors import ConfigError, EntracteError, MissingDependency, PackageError
 from contracts.files.dataset_format import DatasetError
 from contracts.files.packages import Package
 from contracts.package import check_tensors
+from runtime.engines import EngineOptions
+from runtime.engines.onnxruntime import OnnxRuntimeEngine
 from trainer.interfaces import Refiner, ScoredEpisode
 
 
@@ -101,6 +105,36 @@ def test_an_update_is_exactly_the_refinable_tensors_moved(make, kind, refined, i
     assert not same(update.tensors, refined.refinable_weights())
     assert update.samples == KINDS[kind].samples
     assert update.metrics["gradient_steps"] > 0
+
+
+def test_its_answers_are_those_of_an_engine_that_holds_its_tensors(make, refined, iteration):
+    """What torch answers by the names of a state dict, ONNX Runtime by those of the graph's initializers:
+    two tensors of one shape that change places between them are noticed."""
+    update = make().update(iteration(1), 1)
+    cases = refined.golden["head"]
+    golden = [case.outputs for case in cases]
+    said = unpack(update.answers, golden)
+    assert len(said) == len(cases) and update.answers != pack(golden, golden)
+    engine = OnnxRuntimeEngine(refined, "head", EngineOptions())
+
+    def apart(tensors: dict[str, np.ndarray]) -> bool:
+        standby = engine.standby(tensors)
+        pairs = zip(cases, said, strict=True)
+        return any(difference(right, standby.run(c.inputs), TOLERANCE) for c, right in pairs)
+
+    assert not apart(update.tensors)
+    names = [name for name, tensor in update.tensors.items() if tensor.ndim > 1]
+    alike = [
+        (one, other)
+        for one, other in itertools.combinations(names, 2)
+        if update.tensors[one].shape == update.tensors[other].shape
+    ]
+    crossed = [
+        {**update.tensors, one: update.tensors[other], other: update.tensors[one]}
+        for one, other in alike
+    ]
+    # What a fresh actor says moves nothing yet, whatever its tensors are called.
+    assert any(map(apart, crossed)) or refined.manifest.architecture != "flow"
 
 
 def test_same_episodes_and_seed_give_the_same_tensors(make, iteration):

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+
 BEAT_S = 0.008
 """A loop that waits shows this often that it could go on. Without it the watchdog's patience would pass in
 the wait itself: of 70 ms, a 30 Hz loop would have 37 left for a pause of the machine."""
@@ -53,7 +55,8 @@ def summary(values_s: list[float], name: str) -> dict[str, float]:
     """p50, p99, p99.9 and max as "<name>_p50_s" and so on; empty for no values."""
     if not values_s:
         return {}
-    ordered = sorted(values_s)
+    # NumPy lets other threads go on while it sorts. A list's own sort does not: the loop would stand for it.
+    ordered: list[float] = np.sort(values_s).tolist()
     shares = {"p50": 0.5, "p99": 0.99, "p999": 0.999}
     found = {f"{name}_{key}_s": percentile(ordered, share) for key, share in shares.items()}
     return {**found, f"{name}_max_s": ordered[-1]}

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import threading
+import time
+
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -69,3 +73,24 @@ def test_summaries_name_the_percentiles() -> None:
     assert found["lateness_p99_s"] == 990.0
     assert found["lateness_p999_s"] == 999.0
     assert found["lateness_max_s"] == 1000.0
+
+
+def test_a_long_episode_is_summed_up_with_other_threads_alive() -> None:
+    """The loop is one of them, and its watchdog waits for it."""
+    values_s = np.random.default_rng(0).random(1_000_000).tolist()
+    from_s = time.thread_time()
+    sorted(values_s)
+    sorting_s = time.thread_time() - from_s
+
+    def longest_wait_s() -> float:
+        summing = threading.Thread(target=pacing.summary, args=(values_s, "wait"))
+        marks_s = [time.monotonic()]
+        summing.start()
+        while summing.is_alive():
+            marks_s.append(time.monotonic())
+            time.sleep(0.0005)
+        marks_s.append(time.monotonic())
+        return float(np.diff(marks_s).max())
+
+    waits_s = (longest_wait_s() for _ in range(20))
+    assert any(wait_s < sorting_s / 2 for wait_s in waits_s)

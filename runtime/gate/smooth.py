@@ -29,6 +29,10 @@ _STILL = 1e-9
 """Units per second below which a joint stands."""
 _SAME = 1e-9
 """Units that two positions may differ and be the same: rounding."""
+_PAST = 0.5
+"""A joint that catches up with a request may shoot past it by this share of what it lacks."""
+_PAST_STEPS = 0.05
+"""Or by so many times what the least change of acceleration moves it in a tick."""
 _LONGEST = 4000
 """Ticks of braking after which something is wrong with the limits themselves."""
 
@@ -116,7 +120,8 @@ def _moved(
 
 def _pursue(joint: _Joint, wanted: float, before: float, brake: float) -> tuple[list[float], int]:
     """The positions from the next one on, were this joint to brake right after it; and what was done. The
-    request itself if that is lawful, else as near to it as the limits let the joint come."""
+    request itself if that is lawful and the joint can stay with it, else as near to it as the limits let the
+    joint come."""
     bits = 0
     target = clamp(wanted, joint.low, joint.high)
     if target != wanted:
@@ -126,9 +131,12 @@ def _pursue(joint: _Joint, wanted: float, before: float, brake: float) -> tuple[
     slack = _SAME / joint.dt**2
     if least - slack <= asked <= most + slack:
         path = _path(joint, target)
-        if _lawful(joint, path):
+        if not _lawful(joint, path):
+            bits |= GateBit.MARGIN
+        elif _arrives(joint, target, before):
             return path, bits
-        bits |= GateBit.MARGIN
+        else:
+            bits |= GateBit.JERK
     elif abs(target - joint.position) > (joint.cap + TOLERANCE) * joint.dt:
         bits |= GateBit.VELOCITY
     elif abs(asked) > joint.most + slack:
@@ -157,9 +165,7 @@ def _span(joint: _Joint) -> tuple[float, float]:
 def _towards(joint: _Joint, target: float, before: float) -> float:
     """An acceleration that leads to the target, and on with it if it moves: without the target's own speed a
     request that moves on would be followed a braking distance behind."""
-    speed = (target - before) / joint.dt  # NaN before the first
-    if not abs(speed) <= joint.cap:
-        speed = 0.0
+    speed = _speed(joint, target, before)
     distance = target - joint.position - speed * joint.dt  # beyond going along with it
     delay_s = joint.most / joint.step * joint.dt / 2 + joint.dt
     closing = joint.most * (math.sqrt(delay_s**2 + 2 * abs(distance) / joint.most) - delay_s)
@@ -168,6 +174,24 @@ def _towards(joint: _Joint, target: float, before: float) -> float:
     allowed = _allowed(joint, room)
     wish = clamp(wish, -allowed, allowed) - joint.velocity
     return math.copysign(stoppable(abs(wish), joint.step, joint.dt), wish)
+
+
+def _speed(joint: _Joint, target: float, before: float) -> float:
+    """Of the request itself, from the one before; 0 where it jumps."""
+    speed = (target - before) / joint.dt  # NaN before the first
+    return speed if abs(speed) <= joint.cap else 0.0
+
+
+def _arrives(joint: _Joint, target: float, before: float) -> bool:
+    """Whether a joint that can be at the target in the next tick is to be: it was at the one before and goes
+    along, or it won't shoot far past. One that was there at any speed swung about it for ever."""
+    speed = _speed(joint, target, before)
+    behind = joint.position - (target - speed * joint.dt)
+    if abs(joint.position - before) <= _SAME:
+        return True
+    aside = joint._replace(position=behind, velocity=joint.velocity - speed)
+    past = abs(_path(aside, 0.0)[-1])
+    return past <= max(_PAST * abs(behind), _PAST_STEPS * joint.step * joint.dt**2)
 
 
 def _allowed(joint: _Joint, room: float) -> float:

@@ -164,6 +164,20 @@ def test_a_distant_target_is_reached_without_overshoot_and_a_moving_one_is_caugh
     assert states[-1].position == script[-1]
 
 
+@pytest.mark.parametrize(("rate_hz", "time_s"), [(20.0, 0.2), (30.0, 0.1), (50.0, 0.05)])
+def test_a_request_that_stands_is_reached_and_kept(rate_hz: float, time_s: float) -> None:
+    """Wherever it comes in the middle of a motion: no joint swings about it, and by degrees."""
+    limits = limits_of(SO101_ACTION, GateSection(jerk_time_s=time_s), rate_hz)
+    rng = random.Random(3)
+    for _ in range(16):
+        pans = [HOME[0]]
+        for _ in range(10):
+            pans += [pans[-1] + rng.uniform(-8.0, 8.0)] * round(0.1 * rate_hz)
+        pans += pans[-1:] * round(4.0 * rate_hz)
+        states = _tracked(limits, [(pan, *HOME[1:]) for pan in pans])
+        assert {state.position[0] for state in states[-round(rate_hz) :]} == {pans[-1]}
+
+
 def test_near_the_end_of_its_range_a_joint_is_slow_and_yet_arrives() -> None:
     limits = limits_of(SO101_ACTION, GateSection(jerk_time_s=0.05, soft_margin=10.0), 100.0)
     states = _tracked(limits, [(*HOME[:4], 400.0, HOME[5])] * 500)

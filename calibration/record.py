@@ -82,14 +82,8 @@ class Record:
             )
 
     def require_arm(self, taken: str) -> None:
-        """Raise `ConfigError` where a capture is of another arm, `taken`, than this robot's ("": not named).
-        Ports change hands: of an arm that is named by nothing else, only the kind is compared."""
-        names = {f"{self._kind} {own}" for own in self._arm_names.values()}
-        if not taken or taken in {self._arm, *names}:
-            return
-        kind, _, own = taken.partition(" ")
-        by_port = not own or _PORT.fullmatch(own) or not set(self._arm_names) - {"port"}
-        if kind == self._kind and by_port:
+        """Raise `ConfigError` where a capture is of another arm, `taken`, than this robot's."""
+        if self._may_be(taken):
             return
         raise ConfigError(
             "the capture is of another arm than the robot's",
@@ -97,6 +91,16 @@ class Record:
             found=taken,
             remedy='give the --config of the arm that took it, or correct "arm" in its shots.json',
         )
+
+    def _may_be(self, arm: str) -> bool:
+        """Whether this robot's arm may be the one that was called so ("": not named). Ports change hands: of
+        an arm that is named by nothing else, only the kind is compared."""
+        names = {f"{self._kind} {own}" for own in self._arm_names.values()}
+        if not arm or arm in {self._arm, *names}:
+            return True
+        kind, _, own = arm.partition(" ")
+        by_port = not own or _PORT.fullmatch(own) or not set(self._arm_names) - {"port"}
+        return bool(kind == self._kind and by_port)
 
     def _section(self, name: str) -> dict[str, Any]:
         found = self._tree.get(name) or {}
@@ -116,6 +120,13 @@ class Record:
                 expected=self._robot_id,
                 found=found.robot_id,
                 remedy="name another file under calibration.file, or robot.id as it was",
+            )
+        if not self._may_be(found.arm):
+            raise ConfigError(
+                f"{self.path} was measured with another arm",
+                expected=f"{self._arm}, as {self.config} has it",
+                found=found.arm,
+                remedy="name another calibration.file and calibrate this arm, or name the arm as it was",
             )
         return msgspec.structs.replace(found, arm=self._arm)
 

@@ -276,6 +276,26 @@ def test_an_arm_that_its_port_alone_names_may_be_any_of_its_kind(
             Record(config).require_arm(taken)
 
 
+def test_a_calibration_of_another_arm_is_not_signed_anew_under_this_ones_name(
+    tmp_path: Path,
+) -> None:
+    config = tmp_path / "robot.yaml"
+    arm = "arm: {kind: so101, options: {id: left, port: /dev/ttyACM0}}\n"
+    config.write_text(arm)
+    record = Record(config)
+    record.put(lambda now: msgspec.structs.replace(now, action_latency=Latency(0.05, 0.001)))
+    written = record.path.read_bytes()
+    named = config.read_text()
+    config.write_text(named.replace("/dev/ttyACM0", "/dev/ttyACM3"))
+    assert Record(config).now.action_latency is not None, "the same arm at another port"
+    config.write_text(named.replace("left", "right"))
+    with pytest.raises(
+        ConfigError, match=r"another arm.*so101 right.*so101 left.*calibration\.file"
+    ):
+        Record(config)
+    assert record.path.read_bytes() == written
+
+
 def test_a_calibration_that_is_not_there_is_said_and_no_key_is_made_for_it(tmp_path: Path) -> None:
     config = tmp_path / "robot.yaml"
     config.write_text(f"calibration:\n  file: {tmp_path / 'none' / 'calibration.json'}\n")

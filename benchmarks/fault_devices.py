@@ -144,11 +144,12 @@ class FaultyCamera:
 
 class FaultyEngine:
     """`runtime.engines.Engine`: computes as ONNX Runtime does, and then has the arm swing to and fro, so that
-    every stop finds it moving."""
+    every stop finds it moving. To the package's golden inputs it answers as it must: else no run starts."""
 
     def __init__(self, package: Package, graph: str, options: EngineOptions) -> None:
         self._engine: Engine = OnnxRuntimeEngine(package, graph, options)
         self._acts, self._sign = graph == "head", sign()
+        self._golden = [case.inputs for case in package.golden[graph]]
         chunk = package.manifest.chunk
         self._rate_hz = chunk.rate_hz if chunk else 10.0
 
@@ -162,7 +163,7 @@ class FaultyEngine:
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         out = dict(self._engine.run(inputs))
-        if not self._acts:
+        if not self._acts or any(_same(inputs, golden) for golden in self._golden):
             return out
         chunks = out["chunks"]
         phase = 2 * math.pi / SWING_S
@@ -186,3 +187,7 @@ class FaultyEngine:
 
     def close(self) -> None:
         self._engine.close()
+
+
+def _same(one: Mapping[str, np.ndarray], other: Mapping[str, np.ndarray]) -> bool:
+    return all(name in one and np.array_equal(one[name], array) for name, array in other.items())

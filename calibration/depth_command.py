@@ -76,7 +76,7 @@ def command(
     if record is not None:
         now = measured.depth(record.now, camera, shot_camera, found)
         section = record.cameras[camera]
-        keys, again = measured.dropped(record.now, now, camera, section, "with another device")
+        keys, again = measured.dropped(record.now, now, camera, section)
         typer.echo("\n".join([record.said(record.put(lambda _: now, keys)), *again]), err=json)
 
 

@@ -104,8 +104,7 @@ def command(
 def _dropped(record: Record, now: Calibration, name: str) -> list[str]:
     from calibration import measured
 
-    section = record.cameras[name]
-    return measured.dropped(record.now, now, name, section, "with another device or lens")[1]
+    return measured.dropped(record.now, now, name, record.cameras[name])[1]
 
 
 def _tell(doubts: list[str]) -> None:

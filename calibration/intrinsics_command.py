@@ -89,5 +89,5 @@ def command(
     if record is not None:
         now = measured.intrinsics(record.now, taken, camera, lens, worst)
         section = record.cameras[camera]
-        keys, again = measured.dropped(record.now, now, camera, section, "through the old lens")
+        keys, again = measured.dropped(record.now, now, camera, section)
         typer.echo("\n".join([record.said(record.put(lambda _: now, keys)), *again]))

@@ -80,12 +80,16 @@ def intrinsics(
 
 
 def dropped(
-    before: Calibration, now: Calibration, name: str, section: Mapping[str, object], by: str
+    before: Calibration, now: Calibration, name: str, section: Mapping[str, object]
 ) -> tuple[dict[str, Value], list[str]]:
-    """Of what `now` holds no more of that camera: keys to empty in its `section` of the hardware
-    configuration, and what to say. `by`: what it was found through or with, as "through the old lens"."""
+    """Of what `now` holds no more of that camera, whose device or lens is another one: keys to empty in its
+    `section` of the hardware configuration, and what to say."""
     was, is_ = (one.cameras.get(name, CameraCalibration()) for one in (before, now))
+    other = was.serial and was.serial != is_.serial
+    by = "with another device" if other else "through the old lens"
     keys, said = dict[str, Value](), list[str]()
+    if was.lens_px is not None and is_.lens_px is None:
+        said.append(f"run intrinsics again, first: {by} was found what its lens is")
     if was.hand_eye is not None and is_.hand_eye is None:
         key, emptied = f"cameras.{name}.pose", ""
         if section.get("pose"):

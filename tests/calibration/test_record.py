@@ -23,6 +23,7 @@ from contracts.calibration import (
     CameraCalibration,
     DepthCheck,
     HandEye,
+    Intrinsics,
     Latency,
     calibration_id,
 )
@@ -147,7 +148,8 @@ def test_a_depth_check_of_another_device_takes_the_pose_before_with_it(tmp_path:
         verdict="pass", board={}, board_pose=unit,
     )  # fmt: skip
     late = Latency(seconds=0.02, half_width_s=0.001)
-    before = {"serial": "1", "hand_eye": place, "latency": late}
+    lens = msgspec.convert(DEPTH_CAMERA.lens, Intrinsics, from_attributes=True)
+    before = {"serial": "1", "lens": lens, "lens_px": 0.2, "hand_eye": place, "latency": late}
     Record(config).put(
         lambda now: with_camera(now, "wrist", **before),
         {"cameras.wrist.pose": unit, "cameras.wrist.latency_s": 0.02},
@@ -176,6 +178,7 @@ def test_a_depth_check_of_another_device_takes_the_pose_before_with_it(tmp_path:
     wrist = Record(config).now.cameras["wrist"]
     assert wrist.serial == "2" and wrist.hand_eye is None and wrist.depth is not None
     assert load_config(config).cameras["wrist"].pose == ()
+    assert "run intrinsics again, first: with another device" in said.output
     assert "run handeye again: with another device" in said.output
     assert "cameras.wrist.pose came of that and was emptied" in said.output
     assert "run latency again" in said.output and "latency_s is that still" in said.output
@@ -208,6 +211,18 @@ def test_what_was_found_through_the_lens_before_goes_with_it(tmp_path: Path) -> 
     assert said.exit_code == 0 and "again" not in said.output, said.output
     assert Record(config).now.cameras["wrist"].hand_eye is not None
     assert load_config(config).cameras["wrist"].pose
+
+    # Another device takes along what no lens has to do with.
+    late = Latency(seconds=0.02, half_width_s=0.001)
+    Record(config).put(lambda now: with_camera(now, "wrist", serial="1", latency=late))
+    taken = shots.read(folder)
+    other = msgspec.structs.replace(taken.cameras["wrist"], serial="2")
+    shots.write(folder, msgspec.structs.replace(taken, cameras={"wrist": other}))
+    said = CliRunner().invoke(app, lens)
+    assert said.exit_code == 0 and "old lens" not in said.output, said.output
+    assert "run handeye again: with another device" in said.output
+    assert "run latency again: with another device" in said.output
+    assert "run intrinsics" not in said.output, "that is what ran"
 
 
 def test_a_camera_that_is_not_configured_is_refused_before_the_work(tmp_path: Path) -> None:

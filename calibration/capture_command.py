@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 if TYPE_CHECKING:
+    from calibration.boards import Board
     from calibration.capture.live import Voice
     from calibration.capture.taking import Capture
     from contracts.calibration import Mount
@@ -164,6 +165,8 @@ def _again(source: Path, output: Path, lens: bool, voice: Voice) -> Capture:
     taken = shots.read(source)
     if source.resolve() == output.resolve():
         raise ConfigError("a capture is not judged into itself", remedy="name another --output")
+    if lens:
+        _require_board([camera.board for camera in taken.cameras.values()])
     capture = Capture(
         output, taken.cameras, taken.arm, lens, joints=taken.joints, chain=taken.chain
     )
@@ -172,6 +175,18 @@ def _again(source: Path, output: Path, lens: bool, voice: Voice) -> Capture:
     for line in again(source, taken, capture):
         voice.say(f"  not taken: {line}")
     return capture
+
+
+def _require_board(boards: Sequence[Board]) -> None:
+    """Raise `ConfigError` for what tells `intrinsics` nothing: four corners fit any lens."""
+    from contracts.errors import ConfigError
+
+    if boards and all(board.kind == "marker" for board in boards):
+        raise ConfigError(
+            "a lens can't be calibrated with a single marker",
+            expected="a board of many corners",
+            remedy="print one: robot-calibrate board, without --kind marker",
+        )
 
 
 def _live(
@@ -186,6 +201,8 @@ def _live(
     from runtime.arms.session import Session, Stopped
 
     board = devices.read_board(wanted.board)
+    if wanted.lens:
+        _require_board([board])
     path = wanted.chain or configured(config, set_)
     record = None if config is None else Record(config)
     known = None if record is None else record.now

@@ -329,10 +329,22 @@ def test_too_little_is_said_and_exits_with_1(tmp_path: Path) -> None:
 
 def test_what_is_no_board_or_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "board.json").write_text('{"kind": "chessboard"}')
+    (tmp_path / "marker.json").write_text('{"kind": "marker"}')
+    marker = msgspec.structs.replace(CAMERA, board=Board(kind="marker"))
+    stand = shots.Shot(
+        name="0",
+        position_m=(0.0, 0.0, 0.0),
+        quaternion_xyzw=(0.0, 0.0, 0.0, 1.0),
+        pictures={},
+    )
+    found = shots.Shots(version=shots.VERSION, cameras={"wrist": marker}, shots=(stand,))
+    shots.write(tmp_path, found)
     common = ["capture", "--output", str(tmp_path / "out"), "--camera", "wrist", "--mount", "hand"]
     for options, words in (
         ([*common, "--board", str(tmp_path / "board.json")], "describes no board"),
         ([*common, "--board", str(tmp_path / "nothere.json")], "describes no board"),
+        ([*common, "--board", str(tmp_path / "marker.json"), "--lens"], "with a single marker"),
+        ([*common[:3], "--again", str(tmp_path), "--lens"], "with a single marker"),
         (common, "--camera, --mount and --board"),
         ([*common, "--again", str(tmp_path)], "leave out --camera, --mount"),
         *(

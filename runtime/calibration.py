@@ -70,7 +70,7 @@ def require_bound(required: str, section: CalibrationSection, robot_id: str, wha
     else:
         difference = (
             "; ".join(differences(before, own))
-            or "only the numbers' last digits or the date differ"
+            or "only the numbers' last digits, how sure they are, or the date differ"
         )
     raise SpecMismatch(
         f"{what} is bound to another calibration ({difference})",

@@ -119,10 +119,14 @@ def test_the_calibration_must_be_of_this_robot_and_its_devices(tmp_path: Path) -
 
 def test_what_differs_is_only_told_of_a_calibration_that_is_kept(tmp_path: Path) -> None:
     robot = Calibrated(tmp_path)
-    robot.put(calibration())
+    first = robot.put(calibration())
     refuse: Callable[[str], None] = lambda which: require_bound(  # noqa: E731
         which, robot.section, "bench-0", "the policy"
     )
     with pytest.raises(SpecMismatch, match="without calibration-00ff"):
         refuse("00ff")
     refuse("")
+    surer = msgspec.structs.replace(calibration().cameras["front"], lens_px=0.2)
+    robot.put(msgspec.structs.replace(calibration(), cameras={"front": surer}))
+    with pytest.raises(SpecMismatch, match="only the numbers' last digits, how sure they are, or"):
+        refuse(first)

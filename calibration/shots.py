@@ -221,20 +221,22 @@ def to_setup(folder: Path, shots: Shots, fewest: int = MIN_SAMPLES) -> Setup:
             views[name] = View(points[name][corners.numbers], straight)
         pose = rigid.from_quaternion(shot.quaternion_xyzw, shot.position_m)
         samples.append(Sample(shot.name, pose, views, shot.joints))
-    for name, count in mirrored.items():
-        if count > seen[name]:
-            raise HandEyeError(
-                f"camera '{name}' sees the board mirrored",
-                found=f"in {count} of {count + seen[name]} pictures",
-                remedy="switch mirroring off in the camera's driver",
-            )
-    for name, count in outside.items():
-        if count > seen[name]:
-            raise HandEyeError(
-                f"the lens's model does not cover where camera '{name}' sees the board",
-                found=f"in {count} of {count + seen[name]} pictures",
-                remedy="calibrate its lens with pictures there: robot-calibrate capture --lens, intrinsics",
-            )
+    for unfit, what, remedy in (
+        (
+            mirrored,
+            "camera '{}' sees the board mirrored",
+            "switch mirroring off in the camera's driver",
+        ),
+        (
+            outside,
+            "the lens's model does not cover where camera '{}' sees the board",
+            "calibrate its lens with pictures there: robot-calibrate capture --lens, intrinsics",
+        ),
+    ):
+        for name, count in unfit.items():
+            if count > seen[name]:
+                found = f"in {count} of {count + seen[name]} pictures"
+                raise HandEyeError(what.format(name), found=found, remedy=remedy)
     cameras = [camera.lens.pinhole(name, camera.mount) for name, camera in shots.cameras.items()]
     setup = make_setup(cameras, samples, fewest)
     return replace(setup, left_out=(*left_out, *setup.left_out))

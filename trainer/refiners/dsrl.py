@@ -1,11 +1,12 @@
 """Diffusion steering: soft actor-critic over the noise that a frozen flow starts from.
 
 DSRL with noise aliasing (Wagenmaker et al. 2025, arXiv 2506.15799, algorithm 1), names as there: Q^A judges
-executed chunks by temporal difference; Q^W judges noises and is distilled from Q^A through the frozen flow,
-which makes a chunk of every noise; the actor pi^W climbs Q^W. So no noise need be recorded, and chunks that
-nobody drew (demonstrations, a person's, a braked one) teach Q^A too. SAC's temperature after Haarnoja et al.
-2018 (arXiv 1812.05905); layer norm, a random pair of an ensemble in the target and demonstrations in every
-batch after RLPD (Ball et al. 2023, arXiv 2302.02948), which also leaves the entropy out of the target.
+executed chunks by temporal difference; the actor pi^W climbs it through the frozen flow, which makes a chunk
+of every noise, or (`distil`) Q^W, which judges noises and is distilled from Q^A that way. So no noise need be
+recorded, and chunks that nobody drew (demonstrations, a person's, a braked one) teach Q^A too. SAC's
+temperature after Haarnoja et al. 2018 (arXiv 1812.05905); layer norm, a random pair of an ensemble in the
+target and demonstrations in every batch after RLPD (Ball et al. 2023, arXiv 2302.02948), which also leaves
+the entropy out of the target.
 
 Needs a package behind a noise actor (`robot-export policy --noise-actor BOUND`).
 """
@@ -126,28 +127,26 @@ class DsrlLearner:
             torch.manual_seed(seed)
             judged = o.execute * head.config.action_size
             self.q_a = Critics(head.config.unmixed, judged, o.hidden, o.ensemble)
-            self.q_w = Critics(head.config.features, size, o.hidden, o.ensemble)
+            # Of all features: the flow makes its chunk of them.
+            of_w = Critics(head.config.features, size, o.hidden, o.ensemble) if o.distil else None
+        self.q_w = of_w
         self.actor = head.noise_actor.requires_grad_(True)
         self.log_alpha = nn.Parameter(torch.tensor([float(np.log(o.temperature))]))
         self.q_a_target = copy.deepcopy(self.q_a).requires_grad_(False)
         self._parameters: dict[str, nn.Parameter] = {"log_alpha": self.log_alpha}
         for name, module in self._modules().items():
             self._parameters |= {f"{name}/{k}": p for k, p in module.named_parameters()}
-        networks = nn.ModuleList((self.actor, self.q_a, self.q_w))
-        self._optimiser = torch.optim.Adam(networks.parameters(), lr=o.learning_rate)
+        self._learning = [m for m in (self.actor, self.q_a, self.q_w) if m is not None]
+        learned = nn.ModuleList(self._learning).parameters()
+        self._optimiser = torch.optim.Adam(learned, lr=o.learning_rate)
         self._optimiser.add_param_group({"params": [self.log_alpha], "lr": o.temperature_rate})
         self._rewarding = Rewarding.of_chunks(o.execute, o.thin, o.discount, o.outcome, o.shaping)
         self._scales = noise_scales(o.noise, demonstrations, head.config)
 
     def _modules(self) -> dict[str, nn.Module]:
-        average = self._average.noise_actor
-        return {
-            "actor": self.actor,
-            "q_a": self.q_a,
-            "q_w": self.q_w,
-            "target": self.q_a_target,
-            "average": average,
-        }
+        found = {"actor": self.actor, "q_a": self.q_a, "target": self.q_a_target}
+        found["average"] = self._average.noise_actor
+        return found if self.q_w is None else found | {"q_w": self.q_w}
 
     @property
     def released(self) -> FlowHead:
@@ -192,26 +191,22 @@ class DsrlLearner:
         *,
         acts: bool,
     ) -> dict[str, float]:
-        """One step of Q^A, Q^W and, if it `acts`, of pi^W and the temperature."""
+        """One step of the critics and, if it `acts`, of pi^W and the temperature."""
         o, head = self.options, self.head
         with torch.no_grad():
             w_next, _ = self.draw(batch.following, generator)
-            # Noises to distil at: half where the flow was trained, half where the actor goes.
-            w, _ = self.draw(seen, generator)
-            bound = self.actor.noise.bound
-            w[::2] = torch.randn(w[::2].shape, generator=generator).clamp(-bound, bound)
-            both = torch.cat([batch.following, batch.features])
-            next_chunks, chunks = head.integrate(both, torch.cat([w_next, w])).chunk(2)
+            next_chunks = head.integrate(batch.following, w_next)
             pair = rng.choice(o.ensemble, size=min(2, o.ensemble), replace=False)
             values = self.q_a_target(batch.following, self._judged(next_chunks))[pair]
             y = self._rewarding.targets(batch, values.amin(0), o.observed)
-            distilled = self.q_a(seen, self._judged(chunks))
         acted = head.normalise(batch.features, batch.chunks)
         q_a = self.q_a(seen, self._judged(acted))
-        loss_a = F.mse_loss(q_a, y.expand_as(q_a))
-        loss_w = F.mse_loss(self.q_w(batch.features, w), distilled)
-        loss = loss_a + loss_w
-        found = {"q_a_loss": float(loss_a.detach()), "q_w_loss": float(loss_w.detach())}
+        loss = F.mse_loss(q_a, y.expand_as(q_a))
+        found = {"q_a_loss": float(loss.detach())}
+        if self.q_w is not None:
+            loss_w = self._distil(self.q_w, batch.features, seen, generator)
+            loss = loss + loss_w
+            found["q_w_loss"] = float(loss_w.detach())
         if acts:
             noises, log_pi = self.draw(seen, generator)
             value = self._climbed(batch.features, seen, noises)
@@ -224,7 +219,7 @@ class DsrlLearner:
             found |= {"entropy": float(entropy.mean().detach()), "away": float(away.detach())}
         self._optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
-        for module in (self.q_a, self.q_w, self.actor):
+        for module in self._learning:
             torch.nn.utils.clip_grad_norm_(module.parameters(), 1.0)
         self._optimiser.step()
         follow(self.q_a_target, self.q_a, o.target_rate)
@@ -232,13 +227,25 @@ class DsrlLearner:
             follow(self._average.noise_actor, self.actor, 1.0 - o.average_decay)
         return found
 
+    def _distil(
+        self, q_w: Critics, features: torch.Tensor, seen: torch.Tensor, generator: torch.Generator
+    ) -> torch.Tensor:
+        """How far Q^W is from Q^A of what the flow makes of noises: half of them where the flow was trained,
+        half where the actor goes."""
+        with torch.no_grad():
+            w, _ = self.draw(seen, generator)
+            bound = self.actor.noise.bound
+            w[::2] = torch.randn(w[::2].shape, generator=generator).clamp(-bound, bound)
+            wanted = self.q_a(seen, self._judged(self.head.integrate(features, w)))
+        return F.mse_loss(q_w(features, w), wanted)
+
     def _climbed(
         self, features: torch.Tensor, seen: torch.Tensor, noises: torch.Tensor
     ) -> torch.Tensor:
-        """What pi^W climbs: Q^W(s, w), or with `distil` off Q^A(s, flow(s, w)) itself, [B]."""
-        judges = self.q_w if self.options.distil else self.q_a
+        """What pi^W climbs: Q^W(s, w) where it is distilled, else Q^A(s, flow(s, w)) itself, [B]."""
+        judges = self.q_w or self.q_a
         judges.requires_grad_(False)
-        if self.options.distil:
+        if self.q_w is not None:
             values: torch.Tensor = self.q_w(features, noises)
         else:
             values = self.q_a(seen, self._judged(self.head.integrate(features, noises)))

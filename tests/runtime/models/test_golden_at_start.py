@@ -15,9 +15,9 @@ from tiny_package import head_inputs, make_package
 from contracts.answers import TOLERANCE
 from contracts.errors import PackageError
 from contracts.files.golden_vectors import GoldenCase
-from contracts.files.packages import Package, safetensors_bytes, write_package
+from contracts.files.packages import safetensors_bytes, write_package
 from runtime.config import PolicySection
-from runtime.engines import Engine, EngineOptions
+from runtime.engines import EngineOptions
 from runtime.engines.onnxruntime import OnnxRuntimeEngine
 from runtime.models import opening, policy
 from runtime.weights.probation import Probation
@@ -71,21 +71,6 @@ def answered(graph: str, name: str, value: float) -> Callable[[Any], dict[str, A
         }
 
     return change
-
-
-@pytest.fixture
-def opened(monkeypatch: pytest.MonkeyPatch) -> list[OnnxRuntimeEngine]:
-    found: list[OnnxRuntimeEngine] = []
-    open_engine = opening.open_engine
-
-    def watched(package: Package, graph: str, options: EngineOptions) -> Engine:
-        engine = open_engine(package, graph, options)
-        assert isinstance(engine, OnnxRuntimeEngine)
-        found.append(engine)
-        return engine
-
-    monkeypatch.setattr(opening, "open_engine", watched)
-    return found
 
 
 @pytest.mark.parametrize(

@@ -20,24 +20,6 @@ from runtime.models import opening, policy
 from runtime.weights.probation import Probation
 
 
-@pytest.fixture
-def opened(monkeypatch: pytest.MonkeyPatch) -> list[OnnxRuntimeEngine]:
-    """Every engine that was opened."""
-    found: list[OnnxRuntimeEngine] = []
-    open_engine = opening.open_engine
-
-    def watched(package: Package, graph: str, options: EngineOptions) -> Engine:
-        if graph == "head" and options.threads == 63:
-            raise PackageError("no head")
-        engine = open_engine(package, graph, options)
-        assert isinstance(engine, OnnxRuntimeEngine)
-        found.append(engine)
-        return engine
-
-    monkeypatch.setattr(opening, "open_engine", watched)
-    return found
-
-
 def run_of(folder: Path, **section: Any) -> Any:
     chosen = PolicySection(package=str(folder / "package"), **section)
     robot = SimpleNamespace(id="bench-0")
@@ -58,7 +40,14 @@ def test_a_policy_that_does_not_open_leaves_no_engine(
     package = make_package(tmp_path / "package")
     section: dict[str, Any] = {}
     if late == "head":
-        section["threads"] = 63
+        watched = opening.open_engine
+
+        def no_head(package: Package, graph: str, options: EngineOptions) -> Engine:
+            if graph == "head":
+                raise PackageError("no head")
+            return watched(package, graph, options)
+
+        monkeypatch.setattr(opening, "open_engine", no_head)
     elif late == "weights":
         tensors = {**package.refinable_weights(), "head/bias": np.zeros(7, np.float32)}
         (tmp_path / "w.safetensors").write_bytes(safetensors_bytes(tensors))

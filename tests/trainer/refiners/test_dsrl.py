@@ -67,11 +67,12 @@ def test_the_likelihood_is_that_of_a_squashed_gaussian(steered):
     torch.testing.assert_close(log_pi, expected.log_prob(noises).sum(1), rtol=1e-3, atol=1e-2)
 
 
-@pytest.mark.parametrize("wanted", [1.0, -1.0])
-def test_the_actor_steers_the_flow_to_what_succeeds(steered, wanted):
+@pytest.mark.parametrize(("wanted", "distil"), [(1.0, False), (-1.0, False), (1.0, True)])
+def test_the_actor_steers_the_flow_to_what_succeeds(steered, wanted, distil):
     """One chunk an episode; it succeeds if the first joint goes the wanted way. Nobody says which noises the
     chunks came from: they were drawn at random around where the arm is."""
-    made = learner(steered, steps=150, batch=64, learning_rate=5e-3, temperature=1e-3, entropy=-1.0)
+    quick = {"steps": 150, "batch": 64, "learning_rate": 5e-3, "temperature": 1e-3, "entropy": -1.0}
+    made = learner(steered, **quick, distil=distil)
     head, rng = made.head, np.random.default_rng(0)
     size = head.config.features
 
@@ -98,6 +99,11 @@ def test_the_actor_steers_the_flow_to_what_succeeds(steered, wanted):
     found = made.learn(episodes, 0, 1)
     assert reached(seen) * wanted > before + 0.3
     assert 0.2 < found.metrics["value"] < 1.2
+    assert ("q_w_loss" in found.metrics) == distil
+    again = learner(steered, **quick, distil=distil)
+    again.restore(made.state(), "state")
+    again.own[:] = made.own
+    assert same(again.learn([], 0, 2).tensors, made.learn([], 0, 2).tensors)
 
 
 def test_the_noise_on_the_state_is_none_on_what_was_executed_there(steered):

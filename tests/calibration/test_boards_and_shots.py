@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 
 import cv2
@@ -12,6 +11,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from benchmarks.franka import RIGS, capture_of, solved
 from calibration import rigid, shots
 from calibration.app import app
 from calibration.boards import Board, Finder, legacy_of
@@ -269,15 +269,13 @@ def test_a_capture_with_another_board_or_damage_is_refused(tmp_path: Path) -> No
 @pytest.mark.skipif(
     not FRANKA.is_dir(), reason="../shared/data/handeye_franka_realsense is not here"
 )
-@pytest.mark.parametrize(
-    ("which", "marker", "mount", "limit_px"),
-    [("wrist", 1, "hand", 1.0), ("world", 0, "world", 1.5)],
-)
+@pytest.mark.parametrize(("which", "limit_px"), [("wrist", 1.0), ("world", 1.5)])
 def test_a_real_arm_with_realsense_cameras_is_solved(
-    which: str, marker: int, mount: str, limit_px: float, tmp_path: Path
+    which: str, limit_px: float, tmp_path: Path
 ) -> None:
     """One marker of 5 cm, seen from a wrist, and on the hand by three cameras in the world."""
-    result = franka(which, marker, mount, tmp_path)
+    capture_of(FRANKA / which, tmp_path / which, *RIGS[which])
+    result = solved(tmp_path / which)
     for name, camera in result["cameras"].items():
         quality = camera["quality"]
         assert quality["corner_px"]["median"] <= limit_px, name
@@ -285,44 +283,6 @@ def test_a_real_arm_with_realsense_cameras_is_solved(
         assert quality["held_out"]["pixels"]["median"] < best
         assert max(quality["interval_mm"]) < 15.0
     assert abs(result["size"][0] - 1.0) < 0.02
-
-
-def franka(which: str, marker: int, mount: str, tmp_path: Path) -> dict:
-    source, folder = FRANKA / which, tmp_path / which
-    shutil.copytree(source, folder)
-    found = json.loads((source / "samples.json").read_text())
-    cameras = {
-        f"cam{index}": ShotCamera(
-            mount=mount,
-            lens=Lens(
-                width=one["width"],
-                height=one["height"],
-                fx=one["fx"],
-                fy=one["fy"],
-                cx=one["ppx"],
-                cy=one["ppy"],
-                model=one["model"],
-                distortion=tuple(one["coeffs"]),
-            ),
-            board=Board(kind="marker", marker_id=marker, marker_m=0.05),
-        )
-        for index, one in enumerate(found["intrinsics"])
-    }
-    taken = [
-        Shot(
-            name=f"{number:02d}",
-            position_m=tuple(one["position_m"]),
-            quaternion_xyzw=tuple(one["quaternion_xyzw"]),
-            pictures={f"cam{index}": file for index, file in enumerate(one["images"])},
-        )
-        for number, one in enumerate(found["samples"])
-    ]
-    folder.chmod(0o755)
-    (folder / shots.FILE).unlink(missing_ok=True)
-    shots.write(folder, Shots(version=1, cameras=cameras, shots=tuple(taken)))
-    said = CliRunner().invoke(app, ["handeye", str(folder), "--bootstrap", "0", "--json"])
-    assert said.exit_code == 0, said.output
-    return json.loads(said.stdout)
 
 
 def test_intrinsics_are_calibrated_from_the_command_line(tmp_path: Path) -> None:

@@ -95,6 +95,10 @@ class So101:
         """Those before: a servo that hears nothing is left with one of them until that is a fault."""
         self._powered: set[int] = set()
         """Servos that may have torque: all of them, or those that an `enable` that failed had come to."""
+        self._silent: set[int] = set()
+        """Servos that the last round of questions did not hear, or does not believe: told nothing."""
+        self._let_go: set[int] = set()
+        """Those that a hold found without torque and gave it again: it is not to pass unseen."""
         self._held: dict[int, int] = {}
         """The goals of this hold, until the next command: chosen anew each time, a loaded arm would sink."""
         self._unheard = 0
@@ -149,6 +153,7 @@ class So101:
                 if believed:
                     found[one] = reading
         missing = [i for i in self._ids if i not in found]
+        self._silent = set(missing)
         if missing:
             self.bus.drain()
             raise Glitch(
@@ -193,7 +198,7 @@ class So101:
                     found=f"{before} and then {after} of {sts.STEPS} steps",
                     remedy="support the arm, power it off and turn the joint back by hand",
                 )
-            if one in self._powered and not reading.torque:
+            if one in self._powered and (not reading.torque or one in self._let_go):
                 raise DeviceError(
                     f"{_named([one])} has let go of its torque",
                     remedy="support the arm; look for an overload, then power it off and on",
@@ -265,8 +270,14 @@ class So101:
     def write(self, targets: np.ndarray) -> None:
         if self._goals is None:
             raise DeviceError("a command before the motors were powered")
-        goals = self._command(self.units.steps(targets))
-        self.bus.write_all(sts.GOAL_POSITION, dict(zip(self._ids, map(int, goals), strict=True)))
+        wanted = self.units.steps(targets)
+        # A goal gives power: one that lost its supply, fell and comes to would go back up, and nobody know.
+        for one in self._silent:
+            wanted[one - 1] = self._goals[one - 1]
+        goals = self._command(wanted)
+        told = {one: int(goals[one - 1]) for one in self._ids if one not in self._silent}
+        if told:
+            self.bus.write_all(sts.GOAL_POSITION, told)
 
     def _command(self, goals: np.ndarray) -> np.ndarray:
         if self._goals is not None:
@@ -311,6 +322,8 @@ class So101:
             heard[one] = reading.torque and held.get(one) == reading.goal
             if heard[one] or not believed:
                 continue
+            if not reading.torque:
+                self._let_go.add(one)
             if one not in held or not reading.torque:  # one that let go may have sunk
                 held[one] = self._stop_at(one, reading)
             told[one] = held[one]
@@ -335,6 +348,7 @@ class So101:
         self._goals = None
         self._goals_before.clear()
         self._powered.clear()
+        self._let_go.clear()
         self._held.clear()
         if failed:
             raise DeviceError(f"{_named(failed)} did not confirm that its torque is off")

@@ -157,6 +157,50 @@ def test_a_servo_that_comes_to_after_it_was_asked_is_told_nothing(
     assert abs(fallen.get(sts.GOAL_POSITION) - (before - 60)) <= 1
 
 
+def test_a_servo_that_hold_gave_its_power_back_is_a_fault(bus: ServoBus, arm: So101) -> None:
+    """Hold may look before the next reading does: the arm has fallen all the same."""
+    read(arm)
+    fallen = fall(bus, 300)
+    arm.hold()
+    assert fallen.torque
+    for _ in range(2):
+        with pytest.raises(DeviceError, match=r"servo 2 \(shoulder_lift\) has let go of its torque"):
+            arm.read()
+
+
+def test_a_servo_that_is_not_heard_is_given_no_goal(bus: ServoBus, arm: So101) -> None:
+    """It may have lost its supply and fallen: a goal that finds it awake gives it power, and sends it up."""
+    read(arm)
+    asked = MIDDLE + 5.0
+    bus.servo(2).silent = True
+    with pytest.raises(Glitch):
+        arm.read()
+    fallen = fall(bus, 300)
+    fallen.silent = False
+    arm.write(asked)
+    goals = arm.units.steps(asked).tolist()
+    until(lambda: bus.servo(6).get(sts.GOAL_POSITION) == goals[5])  # one packet tells them all
+    goals[1] = 0
+    assert [servo.get(sts.GOAL_POSITION) for servo in bus.servos.values()] == goals
+    assert not fallen.torque
+    with pytest.raises(DeviceError, match=r"servo 2 \(shoulder_lift\) has let go of its torque"):
+        arm.read()
+
+
+def test_a_servo_that_is_heard_again_goes_on(bus: ServoBus, arm: So101) -> None:
+    """A reply was lost, no more: the next command counts for it, too."""
+    read(arm)
+    asked, bus.servo(2).silent = MIDDLE + 5.0, True
+    with pytest.raises(Glitch):
+        arm.read()
+    bus.servo(2).silent = False
+    arm.write(asked)
+    read(arm)
+    arm.write(asked)
+    until(lambda: bus.servo(2).get(sts.GOAL_POSITION) == arm.units.steps(asked)[1])
+    read(arm)
+
+
 LIFTED = MIDDLE + np.array([0.0, 90.0, 0.0, 0.0, 0.0, 0.0])
 
 

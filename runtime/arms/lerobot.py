@@ -8,6 +8,7 @@ Owns the mapping of LeRobot's features to joints, units and limits. LeRobot powe
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -17,13 +18,10 @@ from typing import Any, TypeVar
 import numpy as np
 
 from contracts.errors import ConfigError, DeviceError
-from contracts.specs import SO101_JOINTS, ActionSpec, is_gripper
+from contracts.specs import ActionSpec, is_gripper
 from runtime.arms import ArmState, Glitch
-from runtime.arms.guarded import require_limits
+from runtime.arms.lerobot_features import ends_of, joints_of, spec_of
 from runtime.arms.lerobot_process import LeRobotProcess, find_python
-from runtime.arms.sim import SO101_ACTION
-from runtime.arms.so101_calibration import WRAP_STEPS
-from runtime.arms.sts import STEPS_A_TURN
 from runtime.board import StopCheck
 from runtime.run import Run
 from runtime.standstill import Standstill
@@ -36,23 +34,10 @@ KEEP_GOAL = 3.0
 """A joint this near its goal keeps it in hold."""
 FALLEN = 15.0
 """One this far from the goal of its hold, when it is asked for again, has not sagged but fallen."""
-_NORMALISED = ActionSpec(
-    names=SO101_JOINTS,
-    units=("percent",) * 6,
-    low=(-100.0,) * 5 + (0.0,),
-    high=(100.0,) * 6,
-    max_velocity=(100.0,) * 5 + (250.0,),
-    max_acceleration=(1000.0,) * 5 + (4000.0,),
-    rate_hz=10.0,
-)
-"""An SO-101 whose `use_degrees` is false."""
 _SO = ("so100_", "so101_")
 """How the types of such arms begin. Others of LeRobot's (Koch, OMX) have joints of the same names."""
 _BOTH = "bi_so"
 """How those of two begin, whose joints are named left_ and right_."""
-_TURNS = "wrist_roll.pos"
-"""Their joint whose range, by LeRobot's calibration, is the whole turn of its servo."""
-_WHOLE = {"deg": 180.0, "percent": 100.0}
 _STILL_S = 0.3
 _HOLD_TRIES = 3
 
@@ -103,17 +88,21 @@ class LeRobotArm:
         self._held: np.ndarray | None = None
         """The goals of this hold, until the next command: chosen anew each time, a loaded arm would sink."""
         self._stopping: Standstill | None = None
+        self._seen: np.ndarray | None = None
+        """The pose of the newest reading."""
+        self._unread = False
+        """A reading was lost, and nothing has told since that the arm has not fallen: it is told nothing."""
         self._child = LeRobotProcess(python, CHILD, "robot")
         request = {"do": "describe", "config": dict(robot), "imports": list(imports)}
         try:
             found = self._child.ask(request, start_s)
-            self._names = _joints(found, joints)
+            self._names = joints_of(found, joints)
             limits = (units, low, high, velocity, acceleration)
             in_degrees, so101 = found.get("use_degrees"), str(robot["type"]).startswith(_SO)
-            self._spec = _spec(self._names, limits, run.config.loop.rate_hz, in_degrees, so101)
+            self._spec = spec_of(self._names, limits, run.config.loop.rate_hz, in_degrees, so101)
             self.degrees: tuple[float, ...] | None = () if so101 else None
             self._grippers = np.array([is_gripper(name) for name in self._names])
-            self._ends = _ends(self._spec, so101 or str(robot["type"]).startswith(_BOTH))
+            self._ends = ends_of(self._spec, so101 or str(robot["type"]).startswith(_BOTH))
         except BaseException:
             self.close()
             raise
@@ -125,9 +114,60 @@ class LeRobotArm:
         self._child.ask({"do": "connect"}, self._start_s)
 
     def read(self) -> ArmState:
-        state = self._pose()
+        try:
+            state = self._pose()
+            if self._unread:
+                self._require_not_fallen(state)
+            self._require_same_turn(state)
+        except DeviceError:
+            self._unread = self._enabled
+            raise
+        self._seen, self._unread = state.positions, False
         self._judge_stop(state)
         return state
+
+    def _require_not_fallen(self, first: ArmState) -> None:
+        """An arm whose supply was gone for a moment lies below, without torque until the next goal, which
+        would send it up. Raises `DeviceError`; `Glitch` where two readings don't agree how it stands."""
+        seen, agreed = self._agreeing(first)
+        if not agreed.all():
+            raise Glitch(f"LeRobot read {self._names[int(agreed.argmin())]} as two things at once")
+        if self._seen is None:
+            return
+        goal = self._seen if self._sent is None else self._sent
+        away = np.abs(seen - goal)
+        fallen = (away > FALLEN) & (away > np.abs(self._seen - goal) + MOVED) & ~self._grippers
+        if fallen.any():
+            worst = int(np.where(fallen, away, 0.0).argmax())
+            raise DeviceError(
+                f"{self._names[worst]} went away from its goal while the arm could not be read",
+                expected=f"within {FALLEN:g} {self._spec.units[worst]} of {goal[worst]:.1f}",
+                found=f"{seen[worst]:.1f}, after {self._seen[worst]:.1f}",
+                remedy="support the arm; its supply may have failed for a moment: power it off and on",
+            )
+
+    def _require_same_turn(self, state: ArmState) -> None:
+        """Raises `DeviceError` for a joint that went over the end of its servo's turn: its next goal would
+        turn it the whole way round. `Glitch` where the next reading doesn't say so, too."""
+        over = self._over(state.positions)
+        if not over.any():
+            return
+        worst, again = int(over.argmax()), self._pose().positions
+        if not self._over(again)[worst]:
+            raise Glitch(f"LeRobot read {self._names[worst]} as {state.positions[worst]:.1f} once")
+        before = math.nan if self._seen is None else self._seen[worst]
+        raise DeviceError(
+            f"{self._names[worst]} went over the end of its turn",
+            expected="no more than half a turn between two readings",
+            found=f"{before:.1f} and then {again[worst]:.1f} {self._spec.units[worst]}",
+            remedy="support the arm, power it off and turn the joint back by hand",
+        )
+
+    def _over(self, positions: np.ndarray) -> np.ndarray:
+        if self._seen is None or not self._enabled:
+            return np.zeros(len(self._names), bool)
+        over: np.ndarray = np.abs(positions - self._seen) > self._ends  # most turn without end: inf
+        return over
 
     def _pose(self) -> ArmState:
         at_s = time.monotonic()
@@ -148,8 +188,19 @@ class LeRobotArm:
                 )
 
     def enable(self) -> None:
-        """LeRobot has powered it already: only that nobody else moves it is left to see."""
+        """LeRobot has powered it already: what is left to see is that nobody else moves it, and that no joint
+        stands where a goal could turn it the whole way round."""
         first = self.read().positions
+        beyond = np.abs(first) - self._ends
+        if beyond.max() > MOVED:
+            worst = int(beyond.argmax())
+            unit, end = self._spec.units[worst], self._ends[worst]
+            raise DeviceError(
+                f"{self._names[worst]} stands at the end of its turn",
+                expected=f"{-end:.1f} to {end:.1f} {unit}: beyond, it could turn the whole way round",
+                found=f"{first[worst]:.1f} {unit}",
+                remedy="without power, turn the joint by hand towards its middle, and start again",
+            )
         until_s = time.monotonic() + _STILL_S
         while time.monotonic() < until_s:
             now = self.read().positions
@@ -165,6 +216,8 @@ class LeRobotArm:
         self._enabled = True
 
     def write(self, targets: np.ndarray) -> None:
+        if self._unread:
+            raise Glitch("an arm that can't be read is told nothing: a goal could send it up again")
         self._held = self._stopping = None
         self._send(targets)
 
@@ -176,18 +229,24 @@ class LeRobotArm:
         self._sent = np.array([sent.get(name, action[name]) for name in self._names], np.float64)
 
     def hold(self) -> None:
-        """Sent where it stands, or left at the goal that it is near (servos sag, grippers hold things).
+        """Sent where it stands, or left at the goal that it is near (servos sag, grippers hold things). One
+        that can't be read is told nothing: a healthy servo keeps the goal that it has, and one that lost its
+        supply and fell would go back up. Raises `DeviceError` then.
 
         LeRobot reads no goals back, and to see that an arm stands takes longer than the loop may wait: the
         readings that follow are judged, and one that still moves after `gate.standstill_s` is an error of
         `read`."""
         if not self._enabled or self._sent is None:
             return  # in the pose in which LeRobot powered it
+        seen, agreed = self._again(self._look_twice)
         if self._held is None:
-            self._held = self._stop_at(self._sent)
+            kept = ~agreed | (np.abs(self._sent - seen) <= KEEP_GOAL) | self._grippers
+            self._held = np.where(kept, self._sent, seen)
             self._stopping = Standstill(self._names, time.monotonic(), self._standstill_s)
         else:
-            self._held = self._stay_at(self._held)
+            # Goals again, but of joints that have fallen far from them: their supply was gone for a moment.
+            fallen = agreed & (np.abs(self._held - seen) > FALLEN) & ~self._grippers
+            self._held = np.where(fallen, seen, self._held)
         self._again(partial(self._send, self._held))
 
     def _again(self, ask: Callable[[], T]) -> T:
@@ -196,27 +255,12 @@ class LeRobotArm:
                 return ask()
         return ask()
 
-    def _stay_at(self, held: np.ndarray) -> np.ndarray:
-        """The same goals again, but of joints that have fallen far from them: they lost their supply for a
-        moment, and a goal gives them power again. It must not send them back up."""
-        seen, agreed = self._again(self._look_twice)
-        fallen = agreed & (np.abs(held - seen) > FALLEN) & ~self._grippers
-        return np.where(fallen, seen, held)
-
-    def _stop_at(self, sent: np.ndarray) -> np.ndarray:
-        """Where a joint is seen, or its goal if it is near that. One whose readings don't agree keeps its
-        goal, and so do all where they are lost: it is ahead of them by their lag, where they were seen before
-        is behind them."""
-        try:
-            seen, agreed = self._look_twice()
-        except DeviceError:
-            return sent
-        kept = ~agreed | (np.abs(sent - seen) <= KEEP_GOAL) | self._grippers
-        return np.where(kept, sent, seen)
-
     def _look_twice(self) -> tuple[np.ndarray, np.ndarray]:
         """The pose, and in which joints the reading before it agrees: a broken one may say anything."""
-        first, then = self._pose(), self._pose()
+        return self._agreeing(self._pose())
+
+    def _agreeing(self, first: ArmState) -> tuple[np.ndarray, np.ndarray]:
+        then = self._pose()
         turned = 2.0 * np.array(self._spec.max_velocity) * (then.at_s - first.at_s)
         agreed = np.abs(then.positions - first.positions) <= MOVED + turned
         return then.positions.astype(np.float64), agreed
@@ -232,106 +276,3 @@ class LeRobotArm:
 
     def warmest_c(self) -> float:
         return 0.0
-
-
-def _joints(found: Mapping[str, Any], wanted: Sequence[str]) -> tuple[str, ...]:
-    """The joints that are both commanded and observed. Raises `ConfigError`, for a speed too."""
-    offered = [name for name in found["action"] if name in found["observation"]]
-    names = tuple(wanted) or tuple(offered)
-    missing = [name for name in names if name not in offered]
-    if missing or not names:
-        raise ConfigError(
-            f"LeRobot's {found['name']} has no joint '{missing[0] if missing else ''}'",
-            expected=f"some of {offered}",
-            remedy="correct arm.options.joints",
-        )
-    if speeds := [name for name in names if name.endswith(".vel")]:
-        raise ConfigError(
-            f"LeRobot's {found['name']} is driven by speeds: {', '.join(speeds)}",
-            expected="positions: what holds a pose would drive on",
-            remedy="leave them out of arm.options.joints, where the robot can do without",
-        )
-    return names
-
-
-def _ends(spec: ActionSpec, so: bool) -> np.ndarray:
-    """How far from its middle a goal of each joint goes. As with our own driver, an SO-101's is kept from the
-    end of its servo's one turn, and its range stays as it is."""
-    share = 1.0 - 2.0 * WRAP_STEPS / STEPS_A_TURN
-    return np.array(
-        [
-            share * _WHOLE[unit] if so and name.endswith(_TURNS) and unit in _WHOLE else np.inf
-            for name, unit in zip(spec.names, spec.units, strict=True)
-        ]
-    )
-
-
-def _is_turned(name: str) -> bool:
-    """Whether `use_degrees` is about this feature: a gripper is in percent in any case, a base has speeds."""
-    return name.endswith(".pos") and not is_gripper(name)
-
-
-def require_units(
-    names: Sequence[str], units: Sequence[str], in_degrees: bool | None, option: str
-) -> None:
-    """`in_degrees`: what LeRobot's `use_degrees` says, None for a device without that. Raises `ConfigError`
-    where joints' positions are in other units than it gives: taken for those, they would move the arm
-    elsewhere."""
-    if in_degrees is None:
-        return
-    unit = "deg" if in_degrees else "percent"
-    for name, given in zip(names, units, strict=True):
-        if given != unit and _is_turned(name):
-            raise ConfigError(
-                f"{option} is in other units than this arm: {name}",
-                expected=f"{unit}, as use_degrees: {str(in_degrees).lower()} gives",
-                found=given,
-                remedy="set use_degrees there, or the units of the arm",
-            )
-
-
-def _spec(
-    names: tuple[str, ...],
-    limits: tuple[Sequence[Any], ...],
-    rate_hz: float,
-    in_degrees: bool | None,
-    so101: bool,
-) -> ActionSpec:
-    """Limits as given, or an SO-101's. Raises `ConfigError` where neither fits."""
-    normalised = in_degrees is False
-    known = None
-    if so101 and names == SO101_JOINTS:
-        known = _NORMALISED if normalised else SO101_ACTION
-    defaults: tuple[Sequence[Any], ...] = (
-        ()
-        if known is None
-        else (known.units, known.low, known.high, known.max_velocity, known.max_acceleration)
-    )
-    chosen = []
-    for index, what in enumerate(("units", "low", "high", "velocity", "acceleration")):
-        values = tuple(limits[index]) or (tuple(defaults[index]) if defaults else ())
-        if what == "units" and not values:
-            values = tuple(
-                "percent" if is_gripper(name) or (normalised and _is_turned(name)) else "deg"
-                for name in names
-            )
-        if len(values) != len(names):
-            raise ConfigError(
-                f"arm.options.{what}",
-                expected=f"{len(names)} values, for {', '.join(names)}",
-                found=len(values),
-            )
-        chosen.append(values)
-    unit, low, high, velocity, acceleration = chosen
-    require_units(names, unit, in_degrees, "arm.options.robot")
-    return require_limits(
-        ActionSpec(
-            names,
-            unit,
-            tuple(map(float, low)),
-            tuple(map(float, high)),
-            tuple(map(float, velocity)),
-            tuple(map(float, acceleration)),
-            rate_hz,
-        )
-    )

@@ -12,7 +12,8 @@ from typing import Any
 
 from contracts.errors import ConfigError, DeviceError
 from contracts.specs import ActionSpec
-from runtime.arms.lerobot import CHILD, require_units
+from runtime.arms.lerobot import CHILD
+from runtime.arms.lerobot_features import require_units
 from runtime.arms.lerobot_process import LeRobotProcess, find_python
 from runtime.operator.commands import Command
 from runtime.teleoperation import Reading

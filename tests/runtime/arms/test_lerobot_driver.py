@@ -42,6 +42,8 @@ class Arm:
         pass
     def get_observation(self):
         faults = self.faults()
+        if "at" in faults and not faults.get("read"):
+            return dict(zip(NAMES, [faults["at"], self.at[1]]))
         if faults.get("read"):
             raise ConnectionError("Failed to sync read")
         moved = faults.get("speed", 0.0) * (time.monotonic() - self.told)
@@ -156,8 +158,9 @@ def test_a_lost_reading_does_not_keep_a_stop_from_the_arm(arm: LeRobotArm, own: 
     own.fault(sag=8.0, read=1)
     with pytest.raises(Glitch):
         arm.read()
+    own.fault(sag=8.0)
     arm.hold()
-    assert own.told[1:] == [10.0]
+    assert own.told[1:] == [2.0]
     own.fault(write=1)
     with pytest.raises(DeviceError, match="Failed to sync write"):
         arm.hold()
@@ -169,8 +172,49 @@ def test_an_arm_that_went_on_unread_is_not_thrown_back(arm: LeRobotArm, own: Own
     own.fault(read=1)
     for goal in (10.0, 20.0, 30.0):
         arm.write(np.array([goal, 40.0]))
+    for _ in range(2):
+        with pytest.raises(Glitch, match="Failed to sync read"):
+            arm.hold()
+    assert own.told == [10.0, 20.0, 30.0], "they have that goal, and nothing else is known"
+    own.fault()
     arm.hold()
-    assert own.told == [10.0, 20.0, 30.0, 30.0]
+    assert own.told[3:] == [30.0]
+
+
+def test_an_arm_that_fell_while_it_could_not_be_read_is_not_sent_up(
+    arm: LeRobotArm, own: Own
+) -> None:
+    """Its supply was gone for a moment, in which LeRobot reads none of its servos. A goal is power again."""
+    arm.write(np.array([40.0, 40.0]))
+    arm.read()
+    own.fault(read=1)
+    with pytest.raises(Glitch, match="Failed to sync read"):
+        arm.read()
+    with pytest.raises(Glitch, match="can't be read is told nothing"):
+        arm.write(np.array([41.0, 40.0]))
+    own.fault(sag=60.0)
+    with pytest.raises(Glitch, match="can't be read is told nothing"):
+        arm.write(np.array([42.0, 40.0]))  # it may be read by now, and has not been
+    for _ in range(2):
+        with pytest.raises(DeviceError, match=r"pan\.pos went away from its goal .* found -20\.0"):
+            arm.read()
+    assert own.told == [40.0]
+    arm.hold()
+    assert own.told == [40.0, -20.0]
+
+
+def test_an_arm_that_is_read_again_where_it_was_goes_on(arm: LeRobotArm, own: Own) -> None:
+    """Sagging below its goal, and far from it: it follows slowly."""
+    own.fault(at=0.0)
+    arm.write(np.array([40.0, 40.0]))
+    arm.read()
+    own.fault(read=1)
+    with pytest.raises(Glitch):
+        arm.read()
+    own.fault(at=4.0)
+    arm.read()
+    arm.write(np.array([41.0, 40.0]))
+    assert own.told == [40.0, 41.0]
 
 
 def test_one_reading_that_is_broken_sends_no_joint_away(arm: LeRobotArm, own: Own) -> None:
@@ -263,17 +307,52 @@ def test_the_wrist_of_an_so101_is_kept_from_the_end_of_its_turn(
         assert own.told[-3:] == pytest.approx([told, -told, 90.0], abs=0.1)
 
 
+def test_a_wrist_that_stands_at_the_end_of_its_turn_gets_no_command(
+    own: Own, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first one, to where it stands, would be clipped: 4 degrees at the servo's full speed."""
+    monkeypatch.setenv("JOINT", "wrist_roll.pos")
+    own.fault(at=-179.0, use_degrees=True)
+    arm = make("so101_own", low=[-180.0, 0.0], high=[180.0, 100.0])
+    arm.open()
+    with pytest.raises(DeviceError, match=r"stands at the end of its turn: .* found -179\.0 deg"):
+        arm.enable()
+    own.fault(at=-175.5, use_degrees=True)
+    arm.enable()
+    own.fault(at=179.0, use_degrees=True)
+    with pytest.raises(
+        DeviceError, match=r"went over the end of its turn: .* -175\.5 and then 179\.0"
+    ):
+        arm.read()
+    arm.close()
+    assert own.told == []
+
+
 def test_a_robot_that_is_driven_by_speeds_is_refused(
     own: Own, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A base that is held at the speed it has drives on, and seems to stand: its reading doesn't change."""
-    monkeypatch.setenv("JOINT", "x.vel")
-    with pytest.raises(ConfigError, match=r"LeRobot's own is driven by speeds: x\.vel"):
-        make()
+    for name in ("x.vel", "mobile_base.vtheta"):  # LeKiwi's and Reachy 2's
+        monkeypatch.setenv("JOINT", name)
+        with pytest.raises(ConfigError, match=rf"LeRobot's own is driven by speeds: {name}"):
+            make()
+        with pytest.raises(ConfigError, match=rf"LeRobot's own is driven by speeds: {name}"):
+            make(joints=[name, "gripper.pos"])
     alone = {name: values[1:] for name, values in LIMITS.items()}
     arm = make(joints=["gripper.pos"], **alone)
     arm.close()
     assert arm.spec().names == ("gripper.pos",)
+
+
+def test_what_may_be_no_position_is_used_only_where_it_is_named(
+    own: Own, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("JOINT", "pan.q")
+    with pytest.raises(ConfigError, match=r"does not say what these are: pan\.q"):
+        make()
+    arm = make(joints=["pan.q", "gripper.pos"])
+    arm.close()
+    assert arm.spec().names == ("pan.q", "gripper.pos")
 
 
 def test_limits_that_are_no_numbers_are_refused(own: Own) -> None:

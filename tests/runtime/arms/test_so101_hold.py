@@ -164,7 +164,9 @@ def test_a_servo_that_hold_gave_its_power_back_is_a_fault(bus: ServoBus, arm: So
     arm.hold()
     assert fallen.torque
     for _ in range(2):
-        with pytest.raises(DeviceError, match=r"servo 2 \(shoulder_lift\) has let go of its torque"):
+        with pytest.raises(
+            DeviceError, match=r"servo 2 \(shoulder_lift\) has let go of its torque"
+        ):
             arm.read()
 
 

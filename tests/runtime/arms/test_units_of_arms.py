@@ -14,7 +14,8 @@ import pytest
 
 from contracts.errors import ConfigError
 from contracts.specs import SO101_JOINTS
-from runtime.arms import degrees_of, lerobot
+from runtime.arms import degrees_of
+from runtime.arms.lerobot_features import require_units, spec_of
 from runtime.arms.sim import SO101_ACTION
 from runtime.arms.so101 import So101
 from runtime.bench.servo_bus import CALIBRATION, write_calibration
@@ -67,16 +68,16 @@ def test_joints_in_percent_of_which_nobody_says_more_are_nowhere() -> None:
 
 def test_a_lerobot_arm_has_the_units_and_limits_that_it_says_it_has() -> None:
     none: Any = ((),) * 5
-    said = lerobot._spec(SO101_JOINTS, none, 30.0, True, True)
+    said = spec_of(SO101_JOINTS, none, 30.0, True, True)
     assert said.units == SO101_ACTION.units and said.low == SO101_ACTION.low
-    said = lerobot._spec(SO101_JOINTS, none, 30.0, False, True)
+    said = spec_of(SO101_JOINTS, none, 30.0, False, True)
     assert said.units == ("percent",) * 6
     assert (said.low[0], said.high[0], said.low[5]) == (-100.0, 100.0, 0.0)
     # Koch and OMX: the same joints' names, other arms, in percent unless told otherwise.
     limits: Any = ((), (-90.0,) * 6, (90.0,) * 6, (90.0,) * 6, (900.0,) * 6)
-    assert lerobot._spec(SO101_JOINTS, limits, 30.0, False, False).units == ("percent",) * 6
+    assert spec_of(SO101_JOINTS, limits, 30.0, False, False).units == ("percent",) * 6
     with pytest.raises(ConfigError, match=r"arm\.options\.low: expected 6 values"):
-        lerobot._spec(SO101_JOINTS, none, 30.0, True, False)
+        spec_of(SO101_JOINTS, none, 30.0, True, False)
 
 
 @pytest.mark.parametrize(("in_degrees", "units"), [(True, "percent"), (False, "deg")])
@@ -85,9 +86,9 @@ def test_units_that_a_lerobot_device_does_not_give_are_refused(
 ) -> None:
     names, given = ("pan.pos", "gripper.pos"), (units, "percent")
     with pytest.raises(ConfigError, match=r"robot is in other units .*pan\.pos") as caught:
-        lerobot.require_units(names, given, in_degrees, "arm.options.robot")
+        require_units(names, given, in_degrees, "arm.options.robot")
     assert f"use_degrees: {str(in_degrees).lower()}" in str(caught.value)
-    lerobot.require_units(names, given, None, "arm.options.robot")
+    require_units(names, given, None, "arm.options.robot")
 
 
 def test_what_a_configuration_asks_for_in_vain_is_said_at_the_start() -> None:

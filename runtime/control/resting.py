@@ -44,7 +44,7 @@ class Resting:
         thread.start()
         give_up_s = time.monotonic() + JOB_PATIENCE_S
         while thread.is_alive():
-            if not self._robot.rest():
+            if not self._robot.rest() or self._robot.gate.faulted:
                 give_up_s = min(give_up_s, time.monotonic() + STOPPING_S)
             if time.monotonic() > give_up_s:
                 raise EntracteError(f"{what} hangs", remedy="see logs/control.log")

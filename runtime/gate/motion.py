@@ -32,6 +32,7 @@ def shape(
     dt = limits.period_s
     spans = [_span(limits, state, joint) for joint in range(len(limits.low))]
     position: list[float] = []
+    before = state.request if len(state.request) == len(spans) else (math.nan,) * len(spans)
     for joint, (lowest, highest) in enumerate(spans):
         last = state.position[joint]
         if wanted is None:
@@ -45,6 +46,18 @@ def shape(
         if abs(speed) > cap + TOLERANCE:
             bits |= GateBit.VELOCITY
             speed = math.copysign(cap, speed)
+        # No faster than it can stay with the request, at the request's own speed: else it swings about it.
+        along = (target - before[joint]) / dt  # NaN before the first
+        along = (
+            along if abs(along) <= cap and target != last else 0.0
+        )  # its own pose: to stand there
+        ahead = target - last - along * dt
+        closing = stoppable(abs(ahead), limits.acceleration[joint] * dt, dt)
+        if abs(speed - along) > closing + TOLERANCE:
+            bits |= GateBit.ACCELERATION
+            speed = along + math.copysign(closing, ahead)
+            position.append(last + clamp(speed, lowest, highest) * dt)
+            continue
         if lowest - TOLERANCE <= speed <= highest + TOLERANCE and abs(speed) < cap:
             position.append(target)
             continue
@@ -63,11 +76,15 @@ def shape(
         if all(inside_box(limits, pose) for pose in _braking(limits, trial, speeds)):
             return _moved(state, trial, dt, bits)
         bits |= GateBit.WORKSPACE
-    # Braking as hard as allowed was proved to stay inside when the last command was given.
-    braked = [
-        last + clamp(0.0, *span) * dt for last, span in zip(state.position, spans, strict=True)
-    ]
-    return _moved(state, braked, dt, bits)
+    # Braking as hard as allowed was proved to stay inside when the last command was given. Those joints move
+    # on, one after the other, that keep it so: what meets a wall stops neither the gripper nor the base.
+    kept = [last + clamp(0.0, *span) * dt for last, span in zip(state.position, spans, strict=True)]
+    for joint, wished in reversed(list(enumerate(position))):
+        trial = [*kept[:joint], wished, *kept[joint + 1 :]]
+        speeds = [(p - last) / dt for p, last in zip(trial, state.position, strict=True)]
+        if all(inside_box(limits, pose) for pose in _braking(limits, trial, speeds)):
+            kept = trial
+    return _moved(state, kept, dt, bits)
 
 
 def _moved(

@@ -82,8 +82,14 @@ def shape(
         ]
         if all(map(_lawful, joints, paths)) and _stays_inside(limits, state, paths):
             return _moved(joints, [path[0] for path in paths], bits)
-    # Braking was proved lawful when the last command was given.
-    return _moved(joints, [_next(j, a) for j, a in zip(joints, brakes, strict=True)], bits)
+    # Braking was proved lawful when the last command was given. Those joints move on, one after the other,
+    # that keep it so: what meets a wall stops neither the gripper nor the base.
+    kept = [_path(j, _next(j, a)) for j, a in zip(joints, brakes, strict=True)]
+    for at, position in reversed(list(enumerate(chosen))):
+        trial = [*kept[:at], _path(joints[at], position), *kept[at + 1 :]]
+        if _stays_inside(limits, state, trial):
+            kept = trial
+    return _moved(joints, [path[0] for path in kept], bits)
 
 
 def _joints(limits: GateLimits, state: GateState) -> list[_Joint]:
@@ -144,11 +150,15 @@ def _pursue(joint: _Joint, wanted: float, before: float, brake: float) -> tuple[
     else:
         bits |= GateBit.JERK
     shaped = clamp(_towards(joint, target, before), least, most)
-    for share in (1.0, 0.5):
-        path = _path(joint, _next(joint, brake + share * (shaped - brake)))
-        if _lawful(joint, path):
+    speed = _speed(joint, target, before)
+    beyond = _beyond(joint, target, speed, _next(joint, brake))
+    for share in (1.0, 0.75, 0.5, 0.25):
+        position = _next(joint, brake + share * (shaped - brake))
+        path = _path(joint, position)
+        if not _lawful(joint, path):
+            bits |= GateBit.MARGIN
+        elif _beyond(joint, target, speed, position) <= max(beyond, 0.0) + _SAME:
             return path, bits
-        bits |= GateBit.MARGIN
     return _path(joint, _next(joint, brake)), bits
 
 
@@ -177,7 +187,9 @@ def _towards(joint: _Joint, target: float, before: float) -> float:
 
 
 def _speed(joint: _Joint, target: float, before: float) -> float:
-    """Of the request itself, from the one before; 0 where it jumps."""
+    """Of the request itself, from the one before; 0 where it jumps, or is to stand where the joint is."""
+    if target == joint.position:
+        return 0.0
     speed = (target - before) / joint.dt  # NaN before the first
     return speed if abs(speed) <= joint.cap else 0.0
 
@@ -192,6 +204,14 @@ def _arrives(joint: _Joint, target: float, before: float) -> bool:
     aside = joint._replace(position=behind, velocity=joint.velocity - speed)
     past = abs(_path(aside, 0.0)[-1])
     return past <= max(_PAST * abs(behind), _PAST_STEPS * joint.step * joint.dt**2)
+
+
+def _beyond(joint: _Joint, target: float, speed: float, position: float) -> float:
+    """How far beyond the request braking from that position to its speed ends; negative: short of it."""
+    behind = joint.position - (target - speed * joint.dt)
+    aside = joint._replace(position=behind, velocity=joint.velocity - speed)
+    end = _path(aside, position - target)[-1]
+    return end if behind <= 0.0 else -end
 
 
 def _allowed(joint: _Joint, room: float) -> float:

@@ -66,6 +66,9 @@ class Helm:
         self._fade, self._fade_ticks = Fade(), max(1, round(section.blend_s * rate_hz))
         self._matched = False
         self._target: tuple[float, ...] = ()
+        self._commanded: tuple[float, ...] = ()
+        self._stands = False
+        """The arm has braked: faded in from a pose that it passed at speed it would be drawn back."""
         self.intervening = self.returned = False
 
     def begin_episode(self) -> None:
@@ -85,14 +88,14 @@ class Helm:
     def steer(self, commanded: Sequence[float]) -> Choice | None:
         """The person's action from the last commanded pose; None: the policy has the arm."""
         desk = self._floor.wants_helm
+        self._stands, self._commanded = tuple(commanded) == self._commanded, tuple(commanded)
         if not desk:
             if self.intervening:
                 self.intervening, self._matched, self.returned = False, False, True
                 self._fade.begin(commanded, self._fade_ticks)
                 self._show()
             elif self._fade.done == 0 < self._fade.ticks:
-                # Until the policy wants something the arm brakes on, and is not to be drawn back.
-                self._fade.start = tuple(commanded)
+                self._fade.start = tuple(commanded)  # it may still be braking
             return None
         if not self.intervening:
             self.intervening, self._matched, self._target = True, False, ()
@@ -105,9 +108,11 @@ class Helm:
         return self._follow(wish, commanded, now_s)
 
     def ease(self, choice: Choice) -> Choice:
-        """The policy's choice; faded in just after it got the arm back."""
+        """The policy's choice; just after it got the arm back nothing until that stands, then faded in."""
         if choice.action is None or self._fade.done >= self._fade.ticks:
             return choice
+        if self._fade.done == 0 and not self._stands:
+            return NOTHING
         return replace(choice, action=self._fade.mix(choice.action))
 
     # -- inside
@@ -124,7 +129,7 @@ class Helm:
             return NOTHING
         self._target = ()
         if not self._matched:
-            if near(wish.values, commanded) > self._section.match_within:
+            if not self._stands or near(wish.values, commanded) > self._section.match_within:
                 self._match(False)
                 return NOTHING
             self._fade.begin(commanded, self._fade_ticks)

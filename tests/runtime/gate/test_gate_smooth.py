@@ -121,8 +121,8 @@ def test_the_check_itself_sees_every_kind_of_breach() -> None:
         assert any(word in said for said in arm.breaches), word
 
 
-def test_without_jerk_limit_and_margins_it_is_the_gate_of_before_to_the_last_bit() -> None:
-    """The digest was taken from the gate before it knew of jerk."""
+def test_without_jerk_limit_and_margins_it_is_the_gate_that_it_was_to_the_last_bit() -> None:
+    """The digest was taken when its joints stopped going past requests that stand."""
     spec, digest, rng = SO101_ACTION, hashlib.sha256(), random.Random(11)
     for rate_hz in (10.0, 30.0, 100.0):
         limits = GateLimits(
@@ -134,7 +134,7 @@ def test_without_jerk_limit_and_margins_it_is_the_gate_of_before_to_the_last_bit
                 target = [rng.uniform(-200, 200) for _ in range(6)]
             state, verdict = judge(limits, state, target if rng.random() < 0.9 else None)
             digest.update(struct.pack("<6d6di", *state.position, *state.velocity, verdict.bits))
-    assert digest.hexdigest() == "2b3bba5e89ba77fb2e077e58fec6f9eeb5009a9eed3b294717478baf0951e40b"
+    assert digest.hexdigest() == "9a680b6f2f6d96ab8bd7ce0cdceab94050a8d7e332db36e5273ff4235ce62c03"
 
 
 @given(st.sampled_from([30.0, 100.0]), st.floats(0.5, 3.0), st.floats(2.0, 12.0))
@@ -176,6 +176,82 @@ def test_a_request_that_stands_is_reached_and_kept(rate_hz: float, time_s: float
         pans += pans[-1:] * round(4.0 * rate_hz)
         states = _tracked(limits, [(pan, *HOME[1:]) for pan in pans])
         assert {state.position[0] for state in states[-round(rate_hz) :]} == {pans[-1]}
+
+
+SCALES = [(1.0, 1.0), (1.0, 0.5), (1.0, 0.25), (0.5, 0.1), (1.0, 0.1)]
+
+
+@pytest.mark.parametrize("rate_hz", [10.0, 30.0, 50.0, 100.0])
+def test_without_jerk_limit_a_request_that_stands_is_reached_without_passing_it(
+    rate_hz: float,
+) -> None:
+    """However little acceleration a careful user allows."""
+    for velocity, acceleration in SCALES:
+        section = GateSection(velocity_scale=velocity, acceleration_scale=acceleration)
+        limits = limits_of(SO101_ACTION, section, rate_hz)
+        for goal in (1.0, 2.0, 5.0, 7.3, 14.0, 33.3, 60.0, 90.0):
+            states = _tracked(limits, [(goal, *HOME[1:])] * round(8.0 * rate_hz))
+            pan = [state.position[0] for state in states]
+            assert pan[-1] == pytest.approx(goal, abs=1e-6), (velocity, acceleration, goal)
+            assert max(pan) <= goal + 1e-6, (velocity, acceleration, goal)
+
+
+@pytest.mark.parametrize(("rate_hz", "most"), [(30.0, 1.0), (50.0, 0.5), (100.0, 0.1)])
+def test_with_a_jerk_limit_it_is_hardly_passed(rate_hz: float, most: float) -> None:
+    for scale, section in (
+        ((1.0, 0.5), {"jerk_time_s": 0.2}),
+        ((1.0, 1.0), {"jerk_time_s": 0.05, "soft_margin": 3.0}),
+        ((0.5, 0.5), {"jerk_time_s": 0.05, "soft_margin": 3.0}),
+    ):
+        velocity, acceleration = scale
+        chosen = GateSection(velocity_scale=velocity, acceleration_scale=acceleration, **section)
+        limits = limits_of(SO101_ACTION, chosen, rate_hz)
+        for goal in (1.0, 5.0, 10.0, 14.0, 33.3, 90.0):
+            states = _tracked(limits, [(goal, *HOME[1:])] * round(3.0 * rate_hz))
+            pan = [state.position[0] for state in states]
+            assert pan[-1] == pytest.approx(goal, abs=1e-6), (scale, goal)
+            assert max(pan) <= goal + most, (scale, goal)
+
+
+@pytest.mark.parametrize("section", [GateSection(), SMOOTH])
+@pytest.mark.parametrize("rate_hz", [10.0, 30.0, 100.0])
+def test_what_meets_the_table_stops_neither_the_hand_nor_the_base(
+    rate_hz: float, section: GateSection
+) -> None:
+    """A policy that aims a millimetre into it closes its hand all the same."""
+    limits = limits_of(SO101_ACTION, section, rate_hz)
+    assert limits.points is not None and limits.box
+
+    def height(lift: float) -> float:
+        pose = (HOME[0], lift, *HOME[2:])
+        return min(point[2] for point in limits.points(pose)) - limits.box[2][0]  # type: ignore
+
+    below, above = HOME[1], 100.0
+    while above - below > 1e-6:  # the lift in which the lowest point is 1 mm inside the table
+        middle = (above + below) / 2.0
+        below, above = (middle, above) if height(middle) > -0.001 else (below, middle)
+    assert height(above) == pytest.approx(-0.001, abs=1e-5)
+    ticks = round(2.0 * rate_hz)
+    down = [(HOME[0], HOME[1] + (above - HOME[1]) * k / ticks, *HOME[2:]) for k in range(ticks)]
+    script = [*down, *[(HOME[0] + 15.0, above, *HOME[2:5], 10.0)] * (2 * ticks)]
+    last = _tracked(limits, list(script))[-1].position
+    assert last[5] == pytest.approx(10.0, abs=1e-6)
+    assert last[0] == pytest.approx(HOME[0] + 15.0, abs=1e-6)
+    assert 0.0 <= height(last[1]) < 0.01
+
+
+@pytest.mark.parametrize(("rate_hz", "time_s"), [(30.0, 0.0), (30.0, 0.2), (100.0, 0.05)])
+def test_asked_to_stand_where_it_is_a_moving_joint_brakes(rate_hz: float, time_s: float) -> None:
+    """What a person asks for who took over by keys and holds none: no farther than a hold."""
+    limits = limits_of(SO101_ACTION, GateSection(jerk_time_s=time_s), rate_hz)
+    state = arm_at(limits, HOME)
+    for k in range(round(0.8 * rate_hz)):
+        state, _ = judge(limits, state, (HOME[0] + 100.0 * k / rate_hz, *HOME[1:]))
+    held = asked = state
+    for _ in range(round(2.0 * rate_hz)):
+        held, _ = judge(limits, held, None)
+        asked, _ = judge(limits, asked, asked.position)
+    assert asked.position == pytest.approx(held.position, abs=1e-6)
 
 
 def test_near_the_end_of_its_range_a_joint_is_slow_and_yet_arrives() -> None:

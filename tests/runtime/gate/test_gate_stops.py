@@ -354,6 +354,23 @@ def test_a_job_between_episodes_that_hangs_ends_the_run_soon_after_a_stop(
     assert gate.state.mode is LoopState.ESTOP
 
 
+def test_a_job_between_episodes_that_hangs_ends_the_run_soon_after_a_fault(
+    arm: Arm, board: Board, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may be that of a watchdog that died: the arm is in hold, and nobody watches it."""
+    monkeypatch.setattr(resting, "STOPPING_S", 0.2)
+    gate = gate_of(arm, board)
+    gate.prepare(arm.read())
+    gate.take_arm()
+    robot: Any = loop(gate, board)
+    over = threading.Event()
+    threading.Timer(0.1, gate.fault, ["of the test's"]).start()
+    with pytest.raises(EntracteError, match="setting the scene hangs"):
+        resting.Resting(robot)(over.wait, "setting the scene")
+    over.set()
+    assert gate.state.mode is LoopState.FAULT
+
+
 @pytest.mark.parametrize("stopped", [False, True])
 def test_an_error_between_episodes_brakes_and_tells_a_stop_from_a_fault(
     arm: Arm, board: Board, monkeypatch: pytest.MonkeyPatch, stopped: bool

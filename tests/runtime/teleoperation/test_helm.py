@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 from contracts.errors import EntracteError
 from runtime.arms.sim import SO101_ACTION
 from runtime.board import Board
+from runtime.config import GateSection
 from runtime.control.scheduler import NOTHING, Choice
+from runtime.gate.gate import arm_at, judge, limits_of
 from runtime.operator.floor import Flag, Floor, Phase, read_phase
 from runtime.operator.section import OperatorSection
 from runtime.teleoperation.helm import Fade, Helm
@@ -196,9 +198,52 @@ def test_the_policy_takes_over_from_where_the_arm_came_to_rest(tmp_path: Path) -
     desk.helm.start_afresh()  # a pause in the middle of it, in which the arm brakes on
     desk.commanded = tuple(np.add(desk.commanded, 1.0).tolist())
     moves.append(desk.commanded[0])
+    assert desk.tick() is None
     go_on(16)
     assert np.diff(moves).min() > -1e-9, "it was drawn back"
     assert moves[-1] == pytest.approx(POSE[0] + 10.0)
+
+
+LEADING, PRESENT = "leader", "policy"
+
+
+@pytest.mark.parametrize("section", [GateSection(), GateSection(jerk_time_s=0.1)])
+@pytest.mark.parametrize("who", [LEADING, PRESENT])
+def test_who_gets_a_moving_arm_waits_until_it_stands(
+    tmp_path: Path, who: str, section: GateSection
+) -> None:
+    """A leader that is near at once, or a policy that has an action at once: with the real gate."""
+    desk, limits = Desk(tmp_path), limits_of(SO101_ACTION, section, RATE_HZ)
+    state, wanted = arm_at(limits, POSE), POSE[0]
+
+    def tick(asked: float) -> None:
+        """Asked for by who has the arm."""
+        nonlocal state
+        desk.now_s += 1.0 / RATE_HZ
+        desk.page.write(LEADER, (asked, *POSE[1:]), desk.now_s, 0.0)
+        choice = desk.helm.steer(state.position)
+        choice = desk.helm.ease(Choice((asked, *POSE[1:]))) if choice is None else choice
+        state, _ = judge(limits, state, choice.action)
+        if choice.action is None:
+            desk.helm.start_afresh()
+
+    if who is PRESENT:
+        desk.floor.wants_helm = "web"
+        for _ in range(25):
+            tick(wanted)
+    for _ in range(15):
+        wanted += 0.9 * limits.velocity[0] / RATE_HZ
+        tick(wanted)
+    desk.floor.wants_helm = "" if who is PRESENT else "web"
+    goal, pans = state.position[0] + 2.0, [state.position[0]]
+    for _ in range(60):
+        tick(goal if abs(pans[-1] - goal) < 8.0 else pans[-1])
+        pans.append(state.position[0])
+    turned = int(np.argmax(pans))
+    assert pans[turned] > goal, "it braked beyond, and then only went to where it is wanted"
+    assert np.diff(pans[: turned + 1]).min() >= 0.0, "it was drawn back, and on again"
+    assert np.diff(pans[turned:]).max() <= 1e-9
+    assert pans[-1] == pytest.approx(goal)
 
 
 def test_a_policy_that_is_held_now_and_then_is_faded_in_all_the_same(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from pathlib import Path
 import msgspec
 
 from benchmarks import refinement
+from benchmarks.refinement_processes import BIN, Cores, wait_for
 from contracts.files import outputs
 from trainer.metrics import read_metrics
 from trainer.report.statistics import paired_difference, wilson
@@ -45,7 +46,7 @@ class RealTrial(msgspec.Struct, frozen=True):
 
 
 def trials(task: str, count: int, iterations: int, work: Path, pretrained: Path) -> list[RealTrial]:
-    """Seeds 0 to `count` - 1. Raises `refinement.CellFailed`."""
+    """Seeds 0 to `count` - 1. Raises `CellFailed`."""
     outputs.require_folder(work, "the trials", outputs.only("runs", "out"))
     plan = refinement.Plan(
         out=(work / "out").resolve(),
@@ -55,7 +56,7 @@ def trials(task: str, count: int, iterations: int, work: Path, pretrained: Path)
         episodes=10,
         evaluation_episodes=100,
         keep=False,
-        cores=refinement.Cores(os.cpu_count() or 1),
+        cores=Cores(os.cpu_count() or 1),
     )
     found = []
     for seed in range(count):
@@ -71,20 +72,18 @@ def one(plan: refinement.Plan, task: str, seed: int) -> RealTrial:
     trainer_dir, robot_dir = folder / "trainer", folder / "robot"
     robot_dir.mkdir(parents=True)
     command = [
-        str(refinement.BIN / "robot-trainer"), "serve", "--run-dir", str(trainer_dir),
+        str(BIN / "robot-trainer"), "serve", "--run-dir", str(trainer_dir),
         *refinement.trainer_settings(plan, task, REWARD, seed),
     ]  # fmt: skip
     with (folder / "trainer.log").open("wb") as log:
         trainer = subprocess.Popen(command, stdout=log, stderr=log)
     try:
-        endpoints = refinement._wait_for(
-            trainer_dir / "endpoints.json", trainer, folder / "trainer.log"
-        )
+        endpoints = wait_for(trainer_dir / "endpoints.json", trainer, folder / "trainer.log")
         shutil.copy(next(trainer_dir.rglob("trainer.pub")), robot_dir / "trainer.pub")
         policy = refinement.policy_package(plan, task, REWARD)
         package = refinement.reward_package(plan, task, "zero-shot")
         robot_command = [
-            str(refinement.BIN / "robot-run"), "start",
+            str(BIN / "robot-run"), "start",
             "--package", str(policy),
             "--reward-package", str(package), "--task", task, "--run-dir", str(robot_dir),
             *refinement.robot_settings(plan, REWARD, seed, endpoints),

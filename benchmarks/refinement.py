@@ -19,9 +19,7 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -29,60 +27,38 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import refinement_table
+from benchmarks.refinement_processes import (
+    BIN,
+    CellFailed,
+    Cores,
+    commit,
+    fresh,
+    run_program,
+    wait_for,
+)
 from contracts.files import atomic, outputs
+from contracts.files.packages import load_package
 from runtime.demo.demonstrations import ensure
 
-BIN = Path(sys.executable).parent
 TASKS = ("open_drawer", "put_on")
-REWARDS = ("demo", "zero-shot", "truth", "demonstrations", "constant", "clock")
+REWARDS = ("demo", "zero-shot", "truth-end", "truth", "demonstrations", "constant", "clock")
 TARGETS = {
     "demo": ">= +30",
     "zero-shot": ">= +20",
+    "truth-end": "comparison",
     "truth": "comparison",
     "demonstrations": "< +10",
     "constant": "< +10",
     "clock": "< +10",
 }
+FAILURES = (CellFailed, subprocess.TimeoutExpired, OSError)
 CONTROL_SEEDS = 2  # constant and clock, as the issue asks
 EVALUATION_SEED_BASE = 1_000_000
+MODELS = {"truth": "success", "truth-end": "human", "constant": "constant", "clock": "clock"}
+"""Reward -> the trainer's reward model. `truth-end`: the bench's verdict at the episode's end; `truth`: its
+progress at every tick as well, which no robot has."""
 ACTORS = {"dsrl": ("steered", "--noise-actor", "1.5"), "residual": ("residual", "--residual", "5")}
 """Refiners that need a policy with an actor: what it is called, and how it is exported."""
-START_TIMEOUT_S = 120.0
-CELL_TIMEOUT_S = 3600.0
-
-
-class Cores:
-    """Which of `total` are taken: a cell has one while it runs, an evaluation all that are idle beside it."""
-
-    def __init__(self, total: int) -> None:
-        self._idle, self._lock = total, threading.Lock()
-
-    @contextlib.contextmanager
-    def one(self) -> Iterator[None]:
-        """For a cell: there are as many cells at once as cores, so one is there."""
-        with self._lock:
-            self._idle -= 1
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._idle += 1
-
-    @contextlib.contextmanager
-    def idle_too(self) -> Iterator[int]:
-        """For an evaluation within a cell: how many it may use, the cell's own one included."""
-        with self._lock:
-            taken = max(0, self._idle)
-            self._idle -= taken
-        try:
-            yield 1 + taken
-        finally:
-            with self._lock:
-                self._idle += taken
-
-
-class CellFailed(RuntimeError):
-    """A process of a cell ended with an error; the message holds the end of its log."""
 
 
 @dataclass(frozen=True)
@@ -98,6 +74,10 @@ class Plan:
     keep: bool
     refiner: str = "bestofn"
     options: tuple[str, ...] = ()
+    curve: tuple[int, ...] = (10, 20)
+    """Iterations whose releases are evaluated beside the last one's."""
+    timeout_s: float = 3 * 3600.0
+    """Of a cell's refinement, and of each of its evaluations."""
     cores: Cores = field(default_factory=lambda: Cores(0))
     """By default none but a cell's own."""
 
@@ -115,8 +95,9 @@ def policy_package(plan: Plan, task: str, reward: str) -> Path:
     kind, *options = ACTORS[plan.refiner]
     acted = plan.work / f"{kind}-{task}"
     if not acted.exists():
+        atomic.make_directory(plan.work)
         command = [str(BIN / "robot-export"), "policy", str(package), str(acted)]
-        _run([*command, *options], plan.work / f"{kind}-{task}.log")
+        run_program([*command, *options], plan.work / f"{kind}-{task}.log")
     return acted
 
 
@@ -135,7 +116,7 @@ def reward_package(plan: Plan, task: str, reward: str) -> Path | None:
 
 def trainer_settings(plan: Plan, task: str, reward: str, seed: int) -> list[str]:
     """Overrides of hw_configs/trainer.yaml for one cell."""
-    model = {"truth": "success", "constant": "constant", "clock": "clock"}.get(reward, "edge")
+    model = MODELS.get(reward, "edge")
     refiner, options = refiner_of(plan, reward), plan.options
     if reward == "demonstrations":
         model = "constant"  # the label is never looked at
@@ -163,7 +144,7 @@ def robot_settings(plan: Plan, reward: str, seed: int, endpoints: dict[str, str]
     lie below the evaluation scenes."""
     return _set(
         {
-            "episode.label": "truth" if reward == "truth" else "none",
+            "episode.label": "truth" if reward in ("truth", "truth-end") else "none",
             "episode.seed_base": 10_000 * (seed + 1),
             "policy.seed": seed,
             "iteration.count": plan.iterations,
@@ -198,18 +179,20 @@ def evaluate(
     if weights is not None:
         command += ["--weights", str(weights)]
     with plan.cores.idle_too() as workers:
-        _run([*command, "--workers", str(workers)], folder / "eval.log")
+        run_program([*command, "--workers", str(workers)], folder / "eval.log", plan.timeout_s)
     rows = [json.loads(line) for line in output.read_text().splitlines()]
     return {str(row["seed"]): int(row["success"]) for row in rows}
 
 
-def base(plan: Plan, task: str, seed: int) -> dict[str, int]:
-    """The base policy on this seed's evaluation scenes; run once, shared by all rewards."""
-    path = plan.out / task / f"base-seed{seed}.json"
+def base(plan: Plan, task: str, seed: int, reward: str = "truth") -> dict[str, int]:
+    """What a cell of that reward refines, on this seed's evaluation scenes; run once, shared by all rewards
+    that refine the same package: an untrained actor is not the policy that it stands before."""
+    package = policy_package(plan, task, reward)
+    own = package != policy_package(plan, task, "truth")
+    path = plan.out / task / f"base{'-shipped' if own else ''}-seed{seed}.json"
     if path.exists():
         return dict(json.loads(path.read_text())["success"])
-    folder = _fresh(plan.work / task / f"base-{seed}")
-    package = policy_package(plan, task, "truth")
+    folder = fresh(plan.work / task / f"base{'-shipped' if own else ''}-{seed}")
     success = evaluate(plan, task, seed, folder, package, None)
     atomic.make_directory(path.parent)
     atomic.write_json(path, {"what": "base", "task": task, "seed": seed, "success": success})
@@ -221,8 +204,8 @@ def run_cell(plan: Plan, task: str, reward: str, seed: int) -> None:
     path = plan.out / task / f"{reward}-seed{seed}.json"
     if path.exists():
         return
-    before = base(plan, task, seed)
-    folder = _fresh(plan.work / task / f"{reward}-{seed}")
+    before = base(plan, task, seed, reward)
+    folder = fresh(plan.work / task / f"{reward}-{seed}")
     started_s = time.monotonic()
     trainer_dir, robot_dir = folder / "trainer", folder / "robot"
     robot_dir.mkdir(parents=True)
@@ -233,7 +216,7 @@ def run_cell(plan: Plan, task: str, reward: str, seed: int) -> None:
     with (folder / "trainer.log").open("wb") as log:
         trainer = subprocess.Popen(trainer_command, stdout=log, stderr=log)
     try:
-        endpoints = _wait_for(trainer_dir / "endpoints.json", trainer, folder / "trainer.log")
+        endpoints = wait_for(trainer_dir / "endpoints.json", trainer, folder / "trainer.log")
         shutil.copy(next(trainer_dir.rglob("trainer.pub")), robot_dir / "trainer.pub")
         policy, package = policy_package(plan, task, reward), reward_package(plan, task, reward)
         robot_command = [
@@ -242,7 +225,7 @@ def run_cell(plan: Plan, task: str, reward: str, seed: int) -> None:
             *(["--reward-package", str(package)] if package else []),
             *robot_settings(plan, reward, seed, endpoints),
         ]  # fmt: skip
-        _run(robot_command, folder / "robot.log")
+        run_program(robot_command, folder / "robot.log", plan.timeout_s)
     finally:
         trainer.send_signal(signal.SIGTERM)
         try:
@@ -250,8 +233,12 @@ def run_cell(plan: Plan, task: str, reward: str, seed: int) -> None:
         except subprocess.TimeoutExpired:
             trainer.kill()
     refine_s = time.monotonic() - started_s
-    final, released = _fresh(folder / "final"), newest_release(trainer_dir)
+    final, released = fresh(folder / "final"), newest_release(trainer_dir)
     after = evaluate(plan, task, seed, final, policy, released)
+    curve = {}
+    for number in (n for n in plan.curve if n < plan.iterations):
+        weights = release_of(trainer_dir, number)
+        curve[number] = evaluate(plan, task, seed, fresh(folder / f"at-{number}"), policy, weights)
     record = {
         "what": "refinement-cell",
         "task": task,
@@ -261,6 +248,8 @@ def run_cell(plan: Plan, task: str, reward: str, seed: int) -> None:
         "seed": seed,
         "base": before,
         "final": after,
+        "curve": curve,
+        "package": load_package(policy).package_id,
         "wall_s": round(time.monotonic() - started_s, 1),
         "refine_s": round(refine_s, 1),
         "training_episodes": plan.iterations * plan.episodes,
@@ -268,12 +257,19 @@ def run_cell(plan: Plan, task: str, reward: str, seed: int) -> None:
         "trainer_command": _portable(plan, trainer_command),
         "robot_command": _portable(plan, robot_command),
         "entracte": version("entracte"),
-        "commit": _commit(),
+        "commit": commit(),
     }
     atomic.make_directory(path.parent)
     atomic.write_json(path, record)
     if not plan.keep:
         shutil.rmtree(folder)
+
+
+def release_of(trainer_dir: Path, iteration: int) -> Path:
+    """Weights of the release that came of that iteration."""
+    manifests = (trainer_dir / "releases" / "policy").glob("*/manifest.json")
+    found = [m for m in manifests if json.loads(m.read_text())["iteration"] == iteration]
+    return max(found).with_name("weights.safetensors")
 
 
 def newest_release(trainer_dir: Path) -> Path:
@@ -284,10 +280,12 @@ def newest_release(trainer_dir: Path) -> Path:
 def training_summary(trainer_dir: Path, robot_dir: Path) -> dict[str, Any]:
     """Training episodes as the reward judged them and as the bench knows them, joined by episode."""
     judged: dict[int, bool | None] = {}
+    acted: dict[int, int] = {}
     for line in (trainer_dir / "metrics.jsonl").read_text().splitlines():
         row = json.loads(line)
         if row.get("kind") == "episode":
             judged[int(row["episode_seq"])] = row.get("success")
+            acted[int(row["episode_seq"])] = int(row["policy_version"])
     truth: dict[int, bool] = {}
     truth_file = robot_dir / "truth.jsonl"
     if truth_file.exists():
@@ -298,40 +296,11 @@ def training_summary(trainer_dir: Path, robot_dir: Path) -> dict[str, Any]:
     return {
         "judged": [judged[s] for s in shared],
         "truth": [truth[s] for s in shared],
+        "policy_version": [acted[s] for s in shared],
         "abstained": sum(judged[s] is None for s in shared),
         "false_positives": sum(judged[s] is True and not truth[s] for s in shared),
         "false_negatives": sum(judged[s] is False and truth[s] for s in shared),
     }
-
-
-def _run(command: list[str], log: Path) -> None:
-    with log.open("wb") as out:
-        code = subprocess.run(
-            command, stdout=out, stderr=out, timeout=CELL_TIMEOUT_S, check=False
-        ).returncode
-    if code:
-        raise CellFailed(f"{Path(command[0]).name} {command[1]} exited {code}: {_tail(log)}")
-
-
-def _wait_for(path: Path, process: subprocess.Popen[bytes], log: Path) -> dict[str, str]:
-    deadline_s = time.monotonic() + START_TIMEOUT_S
-    while time.monotonic() < deadline_s:
-        if path.exists():
-            return dict(json.loads(path.read_text()))
-        if process.poll() is not None:
-            raise CellFailed(f"robot-trainer exited {process.returncode}: {_tail(log)}")
-        time.sleep(0.1)
-    raise CellFailed(f"robot-trainer did not start in {START_TIMEOUT_S:.0f} s: {_tail(log)}")
-
-
-def _tail(log: Path, lines: int = 5) -> str:
-    return " | ".join(log.read_text(errors="replace").splitlines()[-lines:])
-
-
-def _fresh(folder: Path) -> Path:
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    return folder
 
 
 def _portable(plan: Plan, command: list[str]) -> str:
@@ -340,13 +309,6 @@ def _portable(plan: Plan, command: list[str]) -> str:
     for path, name in ((plan.pretrained, "pretrained"), (plan.work, "WORK")):
         text = text.replace(str(path), name)
     return text
-
-
-def _commit() -> str:
-    found = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
-    )
-    return found.stdout.strip()
 
 
 def cells(tasks: list[str], rewards: list[str], seeds: int) -> list[tuple[str, str, int]]:
@@ -371,22 +333,26 @@ def run(plan: Plan, tasks: list[str], rewards: list[str], seeds: int, workers: i
     for task in tasks:
         demonstrations(plan, task)
 
-    def base_of(pair: tuple[str, int]) -> None:
-        with plan.cores.one():
-            base(plan, *pair)
+    def base_of(cell: tuple[str, int, str]) -> None:
+        # One that fails is told by the cells that need it.
+        with contextlib.suppress(*FAILURES), plan.cores.one():
+            base(plan, *cell)
 
     def one(cell: tuple[str, str, int]) -> tuple[tuple[str, str, int], str, float]:
         started_s = time.monotonic()
         try:
             with plan.cores.one():
                 run_cell(plan, *cell)
-        except (CellFailed, subprocess.TimeoutExpired, OSError) as error:
+        except FAILURES as error:
             return cell, str(error), time.monotonic() - started_s
         return cell, "", time.monotonic() - started_s
 
     # The base of a (task, seed) is shared: made first, so that two workers don't both make it.
     with ThreadPoolExecutor(workers) as pool:
-        list(pool.map(base_of, sorted({(c[0], c[2]) for c in missing})))
+        refined = {
+            (t, seed, policy_package(plan, t, reward)): reward for t, reward, seed in missing
+        }
+        list(pool.map(base_of, [(t, seed, reward) for (t, seed, _), reward in refined.items()]))
         for done, (cell, error, wall_s) in enumerate(pool.map(one, missing), 1):
             failed += bool(error)
             print(f"{done}/{len(missing)} {cell} {wall_s:.0f} s {error or 'ok'}", flush=True)
@@ -405,6 +371,7 @@ def main() -> None:
     parser.add_argument("--iterations", type=int, default=30)
     parser.add_argument("--episodes", type=int, default=10)
     parser.add_argument("--evaluation-episodes", type=int, default=100)
+    parser.add_argument("--curve", type=int, nargs="*", default=[10, 20], help="evaluated, too")
     parser.add_argument("--workers", type=int, default=max(1, (os.cpu_count() or 2)))
     parser.add_argument("--refiner", default="bestofn", help="with another one name another --out")
     parser.add_argument("--set", action="append", default=[], help="of the trainer (repeat)")
@@ -417,6 +384,9 @@ def main() -> None:
     if given.verb == "table":
         found = refinement_table.load_cells(given.out)
         text = refinement_table.markdown(refinement_table.rows(found), TARGETS)
+        wanted = cells(given.tasks, given.rewards, given.seeds)
+        if lacking := refinement_table.missing(found, wanted):
+            text += f"\nNot run: {', '.join(lacking)}.\n"
         atomic.write_bytes(given.out / "table.md", text.encode())
         print(text)
         return
@@ -430,7 +400,8 @@ def main() -> None:
         given.keep,
         given.refiner,
         tuple(given.set),
-        Cores(given.workers),
+        tuple(given.curve),
+        cores=Cores(given.workers),
     )
     sys.exit(1 if run(plan, given.tasks, given.rewards, given.seeds, given.workers) else 0)
 

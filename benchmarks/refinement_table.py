@@ -29,6 +29,10 @@ class Cell:
     final: tuple[int, ...]
     wall_s: float
     episodes: int
+    curve: tuple[tuple[int, tuple[int, ...]], ...] = ()
+    """Iteration -> success of its release on those scenes."""
+    on_line: tuple[float, ...] = ()
+    """Success rate in each third of the training episodes, explored as they are."""
 
     @property
     def gain(self) -> float:
@@ -50,6 +54,10 @@ class Row:
     pair_high: float
     per_seed: tuple[float, ...]
     evaluation_episodes: int
+    curve: tuple[tuple[int, float], ...]
+    """Iteration -> success in percent, where every seed has it."""
+    on_line: tuple[float, ...]
+    wall_s: float
 
 
 def load_cells(folder: Path) -> list[Cell]:
@@ -71,9 +79,32 @@ def load_cells(folder: Path) -> list[Cell]:
                 tuple(final[s] for s in shared),
                 float(record["wall_s"]),
                 int(record["training_episodes"]),
+                tuple(
+                    (int(number), tuple(int(found[str(s)]) for s in shared))
+                    for number, found in sorted(
+                        record.get("curve", {}).items(), key=lambda item: int(item[0])
+                    )
+                ),
+                _thirds(record["training"]["truth"]),
             )
         )
     return cells
+
+
+def _thirds(success: Sequence[bool]) -> tuple[float, ...]:
+    if len(success) < 3:
+        return ()
+    return tuple(float(part.mean()) for part in np.array_split(np.array(success, float), 3))
+
+
+def missing(cells: Sequence[Cell], wanted: Sequence[tuple[str, str, int]]) -> list[str]:
+    """Those of `wanted` (task, reward, seed) that there is no cell of, in words."""
+    there = {(cell.task, cell.reward, cell.seed) for cell in cells}
+    return [
+        f"{task} {reward} seed {seed}"
+        for task, reward, seed in wanted
+        if (task, reward, seed) not in there
+    ]
 
 
 def rows(cells: Sequence[Cell]) -> list[Row]:
@@ -108,6 +139,15 @@ def _row(task: str, reward: str, group: Sequence[Cell]) -> Row:
         pair_high=high,
         per_seed=tuple(float(g) for g in gains),
         evaluation_episodes=sum(len(cell.final) for cell in group),
+        curve=tuple(
+            (number, 100 * float(np.mean([np.mean(dict(cell.curve)[number]) for cell in group])))
+            for number in sorted(set.intersection(*(set(dict(cell.curve)) for cell in group)))
+        ),
+        on_line=tuple(
+            100 * float(np.mean(third))
+            for third in zip(*(cell.on_line for cell in group if cell.on_line), strict=True)
+        ),
+        wall_s=float(np.mean([cell.wall_s for cell in group])),
     )
 
 
@@ -129,20 +169,27 @@ def _bootstrap(group: Sequence[Cell], draws: int = 4000) -> tuple[float, float]:
 
 def markdown(table: Sequence[Row], targets: Mapping[str, str]) -> str:
     """The table as Markdown; `targets`: what the issue asks of each reward."""
-    lines = [
-        "| task | reward | seeds | base % | refined % | gain, points | 95 % over seeds (t) "
-        "| 95 % paired bootstrap | per seed | episodes evaluated | target |",
-        "|---|---|---|---|---|---|---|---|---|---|---|",
-    ]
+    heads = (
+        "task", "reward", "seeds", "base %", "on the way %", "refined %", "gain, points",
+        "95 % over seeds (t)", "95 % paired bootstrap", "per seed", "episodes evaluated",
+        "on line, thirds %", "to truth", "minutes a cell", "target",
+    )  # fmt: skip
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for row in table:
+        truths = {r.reward: r.final for r in table if r.task == row.task}
+        best = truths.get("truth-end", truths.get("truth", math.nan))
         seeds_interval = (
             "—" if math.isnan(row.seed_low) else f"[{row.seed_low:+.1f}, {row.seed_high:+.1f}]"
         )
-        lines.append(
-            f"| {row.task} | {row.reward} | {len(row.seeds)} | {row.base:.1f} | {row.final:.1f} "
-            f"| **{row.gain:+.1f}** | {seeds_interval} "
-            f"| [{row.pair_low:+.1f}, {row.pair_high:+.1f}] "
-            f"| {', '.join(f'{g:+.0f}' for g in row.per_seed)} | {row.evaluation_episodes} "
-            f"| {targets.get(row.reward, '')} |"
-        )
+        cells = (
+            row.task, row.reward, str(len(row.seeds)), f"{row.base:.1f}",
+            ", ".join(f"{number}: {success:.1f}" for number, success in row.curve) or "—",
+            f"{row.final:.1f}", f"**{row.gain:+.1f}**", seeds_interval,
+            f"[{row.pair_low:+.1f}, {row.pair_high:+.1f}]",
+            ", ".join(f"{g:+.0f}" for g in row.per_seed), str(row.evaluation_episodes),
+            ", ".join(f"{third:.0f}" for third in row.on_line) or "—",
+            "—" if math.isnan(best) else f"{row.final - best:+.1f}",
+            f"{row.wall_s / 60:.0f}", targets.get(row.reward, ""),
+        )  # fmt: skip
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"

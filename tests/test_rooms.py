@@ -145,5 +145,14 @@ def test_every_module_says_what_it_owns() -> None:
     assert not without, without
 
 
+def test_a_refiner_can_be_read_in_one_sitting() -> None:
+    lines = {
+        p.name: len(p.read_text().splitlines()) for p in (ROOT / "trainer/refiners").glob("*.py")
+    }
+    assert {name: n for name, n in lines.items() if n > 310} == {}
+    methods = ("awr", "bestofn", "demonstrations", "dsrl", "ppo", "residual")
+    assert {name: lines[f"{name}.py"] for name in methods if lines[f"{name}.py"] > 300} == {}
+
+
 def _tree(path: Path) -> ast.Module:
     return ast.parse(path.read_text())

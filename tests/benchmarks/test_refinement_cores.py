@@ -1,6 +1,6 @@
 """Cells and evaluations of the refinement experiment share the cores: none idle, none taken twice."""
 
-from benchmarks.refinement import Cores
+from benchmarks.refinement_processes import Cores
 
 
 def test_an_evaluation_takes_what_no_cell_has():

@@ -41,9 +41,11 @@ _RANGES = {
 
 
 class AwrOptions(EpisodicOptions, frozen=True):
-    """`beta`: the temperature, in standard deviations of the advantages of a batch. `outcome`, `shaping`,
-    `discount` (per action) as in `dsrl`; `value_steps` of V before the `steps` of the flow net. V has `folds`
-    members, each of which leaves out one episode in so many. The others are those of `bestofn`."""
+    """`beta`: the temperature, in standard deviations of the advantages of a batch. `outcome`, `discount`
+    (per action) as in `dsrl`; `shaping` weighs what the reward model's process rose by over the chunk itself,
+    which is added to its return: as a potential, V would take it off again. `value_steps` of V before the
+    `steps` of the flow net. V has `folds` members, each of which leaves out one episode in so many. The
+    others are those of `bestofn`."""
 
     beta: float = 1.0
     most_weight: float = 5.0
@@ -93,7 +95,7 @@ class AwrLearner:
             torch.manual_seed(seed)
             self.value = Critics(head.config.unmixed, 0, o.hidden, o.folds)
         self._optimiser = torch.optim.Adam(self.value.parameters(), lr=o.value_rate)
-        self._rewarding = Rewarding(1, o.discount**o.thin, o.outcome, o.shaping)
+        self._rewarding = Rewarding(1, o.discount**o.thin, o.outcome, 0.0)
         self._scales = noise_scales(o.noise, demonstrations, head.config)
 
     @property
@@ -107,7 +109,7 @@ class AwrLearner:
         self.own += fresh
         rng = np.random.default_rng([seed, iteration])
         noise = torch.Generator().manual_seed(int(rng.integers(1 << 62)))
-        returns = [self._rewarding.returns(kept) for kept in self.own]
+        returns = [self._rewarding.returns(kept) + o.shaping * kept.gains for kept in self.own]
         # Where no return differs from any other, what V is off by would pass for an advantage.
         differ = bool(returns) and float(np.ptp(np.concatenate(returns))) > 1e-3
         learns = differ or len(self.demonstrations) > 0

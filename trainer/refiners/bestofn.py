@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from contracts import config
 from contracts.errors import ConfigError
 from trainer.interfaces import Update
-from trainer.policies.flow import FlowHead
+from trainer.policies.flow import Critic, FlowHead
 from trainer.policies.noise import disturb
 from trainer.refiners.episodic import (
     MOST,
@@ -38,7 +38,7 @@ from trainer.refiners.head import HeadTrainer
 _RANGES = {
     **dict.fromkeys(("demonstration_share", "average_decay"), (0.0, 1.0)),
     **dict.fromkeys(("batch", "critic_batch", "samples"), (1.0, math.inf)),
-    **dict.fromkeys(("gradient_steps", "critic_after"), (0.0, math.inf)),
+    **dict.fromkeys(("gradient_steps", "critic_after", "late"), (0.0, math.inf)),
     **dict.fromkeys(("learning_rate", "critic_learning_rate", "anchor"), (0.0, MOST)),
     **dict.fromkeys(("least_gain", "most_gain"), (-1.0, 1.0)),
 }
@@ -47,10 +47,12 @@ _RANGES = {
 class BestOfNOptions(EpisodicOptions, frozen=True):
     """`demonstration_share` of each batch are demonstrations; `samples` above 1 are drawn on the robot once
     `critic_after` labelled episodes were seen. Critics tell gains from `least_gain` (or less) to `most_gain`
-    (or more) apart. `discount`: of a success, per action left until it, where there is no process.
-    `anchor` weighs how far the flow net strays from the package's own on the robot's episodes, good and bad
-    (0: not at all); a head that has seen many scenes forgets them without. `average_decay` of the published
-    weights. The others are those of `EpisodicOptions`."""
+    (or more) apart, and see nothing of a chunk's first `late` entries, which have passed when it arrives:
+    what was commanded then is the chunk's before, and of a candidate nobody executes it. `discount`: of a
+    success, per action left until it, where there is no process. `anchor` weighs how far the flow net strays
+    from the package's own on the robot's episodes, good and bad (0: not at all); a head that has seen many
+    scenes forgets them without. `average_decay` of the published weights. The others are those of
+    `EpisodicOptions`."""
 
     gradient_steps: int = 200
     batch: int = 128
@@ -63,6 +65,7 @@ class BestOfNOptions(EpisodicOptions, frozen=True):
     critic_learning_rate: float = 3e-4
     least_gain: float = -0.2
     most_gain: float = 0.6
+    late: int = 1
     discount: float = 0.97
     anchor: float = 0.0
 
@@ -105,6 +108,7 @@ class Learner:
         self.demonstrations = demonstrations
         self.own: list[Trajectory] = []
         self._scales = noise_scales(options.noise, demonstrations, head.config)
+        self._passed = options.late * head.config.action_size
 
     @property
     def released(self) -> FlowHead:
@@ -146,6 +150,7 @@ class Learner:
                 critic.append(float(judged.detach()))
                 loss = loss + judged
             self.trainer.step(loss)
+        self._blind()
         return Update(
             tensors=self.trainer.published(),
             samples=o.samples if judging else 1,
@@ -164,6 +169,14 @@ class Learner:
     def restore(self, tensors: Mapping[str, np.ndarray], what: str) -> None:
         self.trainer.restore(tensors, what)
 
+    def _blind(self) -> None:
+        """Critics, which saw 0 there, are told nothing of the robot's first `late` entries, either."""
+        with torch.no_grad():
+            for head in (self.trainer.head, self.trainer.average):
+                for critic in head.critics:
+                    assert isinstance(critic, Critic)
+                    critic.chunk_in.weight[:, : self._passed] = 0.0
+
     def _differ(self) -> bool:
         """Whether chunks can be told apart at all: not by a reward that says the same of everything."""
         gains = np.concatenate([kept.gains for kept in self.own])
@@ -177,7 +190,9 @@ class Learner:
         target = ((gains - o.least_gain) / (o.most_gain - o.least_gain)).clamp(0.0, 1.0)
         head = self.trainer.head
         features = disturb(features, self._scales, noise)
-        logits = head.critic_logits(features, head.normalise(features, chunks))
+        judged = head.normalise(features, chunks)
+        judged[:, : self._passed] = 0.0
+        logits = head.critic_logits(features, judged)
         kept = torch.from_numpy((rng.random(logits.shape) < 0.7).astype(np.float32))
         losses = F.binary_cross_entropy_with_logits(
             logits, target.expand_as(logits), reduction="none"

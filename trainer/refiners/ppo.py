@@ -4,16 +4,12 @@ PPO (Schulman et al. 2017, arXiv 1707.06347) with generalised advantage estimati
 arXiv 1506.02438) on action chunks, as Large Reward Models (arXiv 2603.16065) refine an imitated policy. Their
 three rewards, held between two scorings: `shaping` (process, as a potential), `completion`, `contrastive`.
 
-The likelihood: given its starting noise w a flow is deterministic, and w is drawn without regard to the
-weights, so it is part of the state. The robot adds a constant of its own to each chunk of refinement, normal
-with a known sigma (`policy.explore_deg`). So the mean a of the entries that were executed is normal, given s
-and w: pi_theta(a | s, w) = N(m_theta(s, w), sigma^2), with m_theta the same mean of the flow's own chunk.
-Both draws are made again from seeds. (ReinFlow, arXiv 2505.22094, adds noise to every step of the flow
-instead, which a robot would have to know of.) What isn't explored, the gripper and how a chunk bends, is
-learned only as far as it goes with the rest; `anchor` holds it to the base policy.
-
-Episodes of older weights: the mean that these gave is in the log, what was asked less what was tried. Their
-chunks are weighted by pi_theta_old(a) / pi_behaviour(a), at most 1 (Hilton et al. 2022, arXiv 2110.00641).
+The likelihood: the noise w that a flow starts from is drawn without regard to the weights: part of the state.
+The robot adds a constant of its own to each chunk, normal with known sigma (`policy.explore_deg`), so the
+mean a of what was executed is normal: pi_theta(a | s, w) = N(m_theta(s, w), sigma^2), m_theta that mean of
+the flow's own chunk. Both are drawn again from seeds. What isn't explored is learned as far as it goes with
+the rest; `anchor` holds it to the base policy. Of older weights' episodes that mean is in the log; they
+weigh pi_theta_old(a) / pi_behaviour(a), at most 1 (Hilton et al. 2022, arXiv 2110.00641).
 """
 
 from __future__ import annotations
@@ -54,9 +50,8 @@ class PpoOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     `gae_lambda` per chunk. `clip` of the ratio; at most `epochs` over the chunks in batches of `batch`, until
     a batch's mean KL divergence from the weights before the update is above `kl`. Advantages are divided by
     their standard deviation, or by `least_spread` where that is more: noise is not blown up to a signal.
-    `anchor` weighs how far the normalised chunks are from the base policy's. Left out: chunks of weights
-    more than `stale` releases old, and those asked of the gate further than `unaccounted` sigma from what the
-    draws say (another candidate, a prefix, weights far off, a mean of k chunks: sqrt((k - 1) / k) sigma)."""
+    `anchor` weighs how far the normalised chunks are from the base policy's. Left out: chunks of weights over
+    `stale` releases old, or asked of the gate over `unaccounted` sigma from what the draws say."""
 
     outcome: float = 1.0
     shaping: float = 0.5

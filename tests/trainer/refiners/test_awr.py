@@ -64,6 +64,32 @@ def test_what_led_to_more_is_imitated_and_the_rest_is_not(package):
     assert went[1.0] > went[-1.0] + 30
 
 
+def test_of_chunks_that_came_to_the_same_those_are_imitated_that_gained(package):
+    """The reward model's process: as a potential it would be taken off again with the value."""
+    went = {}
+    for wanted in (1.0, -1.0):
+        head = FlowPolicy.from_package(package).head
+        size = head.config.features
+        options = AwrOptions(steps=200, value_steps=100, batch=64, learning_rate=3e-3)
+        made = AwrLearner(head, [], options, 0)
+        rng = np.random.default_rng(0)
+        for _ in range(60):
+            side = np.float32(rng.choice([-1.0, 1.0]))
+            chunks = rng.normal(size=(1, LENGTH, 6)).astype(np.float32)
+            chunks[..., 0] += 30 * side
+            features = rng.normal(size=(1, 1, size)).astype(np.float32)
+            gains, nobody = np.array([0.3 * side * wanted], np.float32), np.zeros(1, bool)
+            made.own.append(Trajectory(features, chunks, gains, np.zeros(1), False, nobody))
+        made.learn([], 0, 1)
+        seen = torch.from_numpy(np.concatenate([kept.features[0] for kept in made.own]))
+        with torch.no_grad():
+            noise = torch.randn(60, LENGTH * 6, generator=torch.Generator().manual_seed(1))
+            flat = made.trainer.average.integrate(seen, noise)
+            chunks = made.trainer.average.denormalise(seen, flat)
+        went[wanted] = float(chunks[:, :, 0].mean())
+    assert went[1.0] > went[-1.0] + 30
+
+
 def lost(package, count: int) -> list[Trajectory]:
     """Failures of which nobody said how far they came: a person labelled them."""
     size = FlowPolicy.from_package(package).config.features

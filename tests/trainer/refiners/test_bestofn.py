@@ -147,6 +147,37 @@ def test_critics_choose_what_gained_and_only_where_something_did(package):
     assert same_for_all.learn(own(gains_differ=False), 0, 1).samples == 1
 
 
+def test_what_has_passed_when_a_chunk_arrives_is_not_judged(package):
+    """What was commanded then tells how it goes; of a candidate nobody executes it."""
+    rng = np.random.default_rng(0)
+    head = FlowPolicy.from_package(package).head
+    size = head.config.features
+    own = []
+    for _ in range(12):
+        before, mine = np.where(rng.random((2, 20)) < 0.5, 1.0, -1.0).astype(np.float32)
+        chunks = rng.normal(size=(20, LENGTH, 6)).astype(np.float32)
+        chunks[:, 0, 0] += 30 * before
+        chunks[:, 1:, 0] += 30 * mine[:, None]
+        features = rng.normal(size=(1, 20, size)).astype(np.float32)
+        gains = (0.2 * before + 0.1 * mine).astype(np.float32)
+        nothing, nobody = np.zeros_like(gains), np.zeros(20, bool)
+        own.append(Trajectory(features, chunks, gains, nothing, True, nobody))
+    options = BestOfNOptions(
+        samples=4, gradient_steps=150, critic_after=4, critic_learning_rate=3e-3
+    )
+    learner = Learner(head, [], options)
+    learner.learn(own, 0, 1)
+    features = torch.zeros(3, size)
+    plain, passed, better = torch.zeros(3, 1, LENGTH, 6)
+    passed[:, 0, 0], better[:, 1:, 0] = 30.0, 30.0
+    chunks = torch.cat([plain, passed, better])
+    for one in (learner.trainer.head, learner.trainer.average):
+        with torch.no_grad():
+            judged = one.value(features, one.normalise(features, chunks)).tolist()
+        assert judged[0] == judged[1]
+        assert judged[2] > judged[0] + 0.02
+
+
 @pytest.mark.parametrize(
     ("told", "name"),
     [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import threading
 import time
 
@@ -19,9 +20,11 @@ EVENTS_S = 0.2
 MOST_VIEWERS = 16
 ANSWER_S = 1.5
 JOG_S = 0.25
-JOG_LATE_S = 1.5
-"""A page that has heard nothing for so long says "no connection", and moves nothing either: what a network
-held up is sent on when it goes again, and the key may have been let go of long before."""
+TOO_LATE_S = 1.5
+"""A page that has heard nothing for so long says "no connection", and has nothing done either: what a network
+held up is sent on when it goes again, whoever has given it up or let go of the key long before."""
+STOPPING = frozenset({Command.STOP, Command.PAUSE})
+"""Never too late: done whenever they come."""
 _PUMP_S = 0.02
 _KEPT = 32
 
@@ -41,8 +44,12 @@ class Hub:
         self._answers: dict[int, Answer] = {}
         self._page: HandPage | None = None
 
-    def ask(self, command: Command) -> str:
-        """Give a command and wait a moment for control's answer: "done", "refused" or "waiting"."""
+    def ask(self, command: Command, heard_s: float = -math.inf) -> str:
+        """Give a command and wait a moment for control's answer: "done", "refused" or "waiting". `heard_s`:
+        `robot_s` of the newest event that the page had when it asked. Raises `EntracteError`."""
+        if command not in STOPPING:
+            what = command.name.lower().replace("_", " ")
+            _require_in_time(heard_s, f"for '{what}'", "press it again")
         with self._lock:
             number = self._desk.send(command)
             self._pump()
@@ -51,16 +58,8 @@ class Hub:
         return answer.name.lower() if answer else "waiting"
 
     def jog(self, shares: tuple[float, ...], heard_s: float) -> None:
-        """Move joints for a moment. `heard_s`: `robot_s` of the newest event that the page had when it asked.
-        Raises `EntracteError`."""
-        age_s = time.monotonic() - heard_s
-        if not age_s <= JOG_LATE_S:
-            raise EntracteError(
-                "this came too late to move the arm",
-                expected=f"from a page that heard of it within {JOG_LATE_S:g} s",
-                found=f"{age_s:.1f} s ago",
-                remedy="hold the key again once the page is connected",
-            )
+        """Move joints for a moment. `heard_s` as in `ask`. Raises `EntracteError`."""
+        _require_in_time(heard_s, "to move the arm", "hold the key again")
         with self._lock:
             if self._page is None:
                 self._page = HandPage.open(self.run.hand_path("web"))
@@ -99,3 +98,14 @@ class Hub:
             self._answers = dict(list(self._answers.items())[1 - _KEPT :])
             self._answers[answered.number] = answered.answer
             self._lock.notify_all()
+
+
+def _require_in_time(heard_s: float, what: str, remedy: str) -> None:
+    age_s = time.monotonic() - heard_s
+    if not age_s <= TOO_LATE_S:
+        raise EntracteError(
+            f"this came too late {what}",
+            expected=f"from a page that heard of the robot within {TOO_LATE_S:g} s",
+            found=f"{age_s:.1f} s ago",
+            remedy=f"{remedy} once the page is connected",
+        )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import html
 import json
+import math
 import sys
 import threading
 import time
@@ -24,7 +25,7 @@ from contracts.files import atomic
 from runtime.board import Board
 from runtime.operator.attend import PAGE_FILE, PageFile
 from runtime.operator.commands import Command
-from runtime.operator.hub import Hub
+from runtime.operator.hub import STOPPING, Hub
 from runtime.operator.pages import HEADERS, PageHandler, PageServer
 from runtime.operator.status import SIGNALS_S, last_words
 from runtime.run import Run
@@ -98,7 +99,10 @@ class Handler(PageHandler):
         if name not in Command.__members__:
             self.answer(HTTPStatus.BAD_REQUEST, {"error": f"no command {name.lower()!r}"})
             return
-        self.answer(HTTPStatus.OK, {"answer": self.server.hub.ask(Command[name])})
+        command = Command[name]
+        heard_s = -math.inf if command in STOPPING else self._heard_s(body)
+        if heard_s is not None:
+            self.answer(HTTPStatus.OK, {"answer": self.server.hub.ask(command, heard_s)})
 
     def _jog(self, body: dict[str, Any]) -> None:
         shares = body.get("shares")
@@ -107,12 +111,18 @@ class Handler(PageHandler):
         ):
             self.answer(HTTPStatus.BAD_REQUEST, {"error": "shares: a list of numbers from -1 to 1"})
             return
+        heard_s = self._heard_s(body)
+        if heard_s is not None:
+            self.server.hub.jog(tuple(float(share) for share in shares), heard_s)
+            self.answer(HTTPStatus.OK, {"answer": "done"})
+
+    def _heard_s(self, body: dict[str, Any]) -> float | None:
+        """None: it does not say, which was answered."""
         heard_s = body.get("heard_s")
-        if not (isinstance(heard_s, (int, float)) and abs(heard_s) < 1e12):
-            self.answer(HTTPStatus.BAD_REQUEST, {"error": "heard_s: robot_s of the newest event"})
-            return
-        self.server.hub.jog(tuple(float(share) for share in shares), float(heard_s))
-        self.answer(HTTPStatus.OK, {"answer": "done"})
+        if isinstance(heard_s, (int, float)) and abs(heard_s) < 1e12:
+            return float(heard_s)
+        self.answer(HTTPStatus.BAD_REQUEST, {"error": "heard_s: robot_s of the newest event"})
+        return None
 
     def _index(self) -> None:
         key = self.server.doors.page_key

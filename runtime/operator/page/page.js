@@ -25,11 +25,12 @@ async function send(path, body) {
 const ANSWERS = { done: "", refused: "not now", waiting: "the robot has not answered yet" };
 
 let forget = 0;
+let heardS = 0; // the robot's time in the newest event: what a network held up says how old it is
 
 async function command(name) {
   const words = name.replace("_", " ");
   try {
-    const answer = await send("/command", { command: name });
+    const answer = await send("/command", { command: name, heard_s: heardS });
     say(ANSWERS[answer] ? `${words}: ${ANSWERS[answer]}` : words, false);
   } catch (error) {
     say(`${words}: ${failure(error)}`, true);
@@ -73,7 +74,6 @@ const held = new Map(); // joint -> share
 let jogging = 0;
 
 let joints = []; // known once the robot has opened its arm
-let heardS = 0; // the robot's time in the newest event: a jog that a network held up says how old it is
 
 function makeJog(names) {
   if (!about.jogs || joints.length || !names.length) return;

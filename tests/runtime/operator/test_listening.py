@@ -21,12 +21,13 @@ from robots import REALTIME, config, until
 from contracts.errors import EntracteError
 from runtime.arms.sim import SO101_ACTION
 from runtime.board import Board
+from runtime.operator import hub as hub_module
 from runtime.operator import web
 from runtime.operator.attend import NOT_SUSPENDED, PAGE_FILE, Attendance, PageFile
-from runtime.operator.commands import DESKS, FIRST_WORD, Command, unpack
+from runtime.operator.commands import DESKS, FIRST_WORD, Command, Inbox, unpack
 from runtime.operator.doors import Doors
 from runtime.operator.floor import Floor
-from runtime.operator.hub import JOG_LATE_S, Hub
+from runtime.operator.hub import TOO_LATE_S, Hub
 from runtime.operator.listener import REQUEST_S, Listener, Places, TimedHandler
 from runtime.operator.section import OperatorSection
 from runtime.operator.status import Looker
@@ -56,7 +57,11 @@ def test_an_answer_reaches_who_asked_also_when_another_asks_at_that_moment(
     askers = []
     word = FIRST_WORD + 2 * DESKS.index("web")
     for number, command in enumerate((Command.PAUSE, Command.RESUME), 1):
-        asker = threading.Thread(target=lambda asked=command: told.update({asked: hub.ask(asked)}))  # type: ignore[misc]
+        asker = threading.Thread(
+            target=lambda asked=command: told.update(  # type: ignore[misc]
+                {asked: hub.ask(asked, time.monotonic())}
+            )
+        )
         asker.start()  # the second one finds the first one's answer
         until(lambda n=number: unpack(board.word(word))[0] == n)  # type: ignore[misc]
         floor.listen()
@@ -77,10 +82,30 @@ def test_a_jog_that_a_network_held_up_moves_nothing(run: Run, board: Board) -> N
     hub.jog((1.0, 0.0), event["robot_s"])
     wish = hand.read()
     assert wish is not None and wish.values == (1.0, 0.0)
-    for old in (event["robot_s"] - JOG_LATE_S, float("nan")):
+    for old in (event["robot_s"] - TOO_LATE_S, float("nan")):
         with pytest.raises(EntracteError, match="too late to move the arm"):
             hub.jog((-1.0, 0.0), old)
     assert hand.read() == wish
+
+
+@pytest.mark.parametrize("command", Command)
+def test_a_command_that_a_network_held_up_is_not_done_unless_it_stops_the_arm(
+    run: Run, board: Board, monkeypatch: pytest.MonkeyPatch, command: Command
+) -> None:
+    """Its page has said NOT SENT and may be gone: the arm went on, or another episode was labelled."""
+    monkeypatch.setattr(hub_module, "ANSWER_S", 0.0)
+    hub, inbox = Hub(run, board), Inbox(board)
+    if command in (Command.STOP, Command.PAUSE):
+        assert hub.ask(command) == "waiting"
+        assert inbox.take() == ("web", command)
+        return
+    for old in (time.monotonic() - TOO_LATE_S, float("nan")):
+        with pytest.raises(EntracteError, match=r"too late for '.*': .* press it again once the"):
+            hub.ask(command, old)
+    assert inbox.take() is None
+    event = json.loads(hub.event().split(b"data: ")[1])
+    assert hub.ask(command, event["robot_s"]) == "waiting"
+    assert inbox.take() == ("web", command)
 
 
 def test_several_threads_look_at_once_and_json_takes_every_number(run: Run, board: Board) -> None:

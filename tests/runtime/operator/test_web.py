@@ -255,6 +255,8 @@ def test_nothing_is_shown_or_done_without_token_own_name_and_the_pages_key(
     for path, body, wanted in (
         ("/command", '{"command": "fly"}', 400),
         ("/command", "[1]", 400),
+        ("/command", '{"command": "resume"}', 400),
+        ("/command", '{"command": "resume", "heard_s": 0}', 409),
         ("/command", "x" * 5000, 413),
         ("/command", "[" * 4096, 400),
         ("/jog", '{"shares": ["a"]}', 400),
@@ -338,7 +340,7 @@ def test_a_page_that_is_killed_comes_back_and_commands_are_taken_on(tmp_path: Pa
         machine._look_after()
         _page(machine)
         until(lambda: read_phase(machine.board)[0] is Phase.RUNNING)
-        end = json.dumps({"command": "end"})
+        end = json.dumps({"command": "end", "heard_s": time.monotonic()})
         answer = _ask(machine, "POST", "/command", end, X_Entracte_Page=key)
         assert answer[:2] == (200, '{"answer": "done"}')
         until(lambda: machine.board.episodes_done == 1)

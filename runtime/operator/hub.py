@@ -13,6 +13,7 @@ from runtime.operator.commands import Answer, Command, Desk
 from runtime.operator.feed import Feed
 from runtime.operator.pictures import Pictures
 from runtime.operator.status import Looker
+from runtime.operator.turns import Sent, Turns
 from runtime.run import Run
 from runtime.teleoperation.page import JOG, HandPage
 
@@ -24,7 +25,7 @@ TOO_LATE_S = 1.5
 """A page that has heard nothing for so long says "no connection", and has nothing done either: what a network
 held up is sent on when it goes again, whoever has given it up or let go of the key long before."""
 STOPPING = frozenset({Command.STOP, Command.PAUSE})
-"""Never too late: done whenever they come."""
+"""Never too late, nor overtaken: done whenever they come."""
 _PUMP_S = 0.02
 _KEPT = 32
 
@@ -43,28 +44,39 @@ class Hub:
         self._lock = threading.Condition()
         self._answers: dict[int, Answer] = {}
         self._page: HandPage | None = None
+        self._turns = Turns()
 
-    def ask(self, command: Command, heard_s: float = -math.inf) -> str:
-        """Give a command and wait a moment for control's answer: "done", "refused" or "waiting". `heard_s`:
-        `robot_s` of the newest event that the page had when it asked. Raises `EntracteError`."""
-        if command not in STOPPING:
-            what = command.name.lower().replace("_", " ")
-            _require_in_time(heard_s, f"for '{what}'", "press it again")
+    def ask(self, command: Command, sent: Sent | None) -> str:
+        """Give a command and wait a moment for control's answer: "done", "refused" or "waiting". `sent`: None
+        for one of `STOPPING` whose page says nothing. Raises `EntracteError`."""
+        what, may_wait = command.name.lower().replace("_", " "), command in STOPPING
+        if not may_wait:
+            _require_in_time(sent, f"for '{what}'", "press it again")
         with self._lock:
+            is_newer = sent is not None and self._turns.is_newer("command", sent)
+            if not (is_newer or may_wait):
+                raise EntracteError(
+                    f"'{what}' came again, or after what was pressed later, and is not done",
+                    remedy="press it again if it is still wanted",
+                )
             number = self._desk.send(command)
             self._pump()
             self._lock.wait_for(lambda: number in self._answers, ANSWER_S)
             answer = self._answers.pop(number, None)
         return answer.name.lower() if answer else "waiting"
 
-    def jog(self, shares: tuple[float, ...], heard_s: float) -> None:
-        """Move joints for a moment. `heard_s` as in `ask`. Raises `EntracteError`."""
-        _require_in_time(heard_s, "to move the arm", "hold the key again")
+    def jog(self, shares: tuple[float, ...], sent: Sent) -> str:
+        """Move joints for a moment: "done", or "overtaken" by a later one, and nothing is moved. Raises
+        `EntracteError`."""
+        _require_in_time(sent, "to move the arm", "hold the key again")
         with self._lock:
+            if not self._turns.is_newer("jog", sent):
+                return "overtaken"
             if self._page is None:
                 self._page = HandPage.open(self.run.hand_path("web"))
             now_s = time.monotonic()
             self._page.write(JOG, shares, now_s, now_s + JOG_S)
+        return "done"
 
     def event(self, name: str = "status", seconds: float = 3.0) -> bytes:
         """Everything as one server-sent event; signals of the last seconds, so that one that was dropped
@@ -100,8 +112,8 @@ class Hub:
             self._lock.notify_all()
 
 
-def _require_in_time(heard_s: float, what: str, remedy: str) -> None:
-    age_s = time.monotonic() - heard_s
+def _require_in_time(sent: Sent | None, what: str, remedy: str) -> None:
+    age_s = time.monotonic() - sent.heard_s if sent else math.inf
     if not age_s <= TOO_LATE_S:
         raise EntracteError(
             f"this came too late {what}",

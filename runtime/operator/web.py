@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import html
 import json
-import math
 import sys
 import threading
 import time
@@ -28,6 +27,7 @@ from runtime.operator.commands import Command
 from runtime.operator.hub import STOPPING, Hub
 from runtime.operator.pages import HEADERS, PageHandler, PageServer
 from runtime.operator.status import SIGNALS_S, last_words
+from runtime.operator.turns import Sent
 from runtime.run import Run
 from runtime.system.side_process import run_beside
 
@@ -39,6 +39,8 @@ FILES = {
     "/icon.svg": "image/svg+xml",
 }
 PICTURE_S = 2.0
+_SAYS = "heard_s (robot_s of the newest event), page (its own id) and number (larger each time) go with it"
+LONGEST_ID, LARGEST_NUMBER = 64, 2**53
 
 
 class Server(PageServer):
@@ -99,10 +101,11 @@ class Handler(PageHandler):
         if name not in Command.__members__:
             self.answer(HTTPStatus.BAD_REQUEST, {"error": f"no command {name.lower()!r}"})
             return
-        command = Command[name]
-        heard_s = -math.inf if command in STOPPING else self._heard_s(body)
-        if heard_s is not None:
-            self.answer(HTTPStatus.OK, {"answer": self.server.hub.ask(command, heard_s)})
+        command, sent = Command[name], _sent(body)
+        if sent is None and command not in STOPPING:
+            self.answer(HTTPStatus.BAD_REQUEST, {"error": _SAYS})
+            return
+        self.answer(HTTPStatus.OK, {"answer": self.server.hub.ask(command, sent)})
 
     def _jog(self, body: dict[str, Any]) -> None:
         shares = body.get("shares")
@@ -111,18 +114,12 @@ class Handler(PageHandler):
         ):
             self.answer(HTTPStatus.BAD_REQUEST, {"error": "shares: a list of numbers from -1 to 1"})
             return
-        heard_s = self._heard_s(body)
-        if heard_s is not None:
-            self.server.hub.jog(tuple(float(share) for share in shares), heard_s)
-            self.answer(HTTPStatus.OK, {"answer": "done"})
-
-    def _heard_s(self, body: dict[str, Any]) -> float | None:
-        """None: it does not say, which was answered."""
-        heard_s = body.get("heard_s")
-        if isinstance(heard_s, (int, float)) and abs(heard_s) < 1e12:
-            return float(heard_s)
-        self.answer(HTTPStatus.BAD_REQUEST, {"error": "heard_s: robot_s of the newest event"})
-        return None
+        sent = _sent(body)
+        if sent is None:
+            self.answer(HTTPStatus.BAD_REQUEST, {"error": _SAYS})
+            return
+        found = self.server.hub.jog(tuple(float(share) for share in shares), sent)
+        self.answer(HTTPStatus.OK, {"answer": found})
 
     def _index(self) -> None:
         key = self.server.doors.page_key
@@ -154,6 +151,18 @@ class Handler(PageHandler):
             pass  # it went away, or read nothing for SEND_TIMEOUT_S
         finally:
             hub.feed.leave(viewer)
+
+
+def _sent(body: dict[str, Any]) -> Sent | None:
+    """None: it does not say."""
+    heard_s, page, number = (body.get(name) for name in ("heard_s", "page", "number"))
+    if not (isinstance(heard_s, (int, float)) and abs(heard_s) < 1e12):
+        return None
+    if not (isinstance(page, str) and 0 < len(page) <= LONGEST_ID):
+        return None
+    if not (isinstance(number, int) and 0 <= number <= LARGEST_NUMBER):
+        return None
+    return Sent(float(heard_s), page, number)
 
 
 def serve(run: Run, board: Board, stop: threading.Event) -> bool:

@@ -10,11 +10,15 @@ let ended = false;
 
 const ANSWER_MS = 3000; // the robot's own patience is half of it
 
+let heardS = 0; // the robot's time in the newest event: what a network held up says how old it is
+let sent = 0; // and its number, what it came after: a browser has several connections
+const page = crypto.getRandomValues(new Uint32Array(2)).join("-");
+
 async function send(path, body) {
   const response = await fetch(path, {
     method: "POST",
     headers: { "Content-Type": "application/json", "X-Entracte-Page": about.key },
-    body: JSON.stringify(body),
+    body: JSON.stringify({ ...body, heard_s: heardS, page, number: ++sent }),
     signal: AbortSignal.timeout(ANSWER_MS), // what waits in the browser for so long is not sent later
   });
   const found = await response.json();
@@ -25,12 +29,11 @@ async function send(path, body) {
 const ANSWERS = { done: "", refused: "not now", waiting: "the robot has not answered yet" };
 
 let forget = 0;
-let heardS = 0; // the robot's time in the newest event: what a network held up says how old it is
 
 async function command(name) {
   const words = name.replace("_", " ");
   try {
-    const answer = await send("/command", { command: name, heard_s: heardS });
+    const answer = await send("/command", { command: name });
     say(ANSWERS[answer] ? `${words}: ${ANSWERS[answer]}` : words, false);
   } catch (error) {
     say(`${words}: ${failure(error)}`, true);
@@ -106,7 +109,7 @@ function letGo(index) {
 
 function tellJog() {
   const shares = joints.map((_, index) => held.get(index) || 0);
-  send("/jog", { shares, heard_s: heardS }).catch((error) => say(`jog: ${failure(error)}`, true));
+  send("/jog", { shares }).catch((error) => say(`jog: ${failure(error)}`, true));
 }
 
 // -- what is shown

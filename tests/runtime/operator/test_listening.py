@@ -31,10 +31,15 @@ from runtime.operator.hub import TOO_LATE_S, Hub
 from runtime.operator.listener import REQUEST_S, Listener, Places, TimedHandler
 from runtime.operator.section import OperatorSection
 from runtime.operator.status import Looker
+from runtime.operator.turns import MOST_KEPT, Sent, Turns
 from runtime.operator.window import Window
 from runtime.processes.supervisor import make_run
 from runtime.run import Run, RunPlan, forget_the_killed
 from runtime.teleoperation.page import HandPage
+
+
+def _sent(number: int, page: str = "page") -> Sent:
+    return Sent(time.monotonic(), page, number)
 
 
 @pytest.fixture
@@ -59,7 +64,7 @@ def test_an_answer_reaches_who_asked_also_when_another_asks_at_that_moment(
     for number, command in enumerate((Command.PAUSE, Command.RESUME), 1):
         asker = threading.Thread(
             target=lambda asked=command: told.update(  # type: ignore[misc]
-                {asked: hub.ask(asked, time.monotonic())}
+                {asked: hub.ask(asked, _sent(int(asked)))}
             )
         )
         asker.start()  # the second one finds the first one's answer
@@ -79,13 +84,25 @@ def test_a_jog_that_a_network_held_up_moves_nothing(run: Run, board: Board) -> N
     """It is sent on when the network goes again: the key was let go of long before."""
     hub, hand = Hub(run, board), HandPage.create(run.hand_path("web"), 2)
     event = json.loads(hub.event().split(b"data: ")[1])
-    hub.jog((1.0, 0.0), event["robot_s"])
+    assert hub.jog((1.0, 0.0), Sent(event["robot_s"], "page", 1)) == "done"
     wish = hand.read()
     assert wish is not None and wish.values == (1.0, 0.0)
     for old in (event["robot_s"] - TOO_LATE_S, float("nan")):
         with pytest.raises(EntracteError, match="too late to move the arm"):
-            hub.jog((-1.0, 0.0), old)
+            hub.jog((-1.0, 0.0), Sent(old, "page", 2))
     assert hand.read() == wish
+
+
+def test_a_jog_that_comes_after_its_release_moves_nothing(run: Run, board: Board) -> None:
+    """A browser has several connections: the press was held up on one, the release came by another."""
+    hub, hand = Hub(run, board), HandPage.create(run.hand_path("web"), 2)
+    assert hub.jog((0.0, 0.0), _sent(2)) == "done"
+    assert hub.jog((1.0, 0.0), _sent(1)) == "overtaken"
+    wish = hand.read()
+    assert wish is not None and wish.values == (0.0, 0.0)
+    assert hub.jog((1.0, 0.0), _sent(2)) == "overtaken", "a browser may send one twice"
+    assert hub.jog((1.0, 0.0), _sent(1, "another page")) == "done"
+    assert hub.jog((-1.0, 0.0), _sent(3)) == "done"
 
 
 @pytest.mark.parametrize("command", Command)
@@ -96,16 +113,51 @@ def test_a_command_that_a_network_held_up_is_not_done_unless_it_stops_the_arm(
     monkeypatch.setattr(hub_module, "ANSWER_S", 0.0)
     hub, inbox = Hub(run, board), Inbox(board)
     if command in (Command.STOP, Command.PAUSE):
-        assert hub.ask(command) == "waiting"
+        assert hub.ask(command, None) == "waiting"
         assert inbox.take() == ("web", command)
         return
     for old in (time.monotonic() - TOO_LATE_S, float("nan")):
         with pytest.raises(EntracteError, match=r"too late for '.*': .* press it again once the"):
-            hub.ask(command, old)
+            hub.ask(command, Sent(old, "page", 1))
     assert inbox.take() is None
     event = json.loads(hub.event().split(b"data: ")[1])
-    assert hub.ask(command, event["robot_s"]) == "waiting"
+    assert hub.ask(command, Sent(event["robot_s"], "page", 1)) == "waiting"
     assert inbox.take() == ("web", command)
+
+
+def test_a_command_that_comes_after_a_later_one_is_not_done_unless_it_stops_the_arm(
+    run: Run, board: Board, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hub_module, "ANSWER_S", 0.0)
+    hub, inbox = Hub(run, board), Inbox(board)
+
+    def does(command: Command, number: int) -> bool:
+        hub.ask(command, _sent(number))
+        taken = inbox.take()
+        inbox.answer(True)
+        return taken == ("web", command)
+
+    assert does(Command.PAUSE, 3)
+    with pytest.raises(
+        EntracteError, match=r"'resume' came again, or after what was pressed later.*again if"
+    ):
+        hub.ask(Command.RESUME, _sent(2))
+    assert inbox.take() is None
+    assert does(Command.RESUME, 4)
+    assert does(Command.PAUSE, 1)
+    assert does(Command.HAND_BACK, 5)
+    HandPage.create(run.hand_path("web"), 2)
+    hub.jog((1.0, 0.0), _sent(9))
+    assert does(Command.END, 8), "jogs come by another connection, ten a second"
+
+
+def test_pages_that_came_and_went_are_forgotten() -> None:
+    turns = Turns()
+    for number in range(3 * MOST_KEPT):
+        assert turns.is_newer("jog", _sent(1, f"page {number}"))
+        assert turns.is_newer("jog", _sent(number + 1)), "who goes on sending is not"
+    assert len(turns) == MOST_KEPT
+    assert not turns.is_newer("jog", _sent(3 * MOST_KEPT))
 
 
 def test_several_threads_look_at_once_and_json_takes_every_number(run: Run, board: Board) -> None:

@@ -256,7 +256,10 @@ def test_nothing_is_shown_or_done_without_token_own_name_and_the_pages_key(
         ("/command", '{"command": "fly"}', 400),
         ("/command", "[1]", 400),
         ("/command", '{"command": "resume"}', 400),
-        ("/command", '{"command": "resume", "heard_s": 0}', 409),
+        ("/command", '{"command": "resume", "heard_s": 0}', 400),
+        ("/command", '{"command": "resume", "heard_s": 0, "page": "p", "number": 1}', 409),
+        ("/command", '{"command": "resume", "heard_s": 0, "page": "p", "number": "1"}', 400),
+        ("/command", '{"command": "resume", "heard_s": 0, "page": ["p"], "number": 1}', 400),
         ("/command", "x" * 5000, 413),
         ("/command", "[" * 4096, 400),
         ("/jog", '{"shares": ["a"]}', 400),
@@ -264,7 +267,8 @@ def test_nothing_is_shown_or_done_without_token_own_name_and_the_pages_key(
         ("/jog", '{"shares": [NaN]}', 400),
         ("/jog", '{"shares": [1]}', 400),
         ("/jog", '{"shares": [1], "heard_s": 1' + "0" * 400 + "}", 400),
-        ("/jog", '{"shares": [1], "heard_s": 1e9}', 409),
+        ("/jog", '{"shares": [1], "heard_s": 1e9}', 400),
+        ("/jog", '{"shares": [1], "heard_s": 1e9, "page": "p", "number": 1}', 409),
         ("/nothing", "{}", 404),
     ):
         assert _ask(served, "POST", path, body, **ours)[0] == wanted, (path, body)
@@ -340,7 +344,7 @@ def test_a_page_that_is_killed_comes_back_and_commands_are_taken_on(tmp_path: Pa
         machine._look_after()
         _page(machine)
         until(lambda: read_phase(machine.board)[0] is Phase.RUNNING)
-        end = json.dumps({"command": "end", "heard_s": time.monotonic()})
+        end = json.dumps({"command": "end", "heard_s": time.monotonic(), "page": "p", "number": 1})
         answer = _ask(machine, "POST", "/command", end, X_Entracte_Page=key)
         assert answer[:2] == (200, '{"answer": "done"}')
         until(lambda: machine.board.episodes_done == 1)

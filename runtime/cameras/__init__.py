@@ -45,9 +45,9 @@ class Camera(Protocol):
 class Picture:
     """What a source delivers: `rgb` uint8[H,W,3], `depth` uint16[H,W] aligned to it or None; both may be
     views of the driver's memory and are left as they are. `received_s`: monotonic time at which the driver
-    gave it. `device_s`: the middle of its exposure on the device's own clock (any zero), NaN if it has none.
-    `global_s`: the same in Unix seconds, as the driver estimates it. `number`: the device's frame counter,
-    0 if it has none."""
+    gave it. `device_s`: the middle of its exposure on the device's own clock (any zero), NaN if it has none
+    (a count of pictures is none: of fewer than are counted, all would be late). `global_s`: the same in Unix
+    seconds, as the driver estimates it. `number`: the device's frame counter, 0 if it has none."""
 
     rgb: np.ndarray
     depth: np.ndarray | None

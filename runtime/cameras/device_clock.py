@@ -1,26 +1,55 @@
 """A device's own clock on the robot's monotonic one. Owns the mapping; knows no device.
 
-The path from a device to this process takes a constant and a varying time. The earliest arrival of the last
-seconds shows the constant part; what comes later than that is late. The wall clock is not needed, and setting
-it by hours changes nothing. The constant part is what `latency_s` of a camera is for. The idea, as a lower
-hull: Moon, Skelly, Towsley, "Estimation and removal of clock skew from network delay measurements", 1999.
+The path from a device to this process takes a constant and a varying time. The earliest arrival shows the
+constant part; what comes later is late, however long that lasts: a queue that stays full is no part of it.
+The earliest may come later only as fast as two clocks part. The wall clock is not needed, and setting it by
+hours changes nothing. The constant part is what `latency_s` of a camera is for. The idea, as a lower hull:
+Moon, Skelly, Towsley, "Estimation and removal of clock skew from network delay measurements", 1999.
+
+What remains: what was late from the first picture on counts as the constant part. And a path that has become
+longer for good can't be told from a queue: its pictures are called late, by 0.2 ms less each second, until
+the device's clock starts again or the camera is opened again.
 """
 
 from __future__ import annotations
 
 import math
+import time
+from collections.abc import Callable
 
-_BUCKET_S = 10.0
-"""Crystals differ by some 50 parts in a million: half a millisecond in this time, and twice that in two."""
+_DRIFT = 2e-4
+"""Seconds a second by which two clocks may part. Crystals differ by some 50 parts in a million."""
+
+
+class _Floor:
+    """The earliest arrival, by one of the robot's clocks."""
+
+    def __init__(self) -> None:
+        self._offset_s, self._last_s = math.inf, math.inf
+
+    def late_s(self, device_s: float, received_s: float) -> float:
+        """After the earliest; not negative."""
+        offset_s = received_s - device_s
+        risen_s = _DRIFT * max(0.0, received_s - self._last_s)
+        self._offset_s = min(offset_s, self._offset_s + risen_s)
+        self._last_s = received_s
+        return offset_s - self._offset_s
+
+
+def bent_s() -> float:
+    """By how much the monotonic clock is ahead of the processor's own, any zero: to set the wall clock by a
+    fraction of a second NTP bends both, by 500 parts in a million and more."""
+    # In this order: an interruption in between makes a picture seem later by the raw clock, not earlier.
+    return time.monotonic() - time.clock_gettime(time.CLOCK_MONOTONIC_RAW)
 
 
 class DeviceClock:
     """Feed it every picture's times, in the order of arrival."""
 
-    def __init__(self) -> None:
+    def __init__(self, bent_s: Callable[[], float] = bent_s) -> None:
+        self._bent_s = bent_s
         self._last_device_s = math.nan
-        self._bucket_from_s = 0.0
-        self._now = self._before = math.inf
+        self._monotonic, self._raw = _Floor(), _Floor()
         self.restarts = 0
 
     def captured_s(self, device_s: float, received_s: float) -> float:
@@ -30,11 +59,11 @@ class DeviceClock:
             return received_s
         if device_s < self._last_device_s:
             # Wrapped around (a 32-bit count of microseconds does every 71 minutes), or was reset.
-            self._now = self._before = math.inf
+            self._monotonic, self._raw = _Floor(), _Floor()
             self.restarts += 1
         self._last_device_s = device_s
-        if received_s - self._bucket_from_s > _BUCKET_S:
-            self._before, self._now, self._bucket_from_s = self._now, math.inf, received_s
-        offset_s = received_s - device_s
-        self._now = min(self._now, offset_s)
-        return min(received_s, device_s + min(self._now, self._before))  # rounding apart
+        # A crystal keeps pace with the raw clock, a driver that dates by the monotonic one with that: bent,
+        # the other one parts from it, and a picture on time would be late.
+        late_s = self._monotonic.late_s(device_s, received_s)
+        raw_late_s = self._raw.late_s(device_s, received_s - self._bent_s())
+        return received_s - min(late_s, raw_late_s)

@@ -110,6 +110,9 @@ class OpenCVCamera:
         except BaseException:
             self._capture.release()
             raise
+        # JPEGs over HTTP carry no times: OpenCV counts them at 25 a second, however many there are.
+        is_mjpeg = int(self._capture.get(cv2.CAP_PROP_FOURCC)) == cv2.VideoWriter.fourcc(*"MJPG")
+        self._counts = is_mjpeg and str(index_or_path).startswith(("http://", "https://"))
         self._usb = usb_of(index_or_path) if is_device else ("", "")
         self._buffers = [np.empty((self._size[1], self._size[0], 3), np.uint8) for _ in range(2)]
         self._count = 0
@@ -173,12 +176,12 @@ class OpenCVCamera:
             raise DeviceError(f"camera '{self._name}' gave no picture")
         self._count += 1
         if self._is_file:
-            device_s = self._count * self._period_s
-        elif (stamp_ms := self._capture.get(cv2.CAP_PROP_POS_MSEC)) > 0:
+            device_s = self._began_s + self._count * self._period_s
+        elif not self._counts and (stamp_ms := self._capture.get(cv2.CAP_PROP_POS_MSEC)) > 0:
             device_s = stamp_ms / 1e3  # V4L2: when the driver filled the buffer
         rgb = self._buffers[self._count % 2]
         cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB, dst=rgb)
-        return Picture(rgb, None, received_s, device_s)
+        return Picture(rgb, None, received_s, device_s, number=self._count if self._is_file else 0)
 
     def reset(self) -> None:
         """UVC has no reset; opening it again is all there is."""
@@ -189,7 +192,7 @@ class OpenCVCamera:
     def _is_due(self, timeout_s: float) -> bool:
         now_s = time.monotonic()
         due_s = self._began_s + self._count * self._period_s
-        if not now_s - due_s < 1.0:  # the first, or this process stood still
+        if not now_s - due_s < 1.0:  # the first, or this process stood still, and its time went on
             self._began_s = now_s - self._count * self._period_s
             return True
         time.sleep(min(timeout_s, max(0.0, due_s - now_s)))

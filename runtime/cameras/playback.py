@@ -123,8 +123,10 @@ class Player:
             self._began_s = time.monotonic()
         due_s = self._began_s + self._at_s
         left_s = due_s - time.monotonic()
-        if left_s < -_BEHIND_S:  # this process stood still: go on from here, not in a burst
-            self._began_s -= left_s
+        if left_s < -_BEHIND_S:
+            # This process stood still: go on from here, not in a burst. The recording's time went on, too, or
+            # all that follows would be late.
+            self._at_s, self._shift_s = self._at_s - left_s, self._shift_s - left_s
         if left_s > timeout_s:
             time.sleep(timeout_s)
             return None

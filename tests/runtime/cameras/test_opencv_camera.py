@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import cv2
@@ -10,6 +14,7 @@ import numpy as np
 import pytest
 
 from contracts.errors import ConfigError, DeviceError
+from runtime.cameras.device_clock import DeviceClock
 from runtime.cameras.examine import examine, webcam_lines
 from runtime.cameras.opencv import OpenCVCamera, usb_of
 from runtime.config import CameraSection, load_config
@@ -46,6 +51,65 @@ def test_a_video_plays_in_rgb_at_its_pace_over_and_over(tmp_path: Path, video: s
     for at, (_, colour) in enumerate(found):
         assert colour == pytest.approx(COLOURS[at % 3], abs=8)
     assert found[-1][0] - found[0][0] >= 6 / 20 - 0.02
+
+
+def test_a_video_that_stood_still_is_late_no_longer_when_it_goes_on(
+    tmp_path: Path, video: str
+) -> None:
+    camera, clock = OpenCVCamera(a_run(tmp_path), "front", index_or_path=video), DeviceClock()
+    late_s, numbers = list[float](), list[int]()
+    while len(numbers) < 10:
+        if (picture := camera.wait(0.2)) is None:
+            continue
+        captured_s = clock.captured_s(picture.device_s, picture.received_s)
+        late_s.append(picture.received_s - captured_s)
+        numbers.append(picture.number)
+        if len(numbers) == 4:
+            time.sleep(2.0)
+    camera.close()
+    assert max(late_s) < 1.0
+    assert numbers == list(range(1, 11)), "nothing was dropped"
+
+
+@pytest.fixture
+def mjpeg() -> Iterator[str]:
+    """The address of a stream of JPEGs, as cheap network cameras have one; five a second."""
+    over = threading.Event()
+
+    class Handler(BaseHTTPRequestHandler):
+        def log_message(self, *_: object) -> None: ...
+
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Type", "multipart/x-mixed-replace; boundary=part")
+            self.end_headers()
+            data = cv2.imencode(".jpg", np.zeros((48, 64, 3), np.uint8))[1].tobytes()
+            head = f"--part\r\nContent-Type: image/jpeg\r\nContent-Length: {len(data)}\r\n\r\n"
+            try:
+                while not over.wait(0.2):
+                    self.wfile.write(head.encode() + data + b"\r\n")
+            except OSError:
+                pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}/video"
+    over.set()
+    server.shutdown()
+    server.server_close()
+
+
+def test_jpegs_over_http_carry_no_times_and_have_none(tmp_path: Path, mjpeg: str) -> None:
+    """OpenCV counts them at 25 a second: a camera that gives fewer would be late by more and more."""
+    camera, clock = OpenCVCamera(a_run(tmp_path, rate_hz=25.0), "front", mjpeg), DeviceClock()
+    late_s = []
+    for _ in range(6):
+        picture = camera.wait(1.0)
+        assert picture is not None
+        late_s.append(picture.received_s - clock.captured_s(picture.device_s, picture.received_s))
+    camera.close()
+    assert max(late_s) == 0.0
 
 
 def test_what_is_wrong_is_one_clear_sentence(tmp_path: Path, video: str) -> None:

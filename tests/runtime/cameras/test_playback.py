@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,11 @@ from soft_realsense import SoftD435, noise
 from contracts.errors import ConfigError
 from contracts.files.dataset import DatasetWriter
 from contracts.files.dataset_format import Feature
+from contracts.specs import CameraSpec
 from runtime.board import LoopState
 from runtime.cameras import Picture, Source
-from runtime.cameras.playback import playback
+from runtime.cameras.device_clock import DeviceClock
+from runtime.cameras.playback import Player, Recorded, playback
 from runtime.config import CameraSection, load_config
 from runtime.run import Run, RunPlan
 
@@ -199,3 +202,28 @@ def test_a_recorded_data_set_plays_at_its_true_capture_times(
     assert abs(int(pictures[1][1].rgb.mean()) - 40) < 4
     with pytest.raises(ConfigError, match=r"no camera 'wrist': expected one of \['front'\]"):
         playback(run, "front", path=str(root), camera="wrist")
+
+
+class InMemory:
+    """`Recording`: ten pictures at 20 Hz."""
+
+    spec = CameraSpec("front", 64, 48, 20.0)
+
+    def pictures(self) -> Iterator[Recorded]:
+        for at in range(10):
+            yield Recorded(np.full((48, 64, 3), at, np.uint8), None, 7.0 + at / 20)
+
+    def close(self) -> None: ...
+
+
+@pytest.mark.parametrize("recorded_pace", [True, False])
+def test_what_stood_still_is_late_no_longer_when_it_goes_on(recorded_pace: bool) -> None:
+    player, clock = Player(InMemory(), "front", 1 / 20, recorded_pace), DeviceClock()
+    early = [picture for _, picture in play(player, 4)]
+    time.sleep(2.0)
+    after = [picture for _, picture in play(player, 12)]  # and once more from the beginning
+    late_s = [p.received_s - clock.captured_s(p.device_s, p.received_s) for p in early + after]
+    assert max(late_s) < 1.0
+    assert [p.number for p in early + after] == list(range(1, 17))
+    assert np.diff([p.device_s for p in after]) == pytest.approx(1 / 20)
+    assert after[-1].received_s - after[0].received_s > 0.5, "at its pace, in no burst"

@@ -33,22 +33,53 @@ def test_lateness_on_the_way_does_not_move_the_time_of_capture() -> None:
     assert error_s.min() >= 0.0 and error_s.max() < 0.001
 
 
+@pytest.mark.parametrize("drift", [-5e-5, 0.0, 5e-5])
+def test_lateness_that_lasts_is_lateness_still(drift: float) -> None:
+    """A queue that is full for two minutes is no longer way: what seemed fresh was old."""
+    delays_s = np.random.default_rng(0).exponential(0.004, 30 * 150)
+    full = slice(30 * 15, 30 * 135)
+    delays_s[full] += 0.4
+    error_s = _mapped(DeviceClock(), delays_s, drift) - PATH_S
+    assert (
+        np.abs(error_s[full]).max() < 0.035
+    )  # it can't be told from clocks that part: 0.2 ms a second
+    assert np.abs(error_s[30 * 136 :]).max() < 2e-3
+
+
+@pytest.mark.parametrize("by_the_monotonic_clock", [True, False])
+@pytest.mark.parametrize("bend", [-2e-3, 2e-3])
+def test_pictures_on_time_are_not_late_while_ntp_bends_the_monotonic_clock(
+    bend: float, by_the_monotonic_clock: bool
+) -> None:
+    raw_s = np.arange(30 * 120) * PERIOD_S
+    monotonic_s = ZERO_S + raw_s * (1.0 + bend)
+    now_s = ZERO_S, 0.0
+    clock = DeviceClock(lambda: now_s[0] - now_s[1])
+    late_s = []
+    for now_s in zip(monotonic_s.tolist(), raw_s.tolist(), strict=True):
+        device_s = now_s[0] if by_the_monotonic_clock else now_s[1]
+        late_s.append(now_s[0] - clock.captured_s(device_s, now_s[0]))
+    assert max(late_s) < 1e-6
+
+
 @pytest.mark.parametrize("drift", [-5e-5, 5e-5])
 def test_a_crystal_that_drifts_is_followed(drift: float) -> None:
     error_s = _mapped(DeviceClock(), np.zeros(30 * 600), drift) - PATH_S
-    assert np.abs(error_s).max() < 1.2e-3  # of 30 ms in these ten minutes
+    assert np.abs(error_s).max() < 1e-6  # of 30 ms in these ten minutes
 
 
 def test_a_clock_that_starts_again_costs_one_picture_s_lateness_at_most() -> None:
     clock = DeviceClock()
     assert clock.captured_s(4000.0, 10.0) == 10.0
-    assert clock.captured_s(4000.5, 10.7) == pytest.approx(10.5)
+    assert clock.captured_s(4000.5, 10.7) == pytest.approx(10.5, abs=2e-4)  # as clocks may part
     assert clock.captured_s(0.1, 11.0) == 11.0  # 32 bits of microseconds, or a reset
-    assert clock.captured_s(0.6, 11.6) == pytest.approx(11.5)
+    assert clock.captured_s(0.6, 11.6) == pytest.approx(11.5, abs=2e-4)
     assert clock.restarts == 1
     for none in (math.nan, math.inf, -math.inf):
         assert clock.captured_s(none, 12.0) == 12.0
-    assert clock.captured_s(1.0, 12.1) == pytest.approx(11.9)  # and nothing is left of them
+    assert clock.captured_s(1.0, 12.1) == pytest.approx(
+        11.9, abs=4e-4
+    )  # and nothing is left of them
 
 
 @pytest.mark.parametrize("step_s", [3600.0, -3600.0])

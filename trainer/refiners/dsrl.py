@@ -57,20 +57,22 @@ _RANGES = {
 
 class DsrlOptions(EpisodicOptions, frozen=True):
     """`execute`: actions of a chunk that the robot executes (policy.execute_steps), after the `late` ones
-    that have passed when it arrives. `discount` per action. `outcome` is the reward of a success at its end,
-    `shaping` weighs the reward model's process as a potential, which demonstrations lack (0: the outcome
-    alone). `observed`: how much of Q^A's targets is what came of the episode (0: temporal difference alone).
-    `distil`: the actor climbs Q^W, as in the paper, or Q^A through the flow. `entropy`: the actor's, per
-    element of the noise, in nats; `anchor` weighs the divergence from the base's noise, likewise. `steps` of
-    all networks an iteration, the actor's every `actor_every`-th. `ensemble` critics of each kind.
-    `target_rate` of the slow copies, `average_decay` of the published actor. `after` labelled episodes it
-    begins; until then the base acts. The others are those of `bestofn`."""
+    that have passed when it arrives. `discount` per action. `outcome` is the reward of a success at its end
+    (`graded`: of RoboReward's score of 1 to 5, as 0 to 1), `shaping` weighs the reward model's process as a
+    potential, which demonstrations lack (0: the outcome alone). `observed`: how much of Q^A's targets is what
+    came of the episode (0: temporal difference alone). `distil`: the actor climbs Q^W, as in the paper, or
+    Q^A through the flow. `entropy`: the actor's, per element of the noise, in nats; `anchor` weighs the
+    divergence from the base's noise, likewise. `steps` of all networks an iteration, the actor's every
+    `actor_every`-th. `ensemble` critics of each kind. `target_rate` of the slow copies, `average_decay` of
+    the published actor. `after` labelled episodes it begins; until then the base acts. The others are those
+    of `bestofn`."""
 
     execute: int = 8
     late: int = 1
     observed: float = 0.5
     outcome: float = 1.0
     shaping: float = 0.0
+    graded: bool = False
     distil: bool = False
     anchor: float = 0.2
     entropy: float = 0.2
@@ -140,7 +142,8 @@ class DsrlLearner:
         learned = nn.ModuleList(self._learning).parameters()
         self._optimiser = torch.optim.Adam(learned, lr=o.learning_rate)
         self._optimiser.add_param_group({"params": [self.log_alpha], "lr": o.temperature_rate})
-        self._rewarding = Rewarding.of_chunks(o.execute, o.thin, o.discount, o.outcome, o.shaping)
+        rewarding = Rewarding.of_chunks(o.execute, o.thin, o.discount, o.outcome, o.shaping)
+        self._rewarding = rewarding._replace(graded=o.graded)
         self._scales = noise_scales(o.noise, demonstrations, head.config)
 
     def _modules(self) -> dict[str, nn.Module]:

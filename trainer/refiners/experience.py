@@ -34,7 +34,7 @@ from trainer.policies.flow import FlowConfig, FlowPolicy
 from trainer.policies.noise import FeatureNoise
 
 _TRUNK_BATCH = 32
-_ARRAYS = ("features", "chunks", "gains", "along", "helped", "stood")
+_ARRAYS = ("features", "chunks", "gains", "along", "helped", "stood", "score")
 SHIFT_PX, COLOUR = ImitateOptions().shift_px, ImitateOptions().colour
 
 
@@ -46,7 +46,8 @@ class Trajectory:
     in [-1, 1], `along` float32[M] how far it is before it (`potential`), `helped` bool[M] whether a person
     showed that chunk: in all of a demonstration, and where somebody took over. `stood` bool[M]: whether the
     arm was kept from moving for most of it, by the gate or by who had taken over (None: never).
-    `success`: the label."""
+    `success`: the label; `score` float32[1]: how well the episode went, in [0, 1] (`scored`; None: as the
+    label says)."""
 
     features: np.ndarray
     chunks: np.ndarray
@@ -55,6 +56,7 @@ class Trajectory:
     success: bool
     helped: np.ndarray
     stood: np.ndarray | None = None
+    score: np.ndarray | None = None
 
     @property
     def moving(self) -> Sequence[int] | np.ndarray:
@@ -73,6 +75,18 @@ class Trajectory:
         # States of before it was kept: nobody asked then.
         arrays.setdefault("helped", np.zeros(len(arrays["along"]), bool))
         return Trajectory(**arrays, success=success)
+
+
+def scored(signals: Sequence[RewardSignal]) -> np.ndarray | None:
+    """float32[1]: RoboReward's score n of 1 to 5 at the episode's end, as (n - 1) / 4. The most probable one
+    where the reward model gives a distribution, else its last process on that scale; None without either."""
+    said = [s for s in signals if not math.isnan(s.process) or s.score_distribution]
+    if not said:
+        return None
+    last = said[-1]
+    found = last.score_distribution
+    level = int(np.argmax(found)) if found else round(4.0 * last.process)
+    return np.array([level / 4.0], np.float32)
 
 
 def potential(
@@ -184,7 +198,9 @@ class FrozenTrunk:
         helped = hands_on(columns, starts, every * execute or whole).shown
         stood = hands_on(columns, starts, whole).stood
         kept = self._cut(features, episode.actions, starts, every, along, helped, success=success)
-        return dataclasses.replace(kept, stood=stood) if stood.any() else kept
+        return dataclasses.replace(
+            kept, stood=stood if stood.any() else None, score=scored(signals)
+        )
 
     def require_fitting(self, episode: StoredEpisode) -> None:
         """Raises `SpecMismatch` for an episode of a robot that the package is not for, and `DatasetError` for

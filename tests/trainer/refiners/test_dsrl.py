@@ -6,14 +6,16 @@ import numpy as np
 import pytest
 import torch
 from small_policy import LENGTH, iteration, same
+from small_policy import scored as episode_of
 
 from contracts.errors import ConfigError, PackageError
+from contracts.reward import RewardSignal, abstain
 from trainer.policies.actors import policy_of_package
 from trainer.policies.noise import FeatureNoise
 from trainer.policies.noise_actor import SteeredHead
 from trainer.refiners.critics import Batch, Rewarding, Source, draw_batch
 from trainer.refiners.dsrl import Dsrl, DsrlLearner, DsrlOptions
-from trainer.refiners.experience import Trajectory
+from trainer.refiners.experience import Trajectory, scored
 
 OPTIONS = {"steps": 6, "batch": 8, "after": 1, "hidden": 16, "execute": 2, "ensemble": 2}
 
@@ -245,6 +247,42 @@ def test_the_anchor_holds_to_the_noise_that_the_flow_was_trained_with(steered):
         kept = Trajectory(states, chunks, np.zeros(8), np.zeros(8), True, np.zeros(8, bool))
         away[anchor] = made.learn([kept], 0, 1).metrics["away"]
     assert away[10.0] < 0.1 * away[0.0]
+
+
+def test_graded_an_episode_is_worth_its_score_at_the_end():
+    """RoboReward's 1 to 5 as 0 to 1; the label counts where nobody gave a score, as of demonstrations."""
+    sure = (0.1, 0.1, 0.1, 0.5, 0.2)
+    for signals, found in (
+        ([RewardSignal(0, 0.1), RewardSignal(5, 0.6), abstain(7, "dark")], 0.5),
+        ([RewardSignal(5, 0.7, score_distribution=sure)], 0.75),
+        ([RewardSignal(0, 0.2), RewardSignal(5, 0.95)], 1.0),
+        ([abstain(7, "dark")], None),
+    ):
+        score = scored(signals)
+        assert (None if score is None else float(score[0])) == found
+        nothing = np.zeros((3, 1, 1), np.float32)
+        kept = Trajectory(
+            nothing[None], nothing, np.zeros(3), np.zeros(3), True, np.zeros(3, bool), score=score
+        )
+        again = Trajectory.of(kept.tensors("own/0/"), "own/0/", True)
+        plain = Rewarding(1, 0.5, 1.0, 0.0)
+        end = 1.0 if found is None else found
+        for one in (kept, again):
+            np.testing.assert_allclose(plain.returns(one), [0.25, 0.5, 1.0])
+            graded = plain._replace(graded=True).returns(one)
+            np.testing.assert_allclose(graded, [0.25 * end, 0.5 * end, end])
+
+
+def test_a_graded_learner_takes_the_score_and_goes_on_to_the_bit(make, tmp_path):
+    plain, graded = make(after=1), make(after=1, graded=True)
+    said = [episode_of(n, True) for n in (1, 2, 3)]
+    first = graded.update(said, 1)
+    assert not same(first.tensors, plain.update(said, 1).tensors)
+    graded.save(tmp_path / "state")
+    resumed = make(after=1, graded=True)
+    resumed.load(tmp_path / "state")
+    more = [episode_of(n, False) for n in (4, 5)]
+    assert same(graded.update(more, 2).tensors, resumed.update(more, 2).tensors)
 
 
 def test_rewards_are_the_outcome_and_the_potential_between():

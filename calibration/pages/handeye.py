@@ -117,7 +117,7 @@ def _misses(one: CameraQuality) -> Table:
 
 def _intervals(one: CameraQuality) -> Table:
     def row(name: str, values: tuple[float, float, float] | None, unit: str) -> tuple[str, ...]:
-        cells = ("too few stands",) * 3 if values is None else (f"± {v:.2f} {unit}" for v in values)
+        cells = ("not resampled",) * 3 if values is None else (f"± {v:.2f} {unit}" for v in values)
         return (name, *cells)
 
     return Table(

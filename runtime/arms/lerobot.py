@@ -92,6 +92,8 @@ class LeRobotArm:
         """The pose of the newest reading."""
         self._unread = False
         """A reading was lost, and nothing has told since that the arm has not fallen: it is told nothing."""
+        self._fell: DeviceError | None = None
+        """What a hold found that gave a fallen arm its power again: it is not to pass unseen."""
         self._child = LeRobotProcess(python, CHILD, "robot")
         request = {"do": "describe", "config": dict(robot), "imports": list(imports)}
         try:
@@ -116,6 +118,8 @@ class LeRobotArm:
     def read(self) -> ArmState:
         try:
             state = self._pose()
+            if self._fell is not None:
+                raise self._fell
             if self._unread:
                 self._require_not_fallen(state)
             self._require_same_turn(state)
@@ -129,22 +133,31 @@ class LeRobotArm:
     def _require_not_fallen(self, first: ArmState) -> None:
         """An arm whose supply was gone for a moment lies below, without torque until the next goal, which
         would send it up. Raises `DeviceError`; `Glitch` where two readings don't agree how it stands."""
+        if self._fall(first.positions, np.True_) is None:
+            return  # no second reading, that may be lost too, where the first looks well
         seen, agreed = self._agreeing(first)
         if not agreed.all():
             raise Glitch(f"LeRobot read {self._names[int(agreed.argmin())]} as two things at once")
+        if (fell := self._fall(seen, agreed)) is not None:
+            raise fell
+
+    def _fall(self, seen: np.ndarray, agreed: np.ndarray | np.bool_) -> DeviceError | None:
+        """What to say of an arm that went far from its goal since its newest reading."""
         if self._seen is None:
-            return
+            return None
         goal = self._seen if self._sent is None else self._sent
         away = np.abs(seen - goal)
-        fallen = (away > FALLEN) & (away > np.abs(self._seen - goal) + MOVED) & ~self._grippers
-        if fallen.any():
-            worst = int(np.where(fallen, away, 0.0).argmax())
-            raise DeviceError(
-                f"{self._names[worst]} went away from its goal while the arm could not be read",
-                expected=f"within {FALLEN:g} {self._spec.units[worst]} of {goal[worst]:.1f}",
-                found=f"{seen[worst]:.1f}, after {self._seen[worst]:.1f}",
-                remedy="support the arm; its supply may have failed for a moment: power it off and on",
-            )
+        fallen = (away > FALLEN) & (away > np.abs(self._seen - goal) + MOVED) & agreed
+        fallen &= ~self._grippers
+        if not fallen.any():
+            return None
+        worst = int(np.where(fallen, away, 0.0).argmax())
+        return DeviceError(
+            f"{self._names[worst]} went away from its goal while the arm could not be read",
+            expected=f"within {FALLEN:g} {self._spec.units[worst]} of {goal[worst]:.1f}",
+            found=f"{seen[worst]:.1f}, after {self._seen[worst]:.1f}",
+            remedy="support the arm; its supply may have failed for a moment: power it off and on",
+        )
 
     def _require_same_turn(self, state: ArmState) -> None:
         """Raises `DeviceError` for a joint that went over the end of its servo's turn: its next goal would
@@ -216,8 +229,14 @@ class LeRobotArm:
         self._enabled = True
 
     def write(self, targets: np.ndarray) -> None:
-        if self._unread:
-            raise Glitch("an arm that can't be read is told nothing: a goal could send it up again")
+        if self._unread:  # a reply is lost now and then: the next one tells how it stands
+            try:
+                self.read()
+            except Glitch as error:
+                raise Glitch(
+                    "an arm that can't be read is told nothing: a goal could send it up again",
+                    found=str(error),
+                ) from error
         self._held = self._stopping = None
         self._send(targets)
 
@@ -238,7 +257,13 @@ class LeRobotArm:
         `read`."""
         if not self._enabled or self._sent is None:
             return  # in the pose in which LeRobot powered it
-        seen, agreed = self._again(self._look_twice)
+        try:
+            seen, agreed = self._again(self._look_twice)
+        except DeviceError:
+            self._unread = True
+            raise
+        if self._unread and self._fell is None:
+            self._fell = self._fall(seen, agreed)
         if self._held is None:
             kept = ~agreed | (np.abs(self._sent - seen) <= KEEP_GOAL) | self._grippers
             self._held = np.where(kept, self._sent, seen)

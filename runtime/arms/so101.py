@@ -6,6 +6,7 @@ when power may be given. Bytes and retries are `feetech_bus`'s, fencing and time
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -75,6 +76,8 @@ class So101:
         gripper = np.array([is_gripper(joint) for joint in JOINTS])
         velocity = np.where(gripper, gripper_velocity, velocity_deg_s * degree)
         acceleration = np.where(gripper, gripper_acceleration, acceleration_deg_s2 * degree)
+        self._fastest = velocity / np.abs(self.units.scale)  # steps/s
+        self._period_s = 1.0 / run.config.loop.rate_hz
         self.degrees = tuple((360.0 / sts.STEPS_A_TURN / self.units.scale).tolist())
         self._spec = ActionSpec(
             names=SO101_JOINTS,
@@ -99,6 +102,9 @@ class So101:
         """Servos that the last round of questions did not hear, or does not believe: told nothing."""
         self._let_go: set[int] = set()
         """Those that a hold found without torque and gave it again: it is not to pass unseen."""
+        self._behind: set[int] = set()
+        """Those that have missed commands: they catch up no faster than twice their limit, not at once."""
+        self._written_s = math.inf
         self._held: dict[int, int] = {}
         """The goals of this hold, until the next command: chosen anew each time, a loaded arm would sink."""
         self._unheard = 0
@@ -270,10 +276,19 @@ class So101:
     def write(self, targets: np.ndarray) -> None:
         if self._goals is None:
             raise DeviceError("a command before the motors were powered")
-        wanted = self.units.steps(targets)
-        # A goal gives power: one that lost its supply, fell and comes to would go back up, and nobody know.
-        for one in self._silent:
-            wanted[one - 1] = self._goals[one - 1]
+        wanted, now_s = self.units.steps(targets), time.monotonic()
+        self._behind |= self._silent
+        for one in list(self._behind):
+            before, most = self._goals[one - 1], 0
+            # A goal gives power: one that lost its supply, fell and comes to would go back up unseen.
+            if one not in self._silent:
+                since_s = min(max(0.0, now_s - self._written_s), 2.0 * self._period_s)
+                most = math.ceil(2.0 * self._fastest[one - 1] * since_s)
+            goal = np.clip(wanted[one - 1], before - most, before + most)
+            if goal == wanted[one - 1] and one not in self._silent:
+                self._behind.discard(one)
+            wanted[one - 1] = goal
+        self._written_s = now_s
         goals = self._command(wanted)
         told = {one: int(goals[one - 1]) for one in self._ids if one not in self._silent}
         if told:
@@ -292,6 +307,7 @@ class So101:
         Raises `DeviceError` naming the others."""
         if self._goals is None:
             return  # without power it isn't ours to move
+        self._behind.clear()  # what comes after it starts where the arm is
         missing = sorted(self._powered)
         for again in range(HOLD_TRIES):
             heard = self._stop(missing)
@@ -349,6 +365,7 @@ class So101:
         self._goals_before.clear()
         self._powered.clear()
         self._let_go.clear()
+        self._behind.clear()
         self._held.clear()
         if failed:
             raise DeviceError(f"{_named(failed)} did not confirm that its torque is off")

@@ -25,7 +25,7 @@ from contracts.errors import ConfigError, DeviceError, EntracteError
 from contracts.files.stop_event import StopEvent
 from contracts.specs import CameraSpec
 from runtime.cameras import Picture, Source, load, make_one
-from runtime.cameras.device_clock import DeviceClock
+from runtime.cameras.device_clock import DRIFT, DeviceClock
 from runtime.cameras.from_slots import announce, announced
 from runtime.cameras.rotation import turn, turned
 from runtime.frames import CaptureState, FrameSlots
@@ -176,7 +176,7 @@ class Capture:
     # -- streaming
 
     def _stream(self, source: Source) -> str:
-        clock = DeviceClock()
+        clock = DeviceClock(drift=getattr(source, "clock_drift", DRIFT))
         last: Picture | None = None
         came: Picture | None = None  # fresh or not
         opened_s = heard_s = fresh_s = time.monotonic()

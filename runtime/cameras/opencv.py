@@ -12,6 +12,7 @@ import numpy as np
 from contracts.errors import ConfigError, DeviceError
 from contracts.specs import CameraSpec
 from runtime.cameras import Picture
+from runtime.cameras.device_clock import COUNTED_DRIFT, DRIFT
 from runtime.cameras.rotation import upright
 from runtime.run import Run
 
@@ -110,9 +111,11 @@ class OpenCVCamera:
         except BaseException:
             self._capture.release()
             raise
-        # JPEGs over HTTP carry no times: OpenCV counts them at 25 a second, however many there are.
+        # JPEGs carry no times but over RTP: OpenCV counts them at 25 a second, however many there are.
         is_mjpeg = int(self._capture.get(cv2.CAP_PROP_FOURCC)) == cv2.VideoWriter.fourcc(*"MJPG")
-        self._counts = is_mjpeg and str(index_or_path).startswith(("http://", "https://"))
+        is_stamped = is_device or str(index_or_path).startswith(("rtsp", "rtp", "srtp"))
+        self._counts = is_mjpeg and not is_stamped
+        self.clock_drift = DRIFT if is_device or self._is_file else COUNTED_DRIFT
         self._usb = usb_of(index_or_path) if is_device else ("", "")
         self._buffers = [np.empty((self._size[1], self._size[0], 3), np.uint8) for _ in range(2)]
         self._count = 0

@@ -47,10 +47,10 @@ def shape(
             bits |= GateBit.VELOCITY
             speed = math.copysign(cap, speed)
         # No faster than it can stay with the request, at the request's own speed: else it swings about it.
-        along = (target - before[joint]) / dt  # NaN before the first
-        along = (
-            along if abs(along) <= cap and target != last else 0.0
-        )  # its own pose: to stand there
+        stood = clamp(before[joint], limits.low[joint], limits.high[joint])  # NaN before the first
+        along = (target - stood) / dt
+        # A jump has no speed, nor has one that is to stand where it is.
+        along = along if abs(along) <= cap and target != last else 0.0
         ahead = target - last - along * dt
         closing = stoppable(abs(ahead), limits.acceleration[joint] * dt, dt)
         if abs(speed - along) > closing + TOLERANCE:

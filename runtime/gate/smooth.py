@@ -67,7 +67,8 @@ def shape(
     paths: list[list[float]] = []
     before = state.request if len(state.request) == len(joints) else (math.nan,) * len(joints)
     for joint, target, last, brake in zip(joints, wanted, before, brakes, strict=True):
-        path, bit = _pursue(joint, float(target), last, brake)
+        # Of one beyond the range its end was followed: it stands there, whatever lies beyond.
+        path, bit = _pursue(joint, float(target), clamp(last, joint.low, joint.high), brake)
         bits |= bit
         chosen.append(path[0])
         paths.append(path)

@@ -118,6 +118,8 @@ def _require_in_time(sent: Sent | None, what: str, remedy: str) -> None:
         raise EntracteError(
             f"this came too late {what}",
             expected=f"from a page that heard of the robot within {TOO_LATE_S:g} s",
-            found=f"{age_s:.1f} s ago",
+            found=f"{age_s:.1f} s ago"
+            if sent and sent.heard_s > 0
+            else "one that has heard nothing yet",
             remedy=f"{remedy} once the page is connected",
         )

@@ -67,8 +67,8 @@ class Helm:
         self._matched = False
         self._target: tuple[float, ...] = ()
         self._commanded: tuple[float, ...] = ()
-        self._stands = False
-        """The arm has braked: faded in from a pose that it passed at speed it would be drawn back."""
+        self._stood = False
+        """The arm has braked since it changed hands; from a pose that it passes it would be drawn back."""
         self.intervening = self.returned = False
 
     def begin_episode(self) -> None:
@@ -88,10 +88,12 @@ class Helm:
     def steer(self, commanded: Sequence[float]) -> Choice | None:
         """The person's action from the last commanded pose; None: the policy has the arm."""
         desk = self._floor.wants_helm
-        self._stands, self._commanded = tuple(commanded) == self._commanded, tuple(commanded)
+        stands, self._commanded = tuple(commanded) == self._commanded, tuple(commanded)
+        self._stood |= stands
         if not desk:
             if self.intervening:
                 self.intervening, self._matched, self.returned = False, False, True
+                self._stood = stands
                 self._fade.begin(commanded, self._fade_ticks)
                 self._show()
             elif self._fade.done == 0 < self._fade.ticks:
@@ -99,6 +101,7 @@ class Helm:
             return None
         if not self.intervening:
             self.intervening, self._matched, self._target = True, False, ()
+            self._stood = stands
         keyboard = self._section.teleoperator == KEYBOARD
         wish, now_s = self._pages[desk if keyboard else "device"].read(), self._now_s()
         if keyboard and (wish is None or wish.kind == NOBODY):
@@ -111,7 +114,7 @@ class Helm:
         """The policy's choice; just after it got the arm back nothing until that stands, then faded in."""
         if choice.action is None or self._fade.done >= self._fade.ticks:
             return choice
-        if self._fade.done == 0 and not self._stands:
+        if self._fade.done == 0 and not self._stood:
             return NOTHING
         return replace(choice, action=self._fade.mix(choice.action))
 
@@ -129,7 +132,7 @@ class Helm:
             return NOTHING
         self._target = ()
         if not self._matched:
-            if not self._stands or near(wish.values, commanded) > self._section.match_within:
+            if not self._stood or near(wish.values, commanded) > self._section.match_within:
                 self._match(False)
                 return NOTHING
             self._fade.begin(commanded, self._fade_ticks)
@@ -141,7 +144,7 @@ class Helm:
         speed = self._section.jog_speed
         shares = wish.values if now_s < wish.until_s else (0.0,) * len(commanded)
         if not self._target:
-            if not any(shares):  # it may still be braking, and is not to be drawn back
+            if not (any(shares) and self._stood):  # else it is drawn back to where it still brakes
                 return Choice(tuple(commanded))
             self._target = tuple(commanded)
         target = []

@@ -193,14 +193,47 @@ def test_an_arm_that_fell_while_it_could_not_be_read_is_not_sent_up(
     with pytest.raises(Glitch, match="can't be read is told nothing"):
         arm.write(np.array([41.0, 40.0]))
     own.fault(sag=60.0)
-    with pytest.raises(Glitch, match="can't be read is told nothing"):
-        arm.write(np.array([42.0, 40.0]))  # it may be read by now, and has not been
+    with pytest.raises(DeviceError, match=r"pan\.pos went away from its goal"):
+        arm.write(np.array([42.0, 40.0]))  # it is read before
     for _ in range(2):
         with pytest.raises(DeviceError, match=r"pan\.pos went away from its goal .* found -20\.0"):
             arm.read()
     assert own.told == [40.0]
     arm.hold()
     assert own.told == [40.0, -20.0]
+
+
+@pytest.mark.parametrize("held", [False, True])
+def test_a_fallen_arm_that_hold_gave_its_power_back_is_a_fault(
+    arm: LeRobotArm, own: Own, held: bool
+) -> None:
+    """Hold may look before the next reading does: the arm has fallen all the same."""
+    arm.write(np.array([40.0, 40.0]))
+    arm.read()
+    if held:
+        arm.hold()
+    own.fault(read=1)
+    with pytest.raises(Glitch):
+        arm.hold() if held else arm.read()
+    own.fault(sag=60.0)
+    arm.hold()
+    assert own.told[-1] == -20.0
+    own.fault(at=-20.0)
+    for act in (lambda: arm.write(np.array([41.0, 40.0])), arm.read, arm.read):
+        with pytest.raises(DeviceError, match=r"pan\.pos went away from its goal .* found -20\.0"):
+            act()
+    assert own.told[-1] == -20.0
+
+
+def test_one_lost_reply_costs_no_command(arm: LeRobotArm, own: Own) -> None:
+    """Of a loop of 10 Hz two that are lost in a row are a fault already."""
+    arm.write(np.array([40.0, 40.0]))
+    own.fault(read=1)
+    with pytest.raises(Glitch):
+        arm.read()
+    own.fault()
+    arm.write(np.array([41.0, 40.0]))
+    assert own.told == [40.0, 41.0]
 
 
 def test_an_arm_that_is_read_again_where_it_was_goes_on(arm: LeRobotArm, own: Own) -> None:

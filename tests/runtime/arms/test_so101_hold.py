@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 from robots import until
-from so101_rig import MIDDLE, Make, arm, make, read
+from so101_rig import FIRST, MIDDLE, Make, arm, make, read
 
 from contracts.errors import DeviceError
 from runtime.arms import Glitch, sts
@@ -198,9 +198,44 @@ def test_a_servo_that_is_heard_again_goes_on(bus: ServoBus, arm: So101) -> None:
     bus.servo(2).silent = False
     arm.write(asked)
     read(arm)
-    arm.write(asked)
-    until(lambda: bus.servo(2).get(sts.GOAL_POSITION) == arm.units.steps(asked)[1])
+
+    def there() -> bool:
+        arm.write(asked)
+        return bool(bus.servo(2).get(sts.GOAL_POSITION) == arm.units.steps(asked)[1])
+
+    until(there)
     read(arm)
+
+
+def test_one_that_missed_commands_catches_up_no_faster_than_twice_its_limit(
+    bus: ServoBus, arm: So101
+) -> None:
+    """In one goal they would be a jump at the servo's own acceleration, which the gate never allowed."""
+    read(arm)
+    most = 2.0 * 120.0 / 360.0 * sts.STEPS_A_TURN  # steps a second
+
+    def goal() -> int:
+        return bus.servo(1).get(sts.GOAL_POSITION)
+
+    bus.servo(1).silent = True
+    with pytest.raises(Glitch):
+        arm.read()
+    for ahead in (3.0, 6.0, 9.0, 12.0):
+        arm.write(MIDDLE + ahead * FIRST)
+    bus.servo(1).silent = False
+    read(arm)
+    before, written_s, wanted = goal(), arm._written_s, int(arm.units.steps(MIDDLE + 12 * FIRST)[0])
+    assert abs(wanted - before) > 130
+    while (at := goal()) != wanted:
+        arm.write(MIDDLE + 12.0 * FIRST)
+        told = int(arm._goals[0]) if arm._goals is not None else 0
+        until(lambda told=told: goal() == told)
+        assert abs(told - at) <= most * min(arm._written_s - written_s, 2.0 / 10.0) + 1
+        assert abs(told - wanted) < abs(at - wanted)
+        written_s = arm._written_s
+        time.sleep(0.005)
+    arm.write(MIDDLE + 14.0 * FIRST)  # and from then on as ever
+    until(lambda: goal() == int(arm.units.steps(MIDDLE + 14 * FIRST)[0]))
 
 
 LIFTED = MIDDLE + np.array([0.0, 90.0, 0.0, 0.0, 0.0, 0.0])

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -110,6 +113,34 @@ def test_jpegs_over_http_carry_no_times_and_have_none(tmp_path: Path, mjpeg: str
         late_s.append(picture.received_s - clock.captured_s(picture.device_s, picture.received_s))
     camera.close()
     assert max(late_s) == 0.0
+
+
+@pytest.fixture
+def jpegs() -> Iterator[str]:
+    """The same without HTTP, as `rpicam-vid --codec mjpeg --listen -o tcp://` gives them."""
+    over = threading.Event()
+    noise = np.random.default_rng(0).integers(0, 255, (48, 64, 3), dtype=np.uint8)
+    data = cv2.imencode(".jpg", noise)[1].tobytes()
+    server = socket.create_server(("127.0.0.1", 0))
+
+    def serve() -> None:
+        with contextlib.suppress(OSError):
+            connection, _ = server.accept()
+            connection.sendall(data * 1000)  # OpenCV looks at many before it opens
+            while not over.wait(0.2):
+                connection.sendall(data)
+
+    threading.Thread(target=serve, daemon=True).start()
+    yield f"tcp://127.0.0.1:{server.getsockname()[1]}"
+    over.set()
+    server.close()
+
+
+def test_nor_do_jpegs_over_tcp(tmp_path: Path, jpegs: str) -> None:
+    camera = OpenCVCamera(a_run(tmp_path, rate_hz=25.0), "front", jpegs)
+    pictures = [camera.wait(1.0) for _ in range(6)]
+    camera.close()
+    assert all(picture is not None and math.isnan(picture.device_s) for picture in pictures)
 
 
 def test_what_is_wrong_is_one_clear_sentence(tmp_path: Path, video: str) -> None:

@@ -134,7 +134,7 @@ def test_without_jerk_limit_and_margins_it_is_the_gate_that_it_was_to_the_last_b
                 target = [rng.uniform(-200, 200) for _ in range(6)]
             state, verdict = judge(limits, state, target if rng.random() < 0.9 else None)
             digest.update(struct.pack("<6d6di", *state.position, *state.velocity, verdict.bits))
-    assert digest.hexdigest() == "9a680b6f2f6d96ab8bd7ce0cdceab94050a8d7e332db36e5273ff4235ce62c03"
+    assert digest.hexdigest() == "a2755886e20bf5acec2a5ee608cfd29d0ee3069c054ea12e23463f85083dee07"
 
 
 @given(st.sampled_from([30.0, 100.0]), st.floats(0.5, 3.0), st.floats(2.0, 12.0))
@@ -176,6 +176,19 @@ def test_a_request_that_stands_is_reached_and_kept(rate_hz: float, time_s: float
         pans += pans[-1:] * round(4.0 * rate_hz)
         states = _tracked(limits, [(pan, *HOME[1:]) for pan in pans])
         assert {state.position[0] for state in states[-round(rate_hz) :]} == {pans[-1]}
+
+
+@pytest.mark.parametrize("section", [GateSection(), GateSection(acceleration_scale=0.25), SMOOTH])
+@pytest.mark.parametrize("rate_hz", [10.0, 30.0, 100.0])
+@pytest.mark.parametrize("beyond", [0.5, 1.0, 2.0, 3.0, 8.0])
+def test_a_request_beyond_the_range_is_followed_to_its_end(
+    beyond: float, rate_hz: float, section: GateSection
+) -> None:
+    """A policy that asks for a little less than closed closes the hand: it stayed 25 % open."""
+    limits = limits_of(SO101_ACTION, section, rate_hz)
+    asked = (110.0 + beyond, *HOME[1:5], -beyond)
+    last = _tracked(limits, [asked] * round(8.0 * rate_hz))[-1].position
+    assert (last[0], last[5]) == pytest.approx((110.0, 0.0), abs=1e-6)
 
 
 SCALES = [(1.0, 1.0), (1.0, 0.5), (1.0, 0.25), (0.5, 0.1), (1.0, 0.1)]

@@ -246,6 +246,28 @@ def test_who_gets_a_moving_arm_waits_until_it_stands(
     assert pans[-1] == pytest.approx(goal)
 
 
+@pytest.mark.parametrize("section", [GateSection(), GateSection(acceleration_scale=0.25)])
+def test_who_takes_a_moving_arm_with_a_key_held_draws_no_joint_back(
+    tmp_path: Path, section: GateSection
+) -> None:
+    desk, limits = Desk(tmp_path, "keyboard"), limits_of(SO101_ACTION, section, RATE_HZ)
+    state = arm_at(limits, POSE)
+    for k in range(20):
+        assert desk.helm.steer(state.position) is None
+        state, _ = judge(limits, state, (POSE[0] + 90.0 * k / RATE_HZ, *POSE[1:]))
+    desk.floor.wants_helm = "web"
+    pans, roll = [state.position[0]], state.position[4]
+    for _ in range(60):
+        desk.now_s += 1.0 / RATE_HZ
+        desk.page.write(JOG, (0.0, 0.0, 0.0, 0.0, 1.0, 0.0), desk.now_s, desk.now_s + 0.3)
+        choice = desk.helm.steer(state.position)
+        assert choice is not None
+        state, _ = judge(limits, state, choice.action)
+        pans.append(state.position[0])
+    assert np.diff(pans).min() >= 0.0
+    assert state.position[4] > roll + 15.0, "and the joint of the key moves"
+
+
 def test_a_policy_that_is_held_now_and_then_is_faded_in_all_the_same(tmp_path: Path) -> None:
     """One that has carried out its actions waits for the next, and the arm is held meanwhile."""
     desk = Desk(tmp_path, "keyboard")

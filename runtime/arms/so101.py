@@ -19,7 +19,8 @@ from contracts.specs import SO101_JOINTS, ActionSpec, is_gripper
 from runtime.arms import ArmState, Glitch, so101_setup, sts
 from runtime.arms.feetech_bus import FeetechBus
 from runtime.arms.so101_calibration import IDS, JOINTS, Units, read_calibration
-from runtime.arms.so101_replies import SLOW_STEPS_S, STILL_STEPS, Replies
+from runtime.arms.so101_replies import SLOW_STEPS_S, Replies
+from runtime.arms.so101_setup import named
 from runtime.arms.sts import Reading
 from runtime.run import Run
 
@@ -29,6 +30,9 @@ again. Measured under load: 20 to 30 steps (TheRobotStudio/SO-ARM100, issue 134)
 GRIPPER = IDS["gripper"]
 GOAL_TRIES = 3
 HOLD_TRIES = 5
+POWER_GAP_S = 1.0
+"""A servo without torque for longer gets none from a hold: its supply was cut, not gone for a moment. What
+gives it back (an emergency stop that is reset) must not power the arm."""
 
 
 class So101:
@@ -100,6 +104,8 @@ class So101:
         """Servos that may have torque: all of them, or those that an `enable` that failed had come to."""
         self._silent: set[int] = set()
         """Servos that the last round of questions did not hear, or does not believe: told nothing."""
+        self._torque_s: dict[int, float] = {}
+        """When each was last heard with torque."""
         self._let_go: set[int] = set()
         """Those that a hold found without torque and gave it again: it is not to pass unseen."""
         self._behind: set[int] = set()
@@ -163,7 +169,7 @@ class So101:
         if missing:
             self.bus.drain()
             raise Glitch(
-                f"{_named(missing)} {'does' if len(missing) == 1 else 'do'} not answer",
+                f"{named(missing)} {'does' if len(missing) == 1 else 'do'} not answer",
                 found=f"no whole reply in 3 attempts, {self.retries()} repeated so far",
                 remedy="check its cable and power; noise on all of them is a bad cable or supply",
             )
@@ -175,6 +181,7 @@ class So101:
         blocks = self.bus.read_all(ids, sts.BLOCK_START, sts.BLOCK_SIZE)
         heard_s = time.monotonic()
         found = {one: sts.parse_block(*block) for one, block in blocks.items()}
+        self._torque_s |= {one: heard_s for one, reading in found.items() if reading.torque}
         return {
             one: (reading, self._replies.believe(one, reading, asked_s, heard_s))
             for one, reading in found.items()
@@ -188,10 +195,10 @@ class So101:
                 bits &= ~sts.OVERLOAD  # it is holding something: the servo limits its own torque
             if bits:
                 what, remedy = sts.errors_of(bits)
-                raise DeviceError(f"{_named([one])}: {what}", remedy=remedy)
+                raise DeviceError(f"{named([one])}: {what}", remedy=remedy)
             if reading.temperature >= self._max_temperature_c:
                 raise DeviceError(
-                    f"{_named([one])} is hot",
+                    f"{named([one])} is hot",
                     expected=f"below {self._max_temperature_c} C",
                     found=f"{reading.temperature} C",
                     remedy="support the arm, switch it off and let it cool down",
@@ -199,14 +206,14 @@ class So101:
             if one in self._powered and one in self._replies.wrapped:
                 before, after = self._replies.wrapped[one]
                 raise DeviceError(
-                    f"{_named([one])} went over the end of its turn",
+                    f"{named([one])} went over the end of its turn",
                     expected="no more than half a turn between two readings",
                     found=f"{before} and then {after} of {sts.STEPS} steps",
                     remedy="support the arm, power it off and turn the joint back by hand",
                 )
             if one in self._powered and (not reading.torque or one in self._let_go):
                 raise DeviceError(
-                    f"{_named([one])} has let go of its torque",
+                    f"{named([one])} has let go of its torque",
                     remedy="support the arm; look for an overload, then power it off and on",
                 )
         if self._goals is not None:
@@ -225,14 +232,14 @@ class So101:
         for one in wrong:
             if readings[one].goal not in {int(known[one - 1]) for known in self._goals_before}:
                 raise DeviceError(
-                    f"{_named([one])} was given a goal that is not ours",
+                    f"{named([one])} was given a goal that is not ours",
                     found=f"{readings[one].goal} instead of {goals[one - 1]} steps",
                     remedy="stop the other program that commands this arm",
                 )
         self._unheard += 1
         if self._unheard > GOAL_TRIES:
             raise DeviceError(
-                f"{_named(wrong)} does not take commands",
+                f"{named(wrong)} does not take commands",
                 found=f"{self._unheard} in a row were not read back",
                 remedy="check its cable; look for noise on the bus",
             )
@@ -246,8 +253,8 @@ class So101:
         first, _ = self._readings_now()
         already = all(reading.torque for reading in first.values())
         self._judge(first)
-        self._require_in_range(first)
-        last = self._require_still(first)
+        so101_setup.require_in_range(first, self.calibration, self.units)
+        last = so101_setup.require_still(first, lambda: self._readings_now()[0], self._still_s)
         self._replies.wrapped.clear()  # turned by hand, without power
         if already:  # it stands powered, from an earlier run: its goals are what keeps it up
             goals = [
@@ -261,14 +268,14 @@ class So101:
         low, high = self.units.low_steps, self.units.high_steps
         held = self._command(np.clip(goals, low, high).astype(np.int64))
         for one, goal in zip(self._ids, held, strict=True):
-            have = _named(sorted(self._powered)) or "none"
+            have = named(sorted(self._powered)) or "none"
             self._powered.add(one)  # naming a goal may power it, heard or not
             if not (
                 self.bus.write(one, sts.GOAL_POSITION, int(goal))
                 and self.bus.write(one, sts.TORQUE_ENABLE, 1)
             ):
                 raise DeviceError(
-                    f"{_named([one])} does not take its power",
+                    f"{named([one])} does not take its power",
                     found=f"the write was not read back; with torque: {have}",
                     remedy="support the arm; check its cable and power",
                 )
@@ -324,9 +331,14 @@ class So101:
         if goals != self._goals.tolist():
             self._goals_before.append(self._goals)
             self._goals = np.array(goals, np.int64)
+        if unpowered := [one for one in missing if self._is_cut(one) and one in heard]:
+            raise DeviceError(
+                f"hold gives no power back: {named(unpowered)} had none for over {POWER_GAP_S:g} s",
+                remedy="support the arm, power it off and on, and start again",
+            )
         if missing:
             raise DeviceError(
-                f"hold can't be verified: {_named(missing)} did not read back its goal",
+                f"hold can't be verified: {named(missing)} did not read back its goal",
                 remedy="use the emergency stop; check the servo's cable and power",
             )
 
@@ -340,12 +352,17 @@ class So101:
                 continue
             if not reading.torque:
                 self._let_go.add(one)
+                if self._is_cut(one):
+                    continue
             if one not in held or not reading.torque:  # one that let go may have sunk
                 held[one] = self._stop_at(one, reading)
             told[one] = held[one]
         if told:
             self.bus.write_all(sts.GOAL_POSITION, told)
         return heard
+
+    def _is_cut(self, one: int) -> bool:
+        return time.monotonic() - self._torque_s.get(one, math.inf) > POWER_GAP_S
 
     def _stop_at(self, one: int, reading: Reading) -> int:
         goal = int(self._goals[one - 1]) if self._goals is not None else reading.goal
@@ -365,10 +382,11 @@ class So101:
         self._goals_before.clear()
         self._powered.clear()
         self._let_go.clear()
+        self._torque_s.clear()
         self._behind.clear()
         self._held.clear()
         if failed:
-            raise DeviceError(f"{_named(failed)} did not confirm that its torque is off")
+            raise DeviceError(f"{named(failed)} did not confirm that its torque is off")
 
     def close(self) -> None:
         if self._bus is not None:
@@ -380,46 +398,3 @@ class So101:
 
     def warmest_c(self) -> float:
         return float(max((r.temperature for r in self._readings.values()), default=0))
-
-    # -- before power
-
-    def _require_in_range(self, readings: Mapping[int, Reading]) -> None:
-        slack = 3 * STILL_STEPS
-        for one, joint in zip(self._ids, self.calibration.values(), strict=True):
-            at = readings[one].position
-            if not joint.range_min - slack <= at <= joint.range_max + slack:
-                raise DeviceError(
-                    f"{_named([one])} stands outside its calibrated range",
-                    expected=f"{joint.range_min} to {joint.range_max} steps",
-                    found=at,
-                    remedy="move it by hand into its range, or calibrate again",
-                )
-            low, high = (int(e[one - 1]) for e in (self.units.low_steps, self.units.high_steps))
-            if not low - slack <= at <= high + slack:
-                raise DeviceError(
-                    f"{_named([one])} stands at the end of its turn",
-                    expected=f"{low} to {high} steps: beyond, it could turn the whole way round",
-                    found=at,
-                    remedy="without power, turn the joint by hand towards its middle, and start again",
-                )
-
-    def _require_still(self, first: Mapping[int, Reading]) -> dict[int, Reading]:
-        """Nobody else moves it: neither its joints nor its goals change while we look."""
-        until_s = time.monotonic() + self._still_s
-        while True:
-            now, _ = self._readings_now()
-            for one in self._ids:
-                moved = abs(now[one].position - first[one].position)
-                if moved > STILL_STEPS or now[one].goal != first[one].goal:
-                    raise DeviceError(
-                        f"the arm moves by itself: {_named([one])}",
-                        found=f"{moved} steps in {self._still_s:g} s",
-                        remedy="stop the other program or take your hands off, and start again",
-                    )
-            if time.monotonic() >= until_s:
-                return now
-            time.sleep(0.02)
-
-
-def _named(ids: list[int]) -> str:
-    return " and ".join(f"servo {one} ({JOINTS[one - 1]})" for one in ids)

@@ -1,16 +1,18 @@
 """What is checked and set on an SO-101's servos before anything else: presence, model, firmware, calibration,
-gains. Powers nothing and lets go of nothing.
+gains; and where and how the arm stands. Powers nothing and lets go of nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping, Sequence
 
 from contracts.errors import DeviceError
 from runtime.arms import sts
 from runtime.arms.feetech_bus import FeetechBus, users_of
-from runtime.arms.so101_calibration import IDS, Calibration
-from runtime.arms.sts import Register
+from runtime.arms.so101_calibration import IDS, JOINTS, Calibration, Units
+from runtime.arms.so101_replies import STILL_STEPS
+from runtime.arms.sts import Reading, Register
 
 # As LeRobot's SO follower sets them (`so_follower.py`, configure): gains against shaking, a gripper that
 # closes on something with half its torque and current.
@@ -133,3 +135,53 @@ def _read(bus: FeetechBus, servo: int, register: Register) -> int:
             f"servo {servo} ({joint}) does not answer", remedy="check its cable and power"
         )
     return value
+
+
+def named(ids: Sequence[int]) -> str:
+    return " and ".join(f"servo {one} ({JOINTS[one - 1]})" for one in ids)
+
+
+def require_in_range(
+    readings: Mapping[int, Reading], calibration: Mapping[str, Calibration], units: Units
+) -> None:
+    """Raises `DeviceError` for a joint outside its calibrated range, or at the end of its servo's turn."""
+    slack = 3 * STILL_STEPS
+    for joint, calibrated in calibration.items():
+        one = IDS[joint]
+        at = readings[one].position
+        if not calibrated.range_min - slack <= at <= calibrated.range_max + slack:
+            raise DeviceError(
+                f"{named([one])} stands outside its calibrated range",
+                expected=f"{calibrated.range_min} to {calibrated.range_max} steps",
+                found=at,
+                remedy="move it by hand into its range, or calibrate again",
+            )
+        low, high = (int(e[one - 1]) for e in (units.low_steps, units.high_steps))
+        if not low - slack <= at <= high + slack:
+            raise DeviceError(
+                f"{named([one])} stands at the end of its turn",
+                expected=f"{low} to {high} steps: beyond, it could turn the whole way round",
+                found=at,
+                remedy="without power, turn the joint by hand towards its middle, and start again",
+            )
+
+
+def require_still(
+    first: Mapping[int, Reading], read: Callable[[], dict[int, Reading]], seconds: float
+) -> dict[int, Reading]:
+    """The readings after so long. Nobody else moves it: neither its joints nor its goals change meanwhile.
+    Raises `DeviceError`."""
+    until_s = time.monotonic() + seconds
+    while True:
+        now = read()
+        for one, before in first.items():
+            moved = abs(now[one].position - before.position)
+            if moved > STILL_STEPS or now[one].goal != before.goal:
+                raise DeviceError(
+                    f"the arm moves by itself: {named([one])}",
+                    found=f"{moved} steps in {seconds:g} s",
+                    remedy="stop the other program or take your hands off, and start again",
+                )
+        if time.monotonic() >= until_s:
+            return now
+        time.sleep(0.02)

@@ -11,7 +11,7 @@ from robots import until
 from so101_rig import FIRST, MIDDLE, Make, arm, make, read
 
 from contracts.errors import DeviceError
-from runtime.arms import Glitch, sts
+from runtime.arms import Glitch, so101, sts
 from runtime.arms.so101 import So101
 from runtime.arms.so101_replies import BRAKING_STEPS_S2, FASTEST_STEPS_S, Replies
 from runtime.arms.sts import Reading, Register
@@ -155,6 +155,28 @@ def test_a_servo_that_comes_to_after_it_was_asked_is_told_nothing(
     arm.hold()
     assert fallen.torque
     assert abs(fallen.get(sts.GOAL_POSITION) - (before - 60)) <= 1
+
+
+def test_an_arm_whose_supply_was_cut_is_given_no_power_by_hold(
+    bus: ServoBus, arm: So101, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The watchdog asks for hold on and on: an emergency stop that is reset must not power the arm."""
+    monkeypatch.setattr(so101, "POWER_GAP_S", 0.2)
+    read(arm)
+    for servo in bus.servos.values():
+        servo.silent = True
+        servo.set(sts.TORQUE_ENABLE, 0)
+        servo.set(sts.GOAL_POSITION, 0)
+    with pytest.raises(DeviceError, match="hold can't be verified"):
+        arm.hold()
+    time.sleep(0.3)
+    for servo in bus.servos.values():
+        servo._position -= 200
+        servo.silent = False
+    for _ in range(3):
+        with pytest.raises(DeviceError, match=r"hold gives no power back: servo 1 .* had none for"):
+            arm.hold()
+    assert not any(servo.torque for servo in bus.servos.values())
 
 
 def test_a_servo_that_hold_gave_its_power_back_is_a_fault(bus: ServoBus, arm: So101) -> None:

@@ -23,7 +23,7 @@ _SHOWN = 3
 _HEAD_BYTES = 4096
 _MAX_JSON_BYTES = 256 * 1024 * 1024
 
-REPORT_FILES = ("index.html", "before-after-*")
+REPORT_FILES = ("index.html", "report.md", "before-after-*")
 """What `robot-trainer report` writes; `robot-run demo`, at whose end it runs, asks for it beforehand."""
 
 Ours = Callable[[Path], bool]

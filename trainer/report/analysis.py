@@ -40,7 +40,7 @@ class Evaluation:
 
 def evaluation(run: RunData) -> Evaluation:
     """Success by the simulator's truth; pairs by task and seed."""
-    base, final = _true_by_scene(run.of("base")), _true_by_scene(run.of("final"))
+    base, final = true_by_scene(run.of("base")), true_by_scene(run.of("final"))
     scenes = [scene for scene in base if scene in final]
     before, after = [base[s] for s in scenes], [final[s] for s in scenes]
     return Evaluation(
@@ -52,7 +52,7 @@ def evaluation(run: RunData) -> Evaluation:
     )
 
 
-def _true_by_scene(episodes: Iterable[Episode]) -> dict[tuple[str, int], bool]:
+def true_by_scene(episodes: Iterable[Episode]) -> dict[tuple[str, int], bool]:
     return {(e.task, e.seed): e.truth.success for e in episodes if e.truth is not None}
 
 

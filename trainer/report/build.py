@@ -1,9 +1,9 @@
-"""Writes the report's folder: index.html, films and posters. A film that fails is said, not fatal."""
+"""Writes the report's folder: a page, Markdown, films and posters. A film that fails is said, not fatal."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -13,11 +13,12 @@ import cv2
 
 from contracts.errors import EntracteError
 from contracts.files import atomic, outputs
-from trainer.report import sections
+from trainer.report import sections, sections_several
 from trainer.report.analysis import before_and_after, turned
 from trainer.report.load import load_run
 from trainer.report.pictures import side_by_side, write_film, write_poster
-from trainer.report.rows import Episode
+from trainer.report.rows import Episode, RunData
+from trainer.report.several import ways
 from trainer.report.template import as_markup, fill
 from trainer.report.words import date, seconds
 
@@ -54,7 +55,42 @@ def build(run_dir: Path, output: Path, *, say: Callable[[str], None] = lambda _:
     }
     page = output / "index.html"
     atomic.write_bytes(page, render(context, films).encode())
+    _write_markdown(output, [(run.reward or run.folder.name, run)])
     return page
+
+
+def compare(
+    runs: Sequence[tuple[str, Path]], output: Path, *, say: Callable[[str], None] = lambda _: None
+) -> Path:
+    """Write a comparison of (name, run folder) to the folder `output`: runs of one name are seeds of one way
+    to refine, "": named by its reward. Returns the page's path. Raises `EntracteError` as `build` does."""
+    outputs.require_folder(output, "the report", outputs.only(*outputs.REPORT_FILES))
+    named = []
+    for name, folder in runs:
+        say(f"reading {folder}")
+        run = load_run(folder)
+        named.append((name or run.reward or folder.name, run))
+    atomic.make_directory(output)
+    say("drawing")
+    page = output / "index.html"
+    written = fill(
+        HERE / "several.html.j2",
+        **sections_several.context(ways(named)),
+        style=as_markup((HERE / "style.css").read_text()),
+        footer=_footer(),
+    )
+    atomic.write_bytes(page, written.encode())
+    _write_markdown(output, named)
+    return page
+
+
+def _write_markdown(output: Path, named: Sequence[tuple[str, RunData]]) -> None:
+    text = sections_several.markdown(ways(named), _footer())
+    atomic.write_bytes(output / "report.md", text.encode())
+
+
+def _footer() -> str:
+    return f"Made by robot-trainer report, entracte {_own_version()}, {date(time.time())}."
 
 
 def render(context: dict[str, Any], films: list[dict[str, str]]) -> str:
@@ -64,7 +100,7 @@ def render(context: dict[str, Any], films: list[dict[str, str]]) -> str:
         **context,
         films=films,
         style=as_markup((HERE / "style.css").read_text()),
-        footer=f"Made by robot-trainer report, entracte {_own_version()}, {date(time.time())}.",
+        footer=_footer(),
     )
 
 

@@ -1,0 +1,121 @@
+"""Several runs beside each other: seeds of one way to refine pooled, ways compared. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from trainer.report.analysis import (
+    Evaluation,
+    Judge,
+    evaluation,
+    judged_tallies,
+    judges,
+    true_by_scene,
+    truth_tallies,
+)
+from trainer.report.charts import Tally
+from trainer.report.rows import RunData
+from trainer.report.statistics import BOOTSTRAP_DRAWS, CONFIDENCE, Estimate, student_t, wilson
+
+
+@dataclass(frozen=True)
+class Way:
+    """Runs that differ in nothing but their seed. `gain`: mean over them of the paired difference, with
+    Student's interval over seeds (NaN for one); `paired`: with the bootstrap's over seeds and, within a seed,
+    over scenes. `judge`: the reward against the truth, training episodes of all; None: never judged.
+    `wall_s`, `robot_s`: mean of a run, NaN where it isn't known."""
+
+    name: str
+    runs: tuple[RunData, ...]
+    each: tuple[Evaluation, ...]
+    base: Estimate
+    final: Estimate
+    gain: Estimate
+    paired: Estimate
+    judge: Judge | None
+    judged: tuple[Tally, ...]
+    truth: tuple[Tally, ...]
+    wall_s: float
+    robot_s: float
+
+
+def ways(named: Sequence[tuple[str, RunData]]) -> list[Way]:
+    """One for each name, in their order; runs of a name in theirs."""
+    groups: dict[str, list[RunData]] = {}
+    for name, run in named:
+        groups.setdefault(name, []).append(run)
+    return [_way(name, runs) for name, runs in groups.items()]
+
+
+def _way(name: str, runs: list[RunData]) -> Way:
+    each = tuple(evaluation(run) for run in runs)
+    trained = [episode for run in runs for episode in run.of("refine")]
+    judge = next(iter(judges(trained)), None)
+    return Way(
+        name=name,
+        runs=tuple(runs),
+        each=each,
+        base=_pooled([one.base for one in each]),
+        final=_pooled([one.final for one in each]),
+        gain=over_seeds([one.difference.value for one in each if one.pairs]),
+        paired=_paired(runs),
+        judge=judge,
+        judged=_summed([judged_tallies(run) for run in runs]),
+        truth=_summed([truth_tallies(run) for run in runs]),
+        wall_s=_mean([run.ended_unix_s - run.started_unix_s for run in runs]),
+        robot_s=_mean([math.fsum(e.duration_s for e in run.of("refine")) for run in runs]),
+    )
+
+
+def over_seeds(values: Sequence[float]) -> Estimate:
+    """Their mean, with Student's interval: what another seed's mean would be."""
+    if not values:
+        return Estimate(math.nan, math.nan, math.nan, 0)
+    mean, half = float(np.mean(values)), math.nan
+    if len(values) > 1:
+        half = student_t(len(values) - 1) * float(np.std(values, ddof=1)) / math.sqrt(len(values))
+    return Estimate(mean, mean - half, mean + half, len(values))
+
+
+def _pooled(estimates: Sequence[Estimate]) -> Estimate:
+    known = [one for one in estimates if one.count]
+    return wilson(sum(round(one.value * one.count) for one in known), sum(o.count for o in known))
+
+
+def _paired(runs: Sequence[RunData]) -> Estimate:
+    differences = []
+    for run in runs:
+        base, final = true_by_scene(run.of("base")), true_by_scene(run.of("final"))
+        found = [float(final[scene]) - float(base[scene]) for scene in base if scene in final]
+        differences += [np.array(found)] if found else []
+    if not differences:
+        return Estimate(math.nan, math.nan, math.nan, 0)
+    rng, draws = np.random.default_rng(0), BOOTSTRAP_DRAWS // 5
+    means = np.empty(draws)
+    for draw in range(draws):
+        seeds = rng.integers(0, len(differences), len(differences))
+        means[draw] = np.mean(
+            [rng.choice(differences[seed], len(differences[seed])).mean() for seed in seeds]
+        )
+    low, high = np.quantile(means, [0.5 - CONFIDENCE / 2, 0.5 + CONFIDENCE / 2])
+    mean = float(np.mean([found.mean() for found in differences]))
+    return Estimate(mean, float(low), float(high), sum(map(len, differences)))
+
+
+def _summed(tallies: Sequence[Sequence[Tally]]) -> tuple[Tally, ...]:
+    successes: Counter[int] = Counter()
+    counts: Counter[int] = Counter()
+    for tally in (one for run in tallies for one in run):
+        successes[tally.iteration] += tally.successes
+        counts[tally.iteration] += tally.count
+    return tuple(Tally(number, successes[number], counts[number]) for number in sorted(counts))
+
+
+def _mean(values: Sequence[float]) -> float:
+    known = [value for value in values if math.isfinite(value)]
+    return float(np.mean(known)) if known else math.nan

@@ -97,16 +97,14 @@ def table(results: dict[str, dict[str, Any]]) -> str:
                 f"{q['reprojection_px']['median']:.2f}",
                 f"{held['pixels']:.2f} ({held['mm']:.1f}, {held['degrees']:.1f})",
                 f"{max(q['interval_mm']):.1f} ({max(q['interval_deg']):.2f})",
-                *(_solver(q["solvers"].get(method)) for method in METHODS),
+                *(_solver(q["solvers"][method]) for method in METHODS),
             ]
             lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def _solver(found: dict[str, Any] | None) -> str:
-    if found is None or found["pixels"] is None:
-        return "none" if found is None else f"refused: {found['refused']}"
-    return f"{found['pixels']:.1f} px"
+def _solver(found: dict[str, Any]) -> str:
+    return found["refused"] or f"{found['pixels']:.1f} px"
 
 
 def main() -> int:

@@ -14,8 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-# Two-sided 97.5 % quantiles of Student's t for 1..9 degrees of freedom (any statistics text).
-T975 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
+from trainer.report.several import over_seeds, paired_over_seeds
 
 
 @dataclass(frozen=True)
@@ -120,24 +119,21 @@ def rows(cells: Sequence[Cell]) -> list[Row]:
 
 
 def _row(task: str, reward: str, group: Sequence[Cell]) -> Row:
-    gains = np.array([cell.gain for cell in group])
-    mean = float(gains.mean())
-    half = math.nan
-    if len(gains) > 1:
-        half = T975[min(len(gains) - 2, 8)] * float(gains.std(ddof=1)) / math.sqrt(len(gains))
-    low, high = _bootstrap(group)
+    gains = [cell.gain for cell in group]
+    seeds = over_seeds(gains)
+    paired = paired_over_seeds([100.0 * (np.array(c.final) - np.array(c.base)) for c in group])
     return Row(
         task=task,
         reward=reward,
         seeds=tuple(cell.seed for cell in group),
         base=100 * float(np.mean([np.mean(cell.base) for cell in group])),
         final=100 * float(np.mean([np.mean(cell.final) for cell in group])),
-        gain=mean,
-        seed_low=mean - half,
-        seed_high=mean + half,
-        pair_low=low,
-        pair_high=high,
-        per_seed=tuple(float(g) for g in gains),
+        gain=seeds.value,
+        seed_low=seeds.low,
+        seed_high=seeds.high,
+        pair_low=paired.low,
+        pair_high=paired.high,
+        per_seed=tuple(gains),
         evaluation_episodes=sum(len(cell.final) for cell in group),
         curve=tuple(
             (number, 100 * float(np.mean([np.mean(dict(cell.curve)[number]) for cell in group])))
@@ -149,22 +145,6 @@ def _row(task: str, reward: str, group: Sequence[Cell]) -> Row:
         ),
         wall_s=float(np.mean([cell.wall_s for cell in group])),
     )
-
-
-def _bootstrap(group: Sequence[Cell], draws: int = 4000) -> tuple[float, float]:
-    random = np.random.default_rng(0)
-    differences = [100.0 * (np.array(cell.final) - np.array(cell.base)) for cell in group]
-    means = np.empty(draws)
-    for draw in range(draws):
-        picked = random.integers(0, len(group), len(group))
-        means[draw] = np.mean(
-            [
-                differences[i][random.integers(0, len(differences[i]), len(differences[i]))].mean()
-                for i in picked
-            ]
-        )
-    low, high = np.quantile(means, [0.025, 0.975])
-    return float(low), float(high)
 
 
 def markdown(table: Sequence[Row], targets: Mapping[str, str]) -> str:

@@ -10,17 +10,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import sys
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
-
 from benchmarks.pretrained import BIN, Stage, run_stages
-from benchmarks.refinement_table import T975
 from contracts.files import atomic, outputs
+from trainer.report.several import over_seeds
 
 GROUPS = {
     "unseen combination": ("open_drawer", "put_on"),
@@ -152,11 +149,10 @@ def table(work: Path, out: Path) -> None:
 def _cell(values: list[float]) -> str:
     if not values:
         return "–"
-    mean = float(np.mean(values))
+    found = over_seeds(values)
     if len(values) < 2:
-        return f"{mean:.3f}"
-    half = T975[len(values) - 2] * float(np.std(values, ddof=1)) / math.sqrt(len(values))
-    return f"{mean:.3f} ± {half:.3f}"
+        return f"{found.value:.3f}"
+    return f"{found.value:.3f} ± {found.high - found.value:.3f}"
 
 
 def main() -> None:

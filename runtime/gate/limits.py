@@ -205,6 +205,12 @@ def inside_box(limits: GateLimits, position: Sequence[float]) -> bool:
     )
 
 
+def asked_before(limits: GateLimits, state: GateState) -> Numbers:
+    """The request before, NaN before the first. Of one beyond a joint's range its end was followed."""
+    before = state.request or (math.nan,) * len(limits.low)
+    return tuple(map(clamp, before, limits.low, limits.high))
+
+
 def clamp(value: float, low: float, high: float) -> float:
     return low if value < low else high if value > high else value
 

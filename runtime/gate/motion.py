@@ -15,6 +15,7 @@ from runtime.gate.limits import (
     GateLimits,
     GateState,
     Numbers,
+    asked_before,
     clamp,
     inside_box,
     stoppable,
@@ -32,7 +33,7 @@ def shape(
     dt = limits.period_s
     spans = [_span(limits, state, joint) for joint in range(len(limits.low))]
     position: list[float] = []
-    before = state.request if len(state.request) == len(spans) else (math.nan,) * len(spans)
+    before = asked_before(limits, state)
     for joint, (lowest, highest) in enumerate(spans):
         last = state.position[joint]
         if wanted is None:
@@ -47,8 +48,7 @@ def shape(
             bits |= GateBit.VELOCITY
             speed = math.copysign(cap, speed)
         # No faster than it can stay with the request, at the request's own speed: else it swings about it.
-        stood = clamp(before[joint], limits.low[joint], limits.high[joint])  # NaN before the first
-        along = (target - stood) / dt
+        along = (target - before[joint]) / dt
         # A jump has no speed, nor has one that is to stand where it is.
         along = along if abs(along) <= cap and target != last else 0.0
         ahead = target - last - along * dt
@@ -56,9 +56,7 @@ def shape(
         if abs(speed - along) > closing + TOLERANCE:
             bits |= GateBit.ACCELERATION
             speed = along + math.copysign(closing, ahead)
-            position.append(last + clamp(speed, lowest, highest) * dt)
-            continue
-        if lowest - TOLERANCE <= speed <= highest + TOLERANCE and abs(speed) < cap:
+        elif lowest - TOLERANCE <= speed <= highest + TOLERANCE and abs(speed) < cap:
             position.append(target)
             continue
         lawful = clamp(speed, lowest, highest)

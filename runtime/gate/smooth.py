@@ -20,6 +20,7 @@ from runtime.gate.limits import (
     GateLimits,
     GateState,
     Numbers,
+    asked_before,
     clamp,
     stoppable,
 )
@@ -65,10 +66,9 @@ def shape(
     bits = 0
     chosen: list[float] = []
     paths: list[list[float]] = []
-    before = state.request if len(state.request) == len(joints) else (math.nan,) * len(joints)
+    before = asked_before(limits, state)
     for joint, target, last, brake in zip(joints, wanted, before, brakes, strict=True):
-        # Of one beyond the range its end was followed: it stands there, whatever lies beyond.
-        path, bit = _pursue(joint, float(target), clamp(last, joint.low, joint.high), brake)
+        path, bit = _pursue(joint, float(target), last, brake)
         bits |= bit
         chosen.append(path[0])
         paths.append(path)

@@ -42,12 +42,17 @@ class Rewarding(NamedTuple):
 
     @staticmethod
     def of_chunks(
-        execute: int, thin: int, discount: float, outcome: float, shaping: float
+        execute: int,
+        thin: int,
+        discount: float,
+        outcome: float,
+        shaping: float,
+        graded: bool = False,
     ) -> Rewarding:
         """From one chunk to the next where `execute` of its actions are executed, every `thin`-th step was
         kept, which divides it (`Ground` asks for that), and `discount` is per action."""
         stride = execute // thin
-        return Rewarding(stride, discount ** (stride * thin), outcome, shaping)
+        return Rewarding(stride, discount ** (stride * thin), outcome, shaping, graded)
 
     def of(self, kept: Trajectory, at: int) -> tuple[float, float, int]:
         """Reward and discount of the chunk at step `at`, and the step that follows."""

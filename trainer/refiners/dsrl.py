@@ -142,8 +142,9 @@ class DsrlLearner:
         learned = nn.ModuleList(self._learning).parameters()
         self._optimiser = torch.optim.Adam(learned, lr=o.learning_rate)
         self._optimiser.add_param_group({"params": [self.log_alpha], "lr": o.temperature_rate})
-        rewarding = Rewarding.of_chunks(o.execute, o.thin, o.discount, o.outcome, o.shaping)
-        self._rewarding = rewarding._replace(graded=o.graded)
+        self._rewarding = Rewarding.of_chunks(
+            o.execute, o.thin, o.discount, o.outcome, o.shaping, o.graded
+        )
         self._scales = noise_scales(o.noise, demonstrations, head.config)
 
     def _modules(self) -> dict[str, nn.Module]:

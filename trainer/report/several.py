@@ -20,7 +20,7 @@ from trainer.report.analysis import (
 )
 from trainer.report.charts import Tally
 from trainer.report.rows import RunData
-from trainer.report.statistics import BOOTSTRAP_DRAWS, CONFIDENCE, Estimate, student_t, wilson
+from trainer.report.statistics import CONFIDENCE, Estimate, student_t, wilson
 
 
 @dataclass(frozen=True)
@@ -87,24 +87,31 @@ def _pooled(estimates: Sequence[Estimate]) -> Estimate:
     return wilson(sum(round(one.value * one.count) for one in known), sum(o.count for o in known))
 
 
+def paired_over_seeds(differences: Sequence[np.ndarray], draws: int = 4000) -> Estimate:
+    """The mean over seeds of the mean over scenes of [scenes] each, with the bootstrap's interval over seeds
+    and, within a seed, over scenes. NaN without any."""
+    if not differences:
+        return Estimate(math.nan, math.nan, math.nan, 0)
+    rng, means = np.random.default_rng(0), np.empty(draws)
+    for draw in range(draws):
+        means[draw] = np.mean(
+            [
+                differences[i][rng.integers(0, len(differences[i]), len(differences[i]))].mean()
+                for i in rng.integers(0, len(differences), len(differences))
+            ]
+        )
+    low, high = np.quantile(means, [0.5 - CONFIDENCE / 2, 0.5 + CONFIDENCE / 2])
+    mean = float(np.mean([found.mean() for found in differences]))
+    return Estimate(mean, float(low), float(high), sum(map(len, differences)))
+
+
 def _paired(runs: Sequence[RunData]) -> Estimate:
     differences = []
     for run in runs:
         base, final = true_by_scene(run.of("base")), true_by_scene(run.of("final"))
         found = [float(final[scene]) - float(base[scene]) for scene in base if scene in final]
         differences += [np.array(found)] if found else []
-    if not differences:
-        return Estimate(math.nan, math.nan, math.nan, 0)
-    rng, draws = np.random.default_rng(0), BOOTSTRAP_DRAWS // 5
-    means = np.empty(draws)
-    for draw in range(draws):
-        seeds = rng.integers(0, len(differences), len(differences))
-        means[draw] = np.mean(
-            [rng.choice(differences[seed], len(differences[seed])).mean() for seed in seeds]
-        )
-    low, high = np.quantile(means, [0.5 - CONFIDENCE / 2, 0.5 + CONFIDENCE / 2])
-    mean = float(np.mean([found.mean() for found in differences]))
-    return Estimate(mean, float(low), float(high), sum(map(len, differences)))
+    return paired_over_seeds(differences)
 
 
 def _summed(tallies: Sequence[Sequence[Tally]]) -> tuple[Tally, ...]:

@@ -338,37 +338,29 @@ def test_an_inference_that_hangs_is_waited_for_with_the_loop_alive_and_left_behi
     over.set()
 
 
-def test_a_job_between_episodes_that_hangs_ends_the_run_soon_after_a_stop(
-    arm: Arm, board: Board, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("mode", [LoopState.ESTOP, LoopState.FAULT])
+def test_a_job_between_episodes_that_hangs_ends_the_run_soon_after_a_stop_or_a_fault(
+    arm: Arm, board: Board, monkeypatch: pytest.MonkeyPatch, mode: LoopState
 ) -> None:
+    """A fault may be that of a watchdog that died: the arm is in hold, and nobody watches it."""
     monkeypatch.setattr(resting, "STOPPING_S", 0.2)
     gate = gate_of(arm, board)
     gate.prepare(arm.read())
     gate.take_arm()
     robot: Any = loop(gate, board)
     over = threading.Event()
-    threading.Timer(0.1, lambda: setattr(board, "estop_requested", 1)).start()
+
+    def strike() -> None:
+        if mode is LoopState.ESTOP:
+            board.estop_requested = 1
+        else:
+            gate.fault("of the test's")
+
+    threading.Timer(0.1, strike).start()
     with pytest.raises(EntracteError, match="setting the scene hangs"):
         resting.Resting(robot)(over.wait, "setting the scene")
     over.set()
-    assert gate.state.mode is LoopState.ESTOP
-
-
-def test_a_job_between_episodes_that_hangs_ends_the_run_soon_after_a_fault(
-    arm: Arm, board: Board, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """It may be that of a watchdog that died: the arm is in hold, and nobody watches it."""
-    monkeypatch.setattr(resting, "STOPPING_S", 0.2)
-    gate = gate_of(arm, board)
-    gate.prepare(arm.read())
-    gate.take_arm()
-    robot: Any = loop(gate, board)
-    over = threading.Event()
-    threading.Timer(0.1, gate.fault, ["of the test's"]).start()
-    with pytest.raises(EntracteError, match="setting the scene hangs"):
-        resting.Resting(robot)(over.wait, "setting the scene")
-    over.set()
-    assert gate.state.mode is LoopState.FAULT
+    assert gate.state.mode is mode
 
 
 @pytest.mark.parametrize("stopped", [False, True])

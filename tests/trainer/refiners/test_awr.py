@@ -35,8 +35,10 @@ def test_without_an_episode_the_demonstrations_are_imitated(make, package):
     assert not same(update.tensors, package.refinable_weights())
 
 
-def test_what_led_to_more_is_imitated_and_the_rest_is_not(package):
-    """From everywhere half of the chunks go up, half down, and one half succeeds: the policy goes there."""
+@pytest.mark.parametrize("by", ["outcome", "gain"])
+def test_what_led_to_more_is_imitated_and_the_rest_is_not(package, by):
+    """From everywhere half of the chunks go up, half down, and one half succeeds, or gains though all fail:
+    the policy goes there. A gain as a potential would be taken off again with the value."""
     went = {}
     for wanted in (1.0, -1.0):
         head = FlowPolicy.from_package(package).head
@@ -49,8 +51,9 @@ def test_what_led_to_more_is_imitated_and_the_rest_is_not(package):
             chunks = rng.normal(size=(1, LENGTH, 6)).astype(np.float32)
             chunks[..., 0] += 30 * side
             features = rng.normal(size=(1, 1, size)).astype(np.float32)
-            nothing, nobody, success = np.zeros(1), np.zeros(1, bool), bool(side == wanted)
-            kept = Trajectory(features, chunks, nothing, nothing, success, nobody)
+            gains = np.array([0.3 * side * wanted * (by == "gain")], np.float32)
+            success = bool(side == wanted) and by == "outcome"
+            kept = Trajectory(features, chunks, gains, np.zeros(1), success, np.zeros(1, bool))
             made.own.append(kept)
         found = made.learn([], 0, 1)
         seen = torch.from_numpy(np.concatenate([kept.features[0] for kept in made.own]))
@@ -61,32 +64,6 @@ def test_what_led_to_more_is_imitated_and_the_rest_is_not(package):
         went[wanted] = float(chunks[:, :, 0].mean())
         assert 0.0 < found.metrics["weight"] < options.most_weight
     # All imitated alike ends in between, whichever side succeeds.
-    assert went[1.0] > went[-1.0] + 30
-
-
-def test_of_chunks_that_came_to_the_same_those_are_imitated_that_gained(package):
-    """The reward model's process: as a potential it would be taken off again with the value."""
-    went = {}
-    for wanted in (1.0, -1.0):
-        head = FlowPolicy.from_package(package).head
-        size = head.config.features
-        options = AwrOptions(steps=200, value_steps=100, batch=64, learning_rate=3e-3)
-        made = AwrLearner(head, [], options, 0)
-        rng = np.random.default_rng(0)
-        for _ in range(60):
-            side = np.float32(rng.choice([-1.0, 1.0]))
-            chunks = rng.normal(size=(1, LENGTH, 6)).astype(np.float32)
-            chunks[..., 0] += 30 * side
-            features = rng.normal(size=(1, 1, size)).astype(np.float32)
-            gains, nobody = np.array([0.3 * side * wanted], np.float32), np.zeros(1, bool)
-            made.own.append(Trajectory(features, chunks, gains, np.zeros(1), False, nobody))
-        made.learn([], 0, 1)
-        seen = torch.from_numpy(np.concatenate([kept.features[0] for kept in made.own]))
-        with torch.no_grad():
-            noise = torch.randn(60, LENGTH * 6, generator=torch.Generator().manual_seed(1))
-            flat = made.trainer.average.integrate(seen, noise)
-            chunks = made.trainer.average.denormalise(seen, flat)
-        went[wanted] = float(chunks[:, :, 0].mean())
     assert went[1.0] > went[-1.0] + 30
 
 

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from trainer.demonstrations import Samples
 from trainer.policies.flow import FlowPolicy
 from trainer.policies.noise import FeatureNoise, disturb
-from trainer.training import Averaged, Progress, begin, warm_cosine
+from trainer.training import Averaged, Progress, begin, multiplies_bfloat16, warm_cosine
 
 WARM_UP = 50
 
@@ -128,7 +128,7 @@ def _features(
     noise = options.state_noise * policy.trunk.state_std.numpy()
     states = states + (noise * rng.normal(size=states.shape)).astype(np.float32)
     tokens = torch.from_numpy(samples.tokens[batch])
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast("cpu", torch.bfloat16, enabled=multiplies_bfloat16()):
         features: torch.Tensor = policy.trunk(*images, torch.from_numpy(states), tokens)
     return features.float()
 

@@ -23,7 +23,7 @@ from trainer.glances import CAMERAS, ROWS, Glances
 from trainer.imitate import recolour, shift
 from trainer.policies.flow import FlowConfig, FlowPolicy
 from trainer.policies.vision import CELL_PX, PLACE_SCALE_M, PLACE_SIZE, CameraEncoder
-from trainer.training import Averaged, Progress, begin, warm_cosine
+from trainer.training import Averaged, Progress, begin, multiplies_bfloat16, warm_cosine
 
 WARM_UP = 200
 CHECKPOINT_EVERY = 500
@@ -119,7 +119,7 @@ def _loss(
         pixels = glances.pixels[batch][:, :, index] + (
             options.shift_px - starts[:, None, None, ::-1].astype(np.float32)
         )
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=multiplies_bfloat16()):
             anyway, cells = encoder.look(recolour(pictures, options.colour, rng))
         told, scores = encoder.ask(cells, phrase)
         pointing = pointing + pointing_loss(scores[:, :2], pixels.reshape(-1, 2, 2), pictures.shape)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 from pathlib import Path
 
 import msgspec
@@ -26,6 +27,7 @@ from trainer.app import app
 from trainer.imitate import ImitateOptions, augment, imitate
 from trainer.imitation_set import first_config
 from trainer.policies.flow import FlowPolicy
+from trainer.training import multiplies_bfloat16
 
 torch.set_num_threads(1)
 CAMERAS = ("front", "wrist")
@@ -183,17 +185,20 @@ def test_a_frozen_trunk_stays_as_it_was(tmp_path: Path) -> None:
         assert same == (not name.startswith("head.flow.")), name
 
 
-def test_imitation_learns_to_go_where_the_bar_is(tmp_path: Path) -> None:
-    data = record(tmp_path / "data")
-    found = _read(data)
-    policy = make_policy(hidden=64, chunk_length=8, features=64)
-    samples = demonstrations.samples(
-        found,
+def _samples(data: Path, policy: FlowPolicy) -> demonstrations.Samples:
+    return demonstrations.samples(
+        _read(data),
         cameras=CAMERAS,
         vocabulary=policy.config.vocabulary,
         instruction_length=policy.config.instruction_length,
-        chunk_length=8,
+        chunk_length=policy.config.chunk_length,
     )
+
+
+def test_imitation_learns_to_go_where_the_bar_is(tmp_path: Path) -> None:
+    data = record(tmp_path / "data")
+    policy = make_policy(hidden=64, chunk_length=8, features=64)
+    samples = _samples(data, policy)
     policy.set_statistics(samples.states, samples.chunks)
     options = ImitateOptions(steps=200, batch=32, rate=3e-3, shift_px=1, colour=0.05, average=0.97)
     trained = imitate(policy, samples, options)
@@ -238,3 +243,25 @@ def test_a_policy_is_bound_to_the_calibration_of_all_its_data_or_to_none(
 def test_starting_from_nothing_that_exists_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(PackageError, match="holds no trained policy"):
         FlowPolicy.load(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("fast", [False, True])
+def test_bfloat16_is_left_alone_where_the_processor_must_make_it_up(
+    fast: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There it takes eight times as long as float32."""
+    monkeypatch.setattr("trainer.imitate.multiplies_bfloat16", lambda: fast)
+    policy = make_policy()
+    samples = _samples(record(tmp_path / "data", episodes=1), policy)
+    computed = []
+    policy.trunk.register_forward_hook(lambda *_: computed.append(torch.is_autocast_enabled("cpu")))
+    imitate(policy, samples, ImitateOptions(steps=1, batch=2))
+    assert computed
+    assert set(computed) == {fast}
+
+
+@pytest.mark.skipif(not Path("/proc/cpuinfo").exists(), reason="no /proc/cpuinfo here")
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="another processor's flags")
+def test_what_the_processor_is_asked_for_is_what_it_says() -> None:
+    flags = Path("/proc/cpuinfo").read_text().split("flags", 1)[1].split("\n", 1)[0].split()
+    assert multiplies_bfloat16() == {"avx512bw", "avx512vl", "avx512dq"}.issubset(flags)

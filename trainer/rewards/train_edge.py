@@ -25,6 +25,7 @@ from contracts.language import build_vocabulary, encode
 from contracts.package import Provenance
 from trainer.rewards.data import Batch, BatchSampler, Clip, instructions_of
 from trainer.rewards.edge_model import EdgeHead, EdgeShape, EdgeTrunk
+from trainer.training import multiplies_bfloat16
 
 _REMEDY = "copy the trained folder again, or train it again with robot-reward train"
 
@@ -94,9 +95,9 @@ def losses(edge: Edge, batch: Batch, settings: TrainSettings) -> dict[str, Tenso
 
 
 def mixed_losses(edge: Edge, batch: Batch, settings: TrainSettings) -> dict[str, Tensor]:
-    """`losses`, with convolutions and products in bfloat16 where `settings` says so (a CPU with AVX-512
-    takes half the time; what is trained and saved stays float32)."""
-    with torch.autocast("cpu", torch.bfloat16, enabled=settings.bfloat16):
+    """`losses`, with convolutions and products in bfloat16 where `settings` says so and the CPU has
+    instructions for it (it then takes half the time; what is trained and saved stays float32)."""
+    with torch.autocast("cpu", torch.bfloat16, enabled=settings.bfloat16 and multiplies_bfloat16()):
         parts = losses(edge, batch, settings)
     return {name: value.float() for name, value in parts.items()}
 

@@ -38,7 +38,7 @@ def begin(seed: int, threads: int) -> tuple[np.random.Generator, torch.Generator
 def multiplies_bfloat16() -> bool:
     """Whether this processor has instructions for bfloat16 or AVX-512 to make it up with. Without either,
     convolutions in bfloat16 take eight times as long as in float32 instead of half."""
-    return torch.backends.mkldnn.is_available() and bool(
+    return torch.backends.mkldnn.is_available() and bool(  # type: ignore[no-untyped-call]
         torch.ops.mkldnn._is_mkldnn_bf16_supported()
     )
 

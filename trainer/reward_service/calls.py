@@ -18,6 +18,7 @@ from trainer.interfaces import (
     GrowingRewardModel,
     VideoRewardModel,
 )
+from trainer.plain import plain_signal
 
 MAX_GROWING = 64
 """Growing episodes of one model that are kept; the longest unused is computed anew when asked about."""
@@ -63,10 +64,15 @@ def score_all(model: VideoRewardModel, questions: Sequence[tuple[Video, str]]) -
 
 
 def checked(signal: object, video: Video, model_id: str) -> tuple[RewardSignal, str]:
-    """The signal if it can be used, else one that abstains; and the kind as in `Said`."""
+    """The signal, in Python's own numbers, if it can be used, else one that abstains; and the kind as in
+    `Said`."""
     step = int(video.steps[-1])
     if not isinstance(signal, RewardSignal):
         return abstain(step, f"nan: the model returned {type(signal).__name__}", model_id), "nan"
+    try:
+        signal = plain_signal(signal)
+    except (TypeError, ValueError) as error:
+        return abstain(step, f"nan: the model's output is no number: {error}", model_id), "nan"
     if signal.step != step:
         return abstain(step, f"nan: the model scored step {signal.step}", model_id), "nan"
     if signal.abstained:

@@ -6,6 +6,7 @@ Owns the socket and nothing of how a model is asked. No call in it waits for a m
 from __future__ import annotations
 
 import math
+import operator
 import queue
 import socket as sockets
 import time
@@ -185,14 +186,18 @@ class RewardService:
             )
         )
 
-    def _health(self, query: HealthQuery) -> Health:
+    def _health(self, query: HealthQuery) -> Health | wire.Refused:
         if query.selftest:
             for batcher in self.batchers.values():
                 batcher.test_again()
+        try:
+            models = tuple(_state(name, batcher) for name, batcher in self.batchers.items())
+        except Exception as error:  # whatever a model says of itself
+            return _unsendable(query.request, error)
         return Health(
             query.request,
             time.monotonic() - self._started_s,
-            tuple(_state(name, batcher) for name, batcher in self.batchers.items()),
+            models,
             len(self._sessions),
             self._sessions.nbytes,
             self.malformed,
@@ -228,19 +233,29 @@ class RewardService:
 
     def _send(self, client: bytes, message: wire.ServiceMessage) -> None:
         try:
-            self._socket.send_multipart([client, *wire.pack(message)], zmq.DONTWAIT)
+            parts = wire.pack(message)
+        except Exception as error:  # whatever a model put into it: no other answer is lost with it
+            parts = wire.pack(_unsendable(getattr(message, "request", -1), error))
+        try:
+            self._socket.send_multipart([client, *parts], zmq.DONTWAIT)
         except zmq.ZMQError:  # an asker that doesn't read its answers: its own deadline tells it
             return
 
 
+def _unsendable(request: int, error: Exception) -> wire.Refused:
+    """In place of a message that holds what can't be sent: its asker abstains."""
+    return wire.Refused(request, f"the answer can't be sent: {ascii(error)[:300]}")
+
+
 def _state(name: str, batcher: Batcher) -> ModelState:
+    """In Python's own numbers: a plugin's may be numpy's."""
     model, counts = batcher.model, batcher.counts
     return ModelState(
         name,
-        model.model_id,
-        msgspec.json.encode(model.contract),
+        str(model.model_id),
+        msgspec.json.encode(model.contract, enc_hook=operator.methodcaller("item")),
         _finite(model.completion_threshold),
-        model.completion_consecutive,
+        int(model.completion_consecutive),
         isinstance(model, BatchedRewardModel),
         isinstance(model, GrowingRewardModel),
         batcher.selftest,
@@ -256,4 +271,4 @@ def _state(name: str, batcher: Batcher) -> ModelState:
 
 
 def _finite(value: float) -> float:
-    return value if math.isfinite(value) else 1.0
+    return float(value) if math.isfinite(value) else 1.0

@@ -53,6 +53,21 @@ class ConvReward:
         ]
 
 
+class Numbers(ConvReward):
+    """Answers in numpy's numbers, and with a reason that no message can hold where a video has 5 frames."""
+
+    completion_threshold, completion_consecutive = np.float32(0.25), np.int64(2)
+
+    def score_batch(self, requests):
+        found = []
+        for signal, (shown, _) in zip(super().score_batch(requests), requests, strict=True):
+            values = {"process": np.float32(signal.process), "completion": np.float32(0.5)}
+            said = RewardSignal(shown.steps[-1], model_id=np.str_(self.model_id), **values)
+            bad = RewardSignal(signal.step, model_id=self.model_id, abstained="no file a\udcff")
+            found.append(bad if len(shown) == 5 else said)
+        return found
+
+
 class RecurrentReward:
     """A GRU over all frames; growing, it computes the new ones alone."""
 

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import msgspec
 import numpy as np
 import pytest
-from served import ConvReward, RecurrentReward, serving, video, wait
+from served import ConvReward, Numbers, RecurrentReward, serving, video, wait
 
 from contracts import reward_service as wire
 from contracts.errors import ConfigError
@@ -235,6 +235,44 @@ def test_a_model_that_raises_or_talks_nonsense_abstains_for_that_video_alone() -
     assert "RuntimeError: bad picture" in found[2].abstained
     assert all(math.isnan(found[i].completion) for i in (2, 3, 4))
     assert state.abstained == {"exception": 1, "nan": 2} and state.scored == 3
+
+
+def test_a_model_that_answers_in_numpys_numbers_is_served_and_ends_nothing() -> None:
+    model = Numbers("numbers")
+    model.contract = msgspec.structs.replace(RecurrentReward.contract, rate_hz=np.float32(10))
+    with serving(model, ConvReward()) as service:
+        asker = connect(service.address, "numbers", deadline_s=5)
+        found = asker.score_batch([(video(i, frames=i), "lift") for i in (4, 5, 6)])
+        other = connect(service.address, "conv", deadline_s=5)
+        assert not other.score(video(1), "lift").abstained
+        for each in (asker, other):
+            each.close()
+    assert [s.completion for s in found[::2]] == [0.5, 0.5] and not found[0].abstained
+    assert asker.completion_threshold == 0.25 and asker.completion_consecutive == 2
+    assert "can't be sent" in found[1].abstained and "surrogates" in found[1].abstained
+
+
+class Silent(ConvReward):
+    """Can't say its threshold any more once it is served."""
+
+    broken = False
+
+    @property
+    def completion_threshold(self):
+        if self.broken:
+            raise RuntimeError("no threshold")
+        return 0.5
+
+
+def test_a_model_that_cannot_tell_of_itself_is_said_and_ends_nothing() -> None:
+    model = Silent()
+    with serving(model) as service:
+        asker = connect(service.address, deadline_s=5)
+        model.broken = True
+        with pytest.raises(ConfigError, match="no threshold"):
+            health(service.address)
+        assert not asker.score(video(1), "lift").abstained
+        asker.close()
 
 
 class Moody(ConvReward):

@@ -219,7 +219,7 @@ def measure(
         outcomes.append(observe(model, case, moments, seed=seed + number))
         if report:
             report(number + 1, len(cases))
-    return summary(name or model.model_id, model.completion_threshold, outcomes, draws, seed)
+    return summary(name or model.model_id, float(model.completion_threshold), outcomes, draws, seed)
 
 
 def summary(
@@ -229,7 +229,7 @@ def summary(
     cases = [outcome.case for outcome in outcomes]
     drawn = resamples([case.group for case in cases], draws, seed)
     figures = {
-        key: with_interval(_over(outcomes, function), len(outcomes), drawn, _support(key, cases))
+        key: with_interval(_over(outcomes, function), len(outcomes), drawn, _support(key, outcomes))
         for key, function in STATISTICS.items()
     }
     return Measured(
@@ -242,23 +242,18 @@ def summary(
     )
 
 
-def _support(key: str, cases: Sequence[Case]) -> int:
-    """How many recordings a share that met no exception was counted on (0: not a share)."""
-    good = len({case.group for case in cases if case.succeeded})
-    bad = len({case.group for case in cases if not case.succeeded})
-    both = min(good, bad)
-    return {
-        "tpr": good,
-        "language": good,
-        "fpr": bad,
-        "fpr_at_tpr80": bad,
-        "auc": both,
-        "balanced": both,
-        "order": good + bad,
-        "pairwise": good + bad,
-        "coverage": good + bad,
-        "aurc": good + bad,
-    }.get(key, 0)
+def _support(key: str, outcomes: Sequence[Outcome]) -> int:
+    """How many recordings a share that met no exception was counted on (0: not a share): those that have a
+    value of it; where successes are held against failures, the scarcer."""
+    if key in ("rank", "kendall", "ece"):
+        return 0
+    if key in ("auc", "balanced"):
+        return min(_support("tpr", outcomes), _support("fpr", outcomes))
+    statistic = STATISTICS["fpr" if key == "fpr_at_tpr80" else key]
+    by_group: dict[str, list[Outcome]] = {}
+    for outcome in outcomes:
+        by_group.setdefault(outcome.case.group, []).append(outcome)
+    return sum(not math.isnan(statistic(mine)) for mine in by_group.values())
 
 
 Statistic = Callable[[Sequence[Outcome]], float]

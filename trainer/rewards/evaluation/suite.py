@@ -57,7 +57,7 @@ class Calibrated:
     """What fitting on validation ends gave, and what it does to the measured ends. `validation`, `failures`:
     how many ends that were, and how many failures among them (a rate of 2 % can't be seen in fewer than
     50). `ece`: as the model says it, after the temperature, after the isotonic map. `passed`: share of
-    measured failures and successes at or above `threshold`."""
+    measured failures and successes at or above `threshold` (abstained: not)."""
 
     validation: int
     failures: int
@@ -251,15 +251,17 @@ def calibrate(
         },
         FALSE_POSITIVES,
         threshold,
-        model.completion_threshold,
-        _share(now[~done] >= threshold),
-        _share(now[done] >= threshold),
+        float(model.completion_threshold),
+        _passed(measured, False, threshold),
+        _passed(measured, True, threshold),
         calibration.fit_abstention(wrong, unsure, MOST_RISK, calibration.VALIDATION),
     )
 
 
-def _share(passed: np.ndarray) -> float:
-    return float(passed.mean()) if len(passed) else math.nan
+def _passed(measured: Measured, succeeded: bool, threshold: float) -> float:
+    """Share of all such ends; one that was abstained from (NaN) does not pass."""
+    ends = [o.end.completion for o in measured.outcomes if o.case.succeeded is succeeded]
+    return float((np.array(ends) >= threshold).mean()) if ends else math.nan
 
 
 def _plain(value: float) -> float | None:

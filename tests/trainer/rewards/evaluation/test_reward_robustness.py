@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -22,7 +24,7 @@ from trainer.rewards.evaluation.cases import Case, labelled, refuse_overlap
 from trainer.rewards.evaluation.comparison import verdict
 from trainer.rewards.evaluation.measure import measure
 from trainer.rewards.evaluation.robustness import Check, robustness
-from trainer.rewards.evaluation.suite import evaluate_task
+from trainer.rewards.evaluation.suite import calibrate, evaluate_task
 
 UP = ("make it bright", "make it light", "brighten it")
 DOWN = "make it dark"
@@ -198,6 +200,38 @@ def test_who_says_nothing_where_it_is_hard_gains_nothing_in_pairs() -> None:
     assert whole.figures["pairwise"].value == 1.0
     # Of 12 moments some 6 are silent: pairs among them, and with others, count half.
     assert 0.5 < half.figures["pairwise"].value < 0.8
+
+
+def test_an_interval_without_an_exception_counts_the_recordings_that_have_a_value() -> None:
+    told = cases(12)
+    still = [case(number, [1.0] * 8) for number in range(100, 108)]  # no motion: no pair of it
+    mine = [replace(one, wrong=()) if n > 2 else one for n, one in enumerate(told)] + still[:4]
+    mine += [replace(one, wrong=(), group=told[0].group) for one in still[4:]]
+    figures = measure(Eye(), mine, draws=50).figures
+    counted = {"order": 12, "pairwise": 12, "language": 6, "tpr": 10, "fpr": 6, "coverage": 16}
+    for name, recordings in counted.items():
+        exact = 0.025 ** (1 / recordings)
+        width = figures[name].high - figures[name].low
+        assert width == pytest.approx(1 - exact), name
+
+
+def test_an_end_that_was_abstained_from_is_no_success_that_passed() -> None:
+    class Shy(Eye):
+        """Silent at every other success, and its numbers are numpy's."""
+
+        completion_threshold = np.float32(0.5)
+
+        def score(self, video: Video, instruction: str) -> RewardSignal:
+            if len(video) == 18 and video.views["front"][0, 0, 0, 0] % 2:
+                return abstain(int(video.steps[-1]), "never seen")
+            return super().score(video, instruction)
+
+    shy = measure(Shy(), cases(20), draws=5)
+    fit = calibrate(Shy(), shy, cases(20, 500))
+    assert fit is not None and fit.passed_failures == 0.0
+    assert 0.2 < fit.passed_successes < 0.8
+    assert fit.passed_successes == pytest.approx(shy.figures["tpr"].value)
+    assert msgspec.json.encode([shy.as_dict(), fit.as_dict()])
 
 
 def test_perturbations_do_what_they_say() -> None:

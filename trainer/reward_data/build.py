@@ -24,6 +24,7 @@ from trainer.reward_data.counterfactual import Proposer, Validator
 from trainer.reward_data.formats import Part, sized, write_key_frames, write_videos
 from trainer.reward_data.model_counterfactual import make
 from trainer.reward_data.plan import Plan, Words, WorkItem, make_plan
+from trainer.reward_data.readers import Mp4Pictures
 from trainer.reward_data.recipe import SPLITS, Recipe
 from trainer.reward_data.record import digest
 from trainer.reward_data.samples import Maker
@@ -33,6 +34,7 @@ CONTEXT = "context.json"
 CARD = "card.json"
 MAX_PART_BYTES = 1 << 28
 LRM_TABLES = ("progress", "pairs", "completion")
+NOWHERE = Mp4Pictures("")
 
 
 class Context(msgspec.Struct, frozen=True):
@@ -78,11 +80,15 @@ def build(
 
 
 def fingerprint(recipe: Recipe, plan: Plan) -> str:
-    """Of everything that decides the bytes: the recipe but for its paths, and the videos drawn."""
+    """Of everything that decides the bytes but where it lies: the recipe, the videos drawn, and what their
+    sources say of them now."""
     bare = [msgspec.structs.replace(source, path="") for source in recipe.sources]
     sources = [msgspec.json.encode(source).decode() for source in bare]
     rest = msgspec.json.encode(msgspec.structs.replace(recipe, sources=())).decode()
-    return digest(*sources, rest, *(item.video.video_id for item in plan.items))
+    videos = [msgspec.structs.replace(item.video, pictures=NOWHERE) for item in plan.items]
+    items = [WorkItem(video, item.split) for video, item in zip(videos, plan.items, strict=True)]
+    said = msgspec.json.encode(msgspec.structs.replace(plan, items=tuple(items))).decode()
+    return digest(*sources, rest, said)
 
 
 def part_path(output: Path, item: WorkItem) -> Path:
@@ -156,7 +162,7 @@ def _opened(output: Path, identity: str) -> dict[str, Any] | None:
             shutil.rmtree(output / PARTS, ignore_errors=True)
             return done
         raise EntracteError(
-            f"{output} holds the data of another recipe or other sources",
+            f"{output} holds the data of another recipe, or of sources that said otherwise",
             expected=identity,
             found=done.get("identity"),
             remedy="choose an empty folder",
@@ -164,7 +170,7 @@ def _opened(output: Path, identity: str) -> dict[str, Any] | None:
     mark = output / PARTS / "identity"
     if mark.exists() and mark.read_text() != identity:
         raise EntracteError(
-            f"{output} holds an unfinished build of another recipe or other sources",
+            f"{output} holds an unfinished build of another recipe, or of sources that said otherwise",
             remedy="choose an empty folder, or delete this one",
         )
     if not mark.exists() and output.exists() and any(output.iterdir()):

@@ -10,7 +10,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +21,13 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from contracts.errors import ConfigError, EntracteError
-from tests.trainer.reward_data.layouts import SHARED, rlds_episode, tfrecord
+from tests.trainer.reward_data.layouts import SHARED, rlds_episode, tfrecord, write_mp4
 from trainer.reward_data import ray_build
-from trainer.reward_data.build import PARTS, build
+from trainer.reward_data.build import PARTS, build, work
 from trainer.reward_data.formats import key_frames
 from trainer.reward_data.plan import Plan, make_plan
 from trainer.reward_data.readers import video_length
-from trainer.reward_data.recipe import read_recipe
+from trainer.reward_data.recipe import Recipe, read_recipe
 from trainer.rewards.build_data_command import command
 
 Write = Callable[..., Path]
@@ -237,6 +238,32 @@ def test_a_folder_with_something_else_in_it_is_left_alone(
     (tmp_path / "mine" / "thesis.txt").write_text("x")
     with pytest.raises(EntracteError, match="not empty"):
         build(read_recipe(recipe_file()), tmp_path / "mine")
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_what_a_source_said_before_is_neither_kept_nor_mixed_with_what_it_says_now(
+    finished: bool, tmp_path: Path, recipe_file: Write
+) -> None:
+    def recipe(task: str, reward: int, disk: str = "a") -> Recipe:
+        folder = tmp_path / disk / "judged"
+        said = [{"file_name": f"{n}.mp4", "task": task, "reward": reward} for n in range(3)]
+        for number in range(3):
+            write_mp4(folder / f"{number}.mp4", seed=number)
+        (folder / "metadata.jsonl").write_text("\n".join(json.dumps(row) for row in said))
+        source = {"kind": "roboreward", "name": "judged", "path": str(folder)}
+        return read_recipe(recipe_file(sources=[source], output={"lrm": False}))
+
+    def stopped(items: list[bytes], output: str) -> Iterator[str]:
+        yield work(items[0], output)
+        raise KeyboardInterrupt
+
+    output, first = tmp_path / "out", ("open the drawer", 5)
+    with nullcontext() if finished else pytest.raises(KeyboardInterrupt):
+        build(recipe(*first), output, run=None if finished else stopped)
+    for corrected in (("open the drawer", 1), ("close the drawer", 5)):
+        with pytest.raises(EntracteError, match="said otherwise"):
+            build(recipe(*corrected), output)
+    assert build(recipe(*first, disk="b"), output)["scores"]["5"], "moved, it is the same data"
 
 
 @pytest.mark.parametrize(

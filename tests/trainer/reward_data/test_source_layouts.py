@@ -90,6 +90,37 @@ def test_lerobot_takes_the_label_that_the_data_set_has(tmp_path: Path) -> None:
         read(tmp_path / "set", "lerobot", camera="rear")
 
 
+def test_what_was_stopped_or_what_a_policy_did_is_no_demonstration(tmp_path: Path) -> None:
+    features = {
+        "observation.images.front": Feature("video", SHAPE),
+        "action": Feature("float32", (2,)),
+    }
+    ends = (
+        ("record", "operator", None, 5, 5),
+        ("record", "time_limit", False, 1, 1),
+        ("record", "aborted", None, None, None),
+        ("record", "fault", None, None, None),
+        ("record", "rerecord", None, None, None),
+        ("refine", "completed", True, 5, 5),
+        ("refine", "aborted", None, None, None),
+        ("refine", "time_limit", None, None, 5),
+        ("evaluate", "completed", None, None, 5),
+        ("", "", None, 5, 5),  # LeRobot's own
+    )
+    with DatasetWriter.create(tmp_path / "set", 6, features, "toy") as writer:
+        for n, (purpose, reason, label, _, _) in enumerate(ends):
+            pictures = {"observation.images.front": moving_square(6, n)}
+            end = {"reason": reason, "operator_success": label}
+            extra = {"start": {"purpose": purpose}, "end": end} if reason else {}
+            columns = {"action": np.zeros((6, 2), np.float32)}
+            writer.add_episode(columns, pictures, depth=None, task="open it", extra=extra)
+    videos = read(tmp_path / "set", "lerobot")
+    assert [v.goals[0].reward for v in videos] == [bare for *_, bare, _ in ends]
+    videos = read(tmp_path / "set", "lerobot", outcome="success")
+    assert [v.goals[0].reward for v in videos] == [named for *_, named in ends]
+    assert {v.goals[0].label_origin for v in videos if v.goals[0].reward is None} == {"unknown"}
+
+
 def test_roboreward_rows_over_the_same_pictures_are_one_group(tmp_path: Path) -> None:
     split = tmp_path / "train"
     for name, seed in (("a.mp4", 1), ("b.mp4", 1), ("c.mp4", 2)):

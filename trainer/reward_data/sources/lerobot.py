@@ -1,30 +1,37 @@
 """LeRobotDataset v3.0: Entracte's own and LeRobot's.
 
 Outcome, best first: the operator's or simulator's label of Entracte's episodes, `next.success` of the last
-step, what the recipe takes demonstrations for.
+step, what the recipe takes the others for. Nobody knows what an episode that was stopped would have come to.
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
 
 import numpy as np
 
 from contracts.errors import EntracteError
 from contracts.files.dataset_format import CAMERA_PREFIX, VIDEO
 from contracts.files.dataset_reader import DatasetReader
+from contracts.messages import ABORTED
 from trainer.reward_data.readers import LeRobotPictures
 from trainer.reward_data.record import Goal, SourceVideo, digest
-from trainer.reward_data.settings import Outcome, SourceSettings, folder_of
+from trainer.reward_data.settings import SourceSettings, folder_of
 from trainer.rewards.roboreward_rows import HIGHEST, LOWEST
 
 SUCCESS = "next.success"
+STOPPED = (ABORTED, "fault", "rerecord")
+"""Ends of episodes that are nobody's demonstration."""
 
 
 class LeRobotSettings(SourceSettings, frozen=True, kw_only=True):
     """`camera`: name or key of the camera ("": the first by name); `outcome`: what an episode without a
-    label is taken for; `failure`: the 1-5 score of one that is labelled a failure."""
+    label is taken for unless it was stopped ("": a demonstration for a success, what a policy of Entracte's
+    did for unknown); `failure`: the 1-5 score of one that is labelled a failure."""
 
     camera: str = ""
-    outcome: Outcome = "success"
+    outcome: Literal["", "success", "unknown"] = ""
     failure: int = LOWEST
 
     def __post_init__(self) -> None:
@@ -66,7 +73,7 @@ def read(settings: LeRobotSettings) -> list[SourceVideo]:
 
 
 def _label(
-    reader: DatasetReader, index: int, extra: dict[str, object], settings: LeRobotSettings
+    reader: DatasetReader, index: int, extra: Mapping[str, object], settings: LeRobotSettings
 ) -> tuple[int | None, str]:
     end = extra.get("end")
     said = end.get("operator_success") if isinstance(end, dict) else None
@@ -74,4 +81,17 @@ def _label(
         said = bool(np.asarray(reader.episode(index, [SUCCESS])[SUCCESS]).ravel()[-1])
     if said is not None:
         return (HIGHEST if said else settings.failure), "human or simulator"
-    return (HIGHEST, "demonstration") if settings.outcome == "success" else (None, "unknown")
+    done = _taken_for_done(extra, settings.outcome)
+    return (HIGHEST, "demonstration") if done else (None, "unknown")
+
+
+def _taken_for_done(extra: Mapping[str, object], outcome: str) -> bool:
+    """An episode that has no label. Entracte's own have an end, and a start that says what for."""
+    start, end = extra.get("start"), extra.get("end")
+    if not isinstance(end, dict):
+        return outcome != "unknown"
+    if end.get("reason") in STOPPED:
+        return False
+    if outcome:
+        return outcome == "success"
+    return isinstance(start, dict) and start.get("purpose") == "record"

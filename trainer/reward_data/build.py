@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from contracts.errors import EntracteError
+from contracts.errors import EntracteError, some_of
 from contracts.files import atomic, outputs
 from trainer.reward_data import card, contact_sheet
 from trainer.reward_data.counterfactual import Proposer, Validator
@@ -58,7 +58,8 @@ def build(
 ) -> dict[str, Any]:
     """Write the data set to `output` and return its card. `run` does the work elsewhere (Ray).
 
-    Raises `EntracteError` where `output` holds something else or can't be written, or a source can't be read.
+    Videos whose pictures can't be read are left out, and the card says which. Raises `EntracteError` where
+    `output` holds something else or can't be written, a source can't be listed, or most can't be read.
     """
     outputs.require_room(output)
     plan = make_plan(recipe)
@@ -95,8 +96,14 @@ def part_path(output: Path, item: WorkItem) -> Path:
     return output / PARTS / f"{digest(item.video.video_id)}.json"
 
 
+def unreadable_path(output: Path, item: WorkItem) -> Path:
+    """Says why a video has no part. The next run tries it again."""
+    return part_path(output, item).with_suffix(".unreadable")
+
+
 def work(item_json: bytes, output: str) -> str:
-    """Make and commit the part of one source video; its id. Runs in any process that sees `output`."""
+    """Make and commit the part of one source video, or say why it can't be read; its id. Runs in any process
+    that sees `output`."""
     item = msgspec.json.decode(item_json, type=WorkItem)
     root = Path(output)
     made_at = (root / PARTS / CONTEXT).stat().st_mtime_ns
@@ -110,10 +117,15 @@ def work(item_json: bytes, output: str) -> str:
     maker = Maker(video, recipe, context.words[video.source], proposer, validator, look)
     wanted = sorted({int(row) for row in maker.rows})
     longest = recipe.output.longest_side_px
-    pictures = {
-        row: sized(picture, longest)
-        for row, picture in zip(wanted, video.pictures.pictures(wanted), strict=True)
-    }
+    try:
+        pictures = {
+            row: sized(picture, longest)
+            for row, picture in zip(wanted, video.pictures.pictures(wanted), strict=True)
+        }
+    except (EntracteError, OSError) as error:  # one video of thousands ends no build
+        why = f"{video.video_id} ({video.pictures}): {error}".encode(errors="backslashreplace")
+        atomic.write_bytes(unreadable_path(root, item), why, sync_directory=False)
+        return video.video_id
     samples = maker.samples()
     rows = (
         write_videos(item, samples, pictures, recipe.output, root)
@@ -181,9 +193,22 @@ def _opened(output: Path, identity: str) -> dict[str, Any] | None:
 
 
 def _finish(recipe: Recipe, plan: Plan, output: Path, identity: str) -> dict[str, Any]:
+    kept, lost = [], []
+    for item in plan.items:
+        if part_path(output, item).exists():
+            kept.append(item)
+        else:
+            lost.append(unreadable_path(output, item).read_text("utf-8"))
+    if len(lost) > len(kept):
+        raise EntracteError(
+            f"{len(lost)} of {len(plan.items)} source videos can't be read",
+            found=some_of(lost, 3, "; "),
+            remedy="mend the sources and run it again: what is done is kept",
+        )
+    plan = msgspec.structs.replace(plan, items=tuple(kept))
     parts = [
         msgspec.json.decode(atomic.read_bytes(part_path(output, item), MAX_PART_BYTES), type=Part)
-        for item in plan.items
+        for item in kept
     ]
     refuse_leaks(parts)
     for split in SPLITS:
@@ -194,7 +219,7 @@ def _finish(recipe: Recipe, plan: Plan, output: Path, identity: str) -> dict[str
             _table(output / "lrm" / split / f"{name}.jsonl", rows)
     if not recipe.output.lrm:
         shutil.rmtree(output / "lrm")
-    figures = card.figures(recipe, plan, parts, identity)
+    figures = card.figures(recipe, plan, parts, identity, lost)
     contact_sheet.write(output, parts, recipe.seed)
     atomic.write_bytes(output / "README.md", card.page(figures).encode())
     # A folder with a card is whole; what is left of the parts goes at the latest when it is opened again.

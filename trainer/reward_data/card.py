@@ -17,8 +17,10 @@ SCORES = tuple("12345")
 SOURCE_COLUMNS = ("name", "kind", "weight", "found", "used", "samples", "licence")
 
 
-def figures(recipe: Recipe, plan: Plan, parts: Sequence[Part], identity: str) -> dict[str, Any]:
-    """Everything the page says, as JSON."""
+def figures(
+    recipe: Recipe, plan: Plan, parts: Sequence[Part], identity: str, unreadable: Sequence[str]
+) -> dict[str, Any]:
+    """Everything the page says, as JSON. `unreadable`: which videos were left out for that, and why."""
     rows = [row for part in parts for row in part.rows]
     split_of = {part.video_id: part.split for part in parts}
     return {
@@ -26,6 +28,7 @@ def figures(recipe: Recipe, plan: Plan, parts: Sequence[Part], identity: str) ->
         "samples": len(rows),
         "source_videos": len(parts),
         "without_label": sum(not part.rows and not part.completion for part in parts),
+        "unreadable": list(unreadable),
         "sources": [
             {
                 "name": source.name,
@@ -84,6 +87,8 @@ def _histogram(rows: Iterable[Row]) -> dict[str, int]:
 
 def page(card: dict[str, Any]) -> str:
     """The card as Markdown."""
+    lost = len(card["unreadable"])
+    left_out = [f"{lost} more can't be read and are left out: see `card.json`.", ""] if lost else []
     lines = [
         "# Data card",
         "",
@@ -94,6 +99,7 @@ def page(card: dict[str, Any]) -> str:
         "who says so. "
         "All samples of a recording (`group`) are in one split.",
         "",
+        *left_out,
         "![contact sheet](contact_sheet.png)",
         "",
         *_tabled(

@@ -141,7 +141,11 @@ def video_length(path: Path) -> tuple[int, float]:
             rate = stream.average_rate or stream.guessed_rate
             frames = stream.frames or sum(1 for packet in container.demux(stream) if packet.size)
     except (av.error.FFmpegError, OSError, IndexError) as error:
-        raise EntracteError(f"video {path} can't be read", found=str(error)) from error
+        raise EntracteError(
+            f"video {path} can't be read",
+            found=str(error),
+            remedy="mend it, or take it and what names it out of the source",
+        ) from error
     if not rate or not 0 < frames <= MAX_FRAMES:
         raise EntracteError(
             f"video {path}", expected=f"a rate and 1 to {MAX_FRAMES} frames", found=(frames, rate)

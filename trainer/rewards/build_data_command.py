@@ -16,6 +16,7 @@ def command(
     ray: Annotated[bool, typer.Option(help="Work on Ray Data; same bytes.")] = False,
 ) -> None:
     """Mix recordings into RoboReward-format data and LRM-format frames, relabelled, clipped and split."""
+    from contracts.errors import some_of
     from trainer.reward_data import card, ray_build
     from trainer.reward_data.build import build
     from trainer.reward_data.recipe import read_recipe
@@ -32,4 +33,6 @@ def command(
     counts = ", ".join(f"{name} {count}" for name, count in figures["origins"].items())
     typer.echo(f"{output}: {figures['samples']} samples ({counts})")
     typer.echo("\n".join(card.bars(figures["scores"])))
+    if lost := figures["unreadable"]:
+        typer.echo(f"left out, can't be read: {len(lost)}: {some_of(lost, 5, '; ')}", err=True)
     typer.echo(f"data card: {output / 'README.md'}")

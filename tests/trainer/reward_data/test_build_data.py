@@ -21,7 +21,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from contracts.errors import ConfigError, EntracteError
-from tests.trainer.reward_data.layouts import SHARED, rlds_episode, tfrecord, write_mp4
+from tests.trainer.reward_data.layouts import SHARED, TASKS, rlds_episode, tfrecord, write_mp4
 from trainer.reward_data import ray_build
 from trainer.reward_data.build import PARTS, build, work
 from trainer.reward_data.formats import key_frames
@@ -264,6 +264,35 @@ def test_what_a_source_said_before_is_neither_kept_nor_mixed_with_what_it_says_n
         with pytest.raises(EntracteError, match="said otherwise"):
             build(recipe(*corrected), output)
     assert build(recipe(*first, disk="b"), output)["scores"]["5"], "moved, it is the same data"
+
+
+def test_a_video_that_cannot_be_read_is_named_and_left_out_but_not_most_of_them(
+    tmp_path: Path, recipe_file: Write
+) -> None:
+    episodes = [rlds_episode(TASKS[n % 3], n) for n in range(5)]
+    damaged = [episode.replace(b"\xff\xd8\xff", b"\0\0\0") for episode in episodes]
+    (tmp_path / "set").mkdir()
+
+    def build_with(damage: int) -> Any:
+        data = tfrecord([*damaged[:damage], *episodes[damage:]])
+        (tmp_path / "set" / "a.tfrecord").write_bytes(data)
+        source = {"kind": "rlds", "name": "toy", "path": str(tmp_path / "set")}
+        recipe = recipe_file(sources=[source], output={"lrm": False})
+        app = typer.Typer()
+        app.command()(command)
+        given = ["--recipe", str(recipe), "--output", str(tmp_path / "out")]
+        return CliRunner().invoke(app, given)
+
+    most = build_with(3)
+    assert isinstance(most.exception, EntracteError)
+    assert "3 of 5 source videos can't be read" in str(most.exception)
+    one = build_with(1)
+    assert one.exit_code == 0 and "left out, can't be read: 1: toy/" in one.output
+    card = json.loads((tmp_path / "out" / "card.json").read_text())
+    assert card["source_videos"] == card["sources"][0]["used"] == 4
+    assert len({row["group"] for part in rows(tmp_path / "out").values() for row in part}) == 4
+    assert "1 more can't be read" in (tmp_path / "out" / "README.md").read_text()
+    assert "can't be read: 1" in build_with(1).output, "said again of the finished folder"
 
 
 @pytest.mark.parametrize(

@@ -67,11 +67,19 @@ def command(
     if output:
         outputs.require_folder(output, "the evaluation", outputs.only("report.*"))
     if data and not (output or bench or reward or fit or limit):
-        from trainer.rewards.recipe import evaluate_all
+        from trainer.rewards.evaluation.nearest import NOT_SHOWN
+        from trainer.rewards.recipe import NEAREST, evaluate_all
 
+        _require_eye(demonstrations, bool(package))
+        measured: set[str] = set()
+        shown: set[str] = set()
         for report in evaluate_all(package or [], data, demonstrations or [], tasks):
             typer.echo(to_json.encode(report.as_dict()).decode() if json else report.line())
+            (shown if report.model == NEAREST else measured).add(report.task)
+        if demonstrations and measured - shown:
+            typer.echo(f"{', '.join(sorted(measured - shown))}: {NOT_SHOWN}", err=True)
         return
+    from trainer.rewards.edge import EdgeReward
     from trainer.rewards.evaluation.clips import evaluate_clips
     from trainer.rewards.evaluation.models import named, video_models
     from trainer.rewards.evaluation.provenance import provenance
@@ -81,6 +89,7 @@ def command(
 
     given = named(answers or [], "answers")
     models = video_models(package or [], reward or [], options_of(option or []), seed)
+    _require_eye(demonstrations, any(isinstance(model, EdgeReward) for model in models.values()))
     on_bench = (
         evaluate_bench(
             bench,
@@ -114,6 +123,16 @@ def command(
         save(output, reports, on_bench, made)
     found = as_json(reports, on_bench, made)
     typer.echo(to_json.encode(found).decode() if json else as_text(reports, on_bench))
+
+
+def _require_eye(demonstrations: list[Path] | None, there: bool) -> None:
+    if demonstrations and not there:
+        raise ConfigError(
+            "--demonstrations: the nearest-neighbour baseline sees as an edge model does",
+            expected="an edge package",
+            found="none",
+            remedy="name one with --package, or leave --demonstrations out",
+        )
 
 
 def _progress(what: str, done: int, total: int) -> None:

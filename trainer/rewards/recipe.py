@@ -41,6 +41,7 @@ from trainer.rewards.train_edge import (
 LICENCE = "Apache-2.0"
 REPLAYED_CLIPS = 900
 CALIBRATION_CLIPS = 500
+NEAREST = "nearest neighbour"
 Relabel = Callable[[Sequence[Clip]], list[Clip]]
 """Clips as training shall see them: their own labels, or a teacher's."""
 
@@ -159,7 +160,7 @@ def evaluate_all(
             eye = models[0][1]
             embedded = [eye.embed({"front": f, "wrist": w}) for f, w in bank]
             nearest = measure.nearest_scorer(partial(_embed_clip, eye), embedded)
-            yield measure.evaluate(nearest, mine, "nearest neighbour", task)
+            yield measure.evaluate(nearest, mine, NEAREST, task)
         for name, model in models:
             yield measure.evaluate(
                 _package_scorer(model),

@@ -11,7 +11,7 @@ from trainer.rewards.data import load_clips
 from trainer.rewards.demonstrations import read_demonstrations
 from trainer.rewards.edge import EdgeReward
 from trainer.rewards.evaluation.cases import Case, cases_of_clips, labelled
-from trainer.rewards.evaluation.nearest import NearestReward
+from trainer.rewards.evaluation.nearest import NOT_SHOWN, NearestReward
 from trainer.rewards.evaluation.suite import Progress, TaskReport, evaluate_task
 from trainer.rewards.holdout import refuse_evaluation, validation_part
 
@@ -63,6 +63,9 @@ def evaluate_clips(
         if eye is not None and bank:
             embedded = [eye.embed({"front": f, "wrist": w}) for f, w in bank]
             more[NearestReward.model_id] = NearestReward(eye.embed, eye.contract, embedded)
+        notes = [TRAIN] if any(clip.record.split == "train" for clip in mine) else []
+        if demonstrations and not more:
+            notes.append(NOT_SHOWN)
         out.append(
             evaluate_task(
                 task,
@@ -75,7 +78,7 @@ def evaluate_clips(
                 draws=draws,
                 seed=seed,
                 report=report,
-                note=TRAIN if any(clip.record.split == "train" for clip in mine) else "",
+                note="; ".join(notes),
             )
         )
     return out

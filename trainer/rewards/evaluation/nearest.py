@@ -10,6 +10,7 @@ from contracts.frames import FrameContract, Video
 from contracts.reward import RewardSignal
 
 EARLIER_S = 2.0
+NOT_SHOWN = "no demonstration says its instruction, so without the nearest-neighbour baseline"
 
 
 class NearestDemonstrations:

@@ -11,6 +11,8 @@ import pytest
 from typer.testing import CliRunner
 
 from contracts.errors import ConfigError, EntracteError
+from contracts.files.dataset import DatasetWriter
+from contracts.files.dataset_format import Feature
 from trainer.reward_app import app
 from trainer.rewards.data import load_clips
 from trainer.rewards.evaluation.models import named, video_models
@@ -120,6 +122,27 @@ def test_a_registered_model_is_not_left_out_without_output(clip_folder: Path) ->
 def test_without_output_every_frame_is_measured_as_before(clip_folder: Path) -> None:
     lines = run("--data", clip_folder, "--tasks", "open_tray").splitlines()
     assert [line.split()[0] for line in lines] == ["constant", "clock"]
+
+
+@pytest.mark.parametrize("more", [[], ["--limit", "1", "--no-robustness", "--draws", "5"]])
+def test_demonstrations_without_their_baseline_are_said(
+    more: list[str], clip_folder: Path, tmp_path: Path
+) -> None:
+    pictures = [np.zeros((96, 128, 3), np.uint8)] * 4
+    cameras = [f"observation.images.{camera}" for camera in ("front", "wrist")]
+    features = {camera: Feature("video", (96, 128, 3)) for camera in cameras}
+    features["action"] = Feature("float32", (2,))
+    with DatasetWriter.create(tmp_path / "set", 10, features, "so101") as writer:
+        columns = {"action": np.zeros((4, 2), np.float32)}
+        frames = dict.fromkeys(cameras, pictures)
+        writer.add_episode(columns, frames, depth=None, task="juggle three eggs")
+    given = ["--data", clip_folder, "--tasks", "open_tray", "--demonstrations", tmp_path / "set"]
+    arguments = ["eval", *map(str, given), *more]
+    with pytest.raises(ConfigError, match=r"an edge package.*--package"):
+        CliRunner().invoke(app, arguments, catch_exceptions=False)
+    arguments += ["--package", str(PRETRAINED / "reward-zero-shot")]
+    result = CliRunner().invoke(app, arguments, catch_exceptions=False)
+    assert "no demonstration says its instruction" in result.output
 
 
 def test_sole_r1s_own_outputs_are_read_as_they_were_given() -> None:

@@ -28,7 +28,7 @@ from trainer.rewards.adaptation import (
     HeadAdaptation,
     Lesson,
     frame_rows,
-    hold_back,
+    held_back,
     targets,
 )
 from trainer.rewards.data import CAMERAS, Clip, load_clips
@@ -58,15 +58,16 @@ class Seen:
             for clip in clips
         }
 
-    def lesson(self, adaptation: HeadAdaptation, clip: Clip) -> Lesson:
-        """The clip as an episode with a person's label at its end and nothing else."""
-        total = clip.record.frames
-        rows = frame_rows(total, adaptation.options.frames)
+    def lesson(self, adaptation: HeadAdaptation, clip: Clip, number: int) -> Lesson:
+        """The clip as a robot's episode of that number, with a person's label at its end and nothing else."""
+        options, total = adaptation.options, clip.record.frames
+        rows = frame_rows(total, options.frames)
         label = bool(clip.success[0, -1])
         process, completion = targets(rows, total, label)
         said = clip.record.goals[0].instructions[0]
         embeddings = self._embeddings[id(clip)][rows]
-        return adaptation.lesson(said, embeddings, process, completion, label)
+        held = held_back("", number, options.hold_back)
+        return adaptation.lesson(said, embeddings, process, completion, label, held)
 
     def scorer(self, tensors: dict[str, np.ndarray] | None) -> Scorer:
         """Of the package's head, or of one with these weights."""
@@ -120,8 +121,8 @@ def measure(
                 continue
             started = time.monotonic()
             adaptation = HeadAdaptation(seen.package, options, seed)
-            lessons = [seen.lesson(adaptation, clip) for clip in teach[:count]]
-            adapted = adaptation.adapt(hold_back(lessons, options.hold_back), None, count)
+            lessons = [seen.lesson(adaptation, clip, i) for i, clip in enumerate(teach[:count])]
+            adapted = adaptation.adapt(lessons, None, count)
             took_s = time.monotonic() - started
             scorer = seen.scorer(adapted.tensors) if adapted.tensors else own
             more = {

@@ -29,7 +29,7 @@ from trainer.rewards.adaptation import (
     HeadAdaptation,
     Lesson,
     frame_rows,
-    hold_back,
+    held_back,
     targets,
 )
 from trainer.rewards.demonstrations import read_demonstrations
@@ -102,7 +102,7 @@ class RewardHeads:
                 self._lessons[key] = lesson
         while len(self._lessons) > self.options.episodes:
             self._lessons.popitem(last=False)
-        lessons = hold_back(list(self._lessons.values()), self.options.hold_back)
+        lessons = list(self._lessons.values())
         in_use = None
         if self.publisher.newest_seq:
             in_use = read_tensors(self.publisher.load_weights(self.publisher.newest_seq))
@@ -134,8 +134,14 @@ class RewardHeads:
         cameras = self._eye.contract.cameras
         pictures = {camera: episode.frames(camera, rows) for camera in cameras}
         embeddings = torch.from_numpy(self._eye.embed(pictures))
+        key = episode.key
         return self._adaptation.lesson(
-            episode.instruction, embeddings, process, completion, success
+            episode.instruction,
+            embeddings,
+            process,
+            completion,
+            success,
+            held_back(key.robot_id, key.episode_seq, self.options.hold_back),
         )
 
     def _show(self, folder: Path) -> list[Lesson]:

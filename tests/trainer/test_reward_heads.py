@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import msgspec
@@ -11,14 +11,18 @@ import numpy as np
 import pytest
 from daemon_bench import Robot, Trainer, wait
 from tiny_package import make_package
+from tiny_robot import session_start
 
 from contracts.errors import ConfigError
 from contracts.files.packages import Package
 from contracts.language import build_vocabulary
+from contracts.messages import EpisodeEnd, EpisodeStart
 from contracts.package import Provenance
 from export.reward import package_reward
 from trainer.config import AdaptationSection, TrainerConfig
+from trainer.interfaces import EpisodeKey, ScoredEpisode, StoredEpisode
 from trainer.reward_heads import open_heads
+from trainer.rewards.adaptation import Adapted, HeadAdaptation, Lesson
 from trainer.rewards.edge import EdgeReward
 from trainer.rewards.edge_model import EdgeShape
 from trainer.rewards.train_edge import new_edge
@@ -94,6 +98,58 @@ def test_labels_reach_the_robot_as_a_new_reward_head(
         assert (last["successes"], last["failures"]) == (5, 6), "one has no label"
     finally:
         robot.stop()
+
+
+class _Noise:
+    """Pictures that no other episode has."""
+
+    def __init__(self, seed: int) -> None:
+        self._seed = seed
+
+    def frames(self, camera: str, indices: Sequence[int] | None = None) -> np.ndarray:
+        assert indices is not None
+        rng = np.random.default_rng(self._seed)
+        return rng.integers(0, 255, (len(indices), 96, 128, 3), np.uint8)
+
+    def depth(self, camera: str, indices: Sequence[int] | None = None) -> np.ndarray:
+        raise AssertionError("no depth here")
+
+
+def _labelled(key: EpisodeKey) -> ScoredEpisode:
+    """Two successes, two failures, and so on."""
+    seq = key.episode_seq
+    start = EpisodeStart(*key, SAID[0], "t", "refine", 0, "", 0, "", seq, 0.0)
+    end = EpisodeEnd(seq, 8, "time_limit", operator_success=seq % 4 < 2)
+    columns = {"observation.state": np.zeros((8, 6), np.float32)}
+    session = session_start(robot_id=key.robot_id)
+    episode = StoredEpisode(key, seq, session, start, end, columns, _Noise(seq))
+    return ScoredEpisode(episode, (), None, "none")
+
+
+def test_what_is_held_back_was_never_trained_on_whatever_is_forgotten(
+    tmp_path: Path, reward: Package, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taught, tested = set(), set()
+
+    def adapt(_: HeadAdaptation, lessons: Sequence[Lesson], *__: object) -> Adapted:
+        for lesson in lessons:
+            (tested if lesson.held_back else taught).add(lesson.seen.numpy().tobytes())
+        return Adapted(None, "none is made here", {})
+
+    monkeypatch.setattr(HeadAdaptation, "adapt", adapt)
+    options = {"episodes": 6, "frames": 2, "others": 1}
+    section = AdaptationSection(package=str(reward.folder), options=options)
+    settings = msgspec.structs.replace(TrainerConfig(), adaptation=section)
+    keys = [EpisodeKey("r", f"s{seq // 5}", seq) for seq in range(15)]
+    for again in ("first", "after a restart"):
+        heads = open_heads(tmp_path / again, settings, "another")
+        for number, key in enumerate(keys, 1):
+            heads.note(key)
+            if again == "first" and number % 3 == 0:
+                heads.learn(_labelled, number)
+        heads.learn(_labelled, 99)
+    assert len(taught) == 10 and len(tested) == 5
+    assert not taught & tested
 
 
 def test_episodes_that_cannot_be_looked_at_cost_only_themselves(

@@ -13,7 +13,7 @@ import copy
 import math
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import msgspec
 import numpy as np
@@ -38,9 +38,9 @@ ORDER_SCALE = 8.0
 
 class AdaptationOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`episodes`: at most so many of the newest labelled ones, `frames` of each. `steps` gradient steps of
-    `batch` episodes. `anchor` weighs what was said of `others` more instructions of each episode. Every
-    `hold_back`-th success and failure is never trained on; a release needs `least` of each there, a loss on
-    them lower by `least_gain` (share) than that of the head in use, no worse verdicts, and at most `drift`
+    `batch` episodes. `anchor` weighs what was said of `others` more instructions of each episode. One success
+    or failure of `hold_back` is never trained on (`held_back`); a release needs `least` of each there, a loss
+    on them lower by `least_gain` (share) than that of the head in use, no worse verdicts, and at most `drift`
     change (mean of the completion) on other instructions."""
 
     episodes: int = 200
@@ -117,17 +117,14 @@ def frame_rows(total: int, count: int) -> list[int]:
     return sorted({round(float(row)) for row in (*early, *late)})
 
 
-def hold_back(lessons: Sequence[Lesson], every: int) -> list[Lesson]:
-    """The same lessons, every `every`-th success and every `every`-th failure marked as held back."""
-    seen = {True: 0, False: 0}
-    out = []
-    for lesson in lessons:
-        held = False
-        if lesson.success is not None:
-            seen[lesson.success] += 1
-            held = seen[lesson.success] % every == 0
-        out.append(replace(lesson, held_back=held))
-    return out
+def held_back(robot_id: str, number: int, every: int) -> bool:
+    """Whether a robot's episode of that number is held back: one of each `every` in a row.
+
+    It hangs on nothing else, so that no head is ever tested on what one before it was trained on, whatever
+    else is remembered. Which of them is drawn: a robot's tasks may take turns.
+    """
+    block, place = divmod(number, every)
+    return zlib.crc32(f"{robot_id}/{block}".encode()) % every == place
 
 
 class HeadAdaptation:
@@ -162,8 +159,10 @@ class HeadAdaptation:
         process: np.ndarray,
         completion: np.ndarray,
         success: bool | None,
+        held_back: bool = False,
     ) -> Lesson:
-        """`embeddings` float32[N, D] of the trunk, the first being the episode's first picture."""
+        """`embeddings` float32[N, D] of the trunk, the first being the episode's first picture. One that
+        isn't sure whether it was a success is not held back."""
         rng = np.random.default_rng([self._seed, zlib.crc32(instruction.encode())])
         rest = [text for text in self._others if text != instruction]
         others = [rest[i] for i in rng.permutation(len(rest))[: self.options.others]]
@@ -177,7 +176,8 @@ class HeadAdaptation:
                 first, embeddings, text.expand(count, -1), slots.expand(count, -1, -1)
             )
             seen.append(gathered)
-        return Lesson(torch.stack(seen), process, completion, success)
+        held_back = held_back and success is not None
+        return Lesson(torch.stack(seen), process, completion, success, held_back)
 
     def adapt(
         self, lessons: Sequence[Lesson], in_use: Mapping[str, np.ndarray] | None, number: int

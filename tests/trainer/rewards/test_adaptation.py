@@ -23,7 +23,7 @@ from trainer.rewards.adaptation import (
     HeadAdaptation,
     Lesson,
     frame_rows,
-    hold_back,
+    held_back,
     targets,
 )
 from trainer.rewards.data import Clip, trained_on
@@ -56,7 +56,8 @@ def _lessons(package: Package, clips: list[Clip], count: int) -> list[Lesson]:
         embeddings = torch.from_numpy(eye.embed(pictures))
         process, completion = targets([0, 5, 9], 10, success)
         said = clip.record.goals[0].instructions[0]
-        out.append(adaptation.lesson(said, embeddings, process, completion, success))
+        held = index % 6 > 3  # one of each kind in six
+        out.append(adaptation.lesson(said, embeddings, process, completion, success, held))
     return out
 
 
@@ -98,19 +99,31 @@ def test_frames_are_first_last_and_no_more_than_asked() -> None:
         assert rows == sorted(set(rows))
 
 
-def test_both_kinds_are_held_back_and_unsure_ones_are_not() -> None:
-    empty = torch.zeros(1, 1, 1)
-    none = np.zeros(1, np.float32)
-    kinds = [True, False, None] * 6
-    lessons = [Lesson(empty, none, none, kind) for kind in kinds]
-    held = [lesson.success for lesson in hold_back(lessons, 3) if lesson.held_back]
-    assert sorted(held) == [False, False, True, True]
+@pytest.mark.parametrize("every", [2, 3, 5])
+def test_one_of_so_many_in_a_row_is_held_back_whatever_takes_turns(every: int) -> None:
+    held = [number for number in range(900 * every) if held_back("robot", number, every)]
+    assert [number // every for number in held] == list(range(900))
+    for turn in range(every):
+        share = np.mean([number % every == turn for number in held])
+        assert abs(share - 1 / every) < 0.05, "else one task of these would be all that is tested"
+    other = [number for number in range(900 * every) if held_back("other", number, every)]
+    assert other != held
+
+
+def test_an_unsure_episode_is_not_held_back(package: Package, clips: list[Clip]) -> None:
+    adaptation = HeadAdaptation(package, AdaptationOptions())
+    pictures = {c: clips[0].pictures(c, [0]) for c in ("front", "wrist")}
+    embeddings = torch.from_numpy(EdgeReward(package=package.folder).embed(pictures))
+    none, said = np.zeros(1, np.float32), clips[0].record.goals[0].instructions[0]
+    for success in (True, False, None):
+        lesson = adaptation.lesson(said, embeddings, none, none, success, True)
+        assert lesson.held_back == (success is not None)
 
 
 def test_a_head_learns_what_a_person_says_and_the_same_lessons_give_the_same_head(
     package: Package, clips: list[Clip]
 ) -> None:
-    lessons = hold_back(_lessons(package, clips, 18), 3)
+    lessons = _lessons(package, clips, 18)
     options = AdaptationOptions(steps=100, learning_rate=4e-3, drift=1.0)
     first, second = (HeadAdaptation(package, options).adapt(lessons, None, 1) for _ in range(2))
     assert first.refused == "" and first.tensors is not None and second.tensors is not None
@@ -134,7 +147,7 @@ def test_a_head_learns_what_a_person_says_and_the_same_lessons_give_the_same_hea
 
 
 def test_a_head_that_is_no_better_stays_at_home(package: Package, clips: list[Clip]) -> None:
-    lessons = hold_back(_lessons(package, clips, 18), 3)
+    lessons = _lessons(package, clips, 18)
     wrong = [
         lesson if lesson.held_back else replace(lesson, completion=1 - lesson.completion)
         for lesson in lessons
@@ -153,7 +166,7 @@ def test_a_head_that_is_no_better_stays_at_home(package: Package, clips: list[Cl
 def test_the_anchor_keeps_what_is_said_of_other_instructions(
     package: Package, clips: list[Clip]
 ) -> None:
-    lessons = hold_back(_lessons(package, clips, 18), 3)
+    lessons = _lessons(package, clips, 18)
     drift = [
         HeadAdaptation(
             package, AdaptationOptions(steps=100, learning_rate=4e-3, anchor=anchor, drift=1.0)

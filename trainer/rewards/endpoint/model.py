@@ -29,13 +29,17 @@ from trainer.rewards.vlm.question import Prompt, Question, Reading
 from trainer.rewards.vlm.several import QuestionModel, ask_all, merged, refuse_twice, signals_of
 from trainer.rewards.vlm.topreward import TopReward
 
+SURE_AFTER = 3
+"""So many batches in a row must be answered only without log-probabilities until they are given up."""
+
 
 @dataclass(frozen=True)
 class Manner:
     """How it is asked and judged; all of it changes scores. `logprobs`: "auto" falls back to the written
-    answer where the server has none, "require" abstains there, "never" reads the written answer. `top`: how
-    many tokens' log-probabilities; `forced`: the answer's beginning is given (vLLM); `quality` of JPEGs;
-    `least_mass`: probability on the choices below which an answer counts as none."""
+    answer where the server has none (its signal then has no `uncertainty`), "require" abstains there, "never"
+    reads the written answer. `top`: how many tokens' log-probabilities; `forced`: the answer's beginning is
+    given (vLLM); `quality` of JPEGs; `least_mass`: probability on the choices below which an answer counts as
+    none."""
 
     logprobs: Literal["auto", "require", "never"] = "auto"
     top: int = 20
@@ -66,6 +70,8 @@ class EndpointReward(QuestionModel):
         super().__init__(questions, identity, manner.threshold, manner.consecutive)
         self.caller, self._model, self._manner = caller, model, manner
         self._listed = manner.logprobs != "never"
+        self._in_vain = 0
+        """Batches in a row that were answered only without log-probabilities."""
 
     def score_batch(self, requests: Sequence[tuple[Video, str]]) -> list[RewardSignal]:
         """Abstains for each that the server didn't answer in time, or not in the way that was asked for."""
@@ -74,18 +80,31 @@ class EndpointReward(QuestionModel):
         return signals_of(requests, asked, answers, self._model_id, self._signal)
 
     def _answers(self, prompts: Sequence[Prompt]) -> list[Answered | str]:
-        replies = self._ask(prompts)
-        if self._listed and self._manner.logprobs == "auto" and any(map(_no_logprobs, replies)):
-            # The server knows no log-probabilities: from now on its words alone.
-            self._listed = False
-            again = [row for row, reply in enumerate(replies) if _no_logprobs(reply)]
-            for row, reply in zip(again, self._ask([prompts[row] for row in again]), strict=True):
-                replies[row] = reply
+        replies = self._ask(prompts, self._listed)
+        if self._listed and self._manner.logprobs == "auto":
+            self._ask_again_without(prompts, replies)
         return [self._read(*pair) for pair in zip(replies, prompts, strict=True)]
 
-    def _ask(self, prompts: Sequence[Prompt]) -> list[Completion | str]:
+    def _ask_again_without(
+        self, prompts: Sequence[Prompt], replies: list[Completion | str]
+    ) -> None:
+        """Those that may have been refused for the log-probabilities. Only an answer without them shows it: a
+        server that refuses a request for anything else may repeat all of it in its reason."""
+        again = [row for row, reply in enumerate(replies) if _names_logprobs(reply)]
+        if _answered(replies):
+            self._in_vain = 0
+        if not again:
+            return
+        found = self._ask([prompts[row] for row in again], listed=False)
+        if _answered(found) and not _answered(replies):
+            self._in_vain += 1
+            self._listed = self._in_vain < SURE_AFTER
+        for row, reply in zip(again, found, strict=True):
+            replies[row] = reply
+
+    def _ask(self, prompts: Sequence[Prompt], listed: bool) -> list[Completion | str]:
         manner = self._manner
-        top = manner.top if self._listed else 0
+        top = manner.top if listed else 0
         bodies: list[Mapping[str, Any]] = [
             request_body(self._model, prompt, top=top, forced=manner.forced, quality=manner.quality)
             for prompt in prompts
@@ -128,8 +147,12 @@ class EndpointReward(QuestionModel):
         return something_else(answer.log_probabilities, self._manner.least_mass)
 
 
-def _no_logprobs(reply: Completion | str) -> bool:
-    """The server refused the question because it asked for log-probabilities."""
+def _answered(replies: Sequence[Completion | str]) -> bool:
+    return any(isinstance(reply, Completion) for reply in replies)
+
+
+def _names_logprobs(reply: Completion | str) -> bool:
+    """The server refused the request and speaks of log-probabilities."""
     return isinstance(reply, str) and reply.startswith("refused: HTTP 4") and "logprobs" in reply
 
 

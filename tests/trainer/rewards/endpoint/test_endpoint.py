@@ -73,13 +73,32 @@ def test_a_server_without_logprobs_is_read_by_its_words_from_then_on() -> None:
         return said("ANSWER: 2")
 
     with asking(answer) as (model, chat):
-        first = model.score(some_video(4), "open the drawer")
-        model.score(some_video(5), "open the drawer")
-        assert len(chat.asked) == 3, "asked with log-probabilities once"
+        first, *_ = (model.score(some_video(n), "open the drawer") for n in (4, 5, 6, 7, 8))
+        assert ["logprobs" in asked.body for asked in chat.asked] == [True, False] * 3 + [False] * 2
     assert (first.process, first.completion) == (0.25, 0.0)
     assert math.isnan(first.uncertainty), "a written score comes without doubt"
     with asking(answer, logprobs="require") as (model, _):
         assert "422" in model.score(some_video(4), "open the drawer").abstained
+
+
+def test_one_request_that_is_refused_does_not_cost_the_others_their_log_probabilities() -> None:
+    """Servers repeat what they refuse, log-probabilities and all."""
+
+    def answer(asked: Asked) -> Reply | dict:
+        said_of = str(asked.body["messages"][0]["content"][-1])
+        if "tray" in said_of or ("box" in said_of and "logprobs" in asked.body):
+            shown = {name: value for name, value in asked.body.items() if name != "messages"}
+            return Reply({"detail": "too long", "input": shown, "why": "logprobs"}, 422)
+        return SCORED if "logprobs" in asked.body else said("ANSWER: 2")
+
+    with asking(answer) as (model, _):
+        for _ in range(5):
+            refused = model.score(some_video(4), "open the tray")
+        mixed = model.score_batch([(some_video(4), f"open the {it}") for it in ("drawer", "box")])
+        after = model.score(some_video(4), "open the drawer")
+    assert "too long" in refused.abstained
+    assert [math.isnan(signal.uncertainty) for signal in (*mixed, after)] == [False, True, False]
+    assert mixed[0].process == after.process > mixed[1].process
 
 
 @pytest.mark.parametrize(

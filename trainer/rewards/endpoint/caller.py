@@ -123,11 +123,7 @@ class Caller:
                     return f"refused: {last}"
             wait_s = _wait_s(tries, headers.get("retry-after", ""))
             if wait_s >= give_up_s - time.monotonic():
-                return (
-                    f"timeout: the server asks to wait {wait_s:.1f} s; {last} ({tries} tries)"
-                    if (headers.get("retry-after"))
-                    else f"timeout: {last} ({tries} tries)"
-                )
+                return f"timeout: {last}; {wait_s:.1f} s to the next try ({tries} tries)"
             await asyncio.sleep(wait_s)
         return f"timeout: {last} within {self._terms.deadline_s:g} s ({tries} tries)"
 
@@ -158,29 +154,27 @@ class Caller:
 
 
 def _wait_s(tries: int, retry_after: str) -> float:
-    """What the server asks for (seconds or a date, RFC 9110 10.2.3), else twice as long each time, with up
-    to half of it left to chance so that many askers don't come back together."""
-    asked = _asked_wait_s(retry_after)
-    if asked is not None:
-        return asked
+    """Twice as long each time, with up to half of it left to chance so that many askers don't come back
+    together; as long as the server asks for where that is longer: one that says "now" every time must not
+    be asked without end."""
     longest = min(LONGEST_WAIT_S, FIRST_WAIT_S * 2.0 ** (tries - 1))
-    return longest * random.uniform(0.5, 1.0)
+    return max(_asked_wait_s(retry_after), longest * random.uniform(0.5, 1.0))
 
 
-def _asked_wait_s(retry_after: str) -> float | None:
+def _asked_wait_s(retry_after: str) -> float:
+    """Seconds or a date, RFC 9110 10.2.3; 0 where it is neither."""
     if not retry_after:
-        return None
+        return 0.0
     try:
         seconds = float(retry_after)
-        return max(0.0, seconds) if math.isfinite(seconds) else None
+        return seconds if math.isfinite(seconds) else 0.0
     except ValueError:
         pass
     try:
         # A date is the server's wall clock: the one place where ours is right to compare.
-        when = email.utils.parsedate_to_datetime(retry_after).timestamp()
-        return max(0.0, when - time.time())
+        return email.utils.parsedate_to_datetime(retry_after).timestamp() - time.time()
     except ValueError:
-        return None
+        return 0.0
 
 
 def _excerpt(data: bytes) -> str:

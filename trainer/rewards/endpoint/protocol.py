@@ -10,7 +10,7 @@ import base64
 import math
 import re
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import cv2
 import msgspec
@@ -50,11 +50,15 @@ class _Choice(msgspec.Struct):
     logprobs: _Logprobs | None = None
 
 
+Count = Annotated[int, msgspec.Meta(ge=0, le=1 << 53)]
+"""What a price can be reckoned with."""
+
+
 class TokensUsed(msgspec.Struct):
     """What the server says it counted."""
 
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
+    prompt_tokens: Count = 0
+    completion_tokens: Count = 0
 
 
 class Completion(msgspec.Struct):

@@ -179,6 +179,28 @@ def test_busy_servers_are_asked_again_and_waited_for_as_long_as_they_say() -> No
     )
 
 
+@pytest.mark.parametrize("after", ["0", "-5", "Mon, 01 Jan 2024 00:00:00 GMT"])
+def test_a_server_that_says_now_every_time_is_not_asked_without_end(after: str) -> None:
+    busy = Reply({"error": "busy"}, 429, {"Retry-After": after})
+    with asking(busy, deadline_s=0.6) as (model, chat):
+        signals = model.score_batch([(some_video(4), "open the drawer")] * 4)
+        assert len(chat.asked) <= 8, "at most twice in 0.6 s"
+    assert all(signal.abstained.startswith("roboreward: timeout:") for signal in signals)
+
+
+@pytest.mark.parametrize("count", [10**400, -1], ids=["no float", "negative"])
+def test_tokens_that_can_not_be_counted_cost_one_reply_and_not_the_batch(count: int) -> None:
+    def answer(asked: Asked) -> dict:
+        tray = "tray" in str(asked.body["messages"][0]["content"][-1])
+        return {**SCORED, "usage": {"prompt_tokens": count}} if tray else SCORED
+
+    with asking(answer, prompt_price=1.0) as (model, _):
+        found = model.score_batch([(some_video(4), f"open the {it}") for it in ("tray", "drawer")])
+        assert model.caller.spent.prompt_tokens == 100
+    assert found[0].abstained.startswith("roboreward: unparsable reply")
+    assert not found[1].abstained
+
+
 @pytest.mark.parametrize("kind", ["silent", "always busy", "come back tomorrow", "nobody there"])
 def test_the_deadline_ends_it_whatever_the_server_does(kind: str) -> None:
     leave = threading.Event()

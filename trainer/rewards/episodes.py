@@ -5,7 +5,6 @@ Owns which moments of an episode are scored. What a signal means stays the model
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -27,6 +26,14 @@ def moments(steps: int, rate_hz: float, scores_per_s: float) -> list[int]:
     return sorted({*range(0, steps, every), steps - 1})
 
 
+def end_rows(model: VideoRewardModel, times_s: np.ndarray) -> list[int]:
+    """The last of these moments, at the model's rate, that its verdict needs."""
+    back = np.arange(max(1, model.completion_consecutive)) / model.contract.rate_hz
+    wanted = times_s[-1] - back
+    rows = np.abs(times_s[None] - wanted[:, None]).argmin(axis=1)
+    return sorted({*rows.tolist(), len(times_s) - 1})
+
+
 def score_moments(
     model: VideoRewardModel, video: Video, instruction: str, rows: Sequence[int]
 ) -> list[RewardSignal]:
@@ -43,7 +50,7 @@ def score_moments(
 
 class OnEpisodes:
     """`RewardModel` of a `VideoRewardModel`. `scores_per_s`: how often an episode is scored (0: at its first
-    and last step alone)."""
+    step and its end alone); the last moments that the model's verdict needs are scored in any case."""
 
     def __init__(self, model: VideoRewardModel, scores_per_s: float) -> None:
         self.model, self._scores_per_s = model, scores_per_s
@@ -62,7 +69,9 @@ class OnEpisodes:
 
     def score_episode(self, episode: StoredEpisode) -> list[RewardSignal]:
         """Abstains at the last step where the episode's pictures can't be had."""
-        wanted = moments(episode.steps, episode.session.action.rate_hz, self._scores_per_s)
+        rate = episode.session.action.rate_hz
+        ends = end_rows(self.model, np.arange(episode.steps) / rate)
+        wanted = sorted({*moments(episode.steps, rate, self._scores_per_s), *ends})
         try:
             video = episode_video(episode, self.model, wanted)
         except EntracteError as error:
@@ -72,11 +81,13 @@ class OnEpisodes:
 
 
 def episode_video(episode: StoredEpisode, model: VideoRewardModel, wanted: Sequence[int]) -> Video:
-    """Frames of a stored episode: those to score, and what the model's frame contract looks at between."""
-    rate = episode.session.action.rate_hz
+    """Frames of a stored episode: those to score, and what the model is shown for each of them, chosen from
+    all steps. A video of these alone shows it the same: its contract takes the nearest to times that it sets.
+    """
     contract = model.contract
-    every = max(1, math.floor(rate / contract.rate_hz))
-    steps = np.array(sorted({*wanted, *range(0, episode.steps, every)}))
+    times = np.arange(episode.steps) / episode.session.action.rate_hz
+    looked_at = [contract.choose(times[: step + 1]) for step in wanted]
+    steps = np.unique(np.concatenate([wanted, *looked_at]))
     cameras = contract.cameras or tuple(c.name for c in episode.session.observation.cameras)
     views = {camera: episode.frames(camera, steps.tolist()) for camera in cameras}
-    return Video(views, steps / rate, steps)
+    return Video(views, times[steps], steps)

@@ -16,7 +16,7 @@ from contracts.frames import Video
 from contracts.reward import RewardSignal, abstain
 from trainer.interfaces import VideoRewardModel
 from trainer.judgement import judge
-from trainer.rewards.episodes import score_moments
+from trainer.rewards.episodes import end_rows, score_moments
 from trainer.rewards.evaluation import metrics
 from trainer.rewards.evaluation.bootstrap import Figure, resamples, with_interval
 from trainer.rewards.evaluation.cases import Case
@@ -120,14 +120,6 @@ def signals_of(
         return [abstain(int(video.steps[row]), reason, model.model_id) for row in rows]
 
 
-def end_rows(model: VideoRewardModel, video: Video) -> list[int]:
-    """The last moments, at the model's rate, that its verdict needs."""
-    back = np.arange(max(1, model.completion_consecutive)) / model.contract.rate_hz
-    wanted = video.times_s[-1] - back
-    rows = np.abs(video.times_s[None] - wanted[:, None]).argmin(axis=1)
-    return sorted({*rows.tolist(), len(video) - 1})
-
-
 def pair_video(model: VideoRewardModel, video: Video, earlier: int, later: int) -> Video:
     """Two frames to compare, after the episode's first where the model looks at more than two: as if seen
     2 s apart, whatever the time between them was."""
@@ -167,7 +159,7 @@ def observe(
     video = case.load()
     last = len(video) - 1
     spread = np.linspace(0, last, moments).round().astype(int).tolist()
-    rows = sorted({*spread, *end_rows(model, video)})
+    rows = sorted({*spread, *end_rows(model, video.times_s)})
     signals = signals_of(model, video, case.instruction, rows)
     process = np.array([s.process for s in signals])
     truth = case.progress[rows]

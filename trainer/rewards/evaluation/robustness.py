@@ -15,13 +15,13 @@ from contracts.frames import Video
 from contracts.language import words
 from trainer.interfaces import VideoRewardModel
 from trainer.judgement import judge
+from trainer.rewards.episodes import end_rows
 from trainer.rewards.evaluation import metrics, perturb
 from trainer.rewards.evaluation.bootstrap import Figure, resamples, with_interval
 from trainer.rewards.evaluation.cases import Case
 from trainer.rewards.evaluation.measure import (
     LEAST_MOTION,
     contrast,
-    end_rows,
     pair_video,
     pairs_of,
     signals_of,
@@ -103,7 +103,7 @@ def robustness(
 
 
 def _end(model: VideoRewardModel, video: Video, instruction: str) -> _End:
-    rows = end_rows(model, video)
+    rows = end_rows(model, video.times_s)
     signals = signals_of(model, video, instruction, rows)
     last = signals[-1]
     verdict = judge(signals, model.completion_threshold, model.completion_consecutive)

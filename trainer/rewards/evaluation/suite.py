@@ -16,6 +16,7 @@ import numpy as np
 from contracts.errors import EntracteError
 from contracts.reward import RewardSignal
 from trainer.interfaces import VideoRewardModel
+from trainer.rewards.episodes import end_rows
 from trainer.rewards.evaluation import calibration, metrics
 from trainer.rewards.evaluation.blind import LAST, blind_baselines
 from trainer.rewards.evaluation.cases import Case, Labelled, refuse_overlap
@@ -29,7 +30,6 @@ from trainer.rewards.evaluation.comparison import (
 from trainer.rewards.evaluation.measure import (
     HIGHER_IS_BETTER,
     Measured,
-    end_rows,
     measure,
     signals_of,
 )
@@ -225,7 +225,9 @@ def calibrate(
     ends = []
     for case in validation:
         video = case.load()
-        ends.append((signals_of(model, video, case.instruction, end_rows(model, video))[-1], case))
+        ends.append(
+            (signals_of(model, video, case.instruction, end_rows(model, video.times_s))[-1], case)
+        )
     judged = [(s, c.succeeded) for s, c in ends if not math.isnan(s.completion)]
     truth = np.array([done for _, done in judged], bool)
     if not len(truth) or truth.all() or not truth.any():

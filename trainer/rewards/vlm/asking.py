@@ -22,8 +22,8 @@ class Asking(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     """`signals`: the questions. `prompts`: a folder of the user's own prompt texts. `layout`: "spread" as
     RoboReward was trained (2 Hz, 4 to 8 frames over the whole episode), "append" at a fixed rate, so that a
     growing episode only adds frames. `calibration_top`, `slope`, `offset`: the scale of `topreward`.
-    `least_mass`: probability on the choices below which an answer counts as none. `scores_per_s` 0: first
-    and last moment of an episode."""
+    `least_mass`: probability on the choices below which an answer counts as none. `scores_per_s` 0: an
+    episode's first moment and, at its end, as many at `rate_hz` as `completion_consecutive` wants."""
 
     signals: tuple[SignalName, ...] = ("roboreward",)
     prompts: str = ""

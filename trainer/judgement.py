@@ -37,4 +37,5 @@ def check_signals(signals: Sequence[RewardSignal], steps: int) -> str:
         values = (signal.process, signal.completion, signal.contrastive)
         if all(math.isnan(value) for value in values) and not signal.abstained:
             return f"NaN without a reason at step {signal.step}"
-    return ""
+    # Who leaves out the end can't label it: an earlier moment is none.
+    return "" if last == steps - 1 else f"the last step scored is {last} of {steps} steps"

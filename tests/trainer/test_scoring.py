@@ -78,6 +78,7 @@ def _fraction(step: int) -> Any:
         ("unparsable", lambda: "ANSWER: maybe"),
         ("unparsable", lambda: [{"completion": 1.0}]),
         ("unparsable", list),
+        ("unparsable", lambda: [RewardSignal(STEPS - 2, completion=0.9)]),
     ],
 )
 def test_a_reward_model_that_fails_abstains_is_counted_and_the_next_episode_is_judged(

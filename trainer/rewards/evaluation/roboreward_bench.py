@@ -28,8 +28,9 @@ UNPARSABLE_COSTS = 4.0
 PUBLISHED_SUBSETS = 23
 TEST_HISTOGRAM = (689, 641, 556, 418, 527)
 """Labels 1..5 of the published test split: always "3" has a micro MAE of 1.233 there."""
-_SAID = re.compile(r"ANSWER\s*:\s*([-+]?\d+(?:\.\d+)?)", re.IGNORECASE)
-_NUMBER = re.compile(r"[-+]?\d+(?:\.\d+)?")
+_SAID = re.compile(r"ANSWER\s*:\s*([-+]?\d.*)", re.IGNORECASE)
+_SCORE = re.compile(r"""([-+]?\d+(?:\.\d+)?)[\s.*_"'`)\]}]*""")
+"""A number, and behind it at most what closes a sentence or a quotation."""
 
 
 @dataclass(frozen=True)
@@ -50,16 +51,16 @@ def read_bench(folder: Path) -> list[RoboRewardRow]:
 
 
 def parse_answer(said: Answer) -> float | None:
-    """The score in an answer: a number, or text of the form "ANSWER: 3" (or the number alone). None where
-    there is no one score: nothing, NaN, or several that differ."""
+    """The score in an answer: a number, or text of the form "ANSWER: 3", nothing behind it on its line (or
+    the number alone). None where there is no one score: nothing, NaN, several that differ, or one that goes
+    on ("4 or 5", "2-4", "3/5", "50%"): a number fished out of that is a guess."""
     if said is None or isinstance(said, bool | NoAnswer):
         return None
     if not isinstance(said, str):
         return float(said) if math.isfinite(said) else None
-    found = {float(number) for number in _SAID.findall(said)}
-    if not found and _NUMBER.fullmatch(said.strip()):
-        found = {float(said)}
-    return found.pop() if len(found) == 1 else None
+    found = [_SCORE.fullmatch(tail) for tail in _SAID.findall(said) or [said.strip()]]
+    scores = {float(match[1]) if match else None for match in found}
+    return scores.pop() if len(scores) == 1 else None
 
 
 def read_answers(path: Path, rows: Sequence[RoboRewardRow]) -> list[Answer]:

@@ -74,9 +74,27 @@ def test_bad_answers_cost_four_and_are_named(tmp_path: Path) -> None:
     assert report.unparsable == ("s/1.mp4 | t", "s/3.mp4 | t")
     assert report.missing == ("s/2.mp4 | t",)
     assert "s/2.mp4" in " ".join(report.notes())
-    assert parse_answer("answer: 2.") == 2.0
     assert parse_answer(float("nan")) is None
     assert parse_answer(True) is None
+
+
+@pytest.mark.parametrize(
+    ("said", "score"),
+    [
+        ("answer: 2.", 2.0),
+        ("ANSWER: 7", 7.0),
+        ("The lid is open.\n**ANSWER: 4**\nIt took 3 tries.", 4.0),
+        ("ANSWER: 3\nANSWER: 3", 3.0),
+        ("ANSWER: 3.5", 3.5),
+        ("-3", -3.0),
+        *((text, None) for text in ("ANSWER: 4 or 5", "ANSWER: 3/5", "ANSWER: 2-4", "ANSWER: 50%")),
+        *((text, None) for text in ("ANSWER: 1,2,3,4,5", "ANSWER: 1 (out of 1-5)", "ANSWER: 1e3")),
+        *((text, None) for text in ("ANSWER: 3\nANSWER: 4", "ANSWER: 4 or 5\nANSWER: 4", "2-4")),
+        *((text, None) for text in ("ANSWER: <score>", "ANSWER: .5", "ANSWER:", "", "5 I guess")),
+    ],
+)
+def test_an_answer_is_one_number_and_nothing_behind_it(said: str, score: float | None) -> None:
+    assert parse_answer(said) == score
 
 
 def test_silence_is_no_lowest_score(tmp_path: Path) -> None:

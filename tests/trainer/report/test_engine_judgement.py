@@ -37,6 +37,16 @@ def test_an_engine_that_fell_silent_or_never_spoke_said_nothing() -> None:
     assert judgement({}, 0.5).success is None
 
 
+def test_a_score_that_came_late_silences_nobody() -> None:
+    """One every six ticks and one of them late, so that the next came soon after it."""
+    completion = np.full(60, NAN, np.float32)
+    completion[[1, 7, 16, 19, 25, 31, 37, 43, 49]] = 0.9
+    assert judgement({"reward.completion": completion, "reward.process": completion}, 0.5).success
+    silent = {"reward.completion": completion[:30], "reward.process": completion[:30]}
+    silent = {name: np.append(values, np.full(8, NAN)) for name, values in silent.items()}
+    assert judgement(silent, 0.5).success is None
+
+
 @pytest.fixture
 def evaluated(tmp_path: Path) -> Path:
     """The base was evaluated with an engine, the refined policy without."""

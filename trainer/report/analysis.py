@@ -128,10 +128,12 @@ def _where_known(measure: Callable[..., float], a: Sequence[float], b: Sequence[
 
 @dataclass(frozen=True)
 class Pushes:
-    """All releases of a run. Seconds are medians and maxima over the releases that got there."""
+    """All releases of a run. `effective`: on any robot. `robots`: how many answered. Bytes are of all robots;
+    seconds are medians and maxima over the pushes that got there."""
 
     offered: int
     effective: int
+    robots: int
     refused: tuple[Release, ...]
     bytes_total: float
     bytes_median: float
@@ -148,7 +150,7 @@ def pushes(run: RunData) -> Pushes | None:
     releases = run.releases
     if not releases:
         return None
-    sizes = [float(r.bytes_on_wire or r.nbytes) for r in releases]
+    sizes = [float(r.pushed_bytes) for r in releases if r.pushed_bytes]
     tensors = tuple(sorted({name for r in releases for name in r.tensors}))
     stages = []
     for name, values in (
@@ -159,10 +161,11 @@ def pushes(run: RunData) -> Pushes | None:
         known = [v for v in values if not math.isnan(v)]
         if known:
             stages.append((name, float(np.median(known)), max(known)))
-    median = float(np.median(sizes))
+    median = float(np.median(sizes)) if sizes else math.nan
     return Pushes(
-        offered=len(releases),
-        effective=sum(r.outcome in EFFECTIVE for r in releases),
+        offered=len({r.publish_seq for r in releases}),
+        effective=len({r.publish_seq for r in releases if r.outcome in EFFECTIVE}),
+        robots=len({r.robot_id for r in releases if r.outcome}),
         refused=tuple(r for r in releases if r.outcome in ("rejected", "rolled_back")),
         bytes_total=sum(sizes),
         bytes_median=median,

@@ -19,28 +19,26 @@ from typing import Any
 import msgspec
 
 from contracts.errors import EntracteError
-from contracts.files import atomic
 from contracts.files.dataset_reader import DatasetReader
 from contracts.files.log_to_dataset import read_episode
 from contracts.messages import ABORTED, EpisodeEnd, EpisodeStart, SessionStart
-from contracts.release import ReleaseManifest
 from contracts.reward import RewardSignal
-from trainer.report import engine
+from trainer.report import engine, files
+from trainer.report.files import number
 from trainer.report.monitoring import monitoring
 from trainer.report.recordings import DatasetRecording, LogRecording
+from trainer.report.releases import releases
 from trainer.report.rows import (
     STOPPED,
     Episode,
     Iteration,
     Judgement,
     Process,
-    Release,
     RunData,
     Truth,
 )
 
 Key = tuple[str, int]
-MAX_LINES_BYTES = 256 * 1024 * 1024
 
 
 @dataclass
@@ -59,10 +57,14 @@ def load_run(folder: Path) -> RunData:
             "no run folder", expected=folder, remedy="give --run-dir as robot-run demo printed it"
         )
     found = _Found()
-    demo = _json(folder / "demo.json", found, "") or {}
-    robot = _json(folder / "robot/config.json", found, "The robot was not started") or {}
+    demo = files.tree(folder / "demo.json", found.missing, "") or {}
+    robot = (
+        files.tree(folder / "robot/config.json", found.missing, "The robot was not started") or {}
+    )
     metrics = list(
-        _lines(folder / "trainer/metrics.jsonl", found, "The trainer's metrics are missing")
+        files.lines(
+            folder / "trainer/metrics.jsonl", found.missing, "The trainer's metrics are missing"
+        )
     )
     config = robot.get("config", {})
     threshold = engine.threshold(config)
@@ -71,7 +73,7 @@ def load_run(folder: Path) -> RunData:
     _add_judgements(metrics, found)
     _add_engine_judgements(folder, found)
     per_iteration = int(config.get("iteration", {}).get("episodes", 10))
-    episodes = _in_order(found, per_iteration, _number(config.get("episode", {}).get("max_s")))
+    episodes = _in_order(found, per_iteration, number(config.get("episode", {}).get("max_s")))
     _say_what_lacks(episodes, found)
     first = episodes[0] if episodes else None
     return RunData(
@@ -82,12 +84,12 @@ def load_run(folder: Path) -> RunData:
         seed=demo.get("seed"),
         planned_iterations=int(demo.get("iterations", 0)),
         ended=str(demo.get("ended", "")),
-        started_unix_s=_number(demo.get("started_unix_s")),
-        ended_unix_s=_number(demo.get("ended_unix_s")),
+        started_unix_s=number(demo.get("started_unix_s")),
+        ended_unix_s=number(demo.get("ended_unix_s")),
         completion_threshold=threshold,
         episodes=tuple(episodes),
         iterations=tuple(_iterations(metrics)),
-        releases=tuple(_releases(folder, metrics)),
+        releases=tuple(releases(folder, metrics)),
         monitoring=monitoring(metrics),
         package_bytes=_package_bytes(config),
         processes=tuple(_process(tree) for tree in demo.get("processes", [])),
@@ -105,7 +107,7 @@ def _add_truth(folder: Path, found: _Found) -> None:
     steps, reason, policy_version}."""
     paths = [folder / "robot/truth.jsonl", *sorted(folder.glob("eval/**/*.jsonl"))]
     for path in paths:
-        for row in _lines(path, found, ""):
+        for row in files.lines(path, found.missing, ""):
             if "success" not in row or "episode_seq" not in row:
                 continue
             key = (str(row.get("session_id", path.stem)), int(row["episode_seq"]))
@@ -121,7 +123,7 @@ def _add_truth(folder: Path, found: _Found) -> None:
                 policy_version=int(row.get("policy_version", 0)),
                 steps=int(row.get("steps", 0)),
                 reason=str(row.get("reason", "")),
-                truth=Truth(bool(row["success"]), _number(row.get("progress"))),
+                truth=Truth(bool(row["success"]), number(row.get("progress"))),
             )
 
 
@@ -230,7 +232,7 @@ def _add_episode(
         rate_hz=session.loop_rate_hz or session.action.rate_hz,
         reason=end.reason,
         started_unix_s=start.started_at_unix_s,
-        timings={name: _number(value) for name, value in end.timings.items()},
+        timings={name: number(value) for name, value in end.timings.items()},
         truth=known.truth if known else None,
     )
 
@@ -257,8 +259,8 @@ def _add_judgements(metrics: list[dict[str, Any]], found: _Found) -> None:
             found.episodes[key],
             judgement=Judgement(
                 row.get("success"),
-                _number(row.get("completion")),
-                _number(row.get("process")),
+                number(row.get("completion")),
+                number(row.get("process")),
                 _silence(row),
             ),
         )
@@ -267,7 +269,7 @@ def _add_judgements(metrics: list[dict[str, Any]], found: _Found) -> None:
 def _add_engine_judgements(folder: Path, found: _Found) -> None:
     """Evaluations, where their own run had a reward engine."""
     limits = {
-        which: engine.threshold((_json(path, found, "") or {}).get("config", {}))
+        which: engine.threshold((files.tree(path, found.missing, "") or {}).get("config", {}))
         for which in ("base", "final")
         if (path := folder / f"eval/{which}/run/config.json").exists()
     }
@@ -294,50 +296,10 @@ def _iterations(metrics: list[dict[str, Any]]) -> Iterator[Iteration]:
                 successes=int(row.get("successes", 0)),
                 abstained=int(row.get("abstained", 0)),
                 stopped=int(row.get("stopped", 0)),
-                update_s=_number(row.get("update_s")),
-                finished_unix_s=_number(row.get("unix_s")),
-                figures={k: _number(v) for k, v in row.get("metrics", {}).items()},
+                update_s=number(row.get("update_s")),
+                finished_unix_s=number(row.get("unix_s")),
+                figures={k: number(v) for k, v in row.get("metrics", {}).items()},
             )
-
-
-def _releases(folder: Path, metrics: list[dict[str, Any]]) -> list[Release]:
-    """From "iteration" (published) and "release" (outcomes), tensor names from the signed manifests."""
-    found: dict[int, Release] = {}
-    for row in metrics:
-        seq = int(row.get("publish_seq") or 0)
-        if row.get("kind") == "iteration" and seq:
-            found[seq] = Release(
-                seq,
-                iteration=int(row["iteration"]),
-                nbytes=int(row.get("nbytes", 0)),
-                published_unix_s=_number(row.get("unix_s")),
-                tensors=_tensors(folder / "trainer/releases/policy", seq),
-            )
-        elif row.get("kind") == "release" and seq:
-            known = found.get(seq, Release(seq, str(row.get("target", "policy"))))
-            found[seq] = replace(
-                known,
-                outcome=str(row.get("outcome", "")),
-                reason=str(row.get("reason", "")),
-                episode_seq=int(row.get("episode_seq", -1)),
-                bytes_on_wire=int(row.get("bytes_on_wire") or known.bytes_on_wire),
-                verified_s=_first(row.get("publish_to_verified_s"), known.verified_s),
-                staged_s=_first(row.get("publish_to_staged_s"), known.staged_s),
-                swapped_s=_first(row.get("publish_to_swapped_s"), known.swapped_s),
-            )
-    return [found[seq] for seq in sorted(found)]
-
-
-def _tensors(folder: Path, seq: int) -> tuple[str, ...]:
-    for path in sorted(folder.glob(f"*{seq}/manifest.json")):
-        if path.parent.name.lstrip("0") != str(seq):
-            continue
-        try:
-            manifest = msgspec.json.decode(path.read_bytes(), type=ReleaseManifest)
-            return tuple(tensor.name for tensor in manifest.tensors)
-        except (OSError, msgspec.MsgspecError):
-            return ()
-    return ()
 
 
 # Putting it together
@@ -394,41 +356,3 @@ def _process(tree: dict[str, Any]) -> Process:
         exit_code=tree.get("exit_code"),
         log_tail=tuple(str(line) for line in tree.get("log_tail", ())),
     )
-
-
-def _json(path: Path, found: _Found, what: str) -> dict[str, Any] | None:
-    try:
-        tree = atomic.read_json(path)
-    except EntracteError as error:
-        if path.exists():
-            found.missing.append(f"{path.name} can't be read: {error}.")
-        elif what:
-            found.missing.append(f"{what}.")
-        return None
-    return tree if isinstance(tree, dict) else None
-
-
-def _lines(path: Path, found: _Found, what: str) -> Iterator[dict[str, Any]]:
-    """JSON objects, one a line; a cut-off line is skipped."""
-    try:
-        data = atomic.read_bytes(path, MAX_LINES_BYTES)
-    except EntracteError:
-        if what:
-            found.missing.append(f"{what}.")
-        return
-    for line in data.splitlines():
-        try:
-            row = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(row, dict):
-            yield row
-
-
-def _number(value: Any) -> float:
-    return float(value) if isinstance(value, int | float) else math.nan
-
-
-def _first(value: Any, otherwise: float) -> float:
-    number = _number(value)
-    return otherwise if math.isnan(number) else number

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
+from trainer.report.files import number as told
 from trainer.report.rows import Monitor, Monitoring, Pause, RunData
 from trainer.report.statistics import Estimate
 from trainer.report.words import ABSENT, count, date, number, percent, percent_range, plural
@@ -21,7 +22,7 @@ def monitoring(metrics: Iterable[Mapping[str, Any]]) -> Monitoring:
         if kind in ("monitors", "paused"):
             newest = row
         if kind == "paused":
-            when = _number(row.get("unix_s"))
+            when = told(row.get("unix_s"))
             pauses.append(Pause(str(row.get("monitor", "")), str(row.get("why", "")), when))
         elif kind == "resumed" and pauses:
             pauses[-1] = replace(pauses[-1], resumed=True, note=str(row.get("note", "")))
@@ -30,14 +31,14 @@ def monitoring(metrics: Iterable[Mapping[str, Any]]) -> Monitoring:
             str(name),
             int(said.get("counted", 0)),
             int(said.get("alone", 0)),
-            _number(said.get("evidence_log10")),
-            _number(said.get("limit_log10")),
+            told(said.get("evidence_log10")),
+            told(said.get("limit_log10")),
         )
         for name, said in newest.items()
         if isinstance(said, Mapping) and "evidence_log10" in said
     )
     value, low, high = newest.get("true_success_all") or (None, None, None)
-    success = (_number(value), _number(low), _number(high))
+    success = (told(value), told(low), told(high))
     return Monitoring(monitors, tuple(pauses), success, int(newest.get("waiting", 0)))
 
 
@@ -84,7 +85,3 @@ def _told(pause: Pause) -> str:
 
 def _power(log10: float) -> str:
     return ABSENT if math.isnan(log10) else f"10^{number(log10, 1)}"
-
-
-def _number(value: Any) -> float:
-    return float(value) if isinstance(value, int | float) else math.nan

@@ -93,11 +93,11 @@ class Iteration:
 
 @dataclass(frozen=True)
 class Release:
-    """One push, seen from both ends. Seconds are since the robot received the offer, but for `offered_s`:
-    from publishing to the offer's arrival, over two clocks of one machine. NaN: not reached or not known."""
+    """One push of the policy's weights to one robot ("": none answered), seen from both ends. Seconds are
+    from publishing on, NaN: not reached or not known."""
 
     publish_seq: int
-    target: str = "policy"
+    robot_id: str = ""
     iteration: int = 0
     nbytes: int = 0
     bytes_on_wire: int = 0
@@ -109,6 +109,11 @@ class Release:
     verified_s: float = math.nan
     staged_s: float = math.nan
     swapped_s: float = math.nan
+
+    @property
+    def pushed_bytes(self) -> int:
+        """As the robot counted them, else as published; one that refused it may have fetched nothing."""
+        return self.bytes_on_wire or (0 if self.outcome == "rejected" else self.nbytes)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import Any
 
 from trainer.report import charts
 from trainer.report.analysis import Idle, gate_counts, idle, pushes, timing, truth_tallies
-from trainer.report.rows import STOPPED, RunData
+from trainer.report.rows import STOPPED, Release, RunData
 from trainer.report.words import ABSENT, count, number, percent, plural, seconds, size
 
 Section = dict[str, Any]
@@ -43,7 +43,8 @@ def pushes_section(run: RunData) -> Section:
         "stages": [(n, seconds(median), seconds(longest)) for n, median, longest in found.stages],
         "facts": facts,
         "refused": "; ".join(
-            f"release {r.publish_seq} was {r.outcome.replace('_', ' ')} ({r.reason or 'no reason given'})"
+            f"release {r.publish_seq} was {r.outcome.replace('_', ' ')}"
+            f"{f' by {r.robot_id}' if found.robots > 1 else ''} ({r.reason or 'no reason given'})"
             for r in found.refused
         ),
         "tensors_head": f"The {len(found.tensors)} tensors that travelled",
@@ -98,13 +99,14 @@ def iterations_section(run: RunData) -> Section:
     if not run.iterations:
         return {}
     truth = {tally.iteration: tally for tally in truth_tallies(run)}
-    released = {r.iteration: r for r in run.releases}
+    released: dict[int, list[Release]] = {}
+    for release in run.releases:
+        released.setdefault(release.iteration, []).append(release)
     waits, reset_s = idle(run)
     waited = {one.iteration: one for one in waits}
     rows: list[tuple[object, ...]] = []
     for it in run.iterations:
         true = truth.get(it.number)
-        release = released.get(it.number)
         rows.append(
             (
                 it.number,
@@ -114,10 +116,7 @@ def iterations_section(run: RunData) -> Section:
                 it.stopped,
                 f"{true.successes} of {true.count}" if true else ABSENT,
                 seconds(it.update_s),
-                release.publish_seq if release else ABSENT,
-                size(release.bytes_on_wire or release.nbytes) if release else ABSENT,
-                seconds(release.swapped_s) if release else ABSENT,
-                release.outcome.replace("_", " ") if release else ABSENT,
+                *_release_words(released.get(it.number, [])),
                 *((_idle_words(waited.get(it.number)),) if waits else ()),
             )
         )
@@ -134,6 +133,23 @@ def iterations_section(run: RunData) -> Section:
         "rows": rows,
         "caption": " ".join(words for words in (_idle(waits, reset_s), _silences(run)) if words),
     }
+
+
+def _release_words(pushes: list[Release]) -> tuple[object, str, str, str]:
+    """Of the newest: number, bytes of all robots, time until the last of them had it in effect, outcomes."""
+    if not pushes:
+        return (ABSENT, ABSENT, ABSENT, ABSENT)
+    newest = max(r.publish_seq for r in pushes)
+    pushes = [r for r in pushes if r.publish_seq == newest]
+    outcomes = Counter(r.outcome.replace("_", " ") for r in pushes)
+    said = ", ".join(f"{n} × {what}" for what, n in outcomes.items())
+    swapped_s = [r.swapped_s for r in pushes if not math.isnan(r.swapped_s)]
+    return (
+        newest,
+        size(sum(r.pushed_bytes for r in pushes)),
+        seconds(max(swapped_s, default=math.nan)),
+        said if len(pushes) > 1 else next(iter(outcomes)),
+    )
 
 
 def _idle_words(one: Idle | None) -> str:

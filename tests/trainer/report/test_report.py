@@ -106,6 +106,30 @@ def test_how_long_the_robot_waited_for_its_releases(whole: Path, tmp_path: Path)
     assert idle(load_run(whole)) == ([], pytest.approx(math.nan, nan_ok=True)), "a simulated clock"
 
 
+def test_every_robot_answers_for_itself_and_the_rewards_head_has_numbers_of_its_own(
+    tmp_path: Path,
+) -> None:
+    made = MadeRun(tmp_path / "run", seed=3)
+    made.iterate(1, 0.5)
+    made.iterate(2, 0.5)
+    alone = pushes(load_run(tmp_path / "run"))
+    refused = {"outcome": "rolled_back", "reason": "bounded change", "bytes_on_wire": 99}
+    made.metrics.add("release", target="reward", publish_seq=2, **refused)
+    made.metrics.add("release", target="reward", publish_seq=4, outcome="committed")
+    assert pushes(load_run(tmp_path / "run")) == alone
+    refused = {"outcome": "rejected", "reason": "calibration", "bytes_on_wire": 0}
+    made.metrics.add("release", robot_id="b", target="policy", publish_seq=1, **refused)
+    made.metrics.add("release", robot_id="b", target="policy", publish_seq=2, outcome="swapped")
+    found = pushes(load_run(tmp_path / "run"))
+    assert alone is not None and found is not None
+    assert (found.offered, found.effective, found.robots) == (2, 2, 2)
+    assert [(r.publish_seq, r.robot_id, r.outcome) for r in found.refused] == [(1, "b", "rejected")]
+    assert found.bytes_total == 1.5 * alone.bytes_total, "b fetched one of the two"
+    text = build(tmp_path / "run", tmp_path / "report").read_text()
+    assert "release 1 was rejected by b (calibration)" in text
+    assert "1 × committed, 1 × rejected" in text and "1 × committed, 1 × swapped" in text
+
+
 def test_the_page_stands_alone(whole: Path, tmp_path: Path) -> None:
     page = build(whole, tmp_path / "report")
     text = page.read_text()

@@ -227,6 +227,7 @@ class Work:
         manifest = self.publisher.prepare(update, iteration)
         record = {
             "iteration": iteration,
+            "last_arrival": arrival,
             "episodes": len(self._pending),
             "unreadable": len(self._pending) - len(episodes),
             "successes": sum(scored.success is True for scored in episodes),

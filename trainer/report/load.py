@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from contracts.files.dataset_reader import DatasetReader
 from contracts.files.log_to_dataset import read_episode
 from contracts.messages import ABORTED, EpisodeEnd, EpisodeStart, SessionStart
 from contracts.reward import RewardSignal
-from trainer.report import engine, files
+from trainer.report import engine, files, order
 from trainer.report.files import number
 from trainer.report.monitoring import monitoring
 from trainer.report.recordings import DatasetRecording, LogRecording
@@ -72,8 +72,11 @@ def load_run(folder: Path) -> RunData:
     _add_recordings(folder, found)
     _add_judgements(metrics, found)
     _add_engine_judgements(folder, found)
+    index = _add_arrivals(folder, found)
+    iterations = tuple(_iterations(metrics))
+    episodes = _in_order(found, number(config.get("episode", {}).get("max_s")))
     per_iteration = int(config.get("iteration", {}).get("episodes", 10))
-    episodes = _in_order(found, per_iteration, number(config.get("episode", {}).get("max_s")))
+    episodes = _numbered(episodes, found, index, iterations, per_iteration)
     _say_what_lacks(episodes, found)
     first = episodes[0] if episodes else None
     return RunData(
@@ -88,7 +91,7 @@ def load_run(folder: Path) -> RunData:
         ended_unix_s=number(demo.get("ended_unix_s")),
         completion_threshold=threshold,
         episodes=tuple(episodes),
-        iterations=tuple(_iterations(metrics)),
+        iterations=iterations,
         releases=tuple(releases(folder, metrics)),
         monitoring=monitoring(metrics),
         package_bytes=_package_bytes(config),
@@ -184,10 +187,10 @@ def _add_log(path: Path, scores: Path, found: _Found) -> None:
     start = logged.start
     key = (start.session_id, start.episode_seq)
     if logged.torn or not len(logged.columns["action"]):
-        found.missing.append(f"Episode {start.episode_seq} was cut off ({logged.torn}).")
+        lacks = f"was cut off ({logged.torn})" if logged.torn else "has no step"
+        found.missing.append(f"Episode {start.episode_seq} {lacks}.")
         return
     _add_episode(found, logged.session, start, logged.end, path)
-    found.arrival.setdefault(key, 1 << 40)
     found.episodes[key] = replace(
         found.episodes[key],
         recording=LogRecording(path, _signals(scores, start)),
@@ -292,6 +295,7 @@ def _iterations(metrics: list[dict[str, Any]]) -> Iterator[Iteration]:
         if row.get("kind") == "iteration":
             yield Iteration(
                 number=int(row["iteration"]),
+                last_arrival=int(row.get("last_arrival", -1)),
                 episodes=int(row.get("episodes", 0)),
                 successes=int(row.get("successes", 0)),
                 abstained=int(row.get("abstained", 0)),
@@ -305,29 +309,47 @@ def _iterations(metrics: list[dict[str, Any]]) -> Iterator[Iteration]:
 # Putting it together
 
 
-def _in_order(found: _Found, per_iteration: int, max_s: float) -> list[Episode]:
-    """By phase, training episodes in the order in which the trainer stored them, which numbers their
-    iterations: the daemon refines after every `per_iteration` of them."""
+def _add_arrivals(folder: Path, found: _Found) -> list[int]:
+    """Of every episode that the trainer has stored, be it in its data set yet or not; returns the places that
+    iterations are counted by."""
+    index = []
+    for row in files.lines(folder / "trainer/store/index.jsonl", found.missing, ""):
+        if {"session_id", "episode_seq", "arrival"} <= row.keys():
+            found.arrival[str(row["session_id"]), int(row["episode_seq"])] = int(row["arrival"])
+            index.append(row)
+    return order.places(index)
+
+
+def _in_order(found: _Found, max_s: float) -> list[Episode]:
+    """By phase, training episodes in the order in which the trainer stored them."""
     rank = {"base": 0, "refine": 1, "final": 2}
     keys = sorted(
         found.episodes,
         key=lambda key: (
             rank.get(found.episodes[key].phase, 3),
-            found.arrival.get(key, 1 << 41),
+            found.arrival.get(key, order.NOT_STORED),
+            found.episodes[key].recording is None,
             found.episodes[key].started_unix_s
             if not math.isnan(found.episodes[key].started_unix_s)
             else 0.0,
             key[1],
         ),
     )
-    episodes, trained = [], 0
-    for key in keys:
-        episode = replace(found.episodes[key], max_s=max_s)
-        if episode.phase == "refine":
-            episode = replace(episode, iteration=1 + trained // per_iteration)
-            trained += 1
-        episodes.append(episode)
-    return episodes
+    return [replace(found.episodes[key], max_s=max_s) for key in keys]
+
+
+def _numbered(
+    episodes: list[Episode],
+    found: _Found,
+    index: list[int],
+    done: Sequence[Iteration],
+    per_iteration: int,
+) -> list[Episode]:
+    trained = [episode for episode in episodes if episode.phase == "refine"]
+    arrivals = [found.arrival.get((e.session_id, e.seq), order.NOT_STORED) for e in trained]
+    index = sorted({*index, *(a for a in arrivals if a < order.NOT_STORED)})
+    numbers = iter(order.iterations_of(arrivals, index, done, per_iteration))
+    return [replace(e, iteration=next(numbers)) if e.phase == "refine" else e for e in episodes]
 
 
 def _say_what_lacks(episodes: list[Episode], found: _Found) -> None:

@@ -79,9 +79,11 @@ class Episode:
 
 @dataclass(frozen=True)
 class Iteration:
-    """What the trainer says of one finished iteration. `figures`: the refiner's own."""
+    """What the trainer says of one finished iteration. `last_arrival`: of its last episode, -1 where an older
+    trainer did not tell it. `figures`: the refiner's own."""
 
     number: int
+    last_arrival: int = -1
     episodes: int = 0
     successes: int = 0
     abstained: int = 0

@@ -112,6 +112,7 @@ class MadeRun:
         self.metrics.add(
             "iteration",
             iteration=number,
+            last_arrival=self.store.entries[-1].arrival,
             episodes=self.per_iteration,
             successes=successes,
             abstained=0,

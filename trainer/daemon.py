@@ -168,6 +168,7 @@ class Daemon:
             stored=len(self.store.entries),
             endpoints=self.endpoints,
             reward_model=self._work.scorer.model.model_id,
+            labels=list(self._config.reward.labels),
         )
         for path, problem in self.store.unread.items():
             self.metrics.add("unreadable", key=path.stem, problem=problem)

@@ -73,6 +73,10 @@ def test_a_whole_exchange(
         (2, 1, 2),
     ]
     assert [r["policy_versions"] for r in iterations] == [[0], [1]]
+    assert [r["last_arrival"] for r in iterations] == [3, 6]
+    assert [r["labels"] for r in trainer.records("start")] == [["model"]], (
+        "whose word it learned from"
+    )
     episodes = trainer.records("episode")
     assert [r["episode_seq"] for r in episodes] == [10, 11, 12, 20, 21, 22], "evaluations unscored"
     swapped = [r for r in trainer.records("release") if r["outcome"] == "swapped"]

@@ -1,10 +1,10 @@
-"""What the rows say: paired success, tallies, reward against truth, pushes, timing, gate. Pure."""
+"""What the rows say: tallies, reward against truth, pushes, timing, gate. Pure."""
 
 from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -12,52 +12,23 @@ import numpy as np
 
 from contracts.messages import GateBit
 from trainer.report.charts import Tally
+from trainer.report.evaluation import verdict
 from trainer.report.rows import Episode, Release, RunData
 from trainer.report.statistics import (
     Confusion,
-    Estimate,
-    Outcomes,
     auc,
     best_threshold,
     confusion,
-    paired_difference,
-    paired_outcomes,
     spearman,
-    wilson,
 )
 
 
-@dataclass(frozen=True)
-class Evaluation:
-    """Base against refined policy. `difference` and `outcomes` are over the pairs that both have."""
-
-    base: Estimate
-    final: Estimate
-    difference: Estimate
-    outcomes: Outcomes
-    pairs: int
-
-
-def evaluation(run: RunData) -> Evaluation:
-    """Success by the simulator's truth; pairs by task and seed."""
-    base, final = true_by_scene(run.of("base")), true_by_scene(run.of("final"))
-    scenes = [scene for scene in base if scene in final]
-    before, after = [base[s] for s in scenes], [final[s] for s in scenes]
-    return Evaluation(
-        base=wilson(sum(base.values()), len(base)),
-        final=wilson(sum(final.values()), len(final)),
-        difference=paired_difference(before, after),
-        outcomes=paired_outcomes(before, after),
-        pairs=len(scenes),
-    )
-
-
-def true_by_scene(episodes: Iterable[Episode]) -> dict[tuple[str, int], bool]:
-    return {(e.task, e.seed): e.truth.success for e in episodes if e.truth is not None}
-
-
-def judged_tallies(run: RunData) -> list[Tally]:
-    return _tallies(run, lambda e: e.judgement.success)
+def learned_tallies(run: RunData) -> list[Tally]:
+    """What refinement took its episodes for: as it says itself, else (not yet refined) by the episodes."""
+    found = {tally.iteration: tally for tally in _tallies(run, lambda e: e.learned)}
+    for it in run.iterations:
+        found[it.number] = Tally(it.number, it.successes, it.successes + it.failures)
+    return [found[number] for number in sorted(found) if found[number].count]
 
 
 def truth_tallies(run: RunData) -> list[Tally]:
@@ -315,7 +286,7 @@ def gate_counts(run: RunData) -> GateCounts:
 
 
 def good_and_bad(run: RunData) -> tuple[Episode | None, Episode | None]:
-    """Two recorded episodes worth looking at: a success and a failure, by truth where it is known.
+    """Two recorded episodes worth looking at: a success and a failure, by the best word on each.
 
     Of each kind the one of median length among the latest training episodes: neither the quickest
     success nor the oddest failure.
@@ -323,14 +294,10 @@ def good_and_bad(run: RunData) -> tuple[Episode | None, Episode | None]:
     found = []
     for wanted in (True, False):
         groups = (run.of(phase) for phase in ("refine", "final", "base"))
-        fitting = ([e for e in group if _verdict(e) is wanted] for group in groups)
+        fitting = ([e for e in group if verdict(e)[0] is wanted] for group in groups)
         recorded = ([e for e in group[-60:] if _scored(e)][-15:] for group in fitting)
         found.append(_typical(next((group for group in recorded if group), [])))
     return found[0], found[1]
-
-
-def _verdict(episode: Episode) -> bool | None:
-    return episode.judgement.success if episode.truth is None else episode.truth.success
 
 
 def _scored(episode: Episode) -> bool:
@@ -346,8 +313,11 @@ def _typical(episodes: Sequence[Episode]) -> Episode | None:
 
 
 def before_and_after(run: RunData, limit: int = 3) -> list[tuple[Episode, Episode]]:
-    """Recorded pairs on one scene, those first where the base failed and the refined policy succeeded."""
-    after = {(e.task, e.seed): e for e in run.of("final") if e.recording is not None}
+    """Recorded pairs on one scene (of equal seeds: a real robot has none), those first where the base failed
+    and the refined policy succeeded."""
+    after = {
+        (e.task, e.seed): e for e in run.of("final") if e.recording is not None and e.seed >= 0
+    }
     pairs = [
         (e, after[e.task, e.seed])
         for e in run.of("base")
@@ -358,4 +328,4 @@ def before_and_after(run: RunData, limit: int = 3) -> list[tuple[Episode, Episod
 
 def turned(before: Episode, after: Episode) -> bool:
     """Whether a failure became a success."""
-    return _verdict(before) is False and _verdict(after) is True
+    return verdict(before)[0] is False and verdict(after)[0] is True

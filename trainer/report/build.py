@@ -15,6 +15,7 @@ from contracts.errors import EntracteError
 from contracts.files import atomic, outputs
 from trainer.report import sections, sections_several
 from trainer.report.analysis import before_and_after, turned
+from trainer.report.evaluation import verdict
 from trainer.report.load import load_run
 from trainer.report.pictures import side_by_side, write_film, write_poster
 from trainer.report.rows import Episode, RunData
@@ -136,6 +137,5 @@ def _films(
 
 
 def _ended(episode: Episode) -> str:
-    success = episode.judgement.success if episode.truth is None else episode.truth.success
-    words = {True: "solved", False: "failed", None: "not judged"}[success]
+    words = {True: "solved", False: "failed", None: "not judged"}[verdict(episode)[0]]
     return f"{words} in {seconds(episode.duration_s)}"

@@ -49,7 +49,7 @@ def success_over_iterations(
     for estimate, at, name in ((base, 88.0, "base"), (final, 832.0, "refined")):
         drawing.text(at, 302, name, "tick strong")
         if math.isnan(estimate.value):
-            drawing.text(at, 160, "not run", "note")
+            drawing.text(at, 160, "no verdict", "note")
             continue
         drawing.error_bar(at, y(estimate.low), y(estimate.high), "truth")
         drawing.dot(at, y(estimate.value), "truth big", 5.5, f"{percent(estimate.value)}")

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from contracts.files.dataset_reader import DatasetReader
 from contracts.files.log_to_dataset import read_episode
 from contracts.messages import ABORTED, EpisodeEnd, EpisodeStart, SessionStart
 from contracts.reward import RewardSignal
-from trainer.report import engine, files, order
+from trainer.report import engine, files, iterations
 from trainer.report.files import number
 from trainer.report.monitoring import monitoring
 from trainer.report.recordings import DatasetRecording, LogRecording
@@ -73,10 +73,10 @@ def load_run(folder: Path) -> RunData:
     _add_judgements(metrics, found)
     _add_engine_judgements(folder, found)
     index = _add_arrivals(folder, found)
-    iterations = tuple(_iterations(metrics))
+    done = tuple(iterations.finished(metrics))
     episodes = _in_order(found, number(config.get("episode", {}).get("max_s")))
     per_iteration = int(config.get("iteration", {}).get("episodes", 10))
-    episodes = _numbered(episodes, found, index, iterations, per_iteration)
+    episodes = _numbered(episodes, found, index, done, per_iteration)
     _say_what_lacks(episodes, found)
     first = episodes[0] if episodes else None
     return RunData(
@@ -91,7 +91,7 @@ def load_run(folder: Path) -> RunData:
         ended_unix_s=number(demo.get("ended_unix_s")),
         completion_threshold=threshold,
         episodes=tuple(episodes),
-        iterations=iterations,
+        iterations=done,
         releases=tuple(releases(folder, metrics)),
         monitoring=monitoring(metrics),
         package_bytes=_package_bytes(config),
@@ -236,6 +236,7 @@ def _add_episode(
         reason=end.reason,
         started_unix_s=start.started_at_unix_s,
         timings={name: number(value) for name, value in end.timings.items()},
+        label=end.operator_success,
         truth=known.truth if known else None,
     )
 
@@ -290,22 +291,6 @@ def _silence(row: dict[str, Any]) -> str:
     return STOPPED if row.get("end_reason") == ABORTED else "abstained"
 
 
-def _iterations(metrics: list[dict[str, Any]]) -> Iterator[Iteration]:
-    for row in metrics:
-        if row.get("kind") == "iteration":
-            yield Iteration(
-                number=int(row["iteration"]),
-                last_arrival=int(row.get("last_arrival", -1)),
-                episodes=int(row.get("episodes", 0)),
-                successes=int(row.get("successes", 0)),
-                abstained=int(row.get("abstained", 0)),
-                stopped=int(row.get("stopped", 0)),
-                update_s=number(row.get("update_s")),
-                finished_unix_s=number(row.get("unix_s")),
-                figures={k: number(v) for k, v in row.get("metrics", {}).items()},
-            )
-
-
 # Putting it together
 
 
@@ -317,7 +302,7 @@ def _add_arrivals(folder: Path, found: _Found) -> list[int]:
         if {"session_id", "episode_seq", "arrival"} <= row.keys():
             found.arrival[str(row["session_id"]), int(row["episode_seq"])] = int(row["arrival"])
             index.append(row)
-    return order.places(index)
+    return iterations.places(index)
 
 
 def _in_order(found: _Found, max_s: float) -> list[Episode]:
@@ -327,7 +312,7 @@ def _in_order(found: _Found, max_s: float) -> list[Episode]:
         found.episodes,
         key=lambda key: (
             rank.get(found.episodes[key].phase, 3),
-            found.arrival.get(key, order.NOT_STORED),
+            found.arrival.get(key, iterations.NOT_STORED),
             found.episodes[key].recording is None,
             found.episodes[key].started_unix_s
             if not math.isnan(found.episodes[key].started_unix_s)
@@ -346,10 +331,17 @@ def _numbered(
     per_iteration: int,
 ) -> list[Episode]:
     trained = [episode for episode in episodes if episode.phase == "refine"]
-    arrivals = [found.arrival.get((e.session_id, e.seq), order.NOT_STORED) for e in trained]
-    index = sorted({*index, *(a for a in arrivals if a < order.NOT_STORED)})
-    numbers = iter(order.iterations_of(arrivals, index, done, per_iteration))
-    return [replace(e, iteration=next(numbers)) if e.phase == "refine" else e for e in episodes]
+    arrivals = [found.arrival.get((e.session_id, e.seq), iterations.NOT_STORED) for e in trained]
+    index = sorted({*index, *(a for a in arrivals if a < iterations.NOT_STORED)})
+    numbers = iter(iterations.iterations_of(arrivals, index, done, per_iteration))
+    labels = {iteration.number: iteration.labels for iteration in done}
+    newest = done[-1].labels if done else ("model",)
+    return [
+        replace(e, iteration=(it := next(numbers)), labels=labels.get(it, newest))
+        if e.phase == "refine"
+        else e
+        for e in episodes
+    ]
 
 
 def _say_what_lacks(episodes: list[Episode], found: _Found) -> None:
@@ -362,7 +354,12 @@ def _say_what_lacks(episodes: list[Episode], found: _Found) -> None:
         if phase not in phases:
             found.missing.append(f"{words}.")
     if episodes and all(episode.truth is None for episode in episodes):
-        found.missing.append("The bench wrote no truth: success is as the reward judged it.")
+        labelled = any(episode.label is not None for episode in episodes)
+        found.missing.append(
+            "There is no simulator's truth: success is by the operator's label where there is one."
+            if labelled
+            else "The bench wrote no truth: success is as the reward judged it."
+        )
 
 
 def _package_bytes(config: dict[str, Any]) -> int:

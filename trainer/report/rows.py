@@ -50,6 +50,8 @@ class Recording(Protocol):
 @dataclass(frozen=True)
 class Episode:
     """One episode of any purpose. `phase`: "base", "refine" or "final"; `iteration` from 1 for "refine".
+    `label`: what came with it, a person's word or, where the robot's config says `label: truth`, the
+    simulator's; `labels`: whose word says what it teaches (the trainer's `reward.labels`).
 
     `recording` is None where neither the data set nor a log of it was found.
     """
@@ -69,6 +71,8 @@ class Episode:
     started_unix_s: float = math.nan
     timings: dict[str, float] = field(default_factory=dict)
     judgement: Judgement = Judgement()
+    label: bool | None = None
+    labels: tuple[str, ...] = ("model",)
     truth: Truth | None = None
     recording: Recording | None = None
 
@@ -76,20 +80,30 @@ class Episode:
     def duration_s(self) -> float:
         return self.steps / self.rate_hz
 
+    @property
+    def learned(self) -> bool | None:
+        """What refinement took it for, None: for neither a success nor a failure."""
+        if self.label is not None and "operator" in self.labels:
+            return self.label
+        return self.judgement.success if "model" in self.labels else None
+
 
 @dataclass(frozen=True)
 class Iteration:
     """What the trainer says of one finished iteration. `last_arrival`: of its last episode, -1 where an older
-    trainer did not tell it. `figures`: the refiner's own."""
+    trainer did not tell it. `successes`, `failures`: what refinement took its episodes for, by the word of
+    `labels`. `figures`: the refiner's own."""
 
     number: int
     last_arrival: int = -1
     episodes: int = 0
     successes: int = 0
+    failures: int = 0
     abstained: int = 0
     stopped: int = 0
     update_s: float = math.nan
     finished_unix_s: float = math.nan
+    labels: tuple[str, ...] = ("model",)
     figures: dict[str, float] = field(default_factory=dict)
 
 

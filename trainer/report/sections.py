@@ -13,13 +13,22 @@ import yaml
 from contracts.messages import ABORTED
 from trainer.report import charts, pictures
 from trainer.report.analysis import (
-    Evaluation,
     Judge,
-    evaluation,
     good_and_bad,
-    judged_tallies,
     judges,
+    learned_tallies,
     truth_tallies,
+)
+from trainer.report.evaluation import (
+    TRUTH,
+    Evaluation,
+    evaluation,
+    judged_by,
+    labels_are_truth,
+    learned_from,
+    legend,
+    verdict,
+    words,
 )
 from trainer.report.monitoring import monitors_section
 from trainer.report.rows import STOPPED, Episode, RunData
@@ -50,7 +59,7 @@ COMPLETE = "complete"
 
 
 def head(run: RunData) -> Section:
-    words = run.instruction or run.task.replace("_", " ").replace("-", " ") or "A run"
+    title = run.instruction or run.task.replace("_", " ").replace("-", " ") or "A run"
     parts = [
         f"task {run.task}" if run.task else "",
         f"reward: {run.reward}" if run.reward else "",
@@ -66,7 +75,7 @@ def head(run: RunData) -> Section:
         planned = f" of {run.planned_iterations}" if run.planned_iterations else ""
         notices.insert(0, f"It ended early, after {done}{planned} iterations: {run.ended}.")
     return {
-        "title": words[:1].upper() + words[1:],
+        "title": title[:1].upper() + title[1:],
         "meta": " · ".join(part for part in parts if part),
         "notices": notices,
         "notice_head": "This page shows what there is. Of a whole run it lacks:",
@@ -76,45 +85,65 @@ def head(run: RunData) -> Section:
 def stats(run: RunData, found: Evaluation) -> list[Section]:
     """The three figures at the head of the page."""
     shown = []
-    for name, estimate in (("base policy", found.base), ("refined policy", found.final)):
-        known = not math.isnan(estimate.value)
-        note = (
-            f"success of the {name} in {plural(estimate.count, 'episode')}; "
-            f"95\N{NO-BREAK SPACE}% interval {percent_range(estimate)}"
-        )
-        shown.append(
-            {
-                "value": percent(estimate.value),
-                "picture": charts.interval_line(estimate) if known else "",
-                "note": note if known else f"the {name} was not evaluated",
-            }
-        )
-    if found.pairs:
-        interval = points_range(found.difference)
-        note = (
-            f"points gained, paired on {plural(found.pairs, 'scene')}; "
-            f"95\N{NO-BREAK SPACE}% interval {interval}"
-        )
-    else:
-        note = "no scene was tried by both, so there is no difference to give"
+    for phase, name, estimate, by, silent in (
+        ("base", "base policy", found.base, found.base_by, found.base_silent),
+        ("final", "refined policy", found.final, found.final_by, found.final_silent),
+    ):
+        note = f"the {name} was not evaluated"
+        if tried := len(run.of(phase)):
+            note = f"the {name} was tried in {plural(tried, 'episode')}: nobody said how they ended"
+        if by:
+            note = (
+                f"success of the {name} in {plural(estimate.count, 'episode')}, by {words(run, by)}; "
+                f"95\N{NO-BREAK SPACE}% interval {percent_range(estimate)}"
+            )
+            note += f"; of {plural(silent, 'more episode')} it is not known" if silent else ""
+        picture = charts.interval_line(estimate) if by else ""
+        shown.append({"value": percent(estimate.value), "picture": picture, "note": note})
+    note = _difference(run, found)
     shown.append({"value": points(found.difference.value), "picture": "", "note": note})
     return shown
 
 
-def success(run: RunData, found: Evaluation) -> Section:
-    judged, truth = judged_tallies(run), truth_tallies(run)
+def _difference(run: RunData, found: Evaluation) -> str:
+    """What the difference is over, or why there is none."""
+    if found.pairs:
+        return (
+            f"points gained, paired on {plural(found.pairs, 'scene')}; "
+            f"95\N{NO-BREAK SPACE}% interval {points_range(found.difference)}"
+        )
+    why = "no scene was tried by both"
+    if found.base_by and found.final_by and found.base_by != found.final_by:
+        why = "nobody’s word is on both"
+    elif found.base_by and found.final_by and any(e.seed < 0 for e in run.of("final")):
+        why = "scenes that have no number can’t be paired"
+    return f"{why}, so there is no difference to give"
+
+
+def _success_lead(run: RunData, found: Evaluation) -> str:
     trained = run.of("refine")
+    if not trained:
+        return "There is no training episode yet."
     lead = (
         f"{plural(len(trained), 'training episode')} in "
-        f"{plural(len({e.iteration for e in trained}), 'iteration')}, each on a fresh scene. "
+        f"{plural(len({e.iteration for e in trained}), 'iteration')}"
+        f"{', each on a fresh scene' if all(e.seed >= 0 for e in trained) else ''}. "
         "Training may explore (policy.explore_deg), an evaluation does not. "
-        "The evaluations at the two ends are on scenes of their own, the same for both, "
-        "and by the simulator’s truth. "
     )
-    if run.reward != "truth":
-        lead += "The truth never reached the trainer: refinement knew only the reward’s judgement."
-    if not trained:
-        lead = "There is no training episode yet."
+    if by := judged_by(run, found):
+        same = "are on scenes of their own, the same for both, and " if found.pairs else "are "
+        lead += f"The evaluations at the two ends {same}by {by}. "
+    if labels_are_truth(run) and any("operator" in it.labels for it in run.iterations):
+        lead += f"Refinement learned from {learned_from(run)}."
+    elif run.reward != "truth":
+        told = any(episode.truth is not None for episode in run.episodes)
+        lead += "The truth never reached the trainer: refinement" if told else "Refinement"
+        lead += f" knew only {learned_from(run)}."
+    return lead
+
+
+def success(run: RunData, found: Evaluation) -> Section:
+    learned, truth = learned_tallies(run), truth_tallies(run)
     outcomes = found.outcomes
     pairs = ""
     if found.pairs:
@@ -124,13 +153,17 @@ def success(run: RunData, found: Evaluation) -> Section:
             f"by neither: {outcomes.neither}. Difference: {points(found.difference.value)} points "
             f"({points_range(found.difference)}, paired bootstrap)."
         )
-    rows = [_rate_row("base policy", found.base), _rate_row("refined policy", found.final)]
+    rows = [
+        _rate_row("base policy", found.base, words(run, found.base_by) if found.base_by else ""),
+        _rate_row(
+            "refined policy", found.final, words(run, found.final_by) if found.final_by else ""
+        ),
+    ]
     return {
-        "lead": lead,
-        "has_truth": bool(truth) or not math.isnan(found.base.value),
-        "has_judged": bool(judged),
+        "lead": _success_lead(run, found),
+        "legend": legend([(run, found)], truth=bool(truth), learned=bool(learned)),
         "chart": charts.success_over_iterations(
-            judged=judged,
+            judged=learned,
             truth=truth,
             base=found.base,
             final=found.final,
@@ -142,14 +175,15 @@ def success(run: RunData, found: Evaluation) -> Section:
             "Bars: evaluations with the same interval; dotted: the base policy’s level."
         ),
         "pairs": pairs,
-        "rows": rows if pairs or found.base.count or found.final.count else [],
+        "rows": rows if found.base_by or found.final_by else [],
     }
 
 
-def _rate_row(name: str, estimate: Estimate) -> Section:
+def _rate_row(name: str, estimate: Estimate, by: str) -> Section:
     known = estimate.count > 0
     return {
         "name": name,
+        "by": by or ABSENT,
         "count": count(estimate.count),
         "successes": count(round(estimate.value * estimate.count)) if known else ABSENT,
         "rate": percent(estimate.value, 1),
@@ -160,21 +194,31 @@ def _rate_row(name: str, estimate: Estimate) -> Section:
 def signals(run: RunData) -> list[Section]:
     """The three signals over a good and a bad episode, on one time scale."""
     good, bad = good_and_bad(run)
-    chosen = [(e, w) for e, w in ((good, "A success"), (bad, "A failure")) if e is not None]
+    chosen = [
+        (e, f"{what}{_by(run, e)}")
+        for e, what in ((good, "A success"), (bad, "A failure"))
+        if e is not None
+    ]
     until_s = max((episode.duration_s for episode, _ in chosen), default=0.0)
     return [
         {
-            "head": f"{words}{'' if episode.truth else ', as the reward judged it'}",
+            "head": head,
             "chart": charts.signals(
                 pictures.trace(episode),
                 run.completion_threshold,
                 until_s,
-                f"{words}: process, completion and contrastive signal",
+                f"{head}: process, completion and contrastive signal",
             ),
             "caption": _describe(episode),
         }
-        for episode, words in chosen
+        for episode, head in chosen
     ]
+
+
+def _by(run: RunData, episode: Episode) -> str:
+    """Whose word it is, unless it is the truth."""
+    _, whose = verdict(episode)
+    return f", by {words(run, whose)}" if whose and whose != TRUTH else ""
 
 
 PHASE_WORDS = {"base": "base evaluation", "refine": "training", "final": "final evaluation"}
@@ -196,6 +240,8 @@ def _describe(episode: Episode) -> str:
     parts.append(REASON_WORDS.get(episode.reason, episode.reason))
     if episode.judgement.success is not None:
         parts.append(f"judged a {'success' if episode.judgement.success else 'failure'}")
+    if episode.label is not None:
+        parts.append(f"labelled a {'success' if episode.label else 'failure'}")
     if episode.truth is not None:
         parts.append(f"in truth a {'success' if episode.truth.success else 'failure'}")
     return "; ".join(part for part in parts if part) + "."

@@ -10,7 +10,7 @@ from typing import Any
 
 from trainer.report import charts
 from trainer.report.analysis import Idle, gate_counts, idle, pushes, timing, truth_tallies
-from trainer.report.rows import STOPPED, Release, RunData
+from trainer.report.rows import STOPPED, Episode, Release, RunData
 from trainer.report.words import ABSENT, count, number, percent, plural, seconds, size
 
 Section = dict[str, Any]
@@ -120,9 +120,7 @@ def iterations_section(run: RunData) -> Section:
                 *((_idle_words(waited.get(it.number)),) if waits else ()),
             )
         )
-    names = (
-        "iteration,episodes,judged a success,abstained,stopped,true successes,update,release,pushed"
-    )
+    names = "iteration,episodes,taken for a success,abstained,stopped,true successes,update,release,pushed"
     return {
         "head": (
             *names.split(","),
@@ -170,6 +168,7 @@ def _idle(waits: list[Idle], reset_s: float) -> str:
     )
 
 
+UNLABELLED = "unlabelled"
 SILENCES = {
     "timeout": "no answer in time",
     "exception": "the reward model raised",
@@ -177,12 +176,13 @@ SILENCES = {
     "unparsable": "an answer that can’t be read",
     "abstained": "the reward model abstained by itself",
     STOPPED: "the episode was stopped before it was done, by a person or a fault",
+    UNLABELLED: "nobody labelled the episode, and the reward’s word does not count (reward.labels)",
 }
 
 
 def _silences(run: RunData) -> str:
     """How many training episodes have no verdict, and why."""
-    found = Counter(e.judgement.silence for e in run.of("refine") if e.judgement.silence)
+    found = Counter(_silence(e) for e in run.of("refine") if e.learned is None and _silence(e))
     if not found:
         return ""
     order = [*SILENCES, *sorted(found.keys() - SILENCES.keys())]
@@ -191,6 +191,10 @@ def _silences(run: RunData) -> str:
     return (
         f"{total} without a verdict, counted neither as success nor as failure: {', '.join(words)}."
     )
+
+
+def _silence(episode: Episode) -> str:
+    return episode.judgement.silence if "model" in episode.labels else UNLABELLED
 
 
 def facts(run: RunData) -> list[tuple[str, str]]:

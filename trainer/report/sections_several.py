@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from trainer.report import charts
-from trainer.report.analysis import Evaluation
+from trainer.report.evaluation import Evaluation, judged_by, learned_from, legend
 from trainer.report.rows import RunData
 from trainer.report.several import Way
 from trainer.report.statistics import Estimate
@@ -28,7 +28,7 @@ HEADS = (
     "failure taken for success", "success missed", "rank corr.", "wall time", "robot time",
 )  # fmt: skip
 NOTES = (
-    "Success by the simulator’s truth, base and refined policy on the same scenes. Over seeds: Student’s t, "
+    "Over seeds: Student’s t, "
     "what another seed would give; paired: bootstrap over seeds and, in a seed, over scenes. Of the best: "
     "points below the highest refined rate. The reward’s mistakes are counted over the training episodes "
     "that it judged; rank correlation: its last process against the true progress. Wall and robot time: of a "
@@ -42,6 +42,7 @@ SEED_HEADS = (
     "base",
     "refined",
     "points gained (95 % paired)",
+    "success by",
     "iterations",
     "ended",
 )
@@ -75,6 +76,7 @@ def seed_row(run: RunData, found: Evaluation) -> list[str]:
         _rate(found.base),
         _rate(found.final),
         f"{points(found.difference.value)} ({points_range(found.difference)})",
+        judged_by(run, found) or ABSENT,
         str(len(run.iterations)),
         run.ended or "not said",
     ]
@@ -82,7 +84,9 @@ def seed_row(run: RunData, found: Evaluation) -> list[str]:
 
 def _rate(estimate: Estimate) -> str:
     return (
-        f"{percent(estimate.value, 1)} ({percent_range(estimate)})" if estimate.count else "not run"
+        f"{percent(estimate.value, 1)} ({percent_range(estimate)})"
+        if estimate.count
+        else "no verdict"
     )
 
 
@@ -93,6 +97,23 @@ def _part(cells: Sequence[str], part: slice) -> list[str]:
 def best_of(found: Sequence[Way]) -> float:
     rates = [way.final.value for way in found if way.final.count]
     return max(rates, default=math.nan)
+
+
+def notes(found: Sequence[Way]) -> str:
+    """How to read the first table, and whose word its rates are by."""
+    said = [
+        judged_by(run, one) for way in found for run, one in zip(way.runs, way.each, strict=True)
+    ]
+    whose = list(dict.fromkeys(by for by in said if by))
+    if len(whose) > 1:
+        return (
+            f"Not all runs go by the same word ({'; '.join(whose)}): rates compare badly. {NOTES}"
+        )
+    if not whose:
+        return NOTES
+    paired = any(one.pairs for way in found for one in way.each)
+    scenes = ", base and refined policy on the same scenes" if paired else ""
+    return f"Success by {whose[0]}{scenes}. {NOTES}"
 
 
 def title(found: Sequence[Way]) -> str:
@@ -107,7 +128,7 @@ def context(found: Sequence[Way]) -> dict[str, Any]:
     return {
         "title": title(found),
         "meta": "" if math.isnan(started) else f"the first of them on {date(started)}",
-        "notes": NOTES,
+        "notes": notes(found),
         "tables": [
             {"heads": _part(HEADS, part), "rows": [_part(row(way, best), part) for way in found]}
             for part in PARTS
@@ -121,11 +142,16 @@ def _section(way: Way) -> dict[str, Any]:
     return {
         "name": way.name,
         "chart": charts.success_over_iterations(
-            judged=way.judged,
+            judged=way.learned,
             truth=way.truth,
             base=way.base,
             final=way.final,
             planned=max(run.planned_iterations for run in way.runs),
+        ),
+        "legend": legend(
+            list(zip(way.runs, way.each, strict=True)),
+            truth=bool(way.truth),
+            learned=bool(way.learned),
         ),
         "heads": SEED_HEADS,
         "rows": [seed_row(run, one) for run, one in zip(way.runs, way.each, strict=True)],
@@ -136,12 +162,19 @@ def _section(way: Way) -> dict[str, Any]:
 def markdown(found: Sequence[Way], footer: str) -> str:
     """The same figures as the page, for a terminal, an issue or a repository."""
     best = best_of(found)
-    parts = [f"# {title(found)}", "", *_table(HEADS, [row(way, best) for way in found]), "", NOTES]
+    parts = [
+        f"# {title(found)}",
+        "",
+        *_table(HEADS, [row(way, best) for way in found]),
+        "",
+        notes(found),
+    ]
     for way in found:
         rows = [seed_row(run, one) for run, one in zip(way.runs, way.each, strict=True)]
         parts += ["", f"## {way.name}", "", *_table(SEED_HEADS, rows)]
-        if tallies := way.truth or way.judged:
-            whose = "by the truth" if way.truth else "as judged by the reward"
+        if tallies := way.truth or way.learned:
+            learned = dict.fromkeys(learned_from(run) for run in way.runs)
+            whose = "by the truth" if way.truth else f"by {'; '.join(learned)}"
             said = ", ".join(f"{t.successes} of {t.count}" for t in tallies)
             parts += [
                 "",

@@ -9,16 +9,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from trainer.report.analysis import (
-    Evaluation,
-    Judge,
-    evaluation,
-    judged_tallies,
-    judges,
-    true_by_scene,
-    truth_tallies,
-)
+from trainer.report.analysis import Judge, judges, learned_tallies, truth_tallies
 from trainer.report.charts import Tally
+from trainer.report.evaluation import Evaluation, evaluation
 from trainer.report.rows import RunData
 from trainer.report.statistics import CONFIDENCE, Estimate, student_t, wilson
 
@@ -28,6 +21,7 @@ class Way:
     """Runs that differ in nothing but their seed. `gain`: mean over them of the paired difference, with
     Student's interval over seeds (NaN for one); `paired`: with the bootstrap's over seeds and, within a seed,
     over scenes. `judge`: the reward against the truth, training episodes of all; None: never judged.
+    `learned`, `truth`: training episodes by what refinement took them for and in truth.
     `wall_s`, `robot_s`: mean of a run, NaN where it isn't known."""
 
     name: str
@@ -38,7 +32,7 @@ class Way:
     gain: Estimate
     paired: Estimate
     judge: Judge | None
-    judged: tuple[Tally, ...]
+    learned: tuple[Tally, ...]
     truth: tuple[Tally, ...]
     wall_s: float
     robot_s: float
@@ -63,9 +57,9 @@ def _way(name: str, runs: list[RunData]) -> Way:
         base=_pooled([one.base for one in each]),
         final=_pooled([one.final for one in each]),
         gain=over_seeds([one.difference.value for one in each if one.pairs]),
-        paired=_paired(runs),
+        paired=paired_over_seeds([np.array(one.differences) for one in each if one.pairs]),
         judge=judge,
-        judged=_summed([judged_tallies(run) for run in runs]),
+        learned=_summed([learned_tallies(run) for run in runs]),
         truth=_summed([truth_tallies(run) for run in runs]),
         wall_s=_mean([run.ended_unix_s - run.started_unix_s for run in runs]),
         robot_s=_mean([math.fsum(e.duration_s for e in run.of("refine")) for run in runs]),
@@ -103,15 +97,6 @@ def paired_over_seeds(differences: Sequence[np.ndarray], draws: int = 4000) -> E
     low, high = np.quantile(means, [0.5 - CONFIDENCE / 2, 0.5 + CONFIDENCE / 2])
     mean = float(np.mean([found.mean() for found in differences]))
     return Estimate(mean, float(low), float(high), sum(map(len, differences)))
-
-
-def _paired(runs: Sequence[RunData]) -> Estimate:
-    differences = []
-    for run in runs:
-        base, final = true_by_scene(run.of("base")), true_by_scene(run.of("final"))
-        found = [float(final[scene]) - float(base[scene]) for scene in base if scene in final]
-        differences += [np.array(found)] if found else []
-    return paired_over_seeds(differences)
 
 
 def _summed(tallies: Sequence[Sequence[Tally]]) -> tuple[Tally, ...]:

@@ -38,11 +38,18 @@ THRESHOLD = 0.8
 
 class MadeRun:
     """Builds `root` phase by phase; leave phases out for a run that was cut short. `wait_s`: what the robot
-    stands after every iteration, by the wall clock; 0: its clock is simulated."""
+    stands after every iteration, by the wall clock; 0: its clock is simulated. `real`: a real robot's, whose
+    scenes have no number, with a person's labels and nobody's truth."""
 
     def __init__(
-        self, root: Path, seed: int = 0, per_iteration: int = 4, wait_s: float = 0.0
+        self,
+        root: Path,
+        seed: int = 0,
+        per_iteration: int = 4,
+        wait_s: float = 0.0,
+        real: bool = False,
     ) -> None:
+        self.real = real
         self.root, self.rng, self.per_iteration = root, np.random.default_rng(seed), per_iteration
         self.wait_s, self.clock_s = wait_s, 100.0
         self.store = Store(root / "trainer/store")
@@ -147,6 +154,7 @@ class MadeRun:
         key = EpisodeKey("bench-0", session, self.seq)
         log = EpisodeLogWriter(self.root / f"{key}.elog")
         signals = self._signals(progress, fooled=judged and not success and self.rng.random() < 0.1)
+        seed = -1 if self.real else seed
         for parts in self._packets(key, purpose, seed, version, progress=progress, signals=signals):
             log.append(parts)
         done = log.finish()
@@ -167,6 +175,8 @@ class MadeRun:
                 process=signals[-1].process,
             )
         self.store.write_dataset(entry, keep_log=False)
+        if self.real:
+            return verdict if judged else None
         path = self.root / (f"eval/{which}/truth.jsonl" if which else "robot/truth.jsonl")
         row = {
             "task": "open_drawer",
@@ -245,7 +255,8 @@ class MadeRun:
             for name, base in (("sense", 8e-4), ("infer", 9e-3), ("gate", 6e-5), ("act", 1.5e-4))
             for which, factor in (("p50", 1.0), ("p99", 2.2), ("max", 5.0))
         }
-        yield wire.pack(EpisodeEnd(seq, len(progress), "time_limit", None, timings=timings))
+        label = bool(progress[-1] >= 1.0) if self.real else None
+        yield wire.pack(EpisodeEnd(seq, len(progress), "time_limit", label, timings=timings))
         self.clock_s += len(progress) / RATE_HZ + RESET_S
 
 

@@ -19,9 +19,9 @@ from trainer.config import load_config
 from trainer.interfaces import EpisodeKey
 from trainer.keeper import keep
 from trainer.metrics import Metrics
-from trainer.report.analysis import idle, judged_tallies
+from trainer.report.analysis import idle
+from trainer.report.iterations import NOT_STORED, iterations_of
 from trainer.report.load import load_run
-from trainer.report.order import NOT_STORED, iterations_of
 from trainer.report.rows import Iteration
 from trainer.store import Store
 from trainer.work import Work
@@ -70,7 +70,9 @@ def test_an_episode_that_no_data_set_has_keeps_its_place(refined: Path, older: b
     run = load_run(refined)
     found = [(e.seq, e.iteration) for e in run.of("refine")]
     assert found == [(0, 1), (2, 1), (3, 2), (4, 2), (6, 3), (7, 3), (8, 3)]
-    assert [t.successes for t in judged_tallies(run)] == [it.successes for it in run.iterations]
+    judged = [e.iteration for e in run.of("refine") if e.judgement.success]
+    assert [judged.count(it.number) for it in run.iterations] == [0, 0, 3]
+    assert [it.successes for it in run.iterations] == [0, 0, 3]
     assert "Episode 1 has no step." in run.missing
 
 

@@ -15,17 +15,17 @@ from contracts.errors import EntracteError
 from trainer.app import app
 from trainer.report.analysis import (
     before_and_after,
-    evaluation,
     gate_counts,
     good_and_bad,
     idle,
-    judged_tallies,
     judges,
+    learned_tallies,
     pushes,
     timing,
     truth_tallies,
 )
 from trainer.report.build import build
+from trainer.report.evaluation import evaluation
 from trainer.report.load import load_run
 
 
@@ -55,7 +55,7 @@ def test_rows_say_what_was_written(whole: Path) -> None:
 
 def test_judgement_and_truth_are_held_apart(whole: Path) -> None:
     run = load_run(whole)
-    judged = sum(t.successes for t in judged_tallies(run))
+    judged = sum(t.successes for t in learned_tallies(run))
     assert judged == sum(e.judgement.success is True for e in run.of("refine"))
     true = sum(t.successes for t in truth_tallies(run))
     assert true == sum(e.truth is not None and e.truth.success for e in run.of("refine"))

@@ -1,15 +1,40 @@
-"""Which iteration a training episode belongs to: that which the trainer counted it to. Pure."""
+"""The trainer's iterations, and which of them a training episode belongs to: by the trainer's count. Pure."""
 
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from trainer.report.files import number
 from trainer.report.rows import Iteration
 
 NOT_STORED = 1 << 40
 """Arrival of what the trainer's index does not have: after everything that it has."""
+
+
+def finished(metrics: Iterable[Mapping[str, Any]]) -> Iterator[Iteration]:
+    """As the trainer's metrics tell them, in the order in which it made them."""
+    labels: tuple[str, ...] = ("model",)
+    for row in metrics:
+        if row.get("kind") == "start":
+            labels = tuple(row.get("labels", ("model",)))
+        if row.get("kind") == "iteration":
+            rest = ("unreadable", "successes", "abstained", "stopped")
+            failures = int(row.get("episodes", 0)) - sum(int(row.get(name, 0)) for name in rest)
+            yield Iteration(
+                number=int(row["iteration"]),
+                last_arrival=int(row.get("last_arrival", -1)),
+                episodes=int(row.get("episodes", 0)),
+                successes=int(row.get("successes", 0)),
+                failures=int(row.get("failures", max(0, failures))),
+                abstained=int(row.get("abstained", 0)),
+                stopped=int(row.get("stopped", 0)),
+                update_s=number(row.get("update_s")),
+                finished_unix_s=number(row.get("unix_s")),
+                labels=labels,
+                figures={k: number(v) for k, v in row.get("metrics", {}).items()},
+            )
 
 
 def places(index: Iterable[Mapping[str, Any]]) -> list[int]:
@@ -30,7 +55,7 @@ def iterations_of(
         counted += range(len(index), len(index) + len(arrivals) - stored)
         return [1 + place // per_iteration for place in counted]
     ends = _ends(_standing(done), index)
-    numbers, lasts = [number for number, _ in ends], [last for _, last in ends]
+    numbers, lasts = [which for which, _ in ends], [last for _, last in ends]
     numbers.append(numbers[-1] + 1)
     return [numbers[bisect_left(lasts, arrival)] for arrival in arrivals]
 

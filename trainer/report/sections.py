@@ -236,7 +236,8 @@ def _describe(episode: Episode) -> str:
     where = PHASE_WORDS.get(episode.phase, episode.phase)
     if episode.iteration:
         where += f", iteration {episode.iteration}"
-    parts = [f"Episode {episode.seq} ({where}), scene {episode.seed}"]
+    scene = f", scene {episode.seed}" if episode.seed >= 0 else ""
+    parts = [f"Episode {episode.seq} ({where}){scene}"]
     parts.append(REASON_WORDS.get(episode.reason, episode.reason))
     if episode.judgement.success is not None:
         parts.append(f"judged a {'success' if episode.judgement.success else 'failure'}")

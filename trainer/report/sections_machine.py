@@ -140,7 +140,7 @@ def _release_words(pushes: list[Release]) -> tuple[object, str, str, str]:
     newest = max(r.publish_seq for r in pushes)
     pushes = [r for r in pushes if r.publish_seq == newest]
     outcomes = Counter(r.outcome.replace("_", " ") for r in pushes)
-    said = ", ".join(f"{n} × {what}" for what, n in outcomes.items())
+    said = ", ".join(f"{n} {what}" for what, n in outcomes.items())
     swapped_s = [r.swapped_s for r in pushes if not math.isnan(r.swapped_s)]
     return (
         newest,

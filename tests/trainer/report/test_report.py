@@ -127,7 +127,7 @@ def test_every_robot_answers_for_itself_and_the_rewards_head_has_numbers_of_its_
     assert found.bytes_total == 1.5 * alone.bytes_total, "b fetched one of the two"
     text = build(tmp_path / "run", tmp_path / "report").read_text()
     assert "release 1 was rejected by b (calibration)" in text
-    assert "1 × committed, 1 × rejected" in text and "1 × committed, 1 × swapped" in text
+    assert "1 committed, 1 rejected" in text and "1 committed, 1 swapped" in text
 
 
 def test_the_page_stands_alone(whole: Path, tmp_path: Path) -> None:

@@ -44,7 +44,13 @@ def test_a_persons_labels_are_an_evaluation(real: Path, tmp_path: Path) -> None:
     assert "scenes that have no number can’t be paired" in text
     assert "Refinement knew only the operator’s label." in text
     assert "what refinement took for a success: the operator’s label" in text
-    for untrue in ("was not evaluated", "simulator’s truth", "reward’s judgement", "fresh scene"):
+    for untrue in (
+        "was not evaluated",
+        "simulator’s truth",
+        "reward’s judgement",
+        "fresh scene",
+        "scene -1",
+    ):
         assert untrue not in text
     short = (tmp_path / "report/report.md").read_text()
     assert "Success by the operator’s label. " in short and "not run" not in short

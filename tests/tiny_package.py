@@ -5,6 +5,8 @@ Head: chunks = noise * `head/scale` + features @ `head/mix` + `head/bias`, the c
 
 from __future__ import annotations
 
+import tempfile
+from functools import cache
 from pathlib import Path
 
 import msgspec
@@ -98,6 +100,13 @@ def make_package(
         chunk=ChunkSpec(length, 10.0, SAMPLES),
     )
     return write_package(folder, manifest, graphs, weights, golden)
+
+
+@cache
+def own_id() -> str:
+    """Of the package that `make_package` writes."""
+    with tempfile.TemporaryDirectory() as folder:
+        return make_package(Path(folder) / "policy").package_id
 
 
 def golden_of(package: Package, weights: dict[str, np.ndarray]) -> dict[str, list[GoldenCase]]:

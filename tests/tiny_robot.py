@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import msgspec
 import numpy as np
-from tiny_package import ACTION, OBSERVATION
+from tiny_package import ACTION, OBSERVATION, own_id
 
 from contracts import wire
 from contracts.messages import EpisodeEnd, EpisodeStart, SessionStart, Step
@@ -71,8 +71,9 @@ def episode(
     success: bool | None = None,
     cameras: Sequence[str] = ("front",),
     reason: str = "time_limit",
+    policy_id: str = "",
 ) -> Iterator[Parts]:
-    """Packets of one episode as control packs them, pictures raw."""
+    """Packets of one episode as control packs them, pictures raw. `policy_id`: "" for the tiny package's."""
     yield wire.pack(
         EpisodeStart(
             robot_id,
@@ -82,7 +83,7 @@ def episode(
             "open-drawer",
             purpose,
             version,
-            "p",
+            policy_id or own_id(),
             0,
             "",
             1000 + seq,

@@ -30,6 +30,8 @@ from trainer.receiver import check_key
 
 MAX_INDEX_BYTES = 256 * 1024 * 1024
 MAX_SCORES_BYTES = 64 << 20
+MAX_ID = 80
+"""Letters of a policy's id that the index keeps; ours have 16."""
 _LOG_NAME = re.compile(r"(?P<robot>[^_]+)__(?P<session>[^_]+)__(?P<seq>\d{8})\.elog")
 _arrival = attrgetter("arrival")
 
@@ -39,7 +41,8 @@ class UnreadableLog(EntracteError):
 
 
 class IndexEntry(msgspec.Struct, frozen=True):
-    """One stored episode. `purpose` is empty when the log can't be read (`problem` says why)."""
+    """One stored episode. `purpose` is empty when the log can't be read (`problem` says why). `policy_id`: of
+    the package that acted, empty where that is not known (as in an index of before)."""
 
     arrival: int
     robot_id: str
@@ -49,6 +52,7 @@ class IndexEntry(msgspec.Struct, frozen=True):
     purpose: str
     policy_version: int
     problem: str = ""
+    policy_id: str = ""
 
     @property
     def key(self) -> EpisodeKey:
@@ -233,11 +237,12 @@ class Store:
             self._enter(key, *described)
 
     def _enter(
-        self, key: EpisodeKey, sha256: str, purpose: str, version: int, problem: str
+        self, key: EpisodeKey, sha256: str, purpose: str, version: int, problem: str, policy_id: str
     ) -> None:
         # Not how many there are: a line that somebody removed leaves a gap, and no number is given twice.
         last = self._in_order[-1].arrival if self._in_order else -1
-        entry = IndexEntry(max(last, self._used) + 1, *key, sha256, purpose, version, problem)
+        described = purpose, version, problem, policy_id
+        entry = IndexEntry(max(last, self._used) + 1, *key, sha256, *described)
         atomic.append_line(self._index_path, msgspec.json.encode(entry), synced=True)
         with self._lock:
             self._entries[key] = entry
@@ -316,15 +321,15 @@ def _log_path(root: Path, key: EpisodeKey) -> Path:
     return root / "logs" / f"{key}.elog"
 
 
-def _describe(path: Path, key: EpisodeKey) -> tuple[str, int, str]:
-    """(purpose, policy version, why it can't be used) of the log of that episode."""
+def _describe(path: Path, key: EpisodeKey) -> tuple[str, int, str, str]:
+    """(purpose, policy version, why it can't be used, policy id) of the log of that episode."""
     try:
         start = read_episode(path).start
     except EntracteError as error:
-        return "", -1, str(error)
+        return "", -1, str(error), ""
     if (start.robot_id, start.session_id, start.episode_seq) != key:
-        return "", -1, "log is of another episode than was offered"
-    return start.purpose, start.policy_version, ""
+        return "", -1, "log is of another episode than was offered", ""
+    return start.purpose, start.policy_version, "", start.policy_id[:MAX_ID]
 
 
 def _size(path: Path) -> int:

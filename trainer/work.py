@@ -30,6 +30,7 @@ from trainer.encoder import encodings_of
 from trainer.interfaces import EpisodeKey, ReadingRefiner, Refiner, ScoredEpisode, Update
 from trainer.metrics import Metrics
 from trainer.monitors.watch import Monitors
+from trainer.other_packages import OtherPackages
 from trainer.plain import plain_update
 from trainer.publisher import Publisher
 from trainer.scoring import Scorer, open_model
@@ -68,6 +69,7 @@ class Work:
             self._monitors = Monitors(root, config, model.model_id, metrics)
         self.refiner: Refiner | None = None
         self.publisher: Publisher | None = None
+        self._others: OtherPackages | None = None
         if config.refiner.kind:
             self._open_refiner()
         self._heads = self._open_heads() if config.adaptation.package else None
@@ -109,15 +111,24 @@ class Work:
         if entry.arrival <= self.state.consumed_arrival:
             return
         scored = self._scored(entry)
+        if entry.purpose == REFINE and self._others and self._others.hold(entry):
+            self._others.count(entry)
+            return
         if self._monitors and scored is not None and entry.purpose == REFINE:
             self._monitors.see(scored)
-        if entry.purpose not in (REFINE, "") or self.refiner is None or self.done:
+        if not self.learns_from(entry) or self.done:
             return
         self.look(now=True)
         if self.paused:
             self._held.append(entry)
         else:
             self._go_on(entry, scored)
+
+    def learns_from(self, entry: IndexEntry) -> bool:
+        """Whether it counts for an iteration. One that can't be read does, whoever acted."""
+        if self._others is None or entry.purpose not in (REFINE, ""):
+            return False
+        return not self._others.hold(entry)
 
     def look(self, *, now: bool = False) -> None:
         """Between episodes: what people said meanwhile. What came during a pause is gone on with first, as by
@@ -230,6 +241,7 @@ class Work:
             "last_arrival": arrival,
             "episodes": len(self._pending),
             "unreadable": len(self._pending) - len(episodes),
+            "of_other_packages": self._others.episodes if self._others else 0,
             "successes": sum(scored.success is True for scored in episodes),
             "failures": sum(scored.success is False for scored in episodes),
             "abstained": sum(one.success is None and not one.stopped for one in episodes),
@@ -260,6 +272,8 @@ class Work:
             )
         )
         self._pending = []
+        if self._others:
+            self._others.episodes = 0
         self._offer(self.publisher, seq)
         self._metrics.add("iteration", **record)
         if self._monitors:
@@ -366,6 +380,7 @@ class Work:
                 expected=package_id(manifest),
                 found=self.refiner.package_id,
             )
+        self._others = OtherPackages(self.refiner.package_id, self._metrics)
         self.publisher = Publisher(
             self._root / "releases",
             manifest,

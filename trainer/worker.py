@@ -17,7 +17,7 @@ from trainer.interfaces import EpisodeKey
 from trainer.live_frames import LiveFrames
 from trainer.metrics import Metrics
 from trainer.store import IndexEntry, Store, UnreadableLog
-from trainer.work import REFINE, Work
+from trainer.work import Work
 
 FLUSH_DATASET_S = 60.0
 DISK_AGAIN_S, READ_TIMES = 5.0, 3
@@ -117,7 +117,7 @@ class Worker(threading.Thread):
         """Whether an update to come learns from that episode, and there is room to wait for it: where there
         is none, the episodes that it waits for would never come."""
         work = self._work
-        if self._full() or work.refiner is None or work.done or entry.purpose not in (REFINE, ""):
+        if self._full() or work.done or not work.learns_from(entry):
             return False
         return entry.arrival > work.state.consumed_arrival
 

@@ -331,7 +331,8 @@ class RobotEnd(threading.Thread):
         written = Written(key, version, kept=self._random.random() > 0.02)
         self.written.append(written)
         start = EpisodeStart(
-            *key[:2], self._seq, "open", "open-drawer", "refine", version, "p", 0, "", 0, 1e9
+            *(*key[:2], self._seq, "open", "open-drawer", "refine", version),
+            *(self._package.package_id, 0, "", 0, 1e9),
         )
         self._push(wire.pack(start))
         steps = self._random.randint(2, 16)

@@ -20,7 +20,7 @@ from contracts.messages import ABORTED
 from contracts.release import ReleaseManifest
 from contracts.weights import read_tensors
 from trainer.config import load_config
-from trainer.interfaces import EpisodeKey, Update
+from trainer.interfaces import EpisodeKey, ScoredEpisode, Update
 from trainer.keeper import keep
 from trainer.metrics import Metrics, read_metrics
 from trainer.monitors.records import Label, Pause, Records, waiting
@@ -69,14 +69,17 @@ class Lied:
         if publish_seq == self.pause_at:
             self.records.pause(Pause("drift", "while it went on", 100, 0.0))
 
-    def stored(self, count: int, begin: int = 0, **given) -> None:
+    def stored(self, count: int, begin: int = 0, robot_id: str = "bench-0", **given) -> None:
         for seq in range(begin, begin + count):
-            log = EpisodeLogWriter(self.store.root / "inbox" / f"{seq}")
-            log.append(wire.pack(session_start()))
-            for parts in episode(seq, **given):
+            log = EpisodeLogWriter(self.store.root / "inbox" / f"{robot_id}-{seq}")
+            log.append(wire.pack(session_start(robot_id=robot_id)))
+            for parts in episode(seq, robot_id=robot_id, **given):
                 log.append(parts)
             done = log.finish()
-            assert keep(self.store, EpisodeKey("bench-0", "s1", seq), done.path, done.sha256)
+            assert keep(self.store, EpisodeKey(robot_id, "s1", seq), done.path, done.sha256)
+
+    def told(self, kind: str) -> list[dict]:
+        return [r for r in read_metrics(self.root / "metrics.jsonl") if r["kind"] == kind]
 
 
 @pytest.fixture
@@ -256,6 +259,57 @@ def test_a_persons_label_wins_where_it_is_to_count_and_the_reward_is_held_agains
     rows = run.records.rows()
     assert [row.verdict for row in rows] == [True] * 6, "the reward's own word"
     assert [row.operator for row in rows] == [None] * 3 + [False] * 3
+
+
+@pytest.mark.usefixtures("tiny")
+def test_a_robot_that_runs_another_package_is_not_learned_from(tmp_path: Path, capsys) -> None:
+    """It gets no release of ours, and its version is a number of somebody else's."""
+    run = Lied(tmp_path)
+    given: list[list[tuple[str, int]]] = []
+    run.stored(1)
+    run.stored(4, robot_id="other", policy_id="f" * 16, version=500, success=False)
+    run.stored(1, begin=1)
+    for _ in range(2):  # a start in the middle of an iteration finds the same
+        work = run.work()
+        for entry in run.store.entries:
+            work.take(entry)
+        assert work.iteration == 0 and work.note == "iteration 1: 2 of 3 episodes scored"
+    assert work.refiner is not None
+    honest = work.refiner.update
+
+    def update(episodes: list[ScoredEpisode], iteration: int) -> Update:
+        given.append([(e.episode.key.robot_id, e.episode.key.episode_seq) for e in episodes])
+        return honest(episodes, iteration)
+
+    work.refiner.update = update  # type: ignore[method-assign]
+    run.stored(1, begin=2)
+    work.take(run.store.entries[-1])
+    assert given == [[("bench-0", 0), ("bench-0", 1), ("bench-0", 2)]]
+    (done,) = run.told("iteration")
+    assert (done["of_other_packages"], done["policy_versions"]) == (4, [0])
+    assert len(run.told("episode")) == 7, "scored all the same"
+    assert {row.key.split("_")[0] for row in run.records.rows()} == {"bench-0"}
+    assert not any(work.learns_from(e) for e in run.store.entries if e.robot_id == "other")
+    told = capsys.readouterr().err.splitlines()
+    assert len(told) == 2 and all("robot 'other' runs package 'ffff" in line for line in told)
+    assert [r["robot_id"] for r in run.told("other_package")] == ["other"] * 2, "once a start"
+
+    run.stored(3, begin=3)
+    for entry in run.store.entries:
+        work.take(entry)
+    assert run.told("iteration")[-1]["of_other_packages"] == 0
+
+
+@pytest.mark.usefixtures("tiny")
+def test_an_episode_that_does_not_tell_its_package_is_learned_from(tmp_path: Path) -> None:
+    """As one whose line in the index is of before."""
+    run = Lied(tmp_path)
+    run.stored(3)
+    entries = [msgspec.structs.replace(entry, policy_id="") for entry in run.store.entries]
+    work = run.work()
+    for entry in entries:
+        work.take(entry)
+    assert work.iteration == 1
 
 
 @pytest.mark.usefixtures("tiny")

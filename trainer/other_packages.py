@@ -34,8 +34,9 @@ class OtherPackages:
         self._metrics.add("other_package", **found)
         with contextlib.suppress(OSError):  # what it is printed to may be gone
             print(
-                f"robot-trainer: robot {entry.robot_id!r} runs package {entry.policy_id!r}, and {self._ours} is"
-                " refined: its episodes are stored and scored, and not learned from. Give it that package",
+                f"robot-trainer: robot {entry.robot_id!r} runs package {entry.policy_id!r}, and"
+                f" {self._ours} is refined: its episodes are stored and scored, and not learned from."
+                " Give it that package",
                 file=sys.stderr,
                 flush=True,
             )

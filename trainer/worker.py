@@ -117,7 +117,7 @@ class Worker(threading.Thread):
         """Whether an update to come learns from that episode, and there is room to wait for it: where there
         is none, the episodes that it waits for would never come."""
         work = self._work
-        if self._full() or work.done or not work.learns_from(entry):
+        if self._full() or not work.learns_from(entry) or work.done:
             return False
         return entry.arrival > work.state.consumed_arrival
 

@@ -270,7 +270,7 @@ def test_a_log_that_the_disk_does_not_give_holds_up_nobody_and_is_kept(
     path.rename(good)
     path.mkdir()
     stopping = threading.Event()
-    idle = SimpleNamespace(take=lambda entry: None, look=lambda: None, refiner=None)
+    idle = SimpleNamespace(take=print, look=lambda: None, learns_from=lambda entry: False)
     config = TrainerConfig(store=StoreSection(keep_logs=False))
     working = Worker(config, store, metrics, idle, LiveFrames(False), stopping)
     for entry in store.entries:

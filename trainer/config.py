@@ -141,7 +141,7 @@ class ReleaseSection(_Section, frozen=True):
 class StoreSection(_Section, frozen=True):
     """`dataset`: also write every episode to a LeRobotDataset v3.0 per robot. `keep_logs`: keep an
     episode's log after that, too, and after an update has learned from it (where there is no room left for as
-    long, until it is in the data set: a restart in that iteration then reads its pictures as video); without
+    long, until it is in the data set: that update may then read its pictures as video); without
     the data set logs are always kept. `max_episode_mib`: larger ones stay
     on the robot, set aside. `max_mib`: what the logs may take in all, 0 for no limit. `min_free_mib`: of the
     disk stays free. Where either is reached nothing more is asked for: robots keep what they have until there

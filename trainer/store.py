@@ -7,10 +7,12 @@ its own episodes' keys say what it holds.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import re
 import threading
 from bisect import bisect_left
+from collections.abc import Sequence
 from operator import attrgetter
 from pathlib import Path
 
@@ -25,7 +27,7 @@ from contracts.files.dataset_reader import DatasetReader
 from contracts.files.episode_log import describe
 from contracts.files.log_to_dataset import append, create_dataset, read_episode
 from contracts.reward import RewardSignal
-from trainer.interfaces import EpisodeKey, ScoredEpisode, StoredEpisode
+from trainer.interfaces import EpisodeKey, Pictures, ScoredEpisode, StoredEpisode
 from trainer.receiver import check_key
 
 MAX_INDEX_BYTES = 256 * 1024 * 1024
@@ -91,6 +93,7 @@ class Store:
         self.unread: dict[Path, str] = {}
         """Logs that are not entered, since the disk does not give them or they are called otherwise, and why.
         They stay; a robot that was not told that its episode is stored offers it again."""
+        self._last: tuple[EpisodeKey | None, Pictures | None] = (None, None)
         self._load_index()
         self._in_dataset: dict[str, set[EpisodeKey]] = {}
 
@@ -148,8 +151,27 @@ class Store:
             return self._in_order[bisect_left(self._in_order, arrival, key=_arrival) :]
 
     def load(self, entry: IndexEntry) -> StoredEpisode:
-        """The episode from its log, or from the data set where the log is gone."""
-        return stored_episode(self.root, entry.key, entry.arrival)
+        """The episode from its log, or from the data set where the log is gone. Its pictures are read again
+        whenever they are asked for, but the last one's: an iteration's episodes wait for each other."""
+        episode = self._read(entry.key, entry.arrival)
+        return dataclasses.replace(episode, pictures=_Reread(self, entry.key))
+
+    def pictures_of(self, key: EpisodeKey) -> Pictures:
+        """Those of the last episode that was read are still there. Raises `WireError`: not to be read again."""
+        last_key, pictures = self._last
+        if last_key == key and pictures is not None:
+            return pictures
+        try:
+            return self._read(key).pictures
+        except (EntracteError, OSError) as error:
+            what = f"the pictures of episode {key} can't be read again"
+            raise WireError(what, found=str(error)) from error
+
+    def _read(self, key: EpisodeKey, arrival: int = -1) -> StoredEpisode:
+        self._last = None, None  # before the next one is there: they are large
+        episode = stored_episode(self.root, key, arrival)
+        self._last = key, episode.pictures
+        return episode
 
     def save_scores(self, scored: ScoredEpisode) -> None:
         write_scores(self._scores, scored)
@@ -247,6 +269,19 @@ class Store:
         with self._lock:
             self._entries[key] = entry
             self._in_order.append(entry)
+
+
+class _Reread:
+    """`Pictures` of one episode of that store."""
+
+    def __init__(self, store: Store, key: EpisodeKey) -> None:
+        self._store, self._key = store, key
+
+    def frames(self, camera: str, indices: Sequence[int] | None = None) -> np.ndarray:
+        return self._store.pictures_of(self._key).frames(camera, indices)
+
+    def depth(self, camera: str, indices: Sequence[int] | None = None) -> np.ndarray:
+        return self._store.pictures_of(self._key).depth(camera, indices)
 
 
 def write_scores(folder: Path, scored: ScoredEpisode) -> None:

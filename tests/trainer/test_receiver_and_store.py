@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import gc
 import math
 import os
 import time
@@ -20,6 +21,7 @@ from contracts.errors import WireError
 from contracts.files import atomic
 from contracts.files.dataset_reader import DatasetReader
 from contracts.files.episode_log import EpisodeLogWriter, describe
+from contracts.files.log_to_dataset import EncodedPictures
 from contracts.messages import EpisodeChunk, EpisodeOffer, EpisodeStored, EpisodeWait, EpisodeWant
 from contracts.reward import RewardSignal, abstain
 from runtime.link.spool import Spool
@@ -29,7 +31,7 @@ from trainer.dataset_episodes import stored_episodes
 from trainer.interfaces import EpisodeKey, ScoredEpisode
 from trainer.keeper import keep
 from trainer.receiver import Receiver
-from trainer.store import Store
+from trainer.store import Store, stored_episode
 
 
 def spooled(folder: Path, *seqs: int, steps: int = 6) -> Spool:
@@ -274,7 +276,7 @@ def test_a_log_of_another_episode_is_stored_but_never_read(tmp_path: Path) -> No
 
 def test_the_data_set_holds_each_episode_once_and_replaces_the_log(tmp_path: Path) -> None:
     store = stored(tmp_path, 1, 2)
-    from_logs = [store.load(entry) for entry in store.entries]
+    from_logs = [stored_episode(store.root, entry.key) for entry in store.entries]
     assert store.write_dataset(store.entries[0], keep_log=True)
     assert not store.write_dataset(store.entries[0], keep_log=True)
     again = Store(store.root)
@@ -291,6 +293,32 @@ def test_the_data_set_holds_each_episode_once_and_replaces_the_log(tmp_path: Pat
         assert np.array_equal(loaded.pictures.depth("front"), before.pictures.depth("front"))
         grey, kept = (e.frames("front", [2]).mean(-1) for e in (before, loaded))
         assert np.abs(grey - kept).mean() < 6, "as good as the video's compression"
+
+
+def held() -> int:
+    """Episodes' pictures that are in memory."""
+    gc.collect()
+    return sum(isinstance(one, EncodedPictures) for one in gc.get_objects())
+
+
+def test_pictures_of_episodes_that_wait_are_not_held_in_memory(tmp_path: Path) -> None:
+    """All of an iteration were, however large: a trainer that ran out of it did so at every start again."""
+    store = stored(tmp_path, 1, 2)
+    first, second = [store.load(entry) for entry in store.entries]
+    assert held() == 1, "no more than the last one's"
+    expected = stored_episode(store.root, first.key).pictures
+    for _ in range(2):
+        assert np.array_equal(first.frames("front"), expected.frames("front"))
+        assert np.array_equal(first.pictures.depth("front", [3]), expected.depth("front", [3]))
+    assert held() == 2, "read once in a row, and those that are expected"
+
+    before = second.frames("front", [2]).astype(int)
+    assert store.write_dataset(store.entries[1], keep_log=False)
+    assert len(first.frames("front")) == 6
+    assert np.abs(second.frames("front", [2]) - before).mean() < 6, "the data set's, as video"
+    store.log_path(first.key).unlink()
+    with pytest.raises(WireError, match=f"pictures of episode {first.key} can't be read again"):
+        first.frames("front", [0])
 
 
 def test_scores_come_back_equal_for_the_same_model_only(tmp_path: Path) -> None:

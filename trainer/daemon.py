@@ -87,7 +87,10 @@ class Daemon:
             self._bell.ring,
             self._keeper.aside,
         )
-        self._work = Work(root, config, self.store, self.metrics, self._desk.published)
+        self._stop = StopEvent()
+        self._work = Work(
+            *(root, config, self.store, self.metrics, self._desk.published, self._stop.is_set)
+        )
         self._say_what_was_lost(used)
         self._disk = DiskBudget(root, config.store, lambda: self.store.log_bytes, self.metrics)
         self._receiver = Receiver(
@@ -108,7 +111,6 @@ class Daemon:
         self._renewing: set[tuple[str, type]] = set()
         self._beats: dict[str, tuple[float, Heartbeat]] = {}
         self._ages = Ages()
-        self._stop = StopEvent()
         self._worker = Worker(
             *(config, self.store, self.metrics, self._work, self._live, self._stop),
             full=lambda: self._disk.reason,

@@ -157,7 +157,7 @@ class Store:
         return dataclasses.replace(episode, pictures=_Reread(self, entry.key))
 
     def pictures_of(self, key: EpisodeKey) -> Pictures:
-        """Those of the last episode that was read are still there. Raises `WireError`: not to be read again."""
+        """Those of the last episode that was read are still there. Raises `WireError`: they can't be read."""
         last_key, pictures = self._last
         if last_key == key and pictures is not None:
             return pictures

@@ -54,10 +54,12 @@ class Work:
         store: Store,
         metrics: Metrics,
         on_offer: Callable[[int, ReleaseOffer], None],
+        stopping: Callable[[], bool] = lambda: False,
     ) -> None:
-        """Loads models and resumes. Raises `EntracteError` (config, package, missing extra)."""
+        """Loads models and resumes. `stopping`: asked between two episodes that a pause had held. Raises
+        `EntracteError` (config, package, missing extra)."""
         self._root, self._config, self._store = root, config, store
-        self._metrics, self._on_offer = metrics, on_offer
+        self._metrics, self._on_offer, self._stopping = metrics, on_offer, stopping
         self._kept = KeptState(root / "state")
         self.state = self._kept.load()
         metrics.add_missing_iteration(self.state.iteration, self.state.record)
@@ -119,7 +121,7 @@ class Work:
         if not self.learns_from(entry) or self.done:
             return
         self.look(now=True)
-        if self.paused:
+        if self.paused or self._held:
             self._held.append(entry)
         else:
             self._go_on(entry, scored)
@@ -139,7 +141,7 @@ class Work:
         self._monitors.look(now=now)
         if stood and not self.paused:
             self.note = self._resting()
-        while self._held and not self.paused:
+        while self._held and not self.paused and not self._stopping():
             entry = self._held.pop(0)
             self._go_on(entry, self._scored(entry))
             self._monitors.look(now=True)

@@ -57,17 +57,20 @@ class Lied:
         self.root, self.package = folder / "trainer", make_package(folder / "policy")
         self.store, self.records = Store(self.root / "store"), Records(self.root)
         self.settings = ("reward.model=constant", "iteration.episodes=3", *settings)
-        self.pause_at = 0
+        self.pause_at = self.stop_at = 0
+        self.stopping = False
 
     def work(self) -> Work:
         chosen = ("refiner.kind=tiny", f"refiner.package={self.package.folder}", *self.settings)
         metrics = Metrics(self.root / "metrics.jsonl")
-        return Work(self.root, load_config(None, list(chosen)), self.store, metrics, self.offered)
+        config = load_config(None, list(chosen))
+        return Work(*(self.root, config, self.store, metrics, self.offered), lambda: self.stopping)
 
     def offered(self, publish_seq: int, *_) -> None:
         """Between two iterations, as another process might."""
         if publish_seq == self.pause_at:
             self.records.pause(Pause("drift", "while it went on", 100, 0.0))
+        self.stopping = self.stopping or publish_seq == self.stop_at
 
     def stored(self, count: int, begin: int = 0, robot_id: str = "bench-0", **given) -> None:
         for seq in range(begin, begin + count):
@@ -111,6 +114,33 @@ def test_what_was_held_is_evidence_before_it_is_learned_from(tmp_path: Path) -> 
     run.records.resume("")
     work.look(now=True)
     assert not work.paused and work.iteration == 5 and work.note == "waiting for episodes"
+
+
+@pytest.mark.usefixtures("tiny")
+def test_a_trainer_that_is_stopped_goes_on_with_what_was_held_at_its_next_start(
+    tmp_path: Path,
+) -> None:
+    """It went through all of it first, hours of it after a long pause."""
+    run = Lied(tmp_path, "monitors.audit.share=0.001")
+    run.stored(9)
+    run.records.pause(Pause("drift", "a lamp", -1, 0.0))
+    work = run.work()
+    for entry in run.store.entries:
+        work.take(entry)
+    assert work.iteration == 0
+    run.records.resume("")
+    run.stop_at = 1
+    run.stored(1, begin=9)
+    work.take(run.store.entries[-1])
+    assert (work.iteration, work.paused) == (1, "")
+
+    run.stop_at, run.stopping = 0, False
+    run.stored(2, begin=10)
+    work = run.work()
+    for entry in run.store.entries:
+        work.take(entry)
+    seen = [(r["metrics"]["seen"], r["metrics"]["distinct"]) for r in run.told("iteration")]
+    assert seen == [(n, n) for n in (3, 6, 9, 12)], "each once, in its order"
 
 
 @pytest.mark.usefixtures("tiny")

@@ -7,6 +7,7 @@ Weights are served from the disk: whatever their size, the trainer holds none of
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import threading
 import time
@@ -20,7 +21,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from contracts import wire
 from contracts.encodings import sha256_hex
-from contracts.errors import PackageError, WireError
+from contracts.errors import EntracteError, PackageError, WireError
 from contracts.files import atomic
 from contracts.files.packages import safetensors_bytes
 from contracts.messages import (
@@ -34,6 +35,7 @@ from contracts.messages import (
 from contracts.package import PackageManifest, check_tensors, package_id, weights_id
 from contracts.release import MAX_MANIFEST_BYTES, MAX_WEIGHTS_BYTES, ReleaseManifest, sign
 from contracts.specs import spec_hash
+from contracts.weights import read_tensors
 from trainer.encoder import Encoder, EncodingOptions
 from trainer.interfaces import Update
 from trainer.served_files import ServedFiles
@@ -106,6 +108,37 @@ class Publisher:
     @property
     def newest(self) -> ReleaseManifest | None:
         return self._newest.manifest if self._newest else None
+
+    @property
+    def lapsed(self) -> bool:
+        """Whether what was released last has expired: no robot takes it any more."""
+        newest = self.newest
+        return newest is not None and self._unix_clock() > newest.expires_unix_s
+
+    def update_of(self, publish_seq: int) -> Update:
+        """What that release holds, as an update that would release it anew. Raises `EntracteError` or
+        `OSError`: it is gone, damaged, or of another package."""
+        folder = self._release(publish_seq)
+        data = self.load_weights(publish_seq)
+        text = atomic.read_bytes(folder / MANIFEST, MAX_MANIFEST_BYTES)
+        try:
+            was = msgspec.json.decode(text, type=ReleaseManifest)
+        except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+            raise PackageError(f"{folder} is damaged", found=str(error)) from error
+        whole = was.package_id, was.sha256
+        if whole != (found := (self._package_id, sha256_hex(data))):
+            raise PackageError(f"{folder} is damaged or another's", expected=found, found=whole)
+        tensors = {name: np.array(tensor) for name, tensor in read_tensors(data).items()}
+        return Update(tensors, was.samples, {}, dict(was.settings), answers=was.answers)
+
+    def last_update(self) -> Update | None:
+        """Of the newest release that is still here and whole, as `update_of`; None where there is none."""
+        offered = max(self.newest_seq, self._above)
+        for seq in (int(folder.name) for folder in reversed(self._releases())):
+            with contextlib.suppress(EntracteError, OSError):
+                if seq <= offered:
+                    return self.update_of(seq)
+        return None
 
     def prepare(self, update: Update, iteration: int) -> ReleaseManifest:
         """Check, number, sign and write a release, synced. Raises `PackageError` if the tensors aren't
@@ -193,7 +226,7 @@ class Publisher:
             return ReleaseNone(query.target, iteration, "this trainer refines another package")
         self._encoder.heard(query.robot_id, query.have)
         with self._lock:
-            if self._newest is None or self.newest_seq <= query.have_seq:
+            if self._newest is None or self.newest_seq <= query.have_seq or self.lapsed:
                 return ReleaseNone(query.target, iteration, note)
             key = self._key.private()
             if key is not self._newest.signed_by:  # robots that know the new key trust no other

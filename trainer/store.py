@@ -263,8 +263,8 @@ class Store:
     ) -> None:
         # Not how many there are: a line that somebody removed leaves a gap, and no number is given twice.
         last = self._in_order[-1].arrival if self._in_order else -1
-        described = purpose, version, problem, policy_id
-        entry = IndexEntry(max(last, self._used) + 1, *key, sha256, *described)
+        arrival = max(last, self._used) + 1
+        entry = IndexEntry(arrival, *key, sha256, purpose, version, problem, policy_id)
         atomic.append_line(self._index_path, msgspec.json.encode(entry), synced=True)
         with self._lock:
             self._entries[key] = entry

@@ -10,21 +10,17 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import errno
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
-import numpy as np
 
-from contracts import registry
-from contracts.answers import pack
-from contracts.errors import ConfigError, EntracteError, SpecMismatch, some_of
-from contracts.files.packages import load_package, read_manifest
+from contracts.errors import EntracteError, some_of
 from contracts.messages import ReleaseOffer
-from contracts.package import check_tensors, package_id
-from contracts.weights import read_tensors
+from contracts.package import check_tensors
 from trainer.config import TrainerConfig
 from trainer.encoder import encodings_of
 from trainer.interfaces import EpisodeKey, ReadingRefiner, Refiner, ScoredEpisode, Update
@@ -33,6 +29,7 @@ from trainer.monitors.watch import Monitors
 from trainer.other_packages import OtherPackages
 from trainer.plain import plain_update
 from trainer.publisher import Publisher
+from trainer.refined_package import open_refiner, own_update
 from trainer.scoring import Scorer, open_model
 from trainer.store import IndexEntry, Store
 from trainer.work_state import FRESH, KeptState, WorkState, refiner_folder
@@ -41,6 +38,8 @@ if TYPE_CHECKING:
     from trainer.reward_heads import RewardHeads
 
 REFINE = "refine"
+RENEW_S = 600.0
+"""How often it is looked whether a release has expired."""
 _NO_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 
 
@@ -78,7 +77,7 @@ class Work:
         self._pending: list[ScoredEpisode | None] = []
         self._held: list[IndexEntry] = []
         """Stored and scored while refinement is paused."""
-        self._arrived = -1
+        self._arrived, self._renew_s = -1, -math.inf
         self.note = "waiting for episodes"
         """What is going on, for `ReleaseNone` and the live view."""
 
@@ -284,6 +283,32 @@ class Work:
         self._adapt(iteration)
         self.note = self._resting()
 
+    def renew(self) -> None:
+        """Between episodes: what was released last and has expired is released anew, or a robot that comes
+        late would get nothing. Not in a pause: a monitor doubts what it was learned from."""
+        if self.paused or time.monotonic() < self._renew_s:
+            return
+        self._renew_s = time.monotonic() + RENEW_S
+        if self.publisher and self.publisher.lapsed:
+            self._release_anew(self.publisher, "published_seq")
+        if self._heads and self._heads.publisher.lapsed:
+            self._release_anew(self._heads.publisher, "reward_seq")
+
+    def _release_anew(self, publisher: Publisher, number: str) -> None:
+        """The same weights under the next number, which the state's field `number` gets before it is offered.
+        One that robots have rolled back they know by its contents."""
+        old = publisher.newest
+        assert old is not None
+        told = {"target": old.target, "parent": old.publish_seq}
+        try:
+            seq = publisher.prepare(publisher.update_of(old.publish_seq), old.iteration).publish_seq
+            self._commit(msgspec.structs.replace(self.state, **{number: seq}))
+            self._offer(publisher, seq)
+        except (EntracteError, OSError) as error:  # refined is on, and this tried again
+            self._metrics.add("renewal_failed", **told, problem=str(error))
+            return
+        self._metrics.add("renewed", **told, publish_seq=seq)
+
     def _commit(self, state: WorkState) -> None:
         self.state = state
         self._kept.commit(state)
@@ -336,18 +361,7 @@ class Work:
 
     def _last_weights(self) -> Update:
         assert self.publisher is not None
-        newest = self.publisher.newest
-        if newest is not None:
-            data = self.publisher.load_weights(newest.publish_seq)
-            tensors = {name: np.array(t) for name, t in read_tensors(data).items()}
-            return Update(
-                tensors, newest.samples, {}, dict(newest.settings), answers=newest.answers
-            )
-        package = load_package(Path(self._config.refiner.package))
-        chunk = package.manifest.chunk
-        golden = [case.outputs for case in package.golden.get("head", ())]
-        samples, answers = chunk.samples if chunk else 1, pack(golden, golden)
-        return Update(package.refinable_weights(), samples, answers=answers)
+        return self.publisher.last_update() or own_update(Path(self._config.refiner.package))
 
     def _offer(self, publisher: Publisher, publish_seq: int) -> None:
         self._on_offer(publish_seq, publisher.commit(publish_seq))
@@ -362,26 +376,8 @@ class Work:
 
     def _open_refiner(self) -> None:
         config = self._config
-        if not config.refiner.package:
-            raise ConfigError(
-                "refiner.package is not set", remedy="name the folder of the policy package"
-            )
-        folder = Path(config.refiner.package)
-        manifest = read_manifest(folder)
+        self.refiner, manifest = open_refiner(config)
         self._refinable = manifest.refinable
-        factory = registry.load("refiners", config.refiner.kind)
-        self.refiner = factory(
-            package=folder,
-            demonstrations=[Path(path) for path in config.demonstrations],
-            options=config.refiner.options,
-            seed=config.seed,
-        )
-        if self.refiner.package_id != package_id(manifest):
-            raise SpecMismatch(
-                f"refiner '{config.refiner.kind}' is for another package",
-                expected=package_id(manifest),
-                found=self.refiner.package_id,
-            )
         self._others = OtherPackages(self.refiner.package_id, self._metrics)
         self.publisher = Publisher(
             self._root / "releases",
@@ -391,7 +387,7 @@ class Work:
             keep=config.release.keep,
             keep_mib=config.release.keep_mib,
             above=max(config.release.above, self.state.published_seq),
-            own=folder,
+            own=Path(config.refiner.package),
             encodings=encodings_of(config.release),
         )
         state = self.state

@@ -89,6 +89,7 @@ class Worker(threading.Thread):
         """Nothing to score: hear what people said, look at a live frame, or catch up with the data set: in
         turns, since frames may come faster than they can be looked at."""
         self._work.look()
+        self._work.renew()
         self._let_go()
         due = self._due()
         if self._live and not (due and self._looked):

@@ -30,6 +30,14 @@ from trainer.metrics import Metrics, read_metrics
 from trainer.store import Store, UnreadableLog
 from trainer.worker import Worker
 
+IDLE = SimpleNamespace(
+    take=lambda entry: None,
+    look=lambda: None,
+    renew=lambda: None,
+    learns_from=lambda entry: False,
+)
+"""A trainer's work that is none."""
+
 
 def store_one(
     store: Store,
@@ -224,8 +232,7 @@ def test_a_data_set_that_the_disk_does_not_take_holds_up_no_other_robots(
         for robot_id in ("bench-0", "bench-1"):
             store_one(store, seq, robot_id=robot_id)
     own, stopping = refuse(store, "bench-0"), threading.Event()
-    idle = SimpleNamespace(take=lambda entry: None, look=lambda: None)
-    working = Worker(TrainerConfig(), store, metrics, idle, LiveFrames(False), stopping)
+    working = Worker(TrainerConfig(), store, metrics, IDLE, LiveFrames(False), stopping)
     for entry in store.entries:
         working.put(entry)
     working.start()
@@ -270,9 +277,8 @@ def test_a_log_that_the_disk_does_not_give_holds_up_nobody_and_is_kept(
     path.rename(good)
     path.mkdir()
     stopping = threading.Event()
-    idle = SimpleNamespace(take=print, look=lambda: None, learns_from=lambda entry: False)
     config = TrainerConfig(store=StoreSection(keep_logs=False))
-    working = Worker(config, store, metrics, idle, LiveFrames(False), stopping)
+    working = Worker(config, store, metrics, IDLE, LiveFrames(False), stopping)
     for entry in store.entries:
         working.put(entry)
     working.start()
@@ -316,8 +322,7 @@ def test_each_log_has_its_own_attempts(tmp_path: Path, monkeypatch) -> None:
             stopping.set()
 
     monkeypatch.setattr(store, "write_dataset", failing)
-    idle = SimpleNamespace(take=lambda entry: None, look=lambda: None)
-    working = Worker(TrainerConfig(), store, metrics, idle, LiveFrames(False), stopping)
+    working = Worker(TrainerConfig(), store, metrics, IDLE, LiveFrames(False), stopping)
     for entry in store.entries:
         working.put(entry)
     working.start()

@@ -1,4 +1,4 @@
-"""What a trainer goes on from when a person has removed some of it."""
+"""What becomes of stored episodes: counted, held, learned from; and of updates that fail."""
 
 from __future__ import annotations
 
@@ -9,80 +9,16 @@ import msgspec
 import numpy as np
 import pytest
 from daemon_bench import PLUGIN
-from tiny_package import make_package
-from tiny_robot import episode, session_start
+from lied import Lied
 
-from contracts import wire
 from contracts.answers import pack
 from contracts.errors import EntracteError
-from contracts.files.episode_log import EpisodeLogWriter
 from contracts.messages import ABORTED
 from contracts.release import ReleaseManifest
 from contracts.weights import read_tensors
-from trainer.config import load_config
-from trainer.interfaces import EpisodeKey, ScoredEpisode, Update
-from trainer.keeper import keep
-from trainer.metrics import Metrics, read_metrics
-from trainer.monitors.records import Label, Pause, Records, waiting
-from trainer.store import Store
-from trainer.work import Work
-from trainer.work_state import WorkState
-
-
-def test_a_release_that_a_person_removed_keeps_its_number(tmp_path: Path, monkeypatch) -> None:
-    """As a person may whose trainer's key is another than the one that signed it."""
-    monkeypatch.syspath_prepend(str(PLUGIN))
-    package, root, offers = make_package(tmp_path / "policy"), tmp_path / "trainer", []
-    settings = ("refiner.kind=tiny", f"refiner.package={package.folder}", "reward.model=success")
-    config = load_config(None, list(settings))
-    (root / "state").mkdir(parents=True)
-    state = WorkState(iteration=3, published_seq=3)
-    (root / "state" / "state.json").write_bytes(msgspec.json.encode(state))
-    metrics = Metrics(root / "metrics.jsonl")
-    work = Work(root, config, Store(root / "store"), metrics, lambda *given: offers.append(given))
-    assert offers == [] and work.publisher is not None
-    assert [
-        r["publish_seq"]
-        for r in read_metrics(root / "metrics.jsonl")
-        if r["kind"] == "release_gone"
-    ] == [3]
-    update = Update(package.refinable_weights(), 1, {})
-    assert work.publisher.prepare(update, 4).publish_seq == 4
-
-
-class Lied:
-    """A run folder whose reward calls every episode a success, and episodes that people call failures."""
-
-    def __init__(self, folder: Path, *settings: str) -> None:
-        self.root, self.package = folder / "trainer", make_package(folder / "policy")
-        self.store, self.records = Store(self.root / "store"), Records(self.root)
-        self.settings = ("reward.model=constant", "iteration.episodes=3", *settings)
-        self.pause_at = self.stop_at = 0
-        self.stopping = False
-
-    def work(self) -> Work:
-        chosen = ("refiner.kind=tiny", f"refiner.package={self.package.folder}", *self.settings)
-        metrics = Metrics(self.root / "metrics.jsonl")
-        config = load_config(None, list(chosen))
-        return Work(*(self.root, config, self.store, metrics, self.offered), lambda: self.stopping)
-
-    def offered(self, publish_seq: int, *_) -> None:
-        """Between two iterations, as another process might."""
-        if publish_seq == self.pause_at:
-            self.records.pause(Pause("drift", "while it went on", 100, 0.0))
-        self.stopping = self.stopping or publish_seq == self.stop_at
-
-    def stored(self, count: int, begin: int = 0, robot_id: str = "bench-0", **given) -> None:
-        for seq in range(begin, begin + count):
-            log = EpisodeLogWriter(self.store.root / "inbox" / f"{robot_id}-{seq}")
-            log.append(wire.pack(session_start(robot_id=robot_id)))
-            for parts in episode(seq, robot_id=robot_id, **given):
-                log.append(parts)
-            done = log.finish()
-            assert keep(self.store, EpisodeKey(robot_id, "s1", seq), done.path, done.sha256)
-
-    def told(self, kind: str) -> list[dict]:
-        return [r for r in read_metrics(self.root / "metrics.jsonl") if r["kind"] == kind]
+from trainer.interfaces import ScoredEpisode, Update
+from trainer.metrics import read_metrics
+from trainer.monitors.records import Label, Pause, waiting
 
 
 @pytest.fixture

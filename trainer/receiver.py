@@ -187,12 +187,14 @@ class Receiver:
 
     def _sweep(self) -> None:
         """Remove parts of logs that were given up (their robots are gone, or have another in their place). A
-        clock that jumped costs no more than having them sent again."""
+        clock that jumped costs no more than having them sent again; what the disk does not do now, it may the
+        next time."""
         known = {self._partial(key, each.offer.sha256) for key, each in self._incoming.items()}
-        for path in self._inbox.iterdir():
-            with contextlib.suppress(FileNotFoundError):  # stored just now
-                if path not in known and self._unix_clock() - path.stat().st_mtime > KEPT_S:
-                    path.unlink()
+        with contextlib.suppress(OSError):
+            for path in self._inbox.iterdir():
+                with contextlib.suppress(OSError):  # stored just now, say
+                    if path not in known and self._unix_clock() - path.stat().st_mtime > KEPT_S:
+                        path.unlink()
 
     def _begin(self, key: EpisodeKey, peer: bytes, offer: EpisodeOffer, now_s: float) -> str:
         """Take the offer on; else why not now."""

@@ -195,11 +195,10 @@ class Work:
             self._metrics.add("unreadable", key=str(entry.key), problem=str(error))
             return None
         known = self._store.load_scores(entry.key, self.scorer.model.model_id)
-        if known is not None:
+        if known is not None and not known[1].failure:  # what was down may be up
             signals, scores = known
-            return self.scorer.judged(episode, signals, scores.failure, scores.scoring_s)
+            return self.scorer.judged(episode, signals, scoring_s=scores.scoring_s)
         scored = self.scorer.score(episode)
-        self._store.save_scores(scored)
         last = scored.signals[-1]
         self._metrics.add(
             "episode",
@@ -225,6 +224,7 @@ class Work:
             work_s=time.monotonic() - started,
             reward_model=scored.model_id,
         )
+        self._store.save_scores(scored)  # after its record, which nobody would write again
         return scored
 
     def _iterate(self, arrival: int) -> None:

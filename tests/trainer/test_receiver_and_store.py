@@ -415,6 +415,16 @@ def test_parts_of_logs_that_nobody_offers_any_more_are_removed(tmp_path: Path) -
     assert [entry.episode_seq for entry in store.entries] == [1]
 
 
+def test_an_inbox_that_the_disk_does_not_list_ends_nothing(tmp_path: Path) -> None:
+    ends = Ends(spooled(tmp_path / "spool", 1), Store(tmp_path / "store"))
+    inbox = tmp_path / "store" / "inbox"
+    inbox.rmdir()
+    ends.receiver.tick()
+    inbox.mkdir()
+    ends.run()
+    assert [entry.episode_seq for entry in Store(tmp_path / "store").entries] == [1]
+
+
 def test_a_full_spool_refuses_new_episodes_and_keeps_the_old(tmp_path: Path) -> None:
     spool = spooled(tmp_path / "spool", 1)
     small = Spool(tmp_path / "spool", 10)

@@ -15,8 +15,9 @@ from contracts.answers import pack
 from contracts.errors import EntracteError
 from contracts.messages import ABORTED
 from contracts.release import ReleaseManifest
+from contracts.reward import RewardSignal
 from contracts.weights import read_tensors
-from trainer.interfaces import ScoredEpisode, Update
+from trainer.interfaces import ScoredEpisode, StoredEpisode, Update
 from trainer.metrics import read_metrics
 from trainer.monitors.records import Label, Pause, waiting
 
@@ -276,6 +277,61 @@ def test_an_episode_that_does_not_tell_its_package_is_learned_from(tmp_path: Pat
     for entry in entries:
         work.take(entry)
     assert work.iteration == 1
+
+
+@pytest.mark.usefixtures("tiny")
+@pytest.mark.parametrize("held", [False, True])
+def test_an_episode_that_no_reward_model_answered_for_is_asked_about_again(
+    tmp_path: Path, monkeypatch, held: bool
+) -> None:
+    """At the next start, and when a pause is over: an endpoint that was down for minutes cost it for good."""
+    run = Lied(tmp_path, "monitors.enabled=true")
+    run.stored(2)
+    if held:
+        run.records.pause(Pause("drift", "a lamp", -1, 0.0))
+    work = run.work()
+
+    def down(episode: StoredEpisode) -> list[RewardSignal]:
+        raise ConnectionRefusedError("no endpoint")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(work.scorer.model, "score_episode", down)
+        for entry in run.store.entries:
+            work.take(entry)
+    run.stored(1, begin=2)
+    if held:
+        work.take(run.store.entries[-1])
+        run.records.resume("")
+        work.look(now=True)
+    else:
+        work = run.work()
+        for entry in run.store.entries:
+            work.take(entry)
+    (done,) = run.told("iteration")
+    assert (done["successes"], done["abstained"]) == (3, 0)
+    said = [(r["episode_seq"], bool(r["failure"])) for r in run.told("episode")]
+    assert [s for s in said if s[1]] == [(0, True), (1, True)]
+    assert sorted(s for s in said if not s[1]) == [(0, False), (1, False), (2, False)]
+
+
+@pytest.mark.usefixtures("tiny")
+def test_a_kill_before_an_episodes_record_costs_it_nothing(tmp_path: Path, monkeypatch) -> None:
+    run = Lied(tmp_path, "monitors.enabled=false")
+    run.stored(1)
+
+    class Killed(BaseException):
+        pass
+
+    def killed(kind: str, **_: object) -> bool:
+        raise Killed(kind)
+
+    work = run.work()
+    with monkeypatch.context() as patched, pytest.raises(Killed, match="episode"):
+        patched.setattr(work._metrics, "add", killed)
+        work.take(run.store.entries[0])
+    for _ in range(2):
+        run.work().take(run.store.entries[0])
+    assert [r["episode_seq"] for r in run.told("episode")] == [0], "and is told once"
 
 
 @pytest.mark.usefixtures("tiny")

@@ -118,7 +118,7 @@ class Monitors:
             arrival = self._rows[-1].arrival
             pause = Pause(figure.monitor, figure.words, arrival, time.time())
             self._records.pause(pause)
-            self._stamp, self._standing = self._records.stamp(), self._records.standing()
+            self._standing = self._records.standing()  # labels may have come: the stamp stays
             self._metrics.add("paused", **self.figures(), monitor=pause.monitor, why=pause.why)
             return
 

@@ -170,6 +170,18 @@ def test_labels_that_came_while_no_daemon_ran_are_judged_at_its_start(tmp_path: 
     assert "labels: of 7 episodes" in Monitors(tmp_path, config, "constant", metrics).paused
 
 
+def test_a_label_that_came_just_before_a_pause_is_read(tmp_path: Path) -> None:
+    records = Records(tmp_path)
+    config = load_config(None, ["monitors.audit.share=1"])
+    monitors = Monitors(tmp_path, config, "constant", Metrics(tmp_path / "metrics.jsonl"))
+    seen(tmp_path, monitors, 6)
+    records.add_label(Label(records.rows()[0].key, False, "eve", 1.0))
+    seen(tmp_path, monitors, 1)
+    assert "disagreement: of 7 episodes" in monitors.paused
+    monitors.look(now=True)
+    assert monitors.paused and monitors.figures()["waiting"] == 6
+
+
 def test_what_waits_does_not_grow_without_end(tmp_path: Path) -> None:
     config = load_config(None, ["monitors.audit.most_open=5", "monitors.audit.share=0.001"])
     monitors = Monitors(tmp_path, config, "constant", Metrics(tmp_path / "metrics.jsonl"))

@@ -8,6 +8,7 @@ import gc
 import math
 import os
 import time
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,14 +22,14 @@ from contracts.errors import WireError
 from contracts.files import atomic
 from contracts.files.dataset_reader import DatasetReader
 from contracts.files.episode_log import EpisodeLogWriter, describe
-from contracts.files.log_to_dataset import EncodedPictures
 from contracts.messages import EpisodeChunk, EpisodeOffer, EpisodeStored, EpisodeWait, EpisodeWant
 from contracts.reward import RewardSignal, abstain
 from runtime.link.spool import Spool
 from runtime.link.uploads import Uploader
 from trainer import receiver as receiver_module
+from trainer import store as store_module
 from trainer.dataset_episodes import stored_episodes
-from trainer.interfaces import EpisodeKey, ScoredEpisode
+from trainer.interfaces import EpisodeKey, ScoredEpisode, StoredEpisode
 from trainer.keeper import keep
 from trainer.receiver import Receiver
 from trainer.store import Store, stored_episode
@@ -295,22 +296,24 @@ def test_the_data_set_holds_each_episode_once_and_replaces_the_log(tmp_path: Pat
         assert np.abs(grey - kept).mean() < 6, "as good as the video's compression"
 
 
-def held() -> int:
-    """Episodes' pictures that are in memory."""
-    gc.collect()
-    return sum(isinstance(one, EncodedPictures) for one in gc.get_objects())
-
-
-def test_pictures_of_episodes_that_wait_are_not_held_in_memory(tmp_path: Path) -> None:
+def test_pictures_of_episodes_that_wait_are_not_held_in_memory(tmp_path: Path, monkeypatch) -> None:
     """All of an iteration were, however large: a trainer that ran out of it did so at every start again."""
-    store = stored(tmp_path, 1, 2)
+    store, read = stored(tmp_path, 1, 2), []
+
+    def reading(*given) -> StoredEpisode:
+        episode = stored_episode(*given)
+        read.append(weakref.ref(episode.pictures))
+        return episode
+
+    monkeypatch.setattr(store_module, "stored_episode", reading)
     first, second = [store.load(entry) for entry in store.entries]
-    assert held() == 1, "no more than the last one's"
+    gc.collect()
+    assert [pictures() is None for pictures in read] == [True, False], "the last one's are there"
     expected = stored_episode(store.root, first.key).pictures
     for _ in range(2):
         assert np.array_equal(first.frames("front"), expected.frames("front"))
         assert np.array_equal(first.pictures.depth("front", [3]), expected.depth("front", [3]))
-    assert held() == 2, "read once in a row, and those that are expected"
+    assert len(read) == 3, "once in a row"
 
     before = second.frames("front", [2]).astype(int)
     assert store.write_dataset(store.entries[1], keep_log=False)

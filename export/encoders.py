@@ -21,7 +21,7 @@ from export.pictures import recorded
 from export.preprocessors import picture_rule, read_json, require_kind, three
 from export.provenance import of_checkpoint, versions
 from export.towers.encoders import ImageEncoder, TextEncoder
-from trainer.rewards.vlm.loading import weights_identity
+from trainer.rewards.vlm.loading import checkpoint_identity
 
 KINDS = ("clip", "siglip")
 _GOLDEN_PICTURES = 4
@@ -85,7 +85,7 @@ def export_encoder(
             "encoder",
             source,
             versions("torch", "transformers", "optimum", "optimum-onnx", "onnx"),
-            f"checkpoint {weights_identity(source, {}, 'float32')[:16]}",
+            f"checkpoint {checkpoint_identity(source, {}, 'float32')[:16]}",
         ),
         encoder=spec,
     )

@@ -30,7 +30,7 @@ from export.towers.sequencers import SmolVlm, qwen
 from export.towers.vision import QwenVision, SmolVision
 from export.vlm_prompts import Sequencer, prepare_prompts, renumbered
 from trainer.rewards.vlm.asking import Asking, question_of
-from trainer.rewards.vlm.loading import OUR_LAYOUT, Loaded, find, load, weights_identity
+from trainer.rewards.vlm.loading import OUR_LAYOUT, Loaded, checkpoint_identity, find, load
 from trainer.rewards.vlm.question import Question
 from trainer.rewards.vlm.roboreward import RoboReward
 
@@ -136,7 +136,7 @@ def _package(
             "vlm",
             loaded.folder,
             versions("torch", "transformers", "onnx"),
-            f"checkpoint {weights_identity(loaded.folder, {}, 'float32')[:16]}",
+            f"checkpoint {checkpoint_identity(loaded.folder, {}, 'float32')[:16]}",
         ),
         vlm=spec,
     )

@@ -31,7 +31,7 @@ from trainer.rewards.tuning.sequences import Writer
 from trainer.rewards.tuning.settings import Tuning
 from trainer.rewards.tuning.subjects import Subject
 from trainer.rewards.vlm import factory
-from trainer.rewards.vlm.loading import find, weights_identity
+from trainer.rewards.vlm.loading import checkpoint_identity, find
 
 _IRRELEVANT = ("output", "data", "loaders", "tensorboard")
 """Settings that change nothing of the result."""
@@ -157,7 +157,7 @@ def _identity(settings: Tuning, data: DataSet, base: Path, plan: Plan) -> str:
     parts = [
         msgspec.json.encode(told, order="deterministic").decode(),
         data.digest,
-        weights_identity(base, {}, ""),
+        checkpoint_identity(base, {}, ""),
         *prompts,
         str(plan.processes),
     ]
@@ -174,7 +174,7 @@ def _opened(output: Path, what: str) -> dict[str, float] | None:
     told = atomic.read_json(path)
     if told.get("identity") != what:
         raise PackageError(
-            f"{output} holds a fine-tuning with other settings, data, weights or processes",
+            f"{output} holds a fine-tuning with other settings, data, checkpoint or processes",
             expected=what[:12],
             found=str(told.get("identity"))[:12],
             remedy="choose another output folder, or delete this one",

@@ -23,9 +23,9 @@ from trainer.rewards.vlm.loading import (
     Dtype,
     Loaded,
     Quantize,
+    checkpoint_identity,
     load,
     to_int8,
-    weights_identity,
 )
 from trainer.rewards.vlm.model import Judging, VlmReward
 from trainer.rewards.vlm.question import Clip, Prompt, Question
@@ -113,7 +113,7 @@ def make(options: Options) -> VlmReward:
     # Choices that the tokenizer can't tell apart show here, not in the first episode.
     for question in questions:
         engine.choose([probe(question.text)])
-    weights = weights_identity(loaded.folder, folders, f"{options.dtype}/{options.quantize}")
+    weights = checkpoint_identity(loaded.folder, folders, f"{options.dtype}/{options.quantize}")
     judging = Judging(
         options.least_mass,
         options.completion_threshold,

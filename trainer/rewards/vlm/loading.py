@@ -19,6 +19,12 @@ Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 Quantize = Literal["none", "int8", "bnb8", "bnb4"]
 OUR_LAYOUT = ("qwen3_vl", "qwen2_5_vl")
 """Model types that are laid out by `trainer.rewards.vlm.layout`; any other goes through its AutoProcessor."""
+_SIDE_FILES = (
+    "*config.json", "tokenizer*", "vocab*", "merges.txt", "added_tokens.json", "special_tokens_map.json",
+    "*.model", "chat_template*",
+)  # fmt: skip
+"""What decides beside the weights what the model is shown and how it answers: how pictures are scaled, words
+cut, conversations written, answers drawn."""
 _HEX = re.compile(r"[0-9a-f]{64}")
 
 
@@ -101,10 +107,13 @@ def load(
     return Loaded(net, kind, folder, needed, quantize)
 
 
-def weights_identity(folder: Path, adapters: Mapping[str, Path], loaded_as: str) -> str:
-    """Hex digest of every weight of the model and its adapters, and of how they were loaded."""
+def checkpoint_identity(folder: Path, adapters: Mapping[str, Path], loaded_as: str) -> str:
+    """Hex digest of every weight of the model and its adapters, of the files beside them that change what it
+    says, and of how it was loaded."""
+    beside = {path for pattern in _SIDE_FILES for path in folder.glob(pattern) if path.is_file()}
     parts = [loaded_as, *(_file_digest(path) for path in weight_files(folder))]
-    parts.append(_file_digest(folder / "config.json"))
+    for path in sorted(beside):
+        parts += [path.name, _file_digest(path)]
     for name in sorted(adapters):
         files = sorted(p for p in adapters[name].iterdir() if p.suffix in (".json", ".safetensors"))
         parts += [name, *(_file_digest(path) for path in files)]

@@ -44,7 +44,7 @@ class VlmReward(QuestionModel):
     def __init__(
         self, engine: Engine, questions: Sequence[Question], weights: str, judging: Judging
     ) -> None:
-        """`weights`: content hash of base model and adapters, and how they were loaded. Raises `ConfigError`
+        """`weights`: content hash of checkpoint and adapters, and how they were loaded. Raises `ConfigError`
         for no question, two that give the same signal, or written answers of anything but RoboReward."""
         refuse_twice(questions, "vlm")
         if judging.written and [type(q) for q in questions] != [roboreward.RoboReward]:
@@ -134,7 +134,7 @@ class _GrowingEpisode:
 
 
 def _identity(questions: Sequence[Question], weights: str, judging: Judging) -> str:
-    """Changes with weights, prompt texts, frame contracts and what else changes a score, nothing else."""
+    """Changes with checkpoint, prompt texts, frame contracts and what else changes a score, nothing else."""
     described: list[Mapping[str, object]] = [
         {
             "prompt": question.text.digest,

@@ -108,7 +108,7 @@ def test_too_little_memory_is_one_sentence_with_a_remedy(tiny: Path, settings: M
 
 def test_a_folder_of_another_training_is_left_alone(settings: Made) -> None:
     tune(settings(steps=1, every=1, validation_rows=1))
-    with pytest.raises(EntracteError, match="other settings, data, weights or processes"):
+    with pytest.raises(EntracteError, match="other settings, data, checkpoint or processes"):
         tune(settings(steps=2, every=1, validation_rows=1))
 
 

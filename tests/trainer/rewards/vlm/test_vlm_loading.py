@@ -161,6 +161,29 @@ def test_the_identity_changes_with_one_weight(qwen3: Path, judge: Judge, tmp_pat
     assert set(tensors(folder)) == set(tensors(qwen3))
 
 
+@pytest.mark.parametrize(
+    "name, old, new",
+    [
+        ("video_preprocessor_config.json", '"longest_edge": 16384', '"longest_edge": 4096'),
+        ("preprocessor_config.json", "0.4", "0.45"),
+        ("chat_template.jinja", "assistant\\n", "assistant\\nI think "),
+        ("tokenizer.json", '"normalizer": null', '"normalizer": {"type": "Lowercase"}'),
+        ("generation_config.json", "{", '{"repetition_penalty": 1.5, '),
+    ],
+)
+def test_the_identity_changes_with_what_the_weights_are_shown(
+    qwen3: Path, judge: Judge, tmp_path: Path, name: str, old: str, new: str
+) -> None:
+    folder = tmp_path / "other"
+    shutil.copytree(qwen3, folder)
+    (folder / "README.md").write_text("a model")
+    assert judge(folder).model_id == judge(qwen3).model_id
+    text = (folder / name).read_text()
+    assert old in text
+    (folder / name).write_text(text.replace(old, new, 1))
+    assert judge(folder).model_id != judge(qwen3).model_id
+
+
 def test_the_factory_scores_whole_episodes_by_config(qwen3: Path) -> None:
     made = vlm(package=qwen3, demonstrations=(), options={**ANYTHING, "scores_per_s": 1.0}, seed=0)
     signal = made.model.score(some_video(4), TASK)

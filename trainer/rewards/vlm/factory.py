@@ -150,7 +150,7 @@ def engine_of(loaded: Loaded, adapters: Mapping[str, Path]) -> Engine:
 
 def _quantise(loaded: Loaded) -> None:
     if loaded.quantize == "int8":
-        to_int8(loaded.model)
+        to_int8(loaded.model, loaded.device)
 
 
 def probe(text: PromptText, adapter: str = "") -> Prompt:

@@ -14,6 +14,7 @@ import torch
 
 from contracts.errors import ConfigError, EntracteError, MissingDependency, PackageError
 from trainer.rewards.vlm.engine import Session
+from trainer.rewards.vlm.loading import keeps_logits
 from trainer.rewards.vlm.question import Clip, Prompt
 from trainer.rewards.vlm.qwen import choice_scores
 
@@ -38,11 +39,16 @@ class GenericEngine:
         texts = [self._render(prompt) for prompt in prompts]
         forced = [self._forced(prompt, text) for prompt, text in zip(prompts, texts, strict=True)]
         inputs = self._inputs(prompts, [text + f[0] for text, f in zip(texts, forced, strict=True)])
-        logits = self._model(**inputs, use_cache=False).logits
-        self.forwards += 1
         last = inputs["attention_mask"].sum(dim=1) - 1
-        rows = logits[torch.arange(len(prompts), device=logits.device), last].float()
-        return [choice_scores([(row, f[1])]) for row, f in zip(rows, forced, strict=True)]
+        each = torch.arange(len(prompts), device=last.device)
+        if keeps_logits(type(self._model)):
+            # Logits of every token of a video would be most of the memory that a pass takes.
+            logits = self._model(**inputs, use_cache=False, logits_to_keep=last).logits[each, each]
+        else:
+            logits = self._model(**inputs, use_cache=False).logits[each, last]
+        self.forwards += 1
+        read = zip(logits.float(), forced, strict=True)
+        return [choice_scores([(row, first)]) for row, (_, first) in read]
 
     @torch.inference_mode()
     def complete(self, prompt: Prompt, most_tokens: int) -> str:

@@ -6,14 +6,22 @@ Owns what transformers, huggingface_hub and torchao are called for. Runs no code
 from __future__ import annotations
 
 import hashlib
+import inspect
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 from contracts.errors import ConfigError, EntracteError, MissingDependency, PackageError
-from trainer.rewards.vlm.memory import MemoryEstimate, check_fits, estimate, weight_files
+from trainer.rewards.vlm.memory import (
+    MemoryEstimate,
+    check_fits,
+    check_host_fits,
+    estimate,
+    weight_files,
+)
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 Quantize = Literal["none", "int8", "bnb8", "bnb4"]
@@ -30,14 +38,15 @@ _HEX = re.compile(r"[0-9a-f]{64}")
 
 @dataclass(frozen=True)
 class Loaded:
-    """`model` in evaluation mode on its device; `kind`: transformers' model type; `folder`: its files.
-    `quantize` "int8" is still to be done, by `to_int8`, once adapters are in: peft wraps plain layers."""
+    """`model` in evaluation mode on its `device`; `kind`: transformers' model type; `folder`: its files.
+    `quantize` "int8" is still to be done, by `to_int8`, once adapters are in: peft wraps plain layers. Until
+    then such a model lies on the CPU."""
 
     model: Any
     kind: str
     folder: Path
-    needed: MemoryEstimate
     quantize: Quantize
+    device: str
 
 
 def find(model: str) -> Path:
@@ -79,22 +88,27 @@ def load(
     torch, transformers = _libraries()
     folder = find(model)
     where = _device(torch, device)
-    needed = estimate(folder, dtype=dtype, quantize=quantize, tokens=tokens, batch=batch)
-    check_fits(needed, _free(torch, where), _place(where), _remedy(dtype, quantize))
+    config = _config(transformers, folder)
+    needs = partial(
+        estimate,
+        folder,
+        config.to_dict(),
+        tokens=tokens,
+        batch=batch,
+        every_logit=_every_logit(transformers, config),
+        on_gpu=where.startswith("cuda"),
+    )
+    _check_memory(torch, where, needs, dtype, quantize)
     settings: dict[str, Any] = {"dtype": dtype if dtype == "auto" else getattr(torch, dtype)}
     if quantize.startswith("bnb"):
         settings["quantization_config"] = _bitsandbytes(transformers, quantize)
         settings["device_map"] = {"": where}
     try:
-        kind = transformers.AutoConfig.from_pretrained(folder).model_type
         net, report = transformers.AutoModelForImageTextToText.from_pretrained(
             folder, use_safetensors=True, output_loading_info=True, **settings
         )
     except Exception as error:  # transformers', torch's and safetensors' own types
-        raise PackageError(
-            f"{folder} won't load as an image-text-to-text model",
-            found=f"{type(error).__name__}: {error}",
-        ) from error
+        raise _wont_load(folder, error) from error
     # transformers fills what a file lacks with random numbers, and only warns.
     if report["missing_keys"] or report["mismatched_keys"]:
         odd = sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]]))
@@ -102,9 +116,14 @@ def load(
             f"weights of {folder}", expected="all of the model's", found=f"without {odd[:3]}"
         )
     net.eval()
-    if not quantize.startswith("bnb"):
+    if quantize == "none":
         net.to(where)
-    return Loaded(net, kind, folder, needed, quantize)
+    return Loaded(net, config.model_type, folder, quantize, where)
+
+
+def keeps_logits(model_class: Any) -> bool:
+    """Whether its forward can be told for which tokens to make logits."""
+    return "logits_to_keep" in inspect.signature(model_class.forward).parameters
 
 
 def checkpoint_identity(folder: Path, adapters: Mapping[str, Path], loaded_as: str) -> str:
@@ -165,10 +184,51 @@ def _place(where: str) -> str:
     return "the GPU's memory" if where.startswith("cuda") else "this machine's memory"
 
 
-def _remedy(dtype: str, quantize: str) -> str:
-    if quantize == "none":
-        half = "" if dtype in ("bfloat16", "float16") else "dtype: bfloat16, "
-        return f"try {half}quantize: int8, a smaller model, or the endpoint reward model"
+def _config(transformers: Any, folder: Path) -> Any:
+    try:
+        return transformers.AutoConfig.from_pretrained(folder)
+    except Exception as error:  # transformers' own types
+        raise _wont_load(folder, error) from error
+
+
+def _wont_load(folder: Path, error: Exception) -> PackageError:
+    return PackageError(
+        f"{folder} won't load as an image-text-to-text model",
+        found=f"{type(error).__name__}: {error}",
+    )
+
+
+def _every_logit(transformers: Any, config: Any) -> bool:
+    """Whether a pass of the engine that is made for this class makes logits of every token."""
+    classes = transformers.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+    if config.model_type in OUR_LAYOUT or type(config) not in classes:
+        return False
+    return not keeps_logits(classes[type(config)])
+
+
+def _check_memory(
+    torch: Any, where: str, needs: Callable[..., MemoryEstimate], dtype: str, quantize: str
+) -> None:
+    free, host = _free(torch, where), _free(torch, "cpu")
+
+    def fits(dtype: str, quantize: str) -> bool:
+        needed = needs(dtype=dtype, quantize=quantize)
+        return needed.peak <= free and needed.host <= host
+
+    if not fits(dtype, quantize):
+        needed, remedy = needs(dtype=dtype, quantize=quantize), _remedy(fits, dtype, quantize)
+        check_fits(needed, free, _place(where), remedy)
+        check_host_fits(needed, host, remedy)
+
+
+def _remedy(fits: Callable[[str, str], bool], dtype: str, quantize: str) -> str:
+    """What to try: the least change under which the model `fits`, if there is one."""
+    ways = [(d, q) for q in ("none", "int8", "bnb4") for d in (dtype, "bfloat16", "auto")]
+    for other, smaller in ways:
+        if fits(other, smaller):
+            settings = [f"dtype: {other}"] if other != dtype else []
+            settings += [f"quantize: {smaller}"] if smaller != quantize else []
+            return f"try {', '.join(settings)}, a smaller model, or the endpoint reward model"
     return "try a smaller model, or the endpoint reward model"
 
 
@@ -185,8 +245,9 @@ def _bitsandbytes(transformers: Any, quantize: str) -> Any:
     )
 
 
-def to_int8(net: Any) -> None:
-    """Weight-only int8, a scale for each row, in place; embeddings, norms, head and adapters stay.
+def to_int8(net: Any, device: str) -> None:
+    """Weight-only int8, a scale for each row, in place and on the way to `device`, so that no more than one
+    whole weight is ever there; embeddings, norms, head and adapters stay as they are.
 
     Raises `MissingDependency`; `EntracteError` where torchao can't do it.
     """
@@ -203,7 +264,7 @@ def to_int8(net: Any) -> None:
         return isinstance(module, torch.nn.Linear) and not own
 
     try:
-        quantize_(net, Int8WeightOnlyConfig(), filter_fn=linear)
+        quantize_(net, Int8WeightOnlyConfig(), filter_fn=linear, device=device)
     except Exception as error:  # torchao's own types
         raise EntracteError(
             "the model can't be quantised to int8", found=f"{type(error).__name__}: {error}"

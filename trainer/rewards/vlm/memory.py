@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,23 +20,30 @@ _BYTES = {
     "I8": 1, "U8": 1, "BOOL": 1, "F8_E4M3": 1, "F8_E5M2": 1,
 }  # fmt: skip
 _FLOATS = {"F64", "F32", "F16", "BF16"}
+_DTYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 QUANTISED_BYTES = {"int8": 1.0, "bnb8": 1.0, "bnb4": 0.5}
 _SCALE_SHARE = 1.03
 """A scale for each row or block of a quantised weight: 0.4 % (int8 by row) to 3 % (4 bits, blocks of 64)."""
+_BEING_QUANTISED = {"int8": 5, "bnb8": 2, "bnb4": 2}
+"""Sizes of one tensor that are taken while it is quantised, itself among them: measured with torchao 0.18;
+transformers 4.57 hands bitsandbytes, beside the one that it read, a second of one tensor after the other."""
 _LONGEST_HEADER = 100_000_000
 """Bytes; the limit of the safetensors library itself."""
 
 
 @dataclass(frozen=True)
 class MemoryEstimate:
-    """Bytes. `loading`: the most while weights come in (before they are quantised); `weights`: once they
-    are; `cache`: keys and values of the tokens asked about; `working`: activations of one forward pass."""
+    """Bytes. `loading`: the most while weights come in, quantised one by one where they are; `weights`: once
+    they are in; `cache`: keys and values of the tokens asked about; `working`: activations of one forward
+    pass, its logits included. `host`: what lies in the machine's memory until then, wherever the model goes:
+    weights of another number type than stored; others are mapped from their files."""
 
     loading: int
     weights: int
     cache: int
     working: int
+    host: int = 0
 
     @property
     def peak(self) -> int:
@@ -49,26 +57,24 @@ class MemoryEstimate:
 
 
 def estimate(
-    folder: Path, *, dtype: str = "auto", quantize: str = "none", tokens: int = 4096, batch: int = 1
+    folder: Path,
+    config: Mapping[str, Any] | None = None,
+    *,
+    dtype: str = "auto",
+    quantize: str = "none",
+    tokens: int = 4096,
+    batch: int = 1,
+    every_logit: bool = False,
+    on_gpu: bool = True,
 ) -> MemoryEstimate:
-    """For the checkpoint in `folder` at `batch` prompts of `tokens` tokens. `dtype` "auto": as stored;
-    `quantize`: "none" or a key of `QUANTISED_BYTES`. Weights are exact; activations are twice those
-    of the widest layer, the vision tower's included. Raises `PackageError` for other folders."""
-    config = _json(folder / "config.json")
+    """For the checkpoint in `folder` at `batch` prompts of `tokens` tokens. `config`: its config, with what
+    its class fills in (None: as the file has it); `dtype` "auto": as stored; `quantize`: "none" or a key of
+    `QUANTISED_BYTES`; `every_logit`: a pass makes logits of every token; `on_gpu`: the model goes to one.
+    Weights are exact; activations are twice those of the widest layer, the vision tower's included. Raises
+    `PackageError` for other folders."""
+    config = config or _json(folder / "config.json")
     text = config.get("text_config", config)
-    stored = plain = quantised = 0.0
-    for name, (kind, shape) in tensors(folder).items():
-        count = math.prod(shape)
-        size = _BYTES[kind]
-        if kind in _FLOATS and dtype != "auto":
-            size = DTYPE_BYTES[dtype]
-        stored += count * size
-        # Quantisers leave embeddings, norms and the head alone.
-        fixed = len(shape) != 2 or "embed" in name or "lm_head" in name
-        if quantize == "none" or fixed:
-            plain += count * size
-        else:
-            quantised += count * QUANTISED_BYTES[quantize] * _SCALE_SHARE
+    loading, weights, host = _of_weights(folder, dtype, quantize, on_gpu)
     width = DTYPE_BYTES.get(dtype) or DTYPE_BYTES.get(_stored_dtype(config, text), 4)
     heads = int(text["num_attention_heads"])
     hidden = int(text["hidden_size"])
@@ -82,8 +88,39 @@ def estimate(
     working = max(
         tokens * batch * (2 * int(text["intermediate_size"]) + 4 * hidden), patches * batch * wide
     )
+    logits = tokens * batch * int(text.get("vocab_size", 0)) if every_logit else 0
+    return MemoryEstimate(loading, weights, cache, max(2 * working, logits) * width, host)
+
+
+def _of_weights(folder: Path, dtype: str, quantize: str, on_gpu: bool) -> tuple[int, int, int]:
+    """`loading`, `weights` and `host` of a `MemoryEstimate`."""
+    stored = plain = quantised = cast = 0.0
+    largest = largest_quantised = 0
+    for name, (kind, shape) in tensors(folder).items():
+        count = math.prod(shape)
+        size = count * _BYTES[kind]
+        if kind in _FLOATS and dtype not in ("auto", _DTYPES.get(kind)):
+            size = count * DTYPE_BYTES[dtype]
+            cast += size
+        stored += size
+        largest = max(largest, size)
+        # Quantisers leave embeddings, norms and the head alone.
+        fixed = len(shape) != 2 or "embed" in name or "lm_head" in name
+        if quantize == "none" or fixed:
+            plain += size
+        else:
+            quantised += count * QUANTISED_BYTES[quantize] * _SCALE_SHARE
+            largest_quantised = max(largest_quantised, size)
     weights = round(plain + quantised)
-    return MemoryEstimate(round(stored), weights, cache, 2 * working * width)
+    if quantize == "none":
+        return weights, weights, round(cast)
+    loading = weights + max(largest, _BEING_QUANTISED[quantize] * largest_quantised)
+    if not on_gpu:
+        # There little is given back in between, and bitsandbytes takes far more: 0.75 (int8) to 1.1 times
+        # (bnb4) what is stored, measured with tensors of 50 MB.
+        loading = max(loading, round(stored))
+    # bitsandbytes is handed each tensor as it is read: no other waits here.
+    return loading, weights, round(cast) if quantize == "int8" else 0
 
 
 def check_fits(needed: MemoryEstimate, available: int, where: str, remedy: str) -> None:
@@ -92,6 +129,17 @@ def check_fits(needed: MemoryEstimate, available: int, where: str, remedy: str) 
         raise EntracteError(
             f"the model won't fit into {where}",
             expected=f"{needed}",
+            found=f"{_gib(available)} free",
+            remedy=remedy,
+        )
+
+
+def check_host_fits(needed: MemoryEstimate, available: int, remedy: str) -> None:
+    """Raises `EntracteError` where what `needed` says of this machine's memory is more than `available`."""
+    if needed.host > available:
+        raise EntracteError(
+            "the model won't fit into this machine's memory while it is read",
+            expected=f"{_gib(needed.host)} for weights of another number type than stored",
             found=f"{_gib(available)} free",
             remedy=remedy,
         )
@@ -140,7 +188,7 @@ def weight_files(folder: Path) -> list[Path]:
     return files
 
 
-def _stored_dtype(config: dict[str, Any], text: dict[str, Any]) -> str:
+def _stored_dtype(config: Mapping[str, Any], text: Mapping[str, Any]) -> str:
     keys = ("dtype", "torch_dtype")
     return str(next((c[k] for c in (text, config) for k in keys if c.get(k)), "float32"))
 

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import math
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import transformers
 from PIL import Image
 from tiny_vlm import build_llava, some_video
 
 from contracts.errors import ConfigError, MissingDependency
 from trainer.rewards.episodes import score_moments
+from trainer.rewards.vlm import generic, loading
 from trainer.rewards.vlm.generic import GenericEngine
 from trainer.rewards.vlm.model import VlmReward
 
@@ -67,6 +71,43 @@ def test_another_class_batches_and_grows(llava: Path, judge: Judge) -> None:
             [s.process for s in signals], [s.process for s in batch], atol=1e-5
         )
     assert not math.isclose(batch[0].process, batch[1].process, abs_tol=1e-4)
+
+
+@pytest.mark.parametrize("keeps", [True, False])
+def test_only_logits_that_are_read_are_made_where_the_class_can(
+    llava: Path, judge: Judge, monkeypatch: pytest.MonkeyPatch, keeps: bool
+) -> None:
+    model = judge(llava, signals=["roboreward"])
+    requests = [(some_video(n), TASK) for n in (2, 6)]
+    plain = [signal.process for signal in model.score_batch(requests)]
+    shapes = []
+    net = model.engine._model  # type: ignore[attr-defined]
+    hook = net.register_forward_hook(lambda net, given, out: shapes.append(out.logits.shape[:2]))
+    monkeypatch.setattr(generic, "keeps_logits", lambda kind: keeps)
+    again = [signal.process for signal in model.score_batch(requests)]
+    hook.remove()
+    np.testing.assert_allclose(again, plain, atol=1e-5)
+    assert len(shapes) == 1 and (shapes[0] == (2, 2)) is keeps
+
+
+def test_logits_of_every_token_are_expected_of_classes_that_make_them() -> None:
+    made = {
+        kind: loading._every_logit(transformers, getattr(transformers, kind)())
+        for kind in ("LlavaConfig", "Qwen2VLConfig", "Qwen3VLConfig")
+    }
+    assert made == {"LlavaConfig": False, "Qwen2VLConfig": True, "Qwen3VLConfig": False}
+
+
+def test_a_config_that_leaves_its_class_the_defaults_is_measured(
+    llava: Path, judge: Judge, tmp_path: Path
+) -> None:
+    folder = tmp_path / "llava"
+    shutil.copytree(llava, folder)
+    config = json.loads((folder / "config.json").read_text())
+    for name in ("num_attention_heads", "num_key_value_heads", "head_dim"):
+        del config["text_config"][name]
+    (folder / "config.json").write_text(json.dumps(config))
+    assert not judge(folder).score(some_video(2), TASK).abstained
 
 
 def test_another_class_writes_its_answer(llava: Path, judge: Judge) -> None:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -42,39 +45,106 @@ def test_cache_and_activations_grow_with_what_is_asked(qwen3: Path) -> None:
     assert much.working == 4 * little.working
 
 
+def write_headers(folder: Path, shapes: dict[str, list[int]], **text: object) -> int:
+    """A bfloat16 checkpoint of these tensors, with holes in place of their bytes; how many bytes they are."""
+    (folder / "config.json").write_text(json.dumps({"text_config": {**text, "dtype": "bfloat16"}}))
+    at, header = 0, {}
+    for name, shape in shapes.items():
+        end = at + 2 * math.prod(shape)
+        header[name] = {"dtype": "BF16", "shape": shape, "data_offsets": [at, end]}
+        at = end
+    raw = json.dumps(header).encode()
+    path = folder / "model.safetensors"
+    path.write_bytes(len(raw).to_bytes(8, "little") + raw)
+    with path.open("r+b") as file:
+        file.truncate(8 + len(raw) + at)
+    return at
+
+
+EIGHT_BILLION_TEXT = {
+    "hidden_size": 4096, "num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 128,
+    "num_hidden_layers": 36, "intermediate_size": 12288,
+}  # fmt: skip
+EIGHT_BILLION = {"embed": [50_000, 4096], **{f"{k}.mlp": [4096, 4096] for k in range(480)}}
+
+
 def test_an_8b_model_is_measured_from_headers_alone(tmp_path: Path) -> None:
-    # Headers of Qwen3-VL-8B's size, and files with holes in place of 16 GB.
-    text = {"hidden_size": 4096, "num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 128,
-            "num_hidden_layers": 36, "intermediate_size": 12288, "dtype": "bfloat16"}  # fmt: skip
-    (tmp_path / "config.json").write_text(json.dumps({"text_config": text}))
-    size = 4096 * 1_000_000 * 2
-    header = {"w": {"dtype": "BF16", "shape": [4096, 1_000_000], "data_offsets": [0, size]}}
-    for shard in ("a", "b"):
-        raw = json.dumps({k + shard: v for k, v in header.items()}).encode()
-        path = tmp_path / f"{shard}.safetensors"
-        path.write_bytes(len(raw).to_bytes(8, "little") + raw)
-        with path.open("r+b") as file:
-            file.truncate(8 + len(raw) + size)
-    index = {"weight_map": {"wa": "a.safetensors", "wb": "b.safetensors"}}
-    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    size = write_headers(tmp_path, EIGHT_BILLION, **EIGHT_BILLION_TEXT)
+    one = 2 * 4096 * 4096
     needed = estimate(tmp_path, tokens=2000)
-    assert needed.weights == 2 * size
-    assert estimate(tmp_path, quantize="int8").weights == pytest.approx(size, rel=0.04)
+    assert needed.weights == needed.loading == size and not needed.host
     with pytest.raises(
-        EntracteError, match=r"won't fit into the GPU.*15\.2. GiB.*8\.00 GiB free; try"
+        EntracteError, match=r"won't fit into the GPU.*15\.96 GiB.*8\.00 GiB free; try"
     ):
         check_fits(needed, 8 * 2**30, "the GPU's memory", "try quantize: int8")
     check_fits(needed, 24 * 2**30, "the GPU's memory", "")
+    embedding = 2 * 50_000 * 4096
+    for quantize, share in (("int8", 0.5), ("bnb8", 0.5), ("bnb4", 0.25)):
+        small = estimate(tmp_path, tokens=2000, quantize=quantize)
+        assert small.weights == pytest.approx(embedding + share * 480 * one, rel=0.04)
+        # One tensor after the other: the whole model is never there as it was stored.
+        assert small.loading == small.weights + embedding
+        assert estimate(tmp_path, quantize=quantize, on_gpu=False).loading == size
+    assert estimate(tmp_path, dtype="float16").host == size
+    assert estimate(tmp_path, dtype="float16", quantize="int8").host == size
+    assert not estimate(tmp_path, dtype="float16", quantize="bnb4").host
+
+
+def test_every_logit_is_counted_where_a_class_makes_them_all(tmp_path: Path) -> None:
+    text = {"hidden_size": 32, "num_attention_heads": 2, "num_hidden_layers": 2,
+            "intermediate_size": 64, "vocab_size": 128_000}  # fmt: skip
+    write_headers(tmp_path, {"w": [32, 32]}, **text)
+    assert estimate(tmp_path, tokens=1000).working < 2**20
+    every = estimate(tmp_path, tokens=1000, batch=3, every_logit=True)
+    assert every.working == 1000 * 3 * 128_000 * 2
+
+
+@pytest.mark.parametrize(
+    "free_gib, asked, says",
+    [
+        (16, ("float32", "none"), "try dtype: bfloat16, a smaller"),
+        (12, ("auto", "none"), "try quantize: int8, a smaller"),
+        (12, ("float32", "none"), "try quantize: int8, a smaller"),
+        (9, ("float32", "none"), "try dtype: bfloat16, quantize: int8, a smaller"),
+        (6, ("auto", "int8"), "try quantize: bnb4, a smaller"),
+        (4, ("auto", "none"), "try a smaller"),
+    ],
+)
+def test_what_is_advised_would_fit(
+    tmp_path: Path, free_gib: int, asked: tuple[str, str], says: str
+) -> None:
+    write_headers(tmp_path, EIGHT_BILLION, **EIGHT_BILLION_TEXT)
+
+    def fits(dtype: str, quantize: str) -> bool:
+        needed = estimate(tmp_path, dtype=dtype, quantize=quantize, tokens=2000)
+        return needed.peak <= free_gib * 2**30
+
+    assert not fits(*asked)
+    assert loading._remedy(fits, *asked).startswith(says)
 
 
 def test_a_model_that_will_not_fit_is_not_begun(
     qwen3: Path, judge: Judge, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loading, "_free", lambda torch, where: 1000)
+    half = estimate(qwen3, dtype="bfloat16", tokens=1).peak
+    for free, advice in ((half, "dtype: bfloat16, a smaller"), (1000, "a smaller")):
+        monkeypatch.setattr(loading, "_free", lambda torch, where, free=free: free)
+        with pytest.raises(
+            EntracteError, match=rf"won't fit into this machine's memory.*try {advice}"
+        ):
+            judge(qwen3, memory_tokens=1)
+
+
+def test_weights_that_are_cast_on_their_way_to_a_gpu_must_fit_here_too(
+    qwen3: Path, judge: Judge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        loading, "_free", lambda torch, where: 1000 if where == "cpu" else 16 * 2**30
+    )
     with pytest.raises(
-        EntracteError, match=r"won't fit into this machine's memory.*quantize: int8"
+        EntracteError, match=r"this machine's memory while it is read.*try dtype: auto"
     ):
-        judge(qwen3)
+        judge(qwen3, device="cuda", dtype="bfloat16")
 
 
 def test_bfloat16_scores_nearly_the_same(qwen3: Path, judge: Judge) -> None:
@@ -94,6 +164,21 @@ def test_int8_weights_take_a_quarter_and_score_nearly_the_same(qwen3: Path, judg
     assert b.process == pytest.approx(a.process, abs=0.1)
     assert b.process != a.process
     assert exact.model_id != small.model_id
+
+
+def test_int8_weights_go_to_their_device_one_by_one(
+    qwen3: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[dict[str, object]] = []
+    torchao = SimpleNamespace(
+        Int8WeightOnlyConfig=object, quantize_=lambda net, config, **how: calls.append(how)
+    )
+    monkeypatch.setitem(sys.modules, "torchao", SimpleNamespace(quantization=torchao))
+    monkeypatch.setitem(sys.modules, "torchao.quantization", torchao)
+    loaded = loading.load(str(qwen3), quantize="int8", device="meta")
+    assert loaded.model.device.type == "cpu"
+    loading.to_int8(loaded.model, loaded.device)
+    assert [how["device"] for how in calls] == ["meta"]
 
 
 def test_adapters_work_on_int8_weights(qwen3: Path, adapters: dict[str, str], judge: Judge) -> None:

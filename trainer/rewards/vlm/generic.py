@@ -86,7 +86,15 @@ class GenericEngine:
             ]
             for prompt in prompts
         ]
-        inputs = self._processor(images=pictures, text=texts, padding=True, return_tensors="pt")
+        # A template that begins with BOS has written it already: transformers' own way, too.
+        begun = self._tokenizer.bos_token and texts[0].startswith(self._tokenizer.bos_token)
+        inputs = self._processor(
+            images=pictures,
+            text=texts,
+            padding=True,
+            return_tensors="pt",
+            **({"add_special_tokens": False} if begun else {}),
+        )
         return inputs.to(self._model.device, self._model.dtype)
 
     def _forced(self, prompt: Prompt, text: str) -> tuple[str, list[int]]:

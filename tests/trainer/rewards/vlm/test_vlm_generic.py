@@ -7,6 +7,7 @@ import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,10 +15,14 @@ import torch
 import transformers
 from PIL import Image
 from tiny_vlm import build_llava, some_video
+from tokenizers import Tokenizer
+from tokenizers.processors import TemplateProcessing
 
 from contracts.errors import ConfigError, MissingDependency
 from trainer.rewards.episodes import score_moments
+from trainer.rewards.prompts import load_prompt
 from trainer.rewards.vlm import generic, loading
+from trainer.rewards.vlm.factory import probe
 from trainer.rewards.vlm.generic import GenericEngine
 from trainer.rewards.vlm.model import VlmReward
 
@@ -108,6 +113,34 @@ def test_a_config_that_leaves_its_class_the_defaults_is_measured(
         del config["text_config"][name]
     (folder / "config.json").write_text(json.dumps(config))
     assert not judge(folder).score(some_video(2), TASK).abstained
+
+
+def test_a_text_begins_once(llava: Path, judge: Judge, tmp_path: Path) -> None:
+    """A template that writes BOS before a tokenizer that adds one, as Gemma 3's and Llama 3.2's."""
+    folder = tmp_path / "llava"
+    shutil.copytree(llava, folder)
+    path = folder / "tokenizer.json"
+    cutter, begin = Tokenizer.from_file(str(path)), "<|endoftext|>"
+    first = cutter.token_to_id(begin)
+    cutter.post_processor = TemplateProcessing(
+        single=f"{begin} $A", pair=f"{begin} $A $B", special_tokens=[(begin, first)]
+    )
+    cutter.save(str(path))
+    path = folder / "tokenizer_config.json"
+    own = {"bos_token": begin, "tokenizer_class": "PreTrainedTokenizerFast"}
+    path.write_text(json.dumps({**json.loads(path.read_text()), **own}))
+    engine: Any = judge(folder).engine
+    assert engine._tokenizer("hi").input_ids[0] == first
+    path = folder / "chat_template.jinja"
+    template = path.read_text()
+    for begins, text in ((False, template), (True, "{{- bos_token -}}" + template)):
+        path.write_text(text)
+        engine = judge(folder).engine
+        prompt = probe(load_prompt("completion"))
+        rendered = engine._render(prompt)
+        assert rendered.startswith(begin) is begins
+        fed = engine._inputs([prompt], [rendered])["input_ids"][0].tolist()
+        assert fed[0] == first and fed.count(first) == 1
 
 
 def test_another_class_writes_its_answer(llava: Path, judge: Judge) -> None:

@@ -26,7 +26,8 @@ NO_POINT = -1
 
 
 class GoalRecord(msgspec.Struct, frozen=True):
-    """One goal of a clip. `origin`: "task" or "counterfactual"; `instructions`: ways to say it."""
+    """One goal of a clip. `origin`: "task" (the one that was tried, always the first), "counterfactual" or
+    "absent" (of a thing that isn't there); `instructions`: ways to say it."""
 
     kind: str
     thing: str
@@ -272,9 +273,10 @@ class BatchSampler:
     def _goals(self, clip: Clip) -> list[int]:
         """The task's goal and counterfactuals; one of those that come true somewhere, if there is any."""
         rng, count = self.rng, len(clip.record.goals)
-        others = list(range(1, count))
+        # A teacher that abstained from the task's own goal has left counterfactual ones alone.
+        chosen = [0] if clip.record.goals[0].origin == "task" else []
+        others = list(range(len(chosen), count))
         true_ones = [g for g in others if clip.success[g].any()]
-        chosen = [0]
         if true_ones and self.goals > 2:
             chosen.append(true_ones[rng.integers(len(true_ones))])
         rest = [g for g in others if g not in chosen]

@@ -263,7 +263,8 @@ def fit_ground(edge: Edge, embeddings: Tensor, quantile: float = 0.995) -> None:
 @torch.no_grad()
 def calibrate(edge: Edge, clips: Sequence[Clip], false_positive_rate: float) -> dict[str, float]:
     """Scale and shift of the completion logit (Platt), and the threshold at which at most
-    `false_positive_rate` of unfinished frames of a goal that was tried pass. Validation clips only."""
+    `false_positive_rate` of unfinished frames pass, those of all goals together: the share of a goal that was
+    tried may be higher, as most others are easily told from done. Validation clips only."""
     edge.head.calibration.copy_(torch.tensor([1.0, 0.0]))
     logits, labels, failed_ends = [], [], []
     for clip in clips:
@@ -273,7 +274,7 @@ def calibrate(edge: Edge, clips: Sequence[Clip], false_positive_rate: float) -> 
             value = score(edge, embeddings, instruction)["completion"].clip(1e-6, 1 - 1e-6)
             logits.append(np.log(value / (1 - value)))
             labels.append(clip.success[index])
-            if index == 0 and not clip.success[index].any():
+            if goal.origin == "task" and not clip.success[index].any():
                 failed_ends.append(logits[-1].max())
     logit, label = np.concatenate(logits), np.concatenate(labels)
     scale, shift = _platt(logit, label.astype(np.float64))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +13,10 @@ from contracts.errors import ConfigError, EntracteError
 from contracts.frames import FrameContract, Video
 from contracts.reward import RewardSignal, abstain
 from trainer.rewards import recipe
-from trainer.rewards.data import Clip
+from trainer.rewards.data import BatchSampler, Clip
 from trainer.rewards.distill import relabel
 from trainer.rewards.opening import open_video_model, options_of
-from trainer.rewards.train_edge import TrainSettings
+from trainer.rewards.train_edge import Edge, TrainSettings, calibrate
 
 
 class Gauge:
@@ -68,6 +70,20 @@ def test_what_the_teacher_abstains_from_teaches_nothing(played: list[Clip]) -> N
     assert said not in [g.instructions[0] for g in taught.clips[0].record.goals]
     with pytest.raises(EntracteError, match="labelled no clip"):
         relabel(Gauge(""), played, scores_per_s=2.0, goals=2)
+
+
+def test_another_goal_does_not_take_the_place_of_one_that_was_tried(
+    edge: Edge, played: list[Clip]
+) -> None:
+    said = played[0].record.goals[0].instructions[0]
+    (clip,) = relabel(Gauge(said), played[:1], scores_per_s=2.0, goals=3).clips
+    none = replace(clip, success=np.zeros_like(clip.success))
+    tried = replace(played[0], success=np.zeros_like(played[0].success))
+    assert calibrate(deepcopy(edge), [none, tried], 0.02)["failed_episodes"] == 1.0
+    length, rng = edge.shape.instruction_length, np.random.default_rng(0)
+    for one, drawn in ((none, {0, 1, 2}), (tried, {0})):
+        sampler = BatchSampler([one], edge.vocabulary, length, rng, goals=1)
+        assert {sampler._goals(one)[0] for _ in range(40)} == drawn
 
 
 def test_a_student_learns_what_its_teacher_says(

@@ -26,7 +26,8 @@ def command(
     output: Annotated[
         Path | None,
         typer.Option(
-            help="Path to write; .png and .mp4 are added (by default VIDEO's name, here)."
+            help="Path to write; .png and .mp4 are added (by default, here: VIDEO's name, the episode of "
+            "a folder and the model's)."
         ),
     ] = None,
     episode: Annotated[int, typer.Option(help="Of a data set, or clip of a folder.")] = 0,
@@ -70,14 +71,13 @@ def command(
     from trainer.rewards.plotting.footage import Wanted, open_footage
     from trainer.rewards.plotting.scoring import score_online
 
-    stem = output or Path(video.resolve().stem)
+    chosen = package or (SHIPPED if reward == "edge" else None)
+    stem = output or default_name(video, episode, chosen.resolve().name if chosen else reward)
     written = [stem.with_name(stem.name + ".png")]
     if film:
         written.append(stem.with_name(stem.name + (".gif" if gif else ".mp4")))
     for path in written:
-        # The default name is that of the video, which may lie here.
         outputs.require_file(path, "the picture or the film", outputs.containing(MARK.encode()))
-    chosen = package or (SHIPPED if reward == "edge" else None)
     model = open_video_model(reward, chosen, options_of(option or []), seed)
     rate_hz = scores_per_s or model.contract.rate_hz
     names = tuple(name.strip() for name in cameras.split(",") if name.strip())
@@ -111,6 +111,12 @@ def command(
         typer.echo(f"abstained {count} of {len(rows)}: {reason}")
     for path in written:
         typer.echo(f"wrote {path}")
+
+
+def default_name(video: Path, episode: int, model: str) -> Path:
+    """Of another episode or model another one; never that of the video, which may lie here."""
+    name = video.resolve()
+    return Path(f"{name.name}-{episode}-{model}" if video.is_dir() else f"{name.stem}-{model}")
 
 
 def _write_png(path: Path, pixels: object) -> None:

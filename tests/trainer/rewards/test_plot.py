@@ -22,6 +22,7 @@ from trainer.report.pictures import write_film
 from trainer.reward_app import app
 from trainer.rewards.data import Clip, read_records
 from trainer.rewards.edge import EdgeReward
+from trainer.rewards.plot_command import default_name
 from trainer.rewards.plotting import MARK, figure
 from trainer.rewards.plotting.film import HOLD_LAST_S, frames
 from trainer.rewards.plotting.footage import Footage, Wanted, open_footage
@@ -164,20 +165,37 @@ def test_a_file_with_both_cameras_side_by_side_becomes_a_gif(mp4: Path, tmp_path
 def test_what_an_earlier_plot_drew_is_drawn_again_and_nothing_else_is(
     mp4: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The name of a film is that of its video, which may lie in the same folder."""
+    """By default a film is called like its video, which may lie in the same folder, and like the model."""
     monkeypatch.chdir(tmp_path)
     shutil.copy(mp4, "holiday.mp4")
     before = Path("holiday.mp4").read_bytes()
     words = ("holiday.mp4", "--instruction", "open the drawer", "--cameras", "front,wrist")
     with pytest.raises(ConfigError, match=r"holiday\.mp4 can't be written.*other content"):
-        _run(*words)
+        _run(*words, "--output", "holiday")
     assert [path.name for path in tmp_path.iterdir()] == ["holiday.mp4"]
     for more in (("--gif",), ()):  # the second draws the picture again
-        _run(*words, *more, "--output", "seen", "--scores-per-s", "1")
+        _run(*words, *more, "--scores-per-s", "1")
     assert Path("holiday.mp4").read_bytes() == before
-    drawn = sorted(tmp_path.glob("seen*"))
+    drawn = sorted(tmp_path.glob("holiday-reward-zero-shot*"))
     assert [path.suffix for path in drawn] == [".gif", ".mp4", ".png"]
     assert all(outputs.containing(MARK.encode())(path) for path in drawn)
+
+
+def test_by_default_another_episode_or_model_replaces_no_picture(tmp_path: Path) -> None:
+    (tmp_path / "test").mkdir()
+    (tmp_path / "test.mp4").touch()
+    names = [
+        str(default_name(tmp_path / name, episode, model))
+        for name, episode, model in (
+            ("test", 3, "mine"), ("test", 14, "mine"), ("test", 3, "vlm"), ("test.mp4", 0, "mine")
+        )
+    ]  # fmt: skip
+    assert names == ["test-3-mine", "test-14-mine", "test-3-vlm", "test-mine"]
+
+
+def test_a_file_that_was_cut_into_cameras_says_so(mp4: Path) -> None:
+    found = open_footage(mp4, Wanted("open the drawer", cameras=BOTH, looked_at=BOTH))
+    assert found.note == "split into front | wrist"
 
 
 @pytest.mark.parametrize(

@@ -85,7 +85,8 @@ def _of_file(path: Path, wanted: Wanted) -> Footage:
     _check_size(path, len(rows), _picture_bytes(path))
     contract = FrameContract("append", wanted.rate_hz, 1, LONGEST)
     name = f"{path.resolve().parent.name}/{path.name}"
-    return Footage(name, read_video(path, contract, wanted.cameras), wanted.instruction)
+    split = f"split into {' | '.join(wanted.cameras)}" if len(wanted.cameras) > 1 else ""
+    return Footage(name, read_video(path, contract, wanted.cameras), wanted.instruction, note=split)
 
 
 def _of_dataset(path: Path, wanted: Wanted) -> Footage:

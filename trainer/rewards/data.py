@@ -98,7 +98,7 @@ def read_meta(folder: Path) -> ClipMeta:
         raise EntracteError(
             f"{folder} holds no reward clips",
             found=str(error),
-            remedy="record some with `python -m runtime.bench.clips`",
+            remedy="record some with `robot-reward record-clips`",
         ) from error
     if meta.format != FORMAT:
         raise EntracteError(f"{folder}: format of clips", expected=FORMAT, found=meta.format)
@@ -130,6 +130,20 @@ def load_clips(
             with np.load(folder / shard, allow_pickle=False) as tables:
                 arrays = {name: tables[name] for name in tables.files}
             clips += [_clip(record, arrays) for record in members]
+    return clips
+
+
+def load_played(folders: Sequence[Path], tasks: Sequence[str] | None = None) -> list[Clip]:
+    """Those to measure on: arranged scenes have no time and are for training alone. Raises `EntracteError`
+    where there is none of them."""
+    clips = [clip for clip in load_clips(folders, tasks=tasks) if clip.record.rate_hz]
+    if not clips:
+        there = {r.task for folder in folders for r in read_records(folder) if r.rate_hz}
+        raise EntracteError(
+            f"no played clips {f'of {list(tasks)} ' if tasks else ''}to measure on",
+            found=f"in {', '.join(map(str, folders))} {', '.join(sorted(there)) or 'none'}",
+            remedy="record some with `robot-reward record-clips --split eval`",
+        )
     return clips
 
 

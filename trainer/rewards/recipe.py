@@ -16,7 +16,7 @@ import torch
 from contracts.language import words
 from contracts.package import Provenance
 from trainer.rewards import evaluate as measure
-from trainer.rewards.data import CAMERAS, Clip, load_clips, read_meta, trained_on
+from trainer.rewards.data import CAMERAS, Clip, load_clips, load_played, read_meta, trained_on
 from trainer.rewards.demonstrations import (
     CONTEXT_FRAMES,
     Adapter,
@@ -147,7 +147,7 @@ def evaluate_all(
     """Reports of reward packages, as the daemon would run them, and of the baselines on every task of the
     clips. The nearest-neighbour baseline uses the first package's trunk and those of the demonstrations
     whose instruction the task's clips say."""
-    clips = load_clips(data, tasks=tasks)
+    clips = load_played(data, tasks)
     models = [(path.name, EdgeReward(package=path)) for path in packages]
     shown = [one for folder in demonstrations for one in read_demonstrations(folder, 15, 10 / 3)]
     for task in sorted({clip.record.task for clip in clips}):

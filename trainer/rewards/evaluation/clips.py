@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from contracts.errors import EntracteError
 from trainer.interfaces import VideoRewardModel
-from trainer.rewards.data import load_clips
+from trainer.rewards.data import load_clips, load_played
 from trainer.rewards.demonstrations import read_demonstrations
 from trainer.rewards.edge import EdgeReward
 from trainer.rewards.evaluation.cases import Case, cases_of_clips, labelled
@@ -36,14 +35,7 @@ def evaluate_clips(
 ) -> list[TaskReport]:
     """One report a task. `fit`: clips of the train split; the blind baselines are fitted on those of the
     task, and calibration uses the part that no shipped model learned from (`holdout`)."""
-    # Arranged scenes have no time: they are for training alone.
-    clips = [clip for clip in load_clips(data, tasks=tasks) if clip.record.rate_hz]
-    if data and not clips:
-        raise EntracteError(
-            f"no played clips {f'of {list(tasks)} ' if tasks else ''}to measure on",
-            found=f"none in {[str(folder) for folder in data]}",
-            remedy="record some with `robot-reward record-clips --split eval`",
-        )
+    clips = load_played(data, tasks) if data else []
     learned = load_clips(fit, tasks=tasks)
     refuse_evaluation(learned)
     eye = next((model for model in models.values() if isinstance(model, EdgeReward)), None)

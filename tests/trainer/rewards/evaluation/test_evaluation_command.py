@@ -107,10 +107,20 @@ def test_two_of_one_name_are_told_apart_and_the_same_one_twice_is_refused(tmp_pa
 
 
 def test_a_task_that_nobody_played_is_one_sentence(clip_folder: Path, tmp_path: Path) -> None:
-    given = ["eval", "--data", str(clip_folder), "--tasks", "juggle", "--output", str(tmp_path)]
+    for more in ([], ["--output", str(tmp_path)]):
+        given = ["eval", "--data", str(clip_folder), "--tasks", "juggle", *more]
+        result = CliRunner().invoke(app, given)
+        assert isinstance(result.exception, EntracteError)
+        assert "no played clips of ['juggle']" in str(result.exception)
+        assert "open_drawer, open_tray, put_in, put_on" in str(result.exception)
+
+
+def test_a_task_that_the_bench_lacks_is_refused_before_a_folder_is_begun(tmp_path: Path) -> None:
+    given = ["record-clips", "--tasks", "put-on", "--output", str(tmp_path / "clips")]
     result = CliRunner().invoke(app, given)
-    assert isinstance(result.exception, EntracteError)
-    assert "no played clips of ['juggle']" in str(result.exception)
+    assert isinstance(result.exception, ConfigError)
+    assert "'put-on'; there are close_drawer" in str(result.exception)
+    assert not (tmp_path / "clips").exists()
 
 
 def test_a_registered_model_is_not_left_out_without_output(clip_folder: Path) -> None:

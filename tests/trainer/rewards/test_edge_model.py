@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ import torch
 
 from contracts.language import UNKNOWN_ID, encode
 from tests.trainer.rewards.conftest import SETTINGS
+from trainer.rewards import train_edge
 from trainer.rewards.data import BatchSampler, Clip
 from trainer.rewards.demonstrations import Adapter, demonstration, replayed, with_context
 from trainer.rewards.edge_model import EdgeHead, EdgeShape
@@ -18,6 +21,7 @@ from trainer.rewards.train_edge import (
     TrainSettings,
     calibrate,
     embed_clip,
+    fit,
     load,
     losses,
     new_edge,
@@ -58,6 +62,19 @@ def test_a_short_training_run_reduces_the_loss_and_is_deterministic(
         before = sum(float(v) for v in losses(fresh, batch, SETTINGS).values())
         after = sum(float(v) for v in losses(edge, batch, SETTINGS).values())
     assert after < before - 0.05
+
+
+def test_training_says_how_far_it_is_by_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    edge = new_edge(EdgeShape(vocabulary_size=30), (), 0)
+    weight = edge.head.process.weight
+    clock = itertools.count(0.0, 4.0)  # a step takes 4 s
+    monkeypatch.setattr(train_edge, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    said: list[int] = []
+    fit(
+        *(edge, [weight], lambda: {"process": weight.square().sum()}, TrainSettings(steps=9)),
+        lambda step, done, losses: said.append(step),
+    )
+    assert said == [0, 3, 6, 8]
 
 
 def test_ground_is_zero_for_unknown_words_and_falls_for_strange_pictures(

@@ -192,6 +192,16 @@ class Growing(Protocol):
 
 
 @runtime_checkable
+class DistantRewardModel(Protocol):
+    """A reward model whose weights are elsewhere. A trainer goes on without it and abstains; a person who
+    waits for scores is told at once."""
+
+    def require_reachable(self) -> None:
+        """One try. Raises `EntracteError` where nothing answers."""
+        ...
+
+
+@runtime_checkable
 class LiveRewardModel(Protocol):
     """A reward model that can use the wait: it may compute ahead what `score_episode` will need.
 

@@ -18,6 +18,7 @@ from contracts.files.dataset_reader import DatasetReader
 from trainer.config import TrainerConfig
 from trainer.dataset_episodes import key_at, stored_at
 from trainer.interfaces import EpisodeKey
+from trainer.rewards.opening import require_reachable
 from trainer.scoring import Scorer, open_model
 from trainer.store import MAX_SCORES_BYTES, read_scores, write_scores
 
@@ -100,6 +101,7 @@ class Scoring:
         """Raises `EntracteError` where the model can't be opened, or the scores there are another one's."""
         config = TrainerConfig(seed=asked.seed, demonstrations=list(asked.demonstrations))
         model = open_model(config, asked.reward, asked.package, asked.options)
+        require_reachable(model)
         _require_own(Path(asked.output), model.model_id)
         self._scorer, self._output = Scorer(model, asked.timeout_s), Path(asked.output)
         self._readers: dict[str, DatasetReader] = {}

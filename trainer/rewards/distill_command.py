@@ -36,7 +36,7 @@ def command(
     """Train an edge model on a teacher's scores; `robot-export reward` makes a package of it."""
     import torch
 
-    from trainer.rewards.opening import open_video_model, options_of
+    from trainer.rewards.opening import open_video_model, options_of, require_reachable
     from trainer.rewards.recipe import Relabel, train_zero_shot
     from trainer.rewards.train_edge import TrainSettings, require_folder, save
 
@@ -46,6 +46,7 @@ def command(
     notes = "learned from the clips' own labels"
     if teacher != "truth":
         model = open_video_model(teacher, package, options_of(option or []), seed)
+        require_reachable(model)
         notes = f"distilled from {model.model_id}"
         label = partial(_taught, model, scores_per_s, goals)
 

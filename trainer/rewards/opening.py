@@ -10,7 +10,7 @@ import yaml
 
 from contracts import registry
 from contracts.errors import ConfigError
-from trainer.interfaces import VideoRewardModel
+from trainer.interfaces import DistantRewardModel, VideoRewardModel
 
 
 def options_of(assignments: Sequence[str]) -> dict[str, Any]:
@@ -45,10 +45,22 @@ def open_video_model(
     made = factory(
         package=package, demonstrations=demonstrations, options=dict(options or {}), seed=seed
     )
-    model = getattr(made, "model", made)  # what `OnEpisodes` wraps
+    model = inner(made)
     if not hasattr(model, "score") or not hasattr(model, "contract"):
         raise ConfigError(
             f"reward model '{name}' judges whole episodes by their label, not videos",
             expected="one with a frame contract, as edge or vlm",
         )
     return cast(VideoRewardModel, model)
+
+
+def inner(model: Any) -> Any:
+    """What `OnEpisodes` wraps; any other model itself."""
+    return getattr(model, "model", model)
+
+
+def require_reachable(model: Any) -> None:
+    """Before the work of a command whose user waits for it. Raises `EntracteError` where the model is
+    elsewhere and nothing answers."""
+    if isinstance(inner(model), DistantRewardModel):
+        inner(model).require_reachable()

@@ -67,7 +67,7 @@ def command(
         raise EntracteError(f"no video at {video}")
     from contracts.files import atomic, outputs
     from trainer.rewards.episodes import moments
-    from trainer.rewards.opening import open_video_model, options_of
+    from trainer.rewards.opening import open_video_model, options_of, require_reachable
     from trainer.rewards.plotting.footage import Wanted, open_footage
     from trainer.rewards.plotting.scoring import score_online
 
@@ -79,6 +79,7 @@ def command(
     for path in written:
         outputs.require_file(path, "the picture or the film", outputs.containing(MARK.encode()))
     model = open_video_model(reward, chosen, options_of(option or []), seed)
+    require_reachable(model)
     rate_hz = scores_per_s or model.contract.rate_hz
     names = tuple(name.strip() for name in cameras.split(",") if name.strip())
     looked_at = model.contract.cameras

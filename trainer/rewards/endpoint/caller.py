@@ -18,13 +18,14 @@ from typing import Any
 
 import msgspec
 
-from contracts.errors import MissingDependency
+from contracts.errors import EntracteError, MissingDependency
 from trainer.rewards.endpoint.key import Key, is_loopback
 from trainer.rewards.endpoint.protocol import Completion, read_completion
 
 MOST_REPLY_BYTES = 4 << 20
 TRY_AGAIN = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.5, 20.0
+REACHED_WITHIN_S = 10.0
 
 
 @dataclass
@@ -62,7 +63,8 @@ class Caller:
             raise MissingDependency(
                 "the reward model 'endpoint' needs httpx", remedy="pip install 'entracte[trainer]'"
             ) from error
-        self._httpx, self._url, self._key = httpx, f"{url}/chat/completions", key
+        self._httpx, self._base, self._key = httpx, url, key
+        self._url = f"{url}/chat/completions"
         self._terms, self._extra = terms, dict(extra)
         self.spent = Spent()
         self._loop = asyncio.new_event_loop()
@@ -80,6 +82,29 @@ class Caller:
             return list(await asyncio.gather(*(self._one(body) for body in bodies)))
 
         return asyncio.run_coroutine_threadsafe(all_of_them(), self._loop).result()
+
+    def require_reachable(self) -> None:
+        """Asks once for the list of models, which costs nothing; any answer will do. Raises `EntracteError`
+        where there is no connection."""
+
+        async def once() -> None:
+            headers = self._key.headers()
+            async with self._client.stream(
+                "GET", f"{self._base}/models", headers=headers, timeout=REACHED_WITHIN_S
+            ):
+                pass
+
+        lost = (self._httpx.ConnectError, self._httpx.ConnectTimeout, self._httpx.ProxyError)
+        try:
+            asyncio.run_coroutine_threadsafe(once(), self._loop).result()
+        except lost as error:
+            raise EntracteError(
+                f"no server at {self._base}",
+                found=self._key.redact(f"{type(error).__name__}: {error}"),
+                remedy="start it, or mend the option 'url'",
+            ) from error
+        except self._httpx.HTTPError:
+            pass  # it is there; what it answers is for the questions to find out
 
     def close(self) -> None:
         if self._loop.is_closed():

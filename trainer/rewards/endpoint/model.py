@@ -73,6 +73,10 @@ class EndpointReward(QuestionModel):
         self._in_vain = 0
         """Batches in a row that were answered only without log-probabilities."""
 
+    def require_reachable(self) -> None:
+        """Raises `EntracteError` where no server answers; asks for no score."""
+        self.caller.require_reachable()
+
     def score_batch(self, requests: Sequence[tuple[Video, str]]) -> list[RewardSignal]:
         """Abstains for each that the server didn't answer in time, or not in the way that was asked for."""
         asked, prompts = ask_all(self.questions, requests)

@@ -9,14 +9,14 @@ from typing import Any
 from contracts.errors import ConfigError
 from trainer.interfaces import VideoRewardModel
 from trainer.rewards.edge import EdgeReward
-from trainer.rewards.opening import open_video_model
+from trainer.rewards.opening import open_video_model, require_reachable
 
 
 def video_models(
     packages: Sequence[Path], names: Sequence[str], options: Mapping[str, Any], seed: int
 ) -> dict[str, VideoRewardModel]:
     """Name -> model. Packages by their folder's name; registered ones with `options`. Raises `ConfigError`
-    where a name comes twice or can't be opened."""
+    where a name comes twice or can't be opened, `EntracteError` where a server is away."""
     folders = named(packages, "reward packages")
     twice = [name for name in names if name in folders or names.count(name) > 1]
     if twice:
@@ -25,6 +25,8 @@ def video_models(
         name: EdgeReward(package=path) for name, path in folders.items()
     }
     models |= {name: open_video_model(name, options=options, seed=seed) for name in names}
+    for model in models.values():
+        require_reachable(model)
     return models
 
 

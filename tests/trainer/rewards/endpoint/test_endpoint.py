@@ -17,11 +17,13 @@ import pytest
 from chat_server import Asked, Chat, Reply, chatting, said
 from tiny_video import some_episode, some_video
 
-from contracts.errors import ConfigError
+from contracts.errors import ConfigError, EntracteError
 from contracts.images import decode_jpeg
+from trainer.rewards import opening
 from trainer.rewards.endpoint.factory import endpoint, make, read_options
 from trainer.rewards.endpoint.model import EndpointReward
 from trainer.rewards.episodes import OnEpisodes
+from trainer.rewards.evaluation.models import video_models
 from trainer.rewards.prompts import load_prompt
 from trainer.scoring import Scorer
 
@@ -99,6 +101,17 @@ def test_one_request_that_is_refused_does_not_cost_the_others_their_log_probabil
     assert "too long" in refused.abstained
     assert [math.isnan(signal.uncertainty) for signal in (*mixed, after)] == [False, True, False]
     assert mixed[0].process == after.process > mixed[1].process
+
+
+def test_a_person_is_told_at_once_that_no_server_is_there() -> None:
+    with asking(SCORED) as (model, chat):
+        opening.require_reachable(model)
+        assert not chat.asked, "no question is asked, which may cost"
+    lost = endpoint(options={"url": chat.url, "model": "tiny"})
+    with pytest.raises(EntracteError, match=rf"no server at {chat.url}.*start it"):
+        opening.require_reachable(lost)
+    with pytest.raises(EntracteError, match="no server"):
+        video_models([], ["endpoint"], {"url": chat.url, "model": "tiny"}, 0)
 
 
 @pytest.mark.parametrize(

@@ -44,7 +44,7 @@ class EdgeReward:
         if package is None:
             raise PackageError(
                 "the reward model 'edge' needs a package",
-                remedy="name one in the config (pretrained/reward-zero-shot is shipped)",
+                remedy="name one with --package or in the config (pretrained/reward-zero-shot is shipped)",
             )
         options = dict(options or {})
         self._package = load_package(Path(package))

@@ -67,18 +67,21 @@ def command(
     )
     # Read by torch and ONNX Runtime when they are first imported: the model comes after this.
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))
+    # Not entered, which would show it before there is an episode.
+    bar = typer.progressbar(length=1, label="episodes", file=sys.stderr)
+
+    def show(done: int, of: int) -> None:
+        bar.length = of
+        bar.update(done - bar.pos)
+
     # Ray says on standard output what it lost; there stands the outcome alone.
-    with (
-        redirect_stdout(sys.stderr),
-        typer.progressbar(length=1, label="episodes", file=sys.stderr) as bar,
-    ):
-
-        def show(done: int, of: int) -> None:
-            bar.length = of
-            bar.update(done - bar.pos)
-
-        run = bulk_ray.on(address, gpus, workers) if ray else bulk.here
-        found = bulk.score_all(asked, data, run, show)
+    with redirect_stdout(sys.stderr):
+        try:
+            run = bulk_ray.on(address, gpus, workers) if ray else bulk.here
+            found = bulk.score_all(asked, data, run, show)
+        finally:
+            if bar.pos:
+                bar.render_finish()
     typer.echo(json.dumps(vars(found)) if as_json else f"{output}: {_as_text(found)}")
     if found.failed:
         why = some_of([f"{key}: {failure}" for key, failure in found.failed.items()], 5, "; ")

@@ -255,8 +255,10 @@ def test_what_is_wrong_is_said_before_the_model_is_asked(tmp_path: Path) -> None
     given = ("--data", str(data), "--reward", "nosuchmodel")
     with pytest.raises(ConfigError, match=r"is there twice.*name one of them"):
         score(*given, "--data", str(data), "--output", str(tmp_path / "out"))
+    words = ("--data", str(tmp_path), "--output", str(tmp_path / "out"))
     with pytest.raises(EntracteError, match="no data set"):
-        score("--data", str(tmp_path), "--output", str(tmp_path / "out"))
+        score(*words)
+    assert CliRunner().invoke(app, ["score", *words]).stderr == "", "no bar of nothing"
     with pytest.raises(ConfigError, match="they are for --ray"):
         score(*given, "--output", str(tmp_path / "out"), "--gpus", "1")
     with pytest.raises(ConfigError, match="new or an empty folder"):

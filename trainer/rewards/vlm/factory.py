@@ -63,8 +63,15 @@ def vlm(
     options: Mapping[str, Any] | None = None,
     seed: int = 0,
 ) -> OnEpisodes:
-    """`RewardModelFactory` of the registry. `package`: the model's folder, in place of option `model`."""
+    """`RewardModelFactory` of the registry. `package`: the model's folder, in place of option `model`; the hub
+    is never asked for it."""
     del demonstrations, seed
+    if package and not package.is_dir():
+        raise ConfigError(
+            f"no folder {package}",
+            expected="a vision-language model's",
+            remedy="give a name on the Hugging Face hub as the option 'model' (--option model=NAME)",
+        )
     chosen = read_options({**({"model": str(package)} if package else {}), **(options or {})})
     return OnEpisodes(make(chosen), chosen.scores_per_s)
 

@@ -31,6 +31,12 @@ def resident(model: VlmReward) -> int:
     return sum(found.values())
 
 
+def test_a_package_is_a_folder_and_never_a_name_of_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loading, "find", lambda model: pytest.fail(f"{model} was looked for"))
+    with pytest.raises(ConfigError, match="no folder models/nothere.*--option model=NAME"):
+        vlm(package=Path("models/nothere"))
+
+
 @pytest.mark.parametrize("dtype", ["auto", "float32", "bfloat16"])
 def test_the_estimate_of_the_weights_is_exact(qwen3: Path, judge: Judge, dtype: str) -> None:
     expected = resident(judge(qwen3, dtype=dtype))

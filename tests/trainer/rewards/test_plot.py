@@ -142,6 +142,19 @@ def test_a_model_that_fails_abstains_for_its_moment_and_success_is_called_on_wha
     assert figure.panels_of(scores) == ["process", "completion"]
 
 
+def test_a_value_before_an_abstention_holds_until_it_and_no_abstention_is_a_value() -> None:
+    _, scores = _fickle()
+    times, values = figure.stepped(scores.times_s, scores.values("process"), 10.0)
+    # From the 6th frame, at 2.5 s, it abstains until the 11th, at 5 s.
+    silent = np.isnan(values)
+    assert times[~silent & (times < 3)].max() == 2.5 and values[times == 2.5][0] == 0.25
+    assert times[~silent & (times > 3)].min() == 5.0 and times[-1] == 10.0
+    ax = figure.Figure().add_subplot()
+    figure._abstentions(ax, scores, 10.0)
+    (marks,) = ax.lines
+    assert marks.get_ydata().min() > 1 and marks.get_transform() == ax.get_xaxis_transform()
+
+
 def test_a_film_shows_nothing_of_a_curve_before_its_moment() -> None:
     footage, scores = _fickle()
     curves = figure.panels(footage, scores, 640)

@@ -201,24 +201,27 @@ def _signal(
     if not shown:
         return
     _abstentions(ax, scores, end_s)
-    times, values = _held(scores.times_s, scores.values(name), end_s)
+    times, values = stepped(scores.times_s, scores.values(name), end_s)
     if name == "process" and footage.truth is not None:
         ax.plot(footage.video.times_s, footage.truth, ":", color=INK, linewidth=1.6)
-    half = _held(scores.times_s, scores.values("uncertainty") / 2, end_s)[1]
+    half = stepped(scores.times_s, scores.values("uncertainty") / 2, end_s)[1]
     if name != "contrastive":
         low, high = (values - half).clip(0, 1), (values + half).clip(0, 1)
-        ax.fill_between(times, low, high, step="post", color=COLOURS[name], alpha=0.22, linewidth=0)
+        ax.fill_between(times, low, high, color=COLOURS[name], alpha=0.22, linewidth=0)
     else:
-        ax.fill_between(times, 0, values, step="post", color=COLOURS[name], alpha=0.15, linewidth=0)
+        ax.fill_between(times, 0, values, color=COLOURS[name], alpha=0.15, linewidth=0)
     style = {"color": COLOURS[name], "linewidth": 1.8, "markersize": 3.2}
-    ax.plot(times, values, drawstyle="steps-post", **{**style, "markersize": 0})
+    ax.plot(times, values, **{**style, "markersize": 0})
     ax.plot(scores.times_s, scores.values(name), MARKERS[name], **style)
     if name == "completion":
         _calls(ax, scores, end_s)
 
 
-def _held(times: np.ndarray, values: np.ndarray, end_s: float) -> tuple[np.ndarray, np.ndarray]:
-    return np.append(times, end_s), np.append(values, values[-1:])
+def stepped(times: np.ndarray, values: np.ndarray, end_s: float) -> tuple[np.ndarray, np.ndarray]:
+    """Both ends of every value's time, float64[2 M] each: also of one that is followed by none (NaN), whose
+    step matplotlib's own fillings leave out."""
+    edges = np.append(times, end_s)
+    return np.column_stack([edges[:-1], edges[1:]]).ravel(), np.repeat(values, 2)
 
 
 def _spans(
@@ -239,7 +242,11 @@ def _abstentions(ax: Any, scores: Scores, end_s: float) -> None:
         hatch = HATCHES[kinds.index(reason) % len(HATCHES)]
         ax.axvspan(start, stop, facecolor="#EFEFF2", edgecolor=SILENT, hatch=hatch, linewidth=0)
     silent = [bool(signal.abstained) for signal in scores.signals]
-    ax.plot(scores.times_s[silent], np.zeros(sum(silent)), "x", color=PALE, markersize=4)
+    # Above the scale: on it, they would look like values.
+    above: dict[str, Any] = {"transform": ax.get_xaxis_transform(), "clip_on": False}
+    ax.plot(
+        scores.times_s[silent], np.full(sum(silent), 1.06), "x", color=PALE, markersize=4, **above
+    )
 
 
 def _calls(ax: Any, scores: Scores, end_s: float) -> None:
@@ -260,8 +267,8 @@ def _distribution(ax: Any, scores: Scores, end_s: float, shown: bool) -> None:
     edges = np.append(scores.times_s, end_s)
     colours = ax.pcolormesh(edges, np.arange(6) + 0.5, shares.T, cmap="Greys", vmin=0, vmax=1)
     colours.set_zorder(1)
-    times, expected = _held(scores.times_s, shares @ np.arange(1, 6), end_s)
-    ax.plot(times, expected, drawstyle="steps-post", color="#E69F00", linewidth=2, zorder=3)
+    times, expected = stepped(scores.times_s, shares @ np.arange(1, 6), end_s)
+    ax.plot(times, expected, color="#E69F00", linewidth=2, zorder=3)
 
 
 def _annotate(axes: Sequence[Any], scores: Scores) -> None:

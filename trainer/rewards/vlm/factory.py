@@ -63,8 +63,8 @@ def vlm(
     options: Mapping[str, Any] | None = None,
     seed: int = 0,
 ) -> OnEpisodes:
-    """`RewardModelFactory` of the registry. `package`: the model's folder, in place of option `model`; the hub
-    is never asked for it."""
+    """`RewardModelFactory` of the registry. `package`: the model's folder, in place of option `model`; the
+    hub is never asked for it."""
     del demonstrations, seed
     if package and not package.is_dir():
         raise ConfigError(

@@ -33,7 +33,7 @@ def resident(model: VlmReward) -> int:
 
 def test_a_package_is_a_folder_and_never_a_name_of_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loading, "find", lambda model: pytest.fail(f"{model} was looked for"))
-    with pytest.raises(ConfigError, match="no folder models/nothere.*--option model=NAME"):
+    with pytest.raises(ConfigError, match=r"no folder models/nothere.*--option model=NAME"):
         vlm(package=Path("models/nothere"))
 
 

@@ -12,6 +12,7 @@ from trainer.reward_data.formats import Part, Row
 from trainer.reward_data.plan import Plan
 from trainer.reward_data.recipe import SPLITS, Recipe
 from trainer.reward_data.samples import ORIGINS
+from trainer.reward_data.sources.bench import BenchSettings
 
 SCORES = tuple("12345")
 SOURCE_COLUMNS = ("name", "kind", "weight", "found", "used", "samples", "licence")
@@ -29,6 +30,11 @@ def figures(
         "source_videos": len(parts),
         "without_label": sum(not part.rows and not part.completion for part in parts),
         "unreadable": list(unreadable),
+        "without_stills": [
+            source.name
+            for source in recipe.sources
+            if isinstance(source, BenchSettings) and not source.arranged
+        ],
         "sources": [
             {
                 "name": source.name,
@@ -89,6 +95,9 @@ def page(card: dict[str, Any]) -> str:
     """The card as Markdown."""
     lost = len(card["unreadable"])
     left_out = [f"{lost} more can't be read and are left out: see `card.json`.", ""] if lost else []
+    if names := card["without_stills"]:
+        said = "played clips alone; stills of arranged scenes are left out (`arranged: true` takes them)."
+        left_out += [f"Found in {', '.join(names)}: {said}", ""]
     lines = [
         "# Data card",
         "",

@@ -209,7 +209,7 @@ class Maker:
                 said,
                 goal.reward,
                 goal.label_origin,
-                change="other goal",
+                change="goal",
             )
             count -= 1
         reward = self.goal.reward

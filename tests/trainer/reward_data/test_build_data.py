@@ -327,6 +327,9 @@ def test_bench_and_real_bridge_clips_mix(
         sources.append({"kind": "rlds", "name": "bridge", "path": str(SHARED / "bridge_debug")})
     card = build(read_recipe(recipe_file(sources=sources)), tmp_path / "mixed")
     assert card["label_origins"]["state"] > 6
+    page = (tmp_path / "mixed" / "README.md").read_text()
+    assert "Found in bench: played clips alone; stills of arranged scenes are left out" in page
+    assert card["counterfactual_changes"]["goal"] > 0, "the sheet says: another goal"
     if SHARED.exists():
         assert card["scores_by_source"]["bridge"]["5"] == 0, "they stop after 10 steps"
         assert card["counterfactual_changes"]["object"] > 0

@@ -24,7 +24,9 @@ def command(
     from export.parity.measure import replay
     from export.reward import export_reward
     from export.summary import show
+    from trainer.rewards.edge import EdgeReward
 
     require_place(package, source)
     made = export_reward(source, package, exporter)
-    show(made, replay(made), json)
+    scored_by = EdgeReward(package=package).model_id
+    show(made, replay(made), json, [f"scores, reports and pictures call it {scored_by}"])

@@ -5,12 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
+from typer.testing import CliRunner
 
+from contracts.files.packages import load_package
 from contracts.language import build_vocabulary
 from contracts.package import Provenance
+from export.app import app
 from export.reward import package_reward
+from trainer.rewards.edge import EdgeReward
 from trainer.rewards.edge_model import EdgeShape
 from trainer.rewards.train_edge import new_edge
+
+SHIPPED = Path(__file__).parents[2] / "pretrained" / "reward-zero-shot"
 
 
 def test_its_lens_points_through_the_middle_of_pixels_numbered_by_their_middles(
@@ -31,3 +38,12 @@ def test_its_lens_points_through_the_middle_of_pixels_numbered_by_their_middles(
     for one in cameras:
         middle = ((one.width - 1) / 2, (one.height - 1) / 2)
         assert (one.fx, one.cx, one.cy) == (93.0, *middle)
+
+
+def test_its_summary_names_it_as_scores_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("export.reward.export_reward", lambda *_: load_package(SHIPPED))
+    monkeypatch.setattr("contracts.files.packages.require_place", lambda *_: None)
+    monkeypatch.setattr("export.parity.measure.replay", lambda made: [])
+    done = CliRunner().invoke(app, ["reward", str(tmp_path), str(SHIPPED)], catch_exceptions=False)
+    assert load_package(SHIPPED).package_id in done.output
+    assert EdgeReward(package=SHIPPED).model_id in done.output

@@ -84,22 +84,24 @@ class RewardHeads:
     def note(self, key: EpisodeKey) -> None:
         """An episode of refinement is stored (and scored); it is read when its lesson is needed."""
         self._waiting[key] = None
-        while len(self._waiting) > self.options.episodes:
-            self._waiting.popitem(last=False)
 
     def learn(self, load: Loader, iteration: int) -> tuple[Update | None, dict[str, Any]]:
         """A new head, or None with the reason under "refused"; figures for the metrics either way."""
         started = time.monotonic()
         unreadable = 0
-        while self._waiting:
-            key, _ = self._waiting.popitem(last=False)
+        fresh: dict[EpisodeKey, Lesson] = {}
+        # The newest first: of a long store read again after a restart, no more than are remembered.
+        while self._waiting and len(fresh) < self.options.episodes:
+            key, _ = self._waiting.popitem()
             try:
                 lesson = self._lesson(load(key))
             except (EntracteError, OSError):  # one episode without a camera costs itself alone
                 unreadable += 1
                 continue
             if lesson:
-                self._lessons[key] = lesson
+                fresh[key] = lesson
+        self._waiting.clear()
+        self._lessons.update(reversed(fresh.items()))
         while len(self._lessons) > self.options.episodes:
             self._lessons.popitem(last=False)
         lessons = list(self._lessons.values())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import signal
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -150,6 +151,36 @@ def test_what_is_held_back_was_never_trained_on_whatever_is_forgotten(
         heads.learn(_labelled, 99)
     assert len(taught) == 10 and len(tested) == 5
     assert not taught & tested
+
+
+def test_a_restart_remembers_the_newest_labelled_episodes_however_rare_a_label_is(
+    tmp_path: Path, reward: Package
+) -> None:
+    section = AdaptationSection(
+        package=str(reward.folder), options={"episodes": 4, "frames": 2, "others": 1}
+    )
+    settings = msgspec.structs.replace(TrainerConfig(), adaptation=section)
+
+    def load(key: EpisodeKey) -> ScoredEpisode:
+        """A person labels every fifth."""
+        loaded.append(key.episode_seq)
+        scored = _labelled(key)
+        end = msgspec.structs.replace(scored.episode.end, operator_success=None)
+        unlabelled = dataclasses.replace(scored.episode, end=end)
+        return scored if key.episode_seq % 5 == 0 else ScoredEpisode(unlabelled, (), None, "none")
+
+    found, loaded = [], list[int]()
+    for again in ("first", "after a restart"):
+        heads = open_heads(tmp_path / again, settings, "another")
+        for seq in range(40):
+            heads.note(EpisodeKey("r", "s", seq))
+            if again == "first" and seq % 4 == 3:
+                heads.learn(load, seq)
+        loaded.clear()
+        _, record = heads.learn(load, 99)
+        found.append((record["successes"], record["failures"]))
+    assert found == [(2, 2), (2, 2)]
+    assert loaded == [*range(39, 19, -1)], "nothing older than the oldest lesson is read"
 
 
 def test_episodes_that_cannot_be_looked_at_cost_only_themselves(

@@ -14,6 +14,9 @@ from trainer.judgement import check_signals, judge
 from trainer.rewards.data import Clip
 from trainer.rewards.edge import EdgeReward
 from trainer.rewards.evaluate import clock_scorer, constant_scorer, evaluate
+from trainer.rewards.evaluation.blind import Constant
+from trainer.rewards.evaluation.cases import cases_of_clips
+from trainer.rewards.evaluation.measure import measure
 from trainer.rewards.evaluation.metrics import roc_auc
 from trainer.rewards.train_edge import Edge, embed_clip, score
 
@@ -158,7 +161,29 @@ def test_a_clock_does_not_pass_at_matched_times(clips: list[Clip]) -> None:
     for scorer in (constant_scorer, clock_scorer):
         report = evaluate(scorer, clips, "baseline", "open_tray")
         assert report.episodes == 2
-        assert report.figures["language"] != 1.0
+        assert report.figures["language"].value == 0.5, "deaf"
+
+
+def test_the_quick_look_hides_no_abstention_and_means_what_the_whole_evaluation_means(
+    clips: list[Clip],
+) -> None:
+    def never_says(clip: Clip, _: str) -> dict[str, np.ndarray]:
+        nothing = np.full(clip.record.frames, np.nan)
+        return dict.fromkeys(("process", "completion", "contrastive"), nothing)
+
+    silent = evaluate(never_says, clips, "silent", "open_tray").figures
+    verdicts = [silent[name] for name in ("tpr", "fpr", "coverage")]
+    said = [figure for figure in verdicts if not np.isnan(figure.value)]
+    assert len(said) >= 2, "of successes or failures, and of all"
+    assert all(figure.value == 0.0 and figure.high > 0.8 for figure in said), "of two episodes"
+    assert "coverage 0.000 [0.000, " in evaluate(never_says, clips, "silent", "open_tray").line()
+
+    cases = cases_of_clips([clip for clip in clips if clip.record.task == "open_tray"])
+    whole = measure(Constant(), cases, draws=20).figures
+    quick = evaluate(constant_scorer, clips, "constant", "open_tray").figures
+    for name in ("auc", "tpr", "fpr", "order", "language", "coverage"):
+        assert str(quick[name].value) == str(whole[name].value), name
+    assert quick["order"].value == quick["language"].value == 0.5
 
 
 class _Session:

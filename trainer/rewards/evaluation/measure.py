@@ -7,7 +7,7 @@ never passes for done; it is a miss at a success, half a pair in comparisons, an
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -45,6 +45,8 @@ HIGHER_IS_BETTER = {
     "language": True,
     "coverage": True,
 }
+NO_SHARES = ("rank", "rho_success", "rho_failure", "kendall", "ece")
+"""Of 0 or 1, they claim no more than their intervals say."""
 MEANING = {
     "rank": "Spearman of process with true progress in an episode, mean (a constant scores 0)",
     "kendall": "Kendall's tau-b of the same",
@@ -171,28 +173,36 @@ def observe(
         signals_of(model, video, text, [last])[0].completion
         for text in (case.wrong[:wrongs] if case.succeeded else ())
     ]
-    known = np.isfinite(truth) & np.isfinite(process)
-    moving = np.isfinite(truth).any() and np.ptp(truth[np.isfinite(truth)]) > LEAST_MOTION
-
-    def rank(function: Callable[[np.ndarray, np.ndarray], float]) -> float:
-        if not moving:
-            return math.nan
-        found = function(process[known], truth[known])
-        return 0.0 if math.isnan(found) else found
-
     return Outcome(
         case,
         tuple(rows),
         tuple(signals),
         judge(signals, model.completion_threshold, model.completion_consecutive),
-        rank(metrics.spearman),
-        rank(metrics.kendall_tau_b),
-        metrics.pairwise_accuracy(process, truth, LEAST_GAP) if moving else math.nan,
+        rank_in(metrics.spearman, process, truth),
+        rank_in(metrics.kendall_tau_b, process, truth),
+        metrics.pairwise_accuracy(process, truth, LEAST_GAP) if _moves(truth) else math.nan,
         np.array(said, np.float64),
         case.progress[drawn[:, 1]] - case.progress[drawn[:, 0]],
         signals[-1].completion,
         np.array(others, np.float64),
     )
+
+
+def rank_in(
+    function: Callable[[np.ndarray, np.ndarray], float], process: np.ndarray, truth: np.ndarray
+) -> float:
+    """A rank correlation in one episode, of what is known: 0 where nothing was told apart, NaN where there
+    was nothing to tell apart."""
+    if not _moves(truth):
+        return math.nan
+    known = np.isfinite(truth) & np.isfinite(process)
+    found = function(process[known], truth[known])
+    return 0.0 if math.isnan(found) else found
+
+
+def _moves(truth: np.ndarray) -> bool:
+    known = truth[np.isfinite(truth)]
+    return bool(len(known) and np.ptp(known) > LEAST_MOTION)
 
 
 def measure(
@@ -214,15 +224,26 @@ def measure(
     return summary(name or model.model_id, float(model.completion_threshold), outcomes, draws, seed)
 
 
+Statistic = Callable[[Sequence[Outcome]], float]
+
+
 def summary(
-    name: str, threshold: float, outcomes: Sequence[Outcome], draws: int = 400, seed: int = 0
+    name: str,
+    threshold: float,
+    outcomes: Sequence[Outcome],
+    draws: int = 400,
+    seed: int = 0,
+    statistics: Mapping[str, Statistic] | None = None,
 ) -> Measured:
-    """Figures of what `observe` found, one outcome a case."""
+    """Figures of what `observe` found, one outcome a case: `statistics` by name, all of them by default."""
+    wanted = STATISTICS if statistics is None else statistics
     cases = [outcome.case for outcome in outcomes]
     drawn = resamples([case.group for case in cases], draws, seed)
     figures = {
-        key: with_interval(_over(outcomes, function), len(outcomes), drawn, _support(key, outcomes))
-        for key, function in STATISTICS.items()
+        key: with_interval(
+            _over(outcomes, function), len(outcomes), drawn, _support(key, outcomes, wanted)
+        )
+        for key, function in wanted.items()
     }
     return Measured(
         name,
@@ -234,28 +255,26 @@ def summary(
     )
 
 
-def _support(key: str, outcomes: Sequence[Outcome]) -> int:
+def _support(key: str, outcomes: Sequence[Outcome], statistics: Mapping[str, Statistic]) -> int:
     """How many recordings a share that met no exception was counted on (0: not a share): those that have a
     value of it; where successes are held against failures, the scarcer."""
-    if key in ("rank", "kendall", "ece"):
+    if key in NO_SHARES:
         return 0
     if key in ("auc", "balanced"):
-        return min(_support("tpr", outcomes), _support("fpr", outcomes))
-    statistic = STATISTICS["fpr" if key == "fpr_at_tpr80" else key]
+        return min(_support(side, outcomes, STATISTICS) for side in ("tpr", "fpr"))
+    statistic = STATISTICS["fpr"] if key == "fpr_at_tpr80" else statistics[key]
     by_group: dict[str, list[Outcome]] = {}
     for outcome in outcomes:
         by_group.setdefault(outcome.case.group, []).append(outcome)
     return sum(not math.isnan(statistic(mine)) for mine in by_group.values())
 
 
-Statistic = Callable[[Sequence[Outcome]], float]
-
-
 def _over(outcomes: Sequence[Outcome], function: Statistic) -> Callable[[np.ndarray], float]:
     return lambda index: function([outcomes[i] for i in index.tolist()])
 
 
-def _mean(values: Sequence[float]) -> float:
+def mean(values: Sequence[float]) -> float:
+    """Of those that are no NaN; NaN of none."""
     found = [v for v in values if not math.isnan(v)]
     return float(np.mean(found)) if found else math.nan
 
@@ -268,7 +287,7 @@ def _sides(outcomes: Sequence[Outcome]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _done(outcomes: Sequence[Outcome], succeeded: bool) -> float:
-    return _mean([float(o.verdict is True) for o in outcomes if o.case.succeeded is succeeded])
+    return mean([float(o.verdict is True) for o in outcomes if o.case.succeeded is succeeded])
 
 
 def _balanced(outcomes: Sequence[Outcome]) -> float:
@@ -295,9 +314,9 @@ def _language(outcomes: Sequence[Outcome]) -> float:
 
 
 STATISTICS: dict[str, Statistic] = {
-    "rank": lambda o: _mean([x.rank for x in o]),
-    "kendall": lambda o: _mean([x.kendall for x in o]),
-    "pairwise": lambda o: _mean([x.pairwise for x in o]),
+    "rank": lambda o: mean([x.rank for x in o]),
+    "kendall": lambda o: mean([x.kendall for x in o]),
+    "pairwise": lambda o: mean([x.pairwise for x in o]),
     "order": lambda o: metrics.sign_accuracy(
         np.concatenate([x.order_said for x in o]), np.concatenate([x.order_true for x in o])
     ),
@@ -309,5 +328,5 @@ STATISTICS: dict[str, Statistic] = {
     "ece": _ece,
     "aurc": _aurc,
     "language": _language,
-    "coverage": lambda o: _mean([float(x.verdict is not None) for x in o]),
+    "coverage": lambda o: mean([float(x.verdict is not None) for x in o]),
 }

@@ -141,35 +141,44 @@ def signals(trace: Trace, threshold: float, until_s: float, label: str) -> str:
 
 
 def score_histogram(scores: Sequence[float], truth: Sequence[bool], threshold: float) -> str:
-    """Last completion of each episode: true successes upwards, true failures downwards."""
+    """Last completion of each episode (NaN: abstained): true successes upwards, true failures downwards."""
     bins = 20
-    up, down = [0] * bins, [0] * bins
+    up, down, silent = [0] * bins, [0] * bins, [0, 0]
     for score, success in zip(scores, truth, strict=True):
-        (up if success else down)[min(bins - 1, int(score * bins))] += 1
-    # Each side to its own height: there may be ten times as many of one kind.
-    tallest = {-1: max([1, *up]), 1: max([1, *down])}
+        if math.isnan(score):
+            silent[success] += 1
+        else:
+            (up if success else down)[min(bins - 1, int(score * bins))] += 1
     drawing = Drawing(440, 236, "Last completion of each episode, by what was true")
     x = Scale(0, 1, 34, 432)
-    middle, reach = 104.0, 88.0
+    above, below = max([1, *up]), max([1, *down])
+    tall = Scale(-below, above, 178, 30)  # an episode is as high on either side
     if not math.isnan(threshold):
-        drawing.rule(x(threshold), 8, x(threshold), 200, "threshold")
+        drawing.rule(x(threshold), 16, x(threshold), 196, "threshold")
         side, anchor = (-5.0, "end") if threshold > 0.5 else (5.0, "start")
-        drawing.text(x(threshold) + side, 18, f"done at {number(threshold)}", "note", anchor)
+        drawing.text(x(threshold) + side, 25, f"done at {number(threshold)}", "note", anchor)
     width = (x.stop - x.start) / bins
     for place in range(bins):
-        for amount, sign, kind in ((up[place], -1, "yes"), (down[place], 1, "no")):
-            tall = reach * amount / tallest[sign]
-            top = middle - tall if sign < 0 else middle
+        for amount, low, high, kind in (
+            (up[place], 0, up[place], "yes"),
+            (down[place], -down[place], 0, "no"),
+        ):
             drawing.box(
-                x.start + place * width + 0.75, top, width - 1.5, tall, kind, title=str(amount)
+                x.start + place * width + 0.75,
+                tall(high),
+                width - 1.5,
+                tall(low) - tall(high),
+                kind,
+                title=str(amount),
             )
-    drawing.rule(x.start, middle, x.stop, middle, "axis")
+    drawing.rule(x.start, tall(0), x.stop, tall(0), "axis")
     drawing.x_axis(x, [0, 0.25, 0.5, 0.75, 1], lambda v: f"{v:g}", 200)
     drawing.text((x.start + x.stop) / 2, 232, "completion at the last scored step", "label")
-    drawing.text(x.start + 4, 20, "truly succeeded", "note", "start")
-    drawing.text(x.stop - 4, 192, "truly failed", "note", "end")
-    drawing.text(x.start - 6, middle - reach + 4, str(tallest[-1]), "tick", "end")
-    drawing.text(x.start - 6, middle + reach + 4, str(tallest[1]), "tick", "end")
+    for success, y, words in ((1, 11, "truly succeeded"), (0, 192, "truly failed")):
+        more = f", {silent[success]} abstained" if silent[success] else ""
+        drawing.text(x.start + 4, y, words + more, "note", "start")
+    drawing.text(x.start - 6, tall(above) + 4, str(above), "tick", "end")
+    drawing.text(x.start - 6, tall(-below) + 4, str(below), "tick", "end")
     return drawing.markup()
 
 

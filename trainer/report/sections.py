@@ -296,7 +296,7 @@ def judges_section(run: RunData) -> Section:
         "chart": chart,
         "caption": (
             "Training episodes by the completion at their end: true successes upwards, true failures "
-            "downwards, each side to its own scale. A good judge has all of the upper bars right of its "
+            "downwards. A good judge has all of the upper bars right of its "
             "threshold, all of the lower ones left of it. The clock knows only how long an episode ran; "
             "where the reward ends episodes early, short ones are those that it liked, so the clock "
             "can fall below chance. "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from xml.etree import ElementTree
 
 import pytest
@@ -13,6 +14,7 @@ from trainer.report.statistics import wilson
 from trainer.report.svg import Drawing, Scale, decades, ticks
 
 NAN = math.nan
+BAR = re.compile(r'height="([0-9.]+)"><title>(\d+)</title>')
 
 
 def test_scales() -> None:
@@ -82,6 +84,14 @@ def test_every_chart_is_well_formed_with_and_without_values() -> None:
         assert "nan" not in markup.lower()
     assert charts.push_times([(1, NAN, NAN, NAN)]) == ""
     assert charts.timing_ranges([], 0.1) == ""
+
+
+def test_an_episode_is_as_high_on_either_side_of_the_histogram_and_the_abstained_are_said() -> None:
+    scores = [0.9] * 10 + [0.1] * 2 + [NAN]
+    drawn = charts.score_histogram(scores, [True] * 10 + [False] * 3, 0.5)
+    high = {m[2]: float(m[1]) / int(m[2]) for m in BAR.finditer(drawn) if m[2] != "0"}
+    assert high["10"] == pytest.approx(high["2"], rel=0.02)
+    assert "truly failed, 1 abstained" in drawn and "truly succeeded<" in drawn
 
 
 def test_training_success_is_pooled_over_a_window() -> None:

@@ -17,6 +17,7 @@ from trainer.rewards.evaluation.metrics import risk_coverage
 
 VALIDATION = "validation"
 NEAREST_LOGIT = 1e-6
+LEAST_TEMPERATURE, MOST_TEMPERATURE = 0.02, 50.0
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,12 @@ class Temperature:
 
     temperature: float
 
+    @property
+    def bounded(self) -> bool:
+        """The search ended at its limit: no temperature is the best, the likelihood goes on rising."""
+        low, high = LEAST_TEMPERATURE, MOST_TEMPERATURE
+        return not low * 1.001 < self.temperature < high / 1.001
+
     def apply(self, probability: np.ndarray) -> np.ndarray:
         out: np.ndarray = 1.0 / (1.0 + np.exp(-logit(probability) / self.temperature))
         return out
@@ -68,7 +75,7 @@ def fit_temperature(scores: Scores) -> Temperature:
         said = z / math.exp(log_temperature)
         return float((np.logaddexp(0.0, said) - t * said).mean())
 
-    low, high = math.log(0.02), math.log(50.0)
+    low, high = math.log(LEAST_TEMPERATURE), math.log(MOST_TEMPERATURE)
     ratio = (math.sqrt(5) - 1) / 2
     a, b = high - ratio * (high - low), low + ratio * (high - low)
     at_a, at_b = loss(a), loss(b)

@@ -7,6 +7,9 @@ from collections.abc import Mapping, Sequence
 
 from trainer.rewards.evaluation.bootstrap import Figure
 
+TOGETHER = ("tpr", "fpr", "coverage")
+"""Figures that say nothing alone: who calls everything done has the best tpr, and the worst fpr."""
+
 
 def beats(figure: Figure, other: Figure, higher: bool) -> bool:
     """Better with 95 % intervals apart; a missing interval proves nothing."""
@@ -31,6 +34,11 @@ def verdict(figure: Figure, baselines: Mapping[str, Figure], higher: bool) -> st
     return f"does not beat {', '.join(unbeaten)} (intervals overlap)"
 
 
+def against(key: str, figure: Figure, baselines: Mapping[str, Figure], higher: bool) -> str:
+    """The `verdict` on the figure `key`; "" for those that go together."""
+    return "" if key in TOGETHER else verdict(figure, baselines, higher)
+
+
 def _rest(unbeaten: Sequence[str], better: Sequence[str]) -> str:
     rest = [name for name in unbeaten if name not in better]
     return f"; does not beat {', '.join(rest)}" if rest else ""
@@ -52,18 +60,19 @@ def rows_of(
         for figures in models.values():
             others = {name: found[key] for name, found in baselines.items() if key in found}
             figure = figures.get(key, Figure(math.nan))
-            row += [str(figure), verdict(figure, others, up)]
+            row += [str(figure), against(key, figure, others, up)]
         row += [str(found.get(key, Figure(math.nan))) for found in baselines.values()]
         table.append(row)
     return table
 
 
 def values_and_words(table: Sequence[Sequence[str]], models: int) -> list[list[list[str]]]:
-    """A table of `rows_of` as two narrower ones: the values alone, and what each model beats."""
+    """A table of `rows_of` as two narrower ones: the values alone, and what each model beats, of the figures
+    of which that is said."""
     said = {2 + 2 * i for i in range(models)}
     values = [[cell for i, cell in enumerate(row) if i not in said] for row in table]
     words = [[row[0], *(row[i] for i in sorted(said))] for row in table]
-    return [values, words]
+    return [values, [row for row in words if any(row[1:])]]
 
 
 def markdown(table: Sequence[Sequence[str]]) -> str:

@@ -16,11 +16,19 @@ from trainer.report.charts import score_histogram
 from trainer.report.pictures import jpeg_uri
 from trainer.report.svg import Drawing, Scale
 from trainer.report.template import as_markup, fill
+from trainer.report.words import number
 from trainer.rewards.evaluation import metrics
-from trainer.rewards.evaluation.comparison import verdict
+from trainer.rewards.evaluation.calibration import LEAST_TEMPERATURE, MOST_TEMPERATURE
+from trainer.rewards.evaluation.comparison import against, verdict
 from trainer.rewards.evaluation.measure import HIGHER_IS_BETTER, MEANING, Measured, Outcome
 from trainer.rewards.evaluation.roboreward_bench import BenchReport, parse_answer, score_of
-from trainer.rewards.evaluation.suite import BENCH_FIGURES, BenchResult, TaskReport, check_table
+from trainer.rewards.evaluation.suite import (
+    BENCH_FIGURES,
+    BenchResult,
+    Calibrated,
+    TaskReport,
+    check_table,
+)
 from trainer.rewards.evaluation.videos import read_video
 
 WORST = 6
@@ -50,7 +58,7 @@ def _task_section(report: TaskReport) -> dict[str, Any]:
             "meaning": MEANING[key],
             "models": [str(m.figures[key]) for m in report.models],
             "said": [
-                verdict(m.figures[key], {n: f[key] for n, f in others.items()}, up)
+                against(key, m.figures[key], {n: f[key] for n, f in others.items()}, up)
                 for m in report.models
             ],
             "baselines": [f"{f[key].value:.3f}" for f in others.values()],
@@ -65,7 +73,8 @@ def _task_section(report: TaskReport) -> dict[str, Any]:
         "table": table,
         "checks": check_table(report.checks) if report.checks else [],
         "calibrated": [
-            {"model": name, **found.as_dict()} for name, found in report.calibrated.items()
+            {"model": name, "words": found if isinstance(found, str) else _calibration(found)}
+            for name, found in report.calibrated.items()
         ],
         "diagrams": [_diagrams(m) for m in report.models],
         "worst": [
@@ -75,13 +84,39 @@ def _task_section(report: TaskReport) -> dict[str, Any]:
     }
 
 
+def _calibration(found: Calibrated) -> str:
+    """In a few sentences; a third place is as far as so few ends go."""
+    said, scaled, mapped = (number(v, 3) for v in found.ece.values())
+    warm = (
+        f"no temperature (the best is beyond the search's {LEAST_TEMPERATURE:g} to "
+        f"{MOST_TEMPERATURE:g}); calibration error here {said} as said"
+        if math.isnan(found.temperature)
+        else f"temperature {number(found.temperature, 3)}; calibration error here {said} as said, "
+        f"{scaled} with the temperature"
+    )
+    limit = found.abstention
+    refused = (
+        f"Abstaining above an uncertainty of {number(limit.limit, 3)} answered "
+        f"{number(limit.coverage, 3)} of the validation ends, {number(limit.risk, 3)} of them wrongly"
+        if limit.coverage
+        else "However certain, it is wrong too often for a limit of uncertainty"
+    )
+    return (
+        f"fitted on {found.validation} validation ends, {found.failures} of them failures: {warm}, "
+        f"{mapped} with the isotonic map. Threshold for {found.false_positive_rate:g} false positives: "
+        f"{number(found.threshold, 3)} (shipped {number(found.shipped, 3)}); "
+        f"{number(found.passed_failures, 3)} of the failures and {number(found.passed_successes, 3)} of "
+        f"the successes here pass it. {refused}."
+    )
+
+
 def _diagrams(measured: Measured) -> dict[str, str]:
-    judged = [o for o in measured.outcomes if not math.isnan(o.end.completion)]
-    said = [o.end.completion for o in judged]
-    truth = [o.case.succeeded for o in judged]
+    said = [o.end.completion for o in measured.outcomes]
+    truth = [o.case.succeeded for o in measured.outcomes]
+    judged = np.isfinite(said)
     return {
         "model": measured.model,
-        "reliability": reliability_diagram(np.array(said), np.array(truth, bool)),
+        "reliability": reliability_diagram(np.array(said)[judged], np.array(truth, bool)[judged]),
         "histogram": score_histogram(said, truth, measured.threshold),
         "risk": risk_diagram(measured.outcomes),
     }
@@ -165,7 +200,7 @@ def _ends_of(video: Video) -> list[dict[str, str]]:
 
 def _signals(signal: RewardSignal) -> str:
     parts = [
-        f"{name} {value:.2f}"
+        f"{name} {number(round(value, 2) + 0.0)}"  # no minus zero
         for name in ("process", "completion", "contrastive", "uncertainty")
         if not math.isnan(value := getattr(signal, name))
     ]
@@ -176,8 +211,8 @@ def _trace(outcome: Outcome, video: Video) -> str:
     """True progress (grey), process and completion of the scored moments."""
     drawing = Drawing(520, 140, f"Signals of {outcome.case.name}")
     times = video.times_s
-    x, y = Scale(0, max(float(times[-1]), 0.1), 30, 508), Scale(0, 1, 110, 8)
-    drawing.y_axis(y, [0, 0.5, 1], lambda v: f"{v:g}", 30, 508)
+    x, y = Scale(0, max(float(times[-1]), 0.1), 30, 492), Scale(0, 1, 110, 8)
+    drawing.y_axis(y, [0, 0.5, 1], lambda v: f"{v:g}", 30, 492)
     truth = [(x(t), y(p)) for t, p in zip(times, outcome.case.progress, strict=True)]
     drawing.line(truth, "first")
     for name, kind in (("process", "truth"), ("completion", "judged")):

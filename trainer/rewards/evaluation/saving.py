@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from contracts.files import atomic
+from trainer.rewards.evaluation.measure import MEANING
 from trainer.rewards.evaluation.provenance import commands, sentence
 from trainer.rewards.evaluation.suite import BenchResult, TaskReport
 
 EXPLAINED = """Intervals are 95 %, bootstrapped over recordings (a share without any exception: the exact
-binomial bound). "Beats" means intervals apart. What each figure means: `MEANING` in
-trainer/rewards/evaluation/measure.py.
+binomial bound). "Beats" means intervals apart; tpr, fpr and coverage say nothing alone.
 """
 
 
@@ -50,6 +50,8 @@ def save(
     typed = "".join(f"    {line}\n" for line in commands(made).splitlines())
     parts = ["# Reward models beside blind baselines, and their robustness", typed.rstrip()]
     parts += [f"{sentence(made)}.", EXPLAINED.rstrip()]
+    if reports:
+        parts.append("\n".join(f"- `{name}`: {words}" for name, words in MEANING.items()))
     parts += [part.markdown() for part in _parts(reports, bench)]
     atomic.write_bytes(output / "report.md", "\n\n".join(parts).encode())
     command = f"{commands(made)}\n{sentence(made)}"

@@ -21,11 +21,11 @@ from trainer.rewards.evaluation import calibration, metrics
 from trainer.rewards.evaluation.blind import LAST, blind_baselines
 from trainer.rewards.evaluation.cases import Case, Labelled, refuse_overlap
 from trainer.rewards.evaluation.comparison import (
+    against,
     markdown,
     plain,
     rows_of,
     values_and_words,
-    verdict,
 )
 from trainer.rewards.evaluation.measure import (
     HIGHER_IS_BETTER,
@@ -50,14 +50,17 @@ CLOCK_S = 15.0
 """When the clock says done on a bench of real videos, whose lengths vary."""
 FALSE_POSITIVES = 0.02
 MOST_RISK = 0.05
+LEAST_ENDS = 20
+"""Of successes, and of failures: a threshold from fewer says more of luck than of the model."""
 
 
 @dataclass(frozen=True)
 class Calibrated:
     """What fitting on validation ends gave, and what it does to the measured ends. `validation`, `failures`:
     how many ends that were, and how many failures among them (a rate of 2 % can't be seen in fewer than
-    50). `ece`: as the model says it, after the temperature, after the isotonic map. `passed`: share of
-    measured failures and successes at or above `threshold` (abstained: not)."""
+    50). `temperature`: NaN where none is the best. `ece`: as the model says it, after the temperature, after
+    the isotonic map. `passed`: share of measured failures and successes at or above `threshold` (abstained:
+    not)."""
 
     validation: int
     failures: int
@@ -95,7 +98,8 @@ class TaskReport:
     models: tuple[Measured, ...]
     baselines: tuple[Measured, ...]
     checks: Mapping[str, Sequence[Check]] = field(default_factory=dict)
-    calibrated: Mapping[str, Calibrated] = field(default_factory=dict)
+    calibrated: Mapping[str, Calibrated | str] = field(default_factory=dict)
+    """Or why a model was not calibrated anew."""
     note: str = ""
 
     @property
@@ -117,7 +121,7 @@ class TaskReport:
         others = {b.model: b.figures for b in self.baselines}
         said = {
             m.model: {
-                key: verdict(m.figures[key], {n: f[key] for n, f in others.items()}, up)
+                key: against(key, m.figures[key], {n: f[key] for n, f in others.items()}, up)
                 for key, up in HIGHER_IS_BETTER.items()
             }
             for m in self.models
@@ -129,7 +133,10 @@ class TaskReport:
             "baselines": [b.as_dict() for b in self.baselines],
             "against_baselines": said,
             "robustness": {name: [c.as_dict() for c in v] for name, v in self.checks.items()},
-            "calibration": {name: c.as_dict() for name, c in self.calibrated.items()},
+            "calibration": {
+                name: {"none": found} if isinstance(found, str) else found.as_dict()
+                for name, found in self.calibrated.items()
+            },
         }
 
     def text(self) -> str:
@@ -209,19 +216,18 @@ def evaluate_task(
         for name, model in models.items():
             what = say(f"{task}: {name}, robustness")
             checks[name] = robustness(model, cases, draws=draws, seed=seed, report=what)
-    calibrated = {}
+    calibrated: dict[str, Calibrated | str] = {}
     for one, (name, model) in zip(measured, models.items(), strict=True):
-        found = calibrate(model, one, validation)
-        if found is not None:
-            calibrated[name] = found
+        if validation:
+            calibrated[name] = calibrate(model, one, validation)
     return TaskReport(task, tuple(measured), tuple(baselines), checks, calibrated, note)
 
 
 def calibrate(
     model: VideoRewardModel, measured: Measured, validation: Sequence[Case]
-) -> Calibrated | None:
-    """Fit on the ends of validation cases, tell what it does to the measured ones. None where there are not
-    both successes and failures to fit on."""
+) -> Calibrated | str:
+    """Fit on the ends of validation cases, tell what it does to the measured ones; or why not: too few
+    successes or failures among those that the model judged."""
     ends = []
     for case in validation:
         video = case.load()
@@ -230,8 +236,12 @@ def calibrate(
         )
     judged = [(s, c.succeeded) for s, c in ends if not math.isnan(s.completion)]
     truth = np.array([done for _, done in judged], bool)
-    if not len(truth) or truth.all() or not truth.any():
-        return None
+    successes, failures = int(truth.sum()), int((~truth).sum())
+    if min(successes, failures) < LEAST_ENDS:
+        return (
+            f"not calibrated anew: {successes} successes and {failures} failures that it judged among "
+            f"the {len(ends)} validation ends are too few ({LEAST_ENDS} of each are enough)."
+        )
     said = np.array([signal.completion for signal, _ in judged])
     scores = calibration.Scores(said, truth, calibration.VALIDATION)
     temperature = calibration.fit_temperature(scores)
@@ -244,11 +254,13 @@ def calibrate(
     done = np.array([o.case.succeeded for o in seen], bool)
     return Calibrated(
         len(truth),
-        int((~truth).sum()),
-        temperature.temperature,
+        failures,
+        math.nan if temperature.bounded else temperature.temperature,
         {
             "as said": metrics.calibration_error(now, done),
-            "temperature": metrics.calibration_error(temperature.apply(now), done),
+            "temperature": math.nan
+            if temperature.bounded
+            else metrics.calibration_error(temperature.apply(now), done),
             "isotonic": metrics.calibration_error(isotonic.apply(now), done),
         },
         FALSE_POSITIVES,

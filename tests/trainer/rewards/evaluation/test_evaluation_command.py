@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from html import unescape
 from pathlib import Path
 
 import av
@@ -15,6 +16,7 @@ from contracts.files.dataset import DatasetWriter
 from contracts.files.dataset_format import Feature
 from trainer.reward_app import app
 from trainer.rewards.data import load_clips
+from trainer.rewards.evaluation.measure import MEANING
 from trainer.rewards.evaluation.models import named, video_models
 
 PRETRAINED = Path(__file__).parents[4] / "pretrained"
@@ -77,7 +79,10 @@ def test_the_whole_evaluation_of_a_shipped_package(
     page = (out / "report.html").read_text()
     assert page.count("data:image/jpeg;base64,") >= 2 * 3 + 2 * 2
     assert "Worst cases of reward-zero-shot" in page
+    assert page.count("What the figures mean") == 1 and "contrastive -0.00" not in page
     text = (out / "report.md").read_text()
+    assert [words for words in MEANING.values() if words not in text] == []
+    assert [words for words in MEANING.values() if words not in unescape(page)] == []
     assert "A/B swap" in text and "## RoboRewardBench: 4 rows" in text
 
 

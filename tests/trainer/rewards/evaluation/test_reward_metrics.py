@@ -151,6 +151,9 @@ def test_the_temperature_undoes_too_much_certainty() -> None:
     after = metrics.calibration_error(fitted.apply(scores.probability), scores.truth)
     assert before > 0.1
     assert after < 0.03
+    assert not fitted.bounded
+    apart = calibration.Scores(np.array([0.4, 0.6]), np.array([False, True]), "validation")
+    assert calibration.fit_temperature(apart).bounded
 
 
 @settings(max_examples=60, deadline=None)

@@ -23,8 +23,9 @@ from trainer.rewards.evaluation.bootstrap import Figure
 from trainer.rewards.evaluation.cases import Case, labelled, refuse_overlap
 from trainer.rewards.evaluation.comparison import verdict
 from trainer.rewards.evaluation.measure import measure
+from trainer.rewards.evaluation.page import render
 from trainer.rewards.evaluation.robustness import Check, robustness
-from trainer.rewards.evaluation.suite import calibrate, evaluate_task
+from trainer.rewards.evaluation.suite import Calibrated, calibrate, evaluate_task
 
 UP = ("make it bright", "make it light", "brighten it")
 DOWN = "make it dark"
@@ -111,6 +112,7 @@ def test_a_model_that_sees_beats_the_blind_ones(fitted: list) -> None:
     assert figures["last frame only"]["order"].value == 0.5
     said = report.as_dict()["against_baselines"]["eye"]  # type: ignore[index]
     assert said["order"] == "beats every baseline"
+    assert said["tpr"] == said["fpr"] == said["coverage"] == "", "read together: no verdict on each"
     assert "does not beat last frame only" in said["auc"] + said["balanced"] + said["rank"]
 
 
@@ -227,11 +229,35 @@ def test_an_end_that_was_abstained_from_is_no_success_that_passed() -> None:
             return super().score(video, instruction)
 
     shy = measure(Shy(), cases(20), draws=5)
-    fit = calibrate(Shy(), shy, cases(20, 500))
-    assert fit is not None and fit.passed_failures == 0.0
+    fit = calibrate(Shy(), shy, cases(160, 500))
+    assert isinstance(fit, Calibrated) and fit.passed_failures == 0.0
+    assert math.isnan(fit.temperature), (
+        "its ends lie apart: the likelihood rises to the search's limit"
+    )
     assert 0.2 < fit.passed_successes < 0.8
     assert fit.passed_successes == pytest.approx(shy.figures["tpr"].value)
     assert msgspec.json.encode([shy.as_dict(), fit.as_dict()])
+
+
+def test_a_few_validation_ends_recommend_no_threshold() -> None:
+    few, more = cases(20, 500), cases(80, 500)
+    for validation, said in (
+        (few, "are too few (20 of each are enough)."),
+        (more, "Threshold for"),
+    ):
+        report = evaluate_task(
+            "light",
+            {"eye": Eye()},
+            cases(6),
+            [],
+            validation=validation,
+            with_robustness=False,
+            draws=5,
+        )
+        page = render([report], None, "How good", "")
+        assert f"eye, {'not calibrated anew' if validation is few else 'fitted on 80'}" in page
+        assert said in page
+        assert msgspec.json.encode(report.as_dict())
 
 
 def test_perturbations_do_what_they_say() -> None:

@@ -174,8 +174,8 @@ def score_histogram(scores: Sequence[float], truth: Sequence[bool], threshold: f
     drawing.rule(x.start, tall(0), x.stop, tall(0), "axis")
     drawing.x_axis(x, [0, 0.25, 0.5, 0.75, 1], lambda v: f"{v:g}", 200)
     drawing.text((x.start + x.stop) / 2, 232, "completion at the last scored step", "label")
-    for success, y, words in ((1, 11, "truly succeeded"), (0, 192, "truly failed")):
-        more = f", {silent[success]} abstained" if silent[success] else ""
+    for kept, y, words in ((silent[1], 11, "truly succeeded"), (silent[0], 192, "truly failed")):
+        more = f", {kept} abstained" if kept else ""
         drawing.text(x.start + 4, y, words + more, "note", "start")
     drawing.text(x.start - 6, tall(above) + 4, str(above), "tick", "end")
     drawing.text(x.start - 6, tall(-below) + 4, str(below), "tick", "end")

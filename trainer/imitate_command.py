@@ -49,7 +49,8 @@ def command(
 
     from trainer import demonstrations
     from trainer.imitate import ImitateOptions, imitate
-    from trainer.imitation_set import card, examples, first_config, successful
+    from trainer.imitation_set import card, examples, first_config
+    from trainer.outcomes import successful
 
     torch.manual_seed(seed)
     torch.set_num_threads(threads)

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import shlex
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import numpy as np
@@ -56,11 +55,6 @@ def first_config(
         vocabulary=language.build_vocabulary(instructions),
         relative=tuple(not is_gripper(name) for name in first.action.names),
     )
-
-
-def successful(meta: Mapping[str, Any]) -> bool:
-    """False for an episode that somebody marked as failed."""
-    return meta["extra"].get("end", {}).get("operator_success") is not False
 
 
 def examples(samples: Samples, seed: int) -> dict[str, np.ndarray]:

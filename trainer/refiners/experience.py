@@ -28,8 +28,8 @@ from contracts.reward import RewardSignal
 from contracts.specs import require_compatible
 from trainer.demonstrations import nothing_in, steps_per_action
 from trainer.imitate import ImitateOptions, augment
-from trainer.imitation_set import successful
 from trainer.interfaces import StoredEpisode
+from trainer.outcomes import successful
 from trainer.policies.flow import FlowConfig, FlowPolicy
 from trainer.policies.noise import FeatureNoise
 
@@ -232,7 +232,7 @@ class FrozenTrunk:
         views: int = 1,
         rng: np.random.Generator | None = None,
     ) -> list[Trajectory]:
-        """The episodes of these data sets that imitation takes, too: all that nobody marked as failed, as
+        """The episodes of these data sets that imitation takes, too (`trainer.outcomes`), as
         successes. Raises `ConfigError` for a data set of another rate or without any."""
         found = []
         for folder in folders:

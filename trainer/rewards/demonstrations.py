@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from contracts.errors import EntracteError
 from contracts.files.dataset_reader import DatasetReader
 from contracts.language import encode, unknown_words
+from trainer.outcomes import successful
 from trainer.rewards.data import Clip
 from trainer.rewards.edge_model import EdgeHead
 from trainer.rewards.train_edge import Edge, Progress, TrainSettings, embed, embed_clip, fit
@@ -46,11 +47,13 @@ class Example:
 def read_demonstrations(
     folder: Path, count: int, rate_hz: float
 ) -> list[tuple[str, np.ndarray, np.ndarray]]:
-    """(instruction, front, wrist uint8[T,H,W,3]) of the first `count` episodes of a LeRobotDataset."""
+    """(instruction, front, wrist uint8[T,H,W,3]) of the first `count` episodes of a LeRobotDataset that
+    show how it is done. Raises `EntracteError` where none does."""
     reader = DatasetReader(folder)
     every = max(1, round(reader.fps / rate_hz))
     out = []
-    for episode in range(min(count, reader.num_episodes)):
+    shown = [n for n in range(reader.num_episodes) if successful(reader.meta(n))]
+    for episode in shown[:count]:
         steps = sorted({*range(0, reader.length(episode), every), reader.length(episode) - 1})
         front, wrist = (
             reader.frames(episode, f"observation.images.{camera}", steps)
@@ -59,7 +62,9 @@ def read_demonstrations(
         out.append((reader.meta(episode)["task"], front, wrist))
     if not out:
         raise EntracteError(
-            f"{folder} holds no episode", remedy="record some with robot-run record"
+            f"{folder} holds no demonstration",
+            found=f"{reader.num_episodes} episodes, none of them a success or recorded as one",
+            remedy="record some with robot-run record",
         )
     return out
 

@@ -10,10 +10,13 @@ import pytest
 import torch
 
 from contracts.errors import EntracteError
+from contracts.files.dataset import DatasetWriter
+from contracts.files.dataset_format import Feature
 from contracts.language import unknown_words
 from runtime.bench import clips as recorder
+from trainer.outcomes import successful
 from trainer.rewards.data import Clip, load_clips
-from trainer.rewards.demonstrations import demonstration, with_context
+from trainer.rewards.demonstrations import demonstration, read_demonstrations, with_context
 from trainer.rewards.recipe import adapt_to
 from trainer.rewards.train_edge import Edge, TrainSettings, embed_clip, load, save, score
 
@@ -46,6 +49,39 @@ def test_words_that_only_demonstrations_say_join_the_vocabulary(
     fresh = words[len(edge.vocabulary) + 2 :]
     assert 0.3 < float(fresh.std() / words[2 : len(edge.vocabulary) + 2].std()) < 3.0
     assert demonstration(wider, NEW, *pictures).is_demonstration
+
+
+def test_only_what_shows_how_it_is_done_is_read_as_a_demonstration(tmp_path: Path) -> None:
+    cameras = [f"observation.images.{camera}" for camera in ("front", "wrist")]
+    features = {camera: Feature("video", (32, 32, 3)) for camera in cameras}
+    features["action"] = Feature("float32", (2,))
+    ends = (
+        ("record", "operator", None),
+        ("record", "operator", False),
+        ("record", "aborted", None),
+        ("record", "fault", None),
+        ("refine", "time_limit", None),
+        ("refine", "completed", True),
+        ("", "", None),  # LeRobot's own
+    )
+    extras = [
+        {"start": {"purpose": p}, "end": {"reason": reason, "operator_success": label}} if p else {}
+        for p, reason, label in ends
+    ]
+    taken = [0, 5, 6]
+    with DatasetWriter.create(tmp_path / "set", 10, features, "toy") as writer:
+        for n, extra in enumerate(extras):
+            pictures = dict.fromkeys(cameras, [np.zeros((32, 32, 3), np.uint8)] * 4)
+            columns = {"action": np.zeros((4, 2), np.float32)}
+            writer.add_episode(columns, pictures, depth=None, task=f"task {n}", extra=extra)
+    # What `robot-trainer imitate` and the refiners take, too.
+    assert [n for n, extra in enumerate(extras) if successful({"extra": extra})] == taken
+    said = [text for text, _, _ in read_demonstrations(tmp_path / "set", 2, 10.0)]
+    assert said == ["task 0", "task 5"], "the first two of those that count"
+    with DatasetWriter.create(tmp_path / "none", 10, features, "toy") as writer:
+        writer.add_episode(columns, pictures, depth=None, task="task", extra=extras[2])
+    with pytest.raises(EntracteError, match="no demonstration"):
+        read_demonstrations(tmp_path / "none", 2, 10.0)
 
 
 def test_a_task_of_new_words_is_adapted_to_saved_and_judged(edge: Edge, tmp_path: Path) -> None:

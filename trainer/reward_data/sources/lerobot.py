@@ -1,7 +1,7 @@
 """LeRobotDataset v3.0: Entracte's own and LeRobot's.
 
 Outcome, best first: the operator's or simulator's label of Entracte's episodes, `next.success` of the last
-step, what the recipe takes the others for. Nobody knows what an episode that was stopped would have come to.
+step, what the recipe takes the others for (`trainer.outcomes`).
 """
 
 from __future__ import annotations
@@ -14,15 +14,13 @@ import numpy as np
 from contracts.errors import EntracteError
 from contracts.files.dataset_format import CAMERA_PREFIX, VIDEO
 from contracts.files.dataset_reader import DatasetReader
-from contracts.messages import ABORTED
+from trainer.outcomes import is_demonstration, labelled, was_stopped
 from trainer.reward_data.readers import LeRobotPictures
 from trainer.reward_data.record import Goal, SourceVideo, digest
 from trainer.reward_data.settings import SourceSettings, folder_of
 from trainer.rewards.roboreward_rows import HIGHEST, LOWEST
 
 SUCCESS = "next.success"
-STOPPED = (ABORTED, "fault", "rerecord")
-"""Ends of episodes that are nobody's demonstration."""
 
 
 class LeRobotSettings(SourceSettings, frozen=True, kw_only=True):
@@ -75,8 +73,7 @@ def read(settings: LeRobotSettings) -> list[SourceVideo]:
 def _label(
     reader: DatasetReader, index: int, extra: Mapping[str, object], settings: LeRobotSettings
 ) -> tuple[int | None, str]:
-    end = extra.get("end")
-    said = end.get("operator_success") if isinstance(end, dict) else None
+    said = labelled(extra)
     if said is None and SUCCESS in reader.features:
         said = bool(np.asarray(reader.episode(index, [SUCCESS])[SUCCESS]).ravel()[-1])
     if said is not None:
@@ -86,12 +83,7 @@ def _label(
 
 
 def _taken_for_done(extra: Mapping[str, object], outcome: str) -> bool:
-    """An episode that has no label. Entracte's own have an end, and a start that says what for."""
-    start, end = extra.get("start"), extra.get("end")
-    if not isinstance(end, dict):
-        return outcome != "unknown"
-    if end.get("reason") in STOPPED:
-        return False
-    if outcome:
-        return outcome == "success"
-    return isinstance(start, dict) and start.get("purpose") == "record"
+    """An episode that has no label."""
+    if not outcome:
+        return is_demonstration(extra)
+    return outcome == "success" and not was_stopped(extra)

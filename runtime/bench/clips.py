@@ -35,6 +35,7 @@ from runtime.bench.experts import EXPERT, make_expert, styles_for
 from runtime.bench.scene import Goal, RandomisationConfig, Scene
 from runtime.bench.split import RESERVED_INSTRUCTIONS, SPLITS, TRAIN
 from runtime.bench.state import BenchState
+from runtime.bench.tasks import UnknownTask, find_task
 from runtime.bench.world import World, WorldConfig
 
 FORMAT = 1
@@ -375,8 +376,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     tasks = given.tasks or list(TASK_MIX)
     try:
+        for name in tasks:
+            find_task(name)
         outputs.require_folder(given.output, "clips")
-    except ConfigError as error:
+    except (UnknownTask, ConfigError) as error:
         print(error, file=sys.stderr)
         return 2
     given.output.mkdir(parents=True, exist_ok=True)

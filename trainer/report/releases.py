@@ -17,9 +17,9 @@ POLICY = "policy"
 
 
 def releases(folder: Path, metrics: Iterable[Mapping[str, Any]]) -> list[Release]:
-    """From "iteration" (published) and "release" (outcomes), tensor names from the signed manifests: one for
-    each robot that answered, the last it said; one without a robot where none did. Other targets have numbers
-    of their own and are left out."""
+    """From "iteration" and "renewed" (published) and "release" (outcomes), tensor names from the signed
+    manifests: one for each robot that answered, the last it said; one without a robot where none did. Other
+    targets have numbers of their own and are left out."""
     published: dict[int, Release] = {}
     answered: dict[tuple[int, str], Mapping[str, Any]] = {}
     for row in metrics:
@@ -32,7 +32,14 @@ def releases(folder: Path, metrics: Iterable[Mapping[str, Any]]) -> list[Release
                 published_unix_s=number(row.get("unix_s")),
                 tensors=_tensors(folder / "trainer/releases" / POLICY, seq),
             )
-        elif row.get("kind") == "release" and seq and row.get("target", POLICY) == POLICY:
+        elif not seq or row.get("target", POLICY) != POLICY:
+            continue
+        elif row.get("kind") == "renewed":
+            parent = published.get(int(row.get("parent") or 0), Release(seq))
+            published[seq] = replace(
+                parent, publish_seq=seq, published_unix_s=number(row.get("unix_s"))
+            )
+        elif row.get("kind") == "release":
             key = (seq, str(row.get("robot_id", "")))
             answered[key] = {**answered.get(key, {}), **_known(row)}
     silent = published.keys() - {seq for seq, _ in answered}

@@ -130,6 +130,17 @@ def test_every_robot_answers_for_itself_and_the_rewards_head_has_numbers_of_its_
     assert "1 committed, 1 rejected" in text and "1 committed, 1 swapped" in text
 
 
+def test_a_release_that_was_renewed_is_of_the_iteration_that_made_it(tmp_path: Path) -> None:
+    made = MadeRun(tmp_path / "run", seed=3)
+    made.iterate(1, 0.5)
+    made.metrics.add("renewed", target="reward", parent=1, publish_seq=9)
+    made.metrics.add("renewed", target="policy", parent=1, publish_seq=7)
+    made.metrics.add("release", robot_id="b", publish_seq=7, outcome="committed")
+    first, again = load_run(tmp_path / "run").releases
+    assert (again.publish_seq, again.robot_id, again.outcome) == (7, "b", "committed")
+    assert (again.iteration, again.nbytes) == (first.iteration, first.nbytes) != (0, 0)
+
+
 def test_the_page_stands_alone(whole: Path, tmp_path: Path) -> None:
     page = build(whole, tmp_path / "report")
     text = page.read_text()

@@ -34,6 +34,8 @@ REALTIME_FILES = {
     *("test_monitors_pause", "test_reward_heads", "test_sharing"),
 }
 """Whose tests start programs and watch a clock: see `steadiness`. No two test files share a name."""
+LONG_TESTS = Path(__file__).resolve().parent / "long_tests.txt"
+"""What `make test` leaves out and CI runs; tools/long_tests.py writes it from a whole run's durations."""
 
 # How long one example took says how busy the machine is.
 settings.register_profile("entracte", deadline=None)
@@ -47,9 +49,20 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 @pytest.hookimpl(tryfirst=True)  # before `-m` chooses
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     here = Path(__file__).resolve().parent
+    long = set(LONG_TESTS.read_text().splitlines())
     for item in items:
         folder = item.path.parent.relative_to(here).as_posix()
         if item.path.stem in REALTIME_FILES or folder.startswith(REALTIME_FOLDERS):
             item.add_marker("realtime")
+        if item.nodeid in long:
+            item.add_marker("long")
+    if not any("::" in argument for argument in config.args):  # then every file here is whole
+        files = {item.nodeid.partition("::")[0] for item in items}
+        listed = {name for name in long if name.partition("::")[0] in files}
+        if gone := sorted(listed - {item.nodeid for item in items}):
+            raise pytest.UsageError(
+                f"{LONG_TESTS.name} names tests that are not there any more: {', '.join(gone)}; "
+                "put their new names in, or make it anew (tools/long_tests.py)"
+            )

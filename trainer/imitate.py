@@ -15,6 +15,7 @@ import torch
 from torch.nn import functional as F
 
 from trainer.demonstrations import Samples
+from trainer.policies.chance import Chance
 from trainer.policies.flow import FlowPolicy
 from trainer.policies.noise import FeatureNoise, disturb
 from trainer.training import Averaged, Progress, begin, multiplies_bfloat16, warm_cosine
@@ -78,7 +79,7 @@ def imitate(
             scales=scales,
             options=options,
             rng=rng,
-            generator=generator,
+            chance=Chance(generator),
         )
         training.take(step, loss, optimiser, list(policy.parameters()))
     return training.result()
@@ -93,15 +94,15 @@ def _loss(
     scales: torch.Tensor | None,
     options: ImitateOptions,
     rng: np.random.Generator,
-    generator: torch.Generator,
+    chance: Chance,
 ) -> torch.Tensor:
     if seen is None or scales is None:
         features = _features(policy, samples, batch, options, rng)
     else:
         features = seen[torch.from_numpy(rng.integers(len(seen), size=len(batch))), batch]
-        features = disturb(features, scales, generator)
+        features = disturb(features, scales, chance)
     chunks = torch.from_numpy(samples.chunks[batch]).repeat(options.draws, 1, 1)
-    loss = policy.head.flow_loss(features.repeat(options.draws, 1), chunks, generator).mean()
+    loss = policy.head.flow_loss(features.repeat(options.draws, 1), chunks, chance).mean()
     if seen is None and options.keyframe > 0:
         size = policy.config.action_size
         away = torch.from_numpy(samples.keyframes[batch] - samples.states[batch][:, :size])

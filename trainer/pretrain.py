@@ -21,6 +21,7 @@ from contracts.errors import ConfigError
 from trainer.checkpoint import Checkpoint
 from trainer.glances import CAMERAS, ROWS, Glances
 from trainer.imitate import recolour, shift
+from trainer.policies.chance import Chance
 from trainer.policies.flow import FlowConfig, FlowPolicy
 from trainer.policies.vision import CELL_PX, PLACE_SCALE_M, PLACE_SIZE, CameraEncoder
 from trainer.training import Averaged, Progress, begin, multiplies_bfloat16, warm_cosine
@@ -147,7 +148,7 @@ def _loss(
     flow = policy.head.flow_loss(
         features[::ROWS][own].repeat(options.draws, 1),
         chunks.repeat(options.draws, 1, 1),
-        generator,
+        Chance(generator),
     ).mean()
     loss: torch.Tensor = (
         flow + options.point * pointing + options.place * placing + options.keyframe * arriving

@@ -121,6 +121,6 @@ def policy_of_package(package: Package, kind: type[ActorHead]) -> FlowPolicy:
 def actor_tensors(head: ActorHead) -> dict[str, np.ndarray]:
     """The actor's weights as a release carries them: "head/<actor>.<name>"."""
     return {
-        f"{head.prefix()}{name}": tensor.detach().numpy().copy()
+        f"{head.prefix()}{name}": tensor.detach().cpu().numpy().copy()
         for name, tensor in head.actor.state_dict().items()
     }

@@ -21,6 +21,7 @@ from contracts.files import atomic, outputs
 from contracts.files.packages import Package, read_safetensors, safetensors_bytes
 from contracts.package import Provenance, float_weights
 from contracts.specs import ActionSpec, ObservationSpec
+from trainer.policies.chance import Chance
 from trainer.policies.vision import Trunk, unmixed
 
 CONFIG_FILE = "policy.json"
@@ -190,7 +191,7 @@ class FlowHead(nn.Module):
             if settled is not None and share is not None and step:
                 x = share * ((1.0 - at) * noise + at * settled) + (1.0 - share) * x
             if step < steps:
-                time = torch.full((1,), at, dtype=x.dtype)
+                time = torch.full((1,), at, dtype=x.dtype, device=x.device)
                 condition = self.flow.condition(features, time_embedding(time))
                 x = x + self.flow(x, condition) * (1.0 / steps)
         return x
@@ -222,13 +223,10 @@ class FlowHead(nn.Module):
         return torch.minimum(torch.maximum(relative + self._origin(features), self.low), self.high)
 
     def flow_loss(
-        self,
-        features: torch.Tensor,
-        chunk: torch.Tensor,
-        generator: torch.Generator | None = None,
+        self, features: torch.Tensor, chunk: torch.Tensor, chance: Chance
     ) -> torch.Tensor:
         """Flow-matching loss [B] of chunks [B, T, A] in arm units: imitate these."""
-        x, at, direction = self._on_the_way(features, chunk, generator)
+        x, at, direction = self._on_the_way(features, chunk, chance)
         error: torch.Tensor = self.flow(x, self.flow.condition(features, at)) - direction
         return (error**2).mean(1)
 
@@ -237,11 +235,11 @@ class FlowHead(nn.Module):
         other: FlowHead,
         features: torch.Tensor,
         chunk: torch.Tensor,
-        generator: torch.Generator | None = None,
+        chance: Chance,
     ) -> torch.Tensor:
         """How far this flow is from another's [B]: mean square of what sets their velocities apart, on the
         way from noise to chunks [B, T, A] in arm units."""
-        x, at, _ = self._on_the_way(features, chunk, generator)
+        x, at, _ = self._on_the_way(features, chunk, chance)
         own = self.flow(x, self.flow.condition(features, at))
         with torch.no_grad():
             wanted = other.flow(x, other.flow.condition(features, at))
@@ -249,14 +247,14 @@ class FlowHead(nn.Module):
         return (apart**2).mean(1)
 
     def _on_the_way(
-        self, features: torch.Tensor, chunk: torch.Tensor, generator: torch.Generator | None
+        self, features: torch.Tensor, chunk: torch.Tensor, chance: Chance
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Somewhere between noise and the normalised chunk: x [B, T*A], its time's embedding, and the
         direction that leads from the noise to the chunk."""
         x1 = self.normalise(features, chunk)
-        x0 = torch.randn(x1.shape, generator=generator)
+        x0 = chance.normal(x1.shape)
         # More of the early times, where the direction is decided (Black et al. 2024).
-        time = torch.rand(len(x1), generator=generator) ** 1.5
+        time = chance.uniform((len(x1),)) ** 1.5
         return x0 + time[:, None] * (x1 - x0), time_embedding(time), x1 - x0
 
     def _origin(self, features: torch.Tensor) -> torch.Tensor:
@@ -267,7 +265,8 @@ class FlowHead(nn.Module):
 def time_embedding(time: torch.Tensor) -> torch.Tensor:
     """Times in [0, 1], [B] -> [B, TIME_SIZE] of sines and cosines."""
     half = TIME_SIZE // 2
-    rates = torch.exp(torch.arange(half, dtype=torch.float32) * (-math.log(1000.0) / (half - 1)))
+    steps = torch.arange(half, dtype=torch.float32, device=time.device)
+    rates = torch.exp(steps * (-math.log(1000.0) / (half - 1)))
     angles = time[:, None] * 100.0 * rates
     return torch.cat([torch.sin(angles), torch.cos(angles)], 1)
 
@@ -372,7 +371,8 @@ def head_tensors(head: FlowHead) -> dict[str, np.ndarray]:
     """What training moves, as a release carries it: "head/<name>". Units and limits (the buffers) are the
     package's for good: a release that could move them could turn degrees into something else."""
     return {
-        f"head/{name}": tensor.detach().numpy().copy() for name, tensor in head.named_parameters()
+        f"head/{name}": tensor.detach().cpu().numpy().copy()
+        for name, tensor in head.named_parameters()
     }
 
 

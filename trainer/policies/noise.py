@@ -8,6 +8,7 @@ from __future__ import annotations
 import msgspec
 import torch
 
+from trainer.policies.chance import Chance
 from trainer.policies.flow import FlowConfig
 from trainer.policies.vision import PLACE_SIZE
 
@@ -32,8 +33,6 @@ class FeatureNoise(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return scales
 
 
-def disturb(
-    features: torch.Tensor, scales: torch.Tensor, generator: torch.Generator
-) -> torch.Tensor:
+def disturb(features: torch.Tensor, scales: torch.Tensor, chance: Chance) -> torch.Tensor:
     """Features [B, F] with fresh noise of these standard deviations [F]."""
-    return features + scales * torch.randn(features.shape, generator=generator)
+    return features + scales * chance.normal(features.shape)

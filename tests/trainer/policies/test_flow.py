@@ -7,6 +7,7 @@ import pytest
 import torch
 from tiny_flow import make_config, make_examples, make_policy
 
+from trainer.policies.chance import Chance
 from trainer.policies.flow import FlowHead
 from trainer.policies.noise import FeatureNoise
 
@@ -114,7 +115,7 @@ def test_flow_learns_two_modes_and_samples_both() -> None:
     generator = torch.Generator().manual_seed(0)
     decay = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, 800)
     for _ in range(800):
-        loss = head.flow_loss(features, chunk, generator).mean()
+        loss = head.flow_loss(features, chunk, Chance(generator)).mean()
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()

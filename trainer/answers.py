@@ -4,6 +4,8 @@ with the release, and the robot's engine must answer the same before it may act.
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import torch
 
@@ -16,7 +18,10 @@ HEAD = "head"
 
 def answers_of(package: Package, head: torch.nn.Module) -> bytes:
     """Of `head` as its weights are now; its `forward` takes the graph's inputs by name and gives the outputs
-    in order. Raises `PackageError` for answers that are not finite or of another shape than the package's."""
+    in order. Wherever it learned, it answers on the CPU. Raises `PackageError` for answers that are not
+    finite or of another shape than the package's."""
+    if any(tensor.device.type != "cpu" for tensor in head.parameters()):
+        head = copy.deepcopy(head).cpu()
     names = [spec.name for spec in package.manifest.graph(HEAD).outputs]
     cases = package.golden[HEAD]
     golden = [case.outputs for case in cases]

@@ -61,10 +61,13 @@ class RewardSection(_Section, frozen=True):
 
 class RefinerSection(_Section, frozen=True):
     """`kind`: a name of the group `entracte.refiners`, empty to store and score only. `package`: the
-    policy package that is refined."""
+    policy package that is refined. `device`: where gradient steps are made, "cpu", "cuda", "cuda:<number>" or
+    "auto" (a GPU where there is one). `processes`: that share every batch of an update; on GPUs one each."""
 
     kind: str = "bestofn"
     package: str = ""
+    device: str = "cpu"
+    processes: int = 1
     options: dict[str, Any] = {}
 
 
@@ -186,6 +189,7 @@ def load_config(path: Path | None = None, overrides: Sequence[str] = ()) -> Trai
     for name, value, low in (
         ("iteration.episodes", config.iteration.episodes, 1),
         ("iteration.count", config.iteration.count, 0),
+        ("refiner.processes", config.refiner.processes, 1),
         ("reward.timeout_s", config.reward.timeout_s, 0.001),
         ("number of reward.labels", len(config.reward.labels), 1),
         ("release.valid_s", config.release.valid_s, 1.0),

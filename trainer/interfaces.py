@@ -256,7 +256,9 @@ class RewardModelFactory(Protocol):
 
 
 class RefinerFactory(Protocol):
-    """`package`: the policy's package folder; `demonstrations`: LeRobotDataset folders."""
+    """`package`: the policy's package folder; `demonstrations`: LeRobotDataset folders. One that takes a
+    keyword `place` (`trainer.refiners.placement.Placement`), too, is told where to compute if that is not on
+    the CPU in one process; others are refused then."""
 
     def __call__(
         self,

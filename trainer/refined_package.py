@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from contracts import registry
 from contracts.answers import pack
 from contracts.errors import ConfigError, SpecMismatch
 from contracts.files.packages import load_package, read_manifest
 from contracts.package import PackageManifest, package_id
-from trainer.config import TrainerConfig
+from trainer.config import RefinerSection, TrainerConfig
 from trainer.interfaces import Refiner, Update
 
 
@@ -22,11 +25,13 @@ def open_refiner(config: TrainerConfig) -> tuple[Refiner, PackageManifest]:
         )
     folder = Path(section.package)
     manifest = read_manifest(folder)
-    refiner: Refiner = registry.load("refiners", section.kind)(
+    factory = registry.load("refiners", section.kind)
+    refiner: Refiner = factory(
         package=folder,
         demonstrations=[Path(path) for path in config.demonstrations],
         options=section.options,
         seed=config.seed,
+        **_placed(factory, section),
     )
     if refiner.package_id != package_id(manifest):
         raise SpecMismatch(
@@ -35,6 +40,23 @@ def open_refiner(config: TrainerConfig) -> tuple[Refiner, PackageManifest]:
             found=refiner.package_id,
         )
     return refiner, manifest
+
+
+def _placed(factory: Callable[..., Refiner], section: RefinerSection) -> dict[str, Any]:
+    """Where it computes, told where that is not as ever: a user's own refiner need not know."""
+    if (section.device, section.processes) == ("cpu", 1):
+        return {}
+    if "place" not in inspect.signature(factory).parameters:
+        raise ConfigError(
+            f"refiner '{section.kind}' says itself where it computes",
+            expected="refiner.device=cpu and refiner.processes=1",
+            found=f"{section.device} and {section.processes}",
+        )
+    from trainer.refiners.placement import (
+        placement_of,
+    )  # torch, which other refiners may do without
+
+    return {"place": placement_of(section.device, section.processes)}
 
 
 def own_update(folder: Path) -> Update:

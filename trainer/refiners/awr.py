@@ -26,7 +26,8 @@ from trainer.policies.noise import disturb
 from trainer.refiners.critics import Critics, Rewarding
 from trainer.refiners.episodic import MOST, Episodic, EpisodicOptions, Ground, check_options
 from trainer.refiners.experience import Trajectory, noise_scales, outcomes
-from trainer.refiners.head import HeadTrainer, moments, restore_modules, restore_moments
+from trainer.refiners.head import HeadTrainer, restore_state, state_of
+from trainer.refiners.placement import ALONE, Placement
 
 _RANGES = {
     **dict.fromkeys(("demonstration_share", "average_decay"), (0.0, 1.0)),
@@ -73,11 +74,12 @@ class Awr(Episodic[Trajectory]):
         demonstrations: Sequence[Path],
         options: Mapping[str, Any],
         seed: int,
+        place: Placement = ALONE,
     ) -> None:
         o = config.convert(dict(options), AwrOptions, "refiner options")
         check_options(o, _RANGES)
-        ground = Ground(package, demonstrations, o, seed)
-        learner = AwrLearner(ground.policy.head, ground.demonstrations, o, seed)
+        ground = Ground(package, demonstrations, o, seed, place=place)
+        learner = AwrLearner(ground.policy.head, ground.demonstrations, o, seed, place)
         super().__init__(ground, ground.trajectory, learner, seed)
 
 
@@ -85,18 +87,24 @@ class AwrLearner:
     """The method itself, on arrays. `own`: all labelled episodes so far, `demonstrations` for good."""
 
     def __init__(
-        self, head: FlowHead, demonstrations: list[Trajectory], options: AwrOptions, seed: int
+        self,
+        head: FlowHead,
+        demonstrations: list[Trajectory],
+        options: AwrOptions,
+        seed: int,
+        place: Placement = ALONE,
     ) -> None:
         o = self.options = options
-        self.trainer = HeadTrainer(head, o.learning_rate, o.learning_rate, o.average_decay)
+        self._place = place
+        self.trainer = HeadTrainer(head, o.learning_rate, o.learning_rate, o.average_decay, place)
         self.demonstrations = demonstrations
         self.own: list[Trajectory] = []
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.value = Critics(head.config.unmixed, 0, o.hidden, o.folds)
+            self.value = Critics(head.config.unmixed, 0, o.hidden, o.folds).to(place.device)
         self._optimiser = torch.optim.Adam(self.value.parameters(), lr=o.value_rate)
         self._rewarding = Rewarding(1, o.discount**o.thin, o.outcome, 0.0)
-        self._scales = noise_scales(o.noise, demonstrations, head.config)
+        self._scales = noise_scales(o.noise, demonstrations, head.config).to(place.device)
 
     @property
     def released(self) -> FlowHead:
@@ -105,24 +113,22 @@ class AwrLearner:
 
     def learn(self, fresh: list[Trajectory], seed: int, iteration: int) -> Update:
         """Take in fresh episodes and make the gradient steps of one iteration."""
-        o = self.options
+        o, place = self.options, self._place
         self.own += fresh
-        rng = np.random.default_rng([seed, iteration])
-        noise = torch.Generator().manual_seed(int(rng.integers(1 << 62)))
+        rng, chance = place.chance(seed, iteration)
         returns = [self._rewarding.returns(kept) + o.shaping * kept.gains for kept in self.own]
         # Where no return differs from any other, what V is off by would pass for an advantage.
         differ = bool(returns) and float(np.ptp(np.concatenate(returns))) > 1e-3
         learns = differ or len(self.demonstrations) > 0
         value_loss, imitation, weight = [0.0], [0.0], [0.0]
         for _ in range(o.value_steps if self.own else 0):
-            features, _, reached, fold, _ = self._own_batch(o.batch, returns, rng)
-            value = self._value(disturb(features, self._scales, noise))
+            whole, _, targets, fold, _ = self._own_batch(o.batch, returns, rng)
+            features, reached = place.rows(whole), place.rows(targets)
+            value = self._value(disturb(features, self._scales, chance))
             errors = F.mse_loss(value, reached.expand_as(value), reduction="none")
-            seen = (torch.arange(len(value))[:, None] != fold).float()
-            loss = (errors * seen).sum() / seen.sum() * len(value)
-            self._optimiser.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
-            self._optimiser.step()
+            seen = (torch.arange(o.folds)[:, None] != fold).float()
+            loss = (errors * place.rows(seen, 1)).sum() / place.share(seen.sum()) * len(value)
+            place.step(loss, self._optimiser)
             value_loss.append(float(loss.detach()))
         shown = round(o.batch * o.demonstration_share) if differ else o.batch
         shown = shown if self.demonstrations else 0
@@ -138,9 +144,10 @@ class AwrLearner:
                 )
                 chunks = torch.cat([chunks, torch.from_numpy(np.stack([c for _, c, _ in told]))])
                 weights = torch.cat([weights, torch.ones(shown)])
-            features = disturb(features, self._scales, noise)
-            losses = self.trainer.head.flow_loss(features, chunks, noise)
-            loss = (weights * losses).sum() / weights.sum().clamp(min=1.0)
+            features = disturb(place.rows(features), self._scales, chance)
+            losses = self.trainer.head.flow_loss(features, place.rows(chunks), chance)
+            total = place.share(weights.sum().clamp(min=1.0))
+            loss = (place.rows(weights) * losses).sum() / total
             self.trainer.step(loss)
             imitation.append(float(loss.detach()))
             weight.append(float(weights[: o.batch - shown].mean()) if shown < o.batch else 0.0)
@@ -166,7 +173,8 @@ class AwrLearner:
             return torch.zeros(0, settings.features), torch.zeros(shape), torch.zeros(0)
         features, chunks, reached, fold, stood = self._own_batch(count, returns, rng)
         with torch.no_grad():
-            advantage = reached - self._value(features)[fold, torch.arange(count)]
+            value = self._value(features.to(self._place.device)).cpu()
+            advantage = reached - value[fold, torch.arange(count)]
         weights = torch.exp(advantage / (o.beta * advantage.std(unbiased=False) + 1e-6))
         weights = weights.clamp(max=o.most_weight) * (advantage >= o.least_advantage) * ~stood
         return features, chunks, weights
@@ -195,16 +203,11 @@ class AwrLearner:
         return values
 
     def state(self) -> dict[str, np.ndarray]:
-        value = {f"value/{k}": v.detach().numpy() for k, v in self.value.state_dict().items()}
-        return self.trainer.state() | value | moments(self._optimiser, self._named())
+        return self.trainer.state() | state_of({"value": self.value}, self._optimiser)
 
     def restore(self, tensors: Mapping[str, np.ndarray], what: str) -> None:
         self.trainer.restore(tensors, what)
-        restore_modules({"value": self.value}, tensors, what)
-        restore_moments(self._optimiser, self._named(), tensors)
-
-    def _named(self) -> dict[str, torch.nn.Parameter]:
-        return {f"value/{name}": p for name, p in self.value.named_parameters()}
+        restore_state({"value": self.value}, self._optimiser, tensors, what)
 
 
 def _pick(

@@ -22,6 +22,7 @@ from torch.nn import functional as F
 from contracts import config
 from contracts.errors import ConfigError
 from trainer.interfaces import Update
+from trainer.policies.chance import Chance
 from trainer.policies.flow import Critic, FlowHead
 from trainer.policies.noise import disturb
 from trainer.refiners.episodic import (
@@ -34,6 +35,7 @@ from trainer.refiners.episodic import (
 )
 from trainer.refiners.experience import Trajectory, noise_scales, outcomes
 from trainer.refiners.head import HeadTrainer
+from trainer.refiners.placement import ALONE, Placement
 
 _RANGES = {
     **dict.fromkeys(("demonstration_share", "average_decay"), (0.0, 1.0)),
@@ -80,6 +82,7 @@ class BestOfN(Episodic[Trajectory]):
         demonstrations: Sequence[Path],
         options: Mapping[str, Any],
         seed: int,
+        place: Placement = ALONE,
     ) -> None:
         o = config.convert(dict(options), BestOfNOptions, "refiner options")
         check_options(o, _RANGES)
@@ -89,8 +92,8 @@ class BestOfN(Episodic[Trajectory]):
                 expected=f"below most_gain, which is {o.most_gain:g}",
                 found=o.least_gain,
             )
-        ground = Ground(package, demonstrations, o, seed)
-        learner = Learner(ground.policy.head, ground.demonstrations, o)
+        ground = Ground(package, demonstrations, o, seed, place=place)
+        learner = Learner(ground.policy.head, ground.demonstrations, o, place)
         super().__init__(ground, ground.trajectory, learner, seed)
 
 
@@ -98,17 +101,21 @@ class Learner:
     """The method itself, on arrays. `own`: all labelled episodes so far, `demonstrations` for good."""
 
     def __init__(
-        self, head: FlowHead, demonstrations: list[Trajectory], options: BestOfNOptions
+        self,
+        head: FlowHead,
+        demonstrations: list[Trajectory],
+        options: BestOfNOptions,
+        place: Placement = ALONE,
     ) -> None:
-        self.options = options
-        self.trainer = HeadTrainer(
-            head, options.learning_rate, options.critic_learning_rate, options.average_decay
-        )
-        self._base = copy.deepcopy(head).requires_grad_(False) if options.anchor > 0 else None
+        o = self.options = options
+        self._place = place
+        rates = o.learning_rate, o.critic_learning_rate
+        self.trainer = HeadTrainer(head, *rates, o.average_decay, place)
+        self._base = copy.deepcopy(head).requires_grad_(False) if o.anchor > 0 else None
         self.demonstrations = demonstrations
         self.own: list[Trajectory] = []
-        self._scales = noise_scales(options.noise, demonstrations, head.config)
-        self._passed = options.late * head.config.action_size
+        self._scales = noise_scales(o.noise, demonstrations, head.config).to(place.device)
+        self._passed = o.late * head.config.action_size
 
     @property
     def released(self) -> FlowHead:
@@ -121,8 +128,7 @@ class Learner:
         self.own += fresh
         successes = [kept for kept in self.own if kept.success and len(kept.moving)]
         judging = o.samples > 1 and len(self.own) >= max(1, o.critic_after) and self._differ()
-        rng = np.random.default_rng([seed, iteration])
-        noise = torch.Generator().manual_seed(int(rng.integers(1 << 62)))
+        rng, chance = self._place.chance(seed, iteration)
         from_demonstrations = round(o.batch * o.demonstration_share) if successes else o.batch
         if not self.demonstrations:
             from_demonstrations = 0
@@ -134,19 +140,20 @@ class Learner:
                     (successes, o.batch - from_demonstrations),
                 ],
                 rng,
+                self._place,
                 imitated=True,
             )
-            features = disturb(features, self._scales, noise)
-            loss = self.trainer.head.flow_loss(features, chunks, noise).mean()
+            features = disturb(features, self._scales, chance)
+            loss = self.trainer.head.flow_loss(features, chunks, chance).mean()
             imitation.append(float(loss.detach()))
             if self._base is not None and self.own:
-                features, chunks, _ = _batch([(self.own, o.batch)], rng)
-                features = disturb(features, self._scales, noise)
-                strayed = self.trainer.head.drift(self._base, features, chunks, noise).mean()
+                features, chunks, _ = _batch([(self.own, o.batch)], rng, self._place)
+                features = disturb(features, self._scales, chance)
+                strayed = self.trainer.head.drift(self._base, features, chunks, chance).mean()
                 drift.append(float(strayed.detach()))
                 loss = loss + o.anchor * strayed
             if judging:
-                judged = self._critic_loss(rng, noise)
+                judged = self._critic_loss(rng, chance)
                 critic.append(float(judged.detach()))
                 loss = loss + judged
             self.trainer.step(loss)
@@ -182,32 +189,36 @@ class Learner:
         gains = np.concatenate([kept.gains for kept in self.own])
         return float(np.ptp(gains)) > 1e-3
 
-    def _critic_loss(self, rng: np.random.Generator, noise: torch.Generator) -> torch.Tensor:
+    def _critic_loss(self, rng: np.random.Generator, chance: Chance) -> torch.Tensor:
         """Cross-entropy against the gain as a share of the range that is told apart; every critic has its
         own share of the batch left out, so that they disagree where data are few."""
         o = self.options
-        features, chunks, gains = _batch([(self.own, o.critic_batch)], rng)
+        features, chunks, gains = _batch([(self.own, o.critic_batch)], rng, self._place)
         target = ((gains - o.least_gain) / (o.most_gain - o.least_gain)).clamp(0.0, 1.0)
         head = self.trainer.head
-        features = disturb(features, self._scales, noise)
+        features = disturb(features, self._scales, chance)
         judged = head.normalise(features, chunks)
         judged[:, : self._passed] = 0.0
         logits = head.critic_logits(features, judged)
-        kept = torch.from_numpy((rng.random(logits.shape) < 0.7).astype(np.float32))
+        shape = len(logits), o.critic_batch
+        whole = torch.from_numpy((rng.random(shape) < 0.7).astype(np.float32))
+        kept = self._place.rows(whole, 1)
         losses = F.binary_cross_entropy_with_logits(
             logits, target.expand_as(logits), reduction="none"
         )
-        return (losses * kept).sum() / kept.sum() * len(logits)
+        return (losses * kept).sum() / self._place.share(whole.sum()) * len(logits)
 
 
 def _batch(
     sources: list[tuple[list[Trajectory], int]],
     rng: np.random.Generator,
+    place: Placement,
     *,
     imitated: bool = False,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """So many steps from each list of episodes, every episode as likely as any other: features [B, F],
-    chunks [B, T, A] and gains [B]. `imitated`: none in which the arm only waited."""
+    chunks [B, T, A] and gains [B], or this process's rows of them. `imitated`: none in which the arm only
+    waited."""
     features, chunks, gains = [], [], []
     for episodes, count in sources:
         for pick in rng.integers(len(episodes), size=count) if episodes else ():
@@ -218,7 +229,7 @@ def _batch(
             chunks.append(kept.chunks[at])
             gains.append(float(kept.gains[at]))
     return (
-        torch.from_numpy(np.stack(features)),
-        torch.from_numpy(np.stack(chunks)),
-        torch.tensor(gains, dtype=torch.float32),
+        place.rows(torch.from_numpy(np.stack(features))),
+        place.rows(torch.from_numpy(np.stack(chunks))),
+        place.rows(torch.tensor(gains, dtype=torch.float32)),
     )

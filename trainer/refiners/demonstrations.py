@@ -11,6 +11,7 @@ from typing import Any
 
 from trainer.interfaces import ScoredEpisode, Update
 from trainer.refiners.bestofn import BestOfN
+from trainer.refiners.placement import ALONE, Placement
 
 
 class DemonstrationsOnly(BestOfN):
@@ -23,12 +24,14 @@ class DemonstrationsOnly(BestOfN):
         demonstrations: Sequence[Path],
         options: Mapping[str, Any],
         seed: int,
+        place: Placement = ALONE,
     ) -> None:
         super().__init__(
             package=package,
             demonstrations=demonstrations,
             options={**options, "samples": 1},
             seed=seed,
+            place=place,
         )
 
     def read(self, scored: ScoredEpisode, iteration: int) -> None:

@@ -28,6 +28,7 @@ from torch.nn import functional as F
 from contracts import config
 from trainer.interfaces import Update
 from trainer.policies.actors import actor_tensors, policy_of_package
+from trainer.policies.chance import Chance
 from trainer.policies.flow import FlowHead
 from trainer.policies.noise import disturb
 from trainer.policies.noise_actor import SteeredHead
@@ -41,7 +42,8 @@ from trainer.refiners.episodic import (
     require_scored,
 )
 from trainer.refiners.experience import Trajectory, noise_scales, outcomes
-from trainer.refiners.head import moments, restore_modules, restore_moments
+from trainer.refiners.head import moments, restore_moments, restore_state, state_of
+from trainer.refiners.placement import ALONE, Placement
 
 _RANGES = {
     **dict.fromkeys(("demonstration_share", "target_rate", "average_decay"), (0.0, 1.0)),
@@ -101,13 +103,14 @@ class Dsrl(Episodic[Trajectory]):
         demonstrations: Sequence[Path],
         options: Mapping[str, Any],
         seed: int,
+        place: Placement = ALONE,
     ) -> None:
         o = config.convert(dict(options), DsrlOptions, "refiner options")
         check_options(o, _RANGES)
         require_scored(o.shaping, demonstrations)
         steered = functools.partial(policy_of_package, kind=SteeredHead)
-        ground = Ground(package, demonstrations, o, seed, steered, o.execute, o.late)
-        learner = DsrlLearner(ground.policy.head, ground.demonstrations, o, seed)
+        ground = Ground(package, demonstrations, o, seed, steered, o.execute, o.late, place)
+        learner = DsrlLearner(ground.policy.head, ground.demonstrations, o, seed, place)
         super().__init__(ground, ground.trajectory, learner, seed)
 
 
@@ -115,29 +118,33 @@ class DsrlLearner:
     """The method itself, on arrays. `own`: all labelled episodes so far, `demonstrations` for good."""
 
     def __init__(
-        self, head: FlowHead, demonstrations: list[Trajectory], options: DsrlOptions, seed: int
+        self,
+        head: FlowHead,
+        demonstrations: list[Trajectory],
+        options: DsrlOptions,
+        seed: int,
+        place: Placement = ALONE,
     ) -> None:
         assert isinstance(head, SteeredHead)
         o = self.options = options
-        self.head = head.requires_grad_(False)
+        self._place = place
+        self.head = head.to(place.device).requires_grad_(False)
         self._average = copy.deepcopy(head)
         self.demonstrations = demonstrations
         self.own: list[Trajectory] = []
         size = head.config.chunk_length * head.config.action_size
         self._executed = executed(o.execute, o.late, head.config.action_size)
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             judged = o.execute * head.config.action_size
             self.q_a = Critics(head.config.unmixed, judged, o.hidden, o.ensemble)
             # Of all features: the flow makes its chunk of them.
             of_w = Critics(head.config.features, size, o.hidden, o.ensemble) if o.distil else None
-        self.q_w = of_w
+        self.q_a, self.q_w = self.q_a.to(place.device), of_w.to(place.device) if of_w else None
         self.actor = head.noise_actor.requires_grad_(True)
-        self.log_alpha = nn.Parameter(torch.tensor([float(np.log(o.temperature))]))
+        log_alpha = torch.tensor([float(np.log(o.temperature))], device=place.device)
+        self.log_alpha = nn.Parameter(log_alpha)
         self.q_a_target = copy.deepcopy(self.q_a).requires_grad_(False)
-        self._parameters: dict[str, nn.Parameter] = {"log_alpha": self.log_alpha}
-        for name, module in self._modules().items():
-            self._parameters |= {f"{name}/{k}": p for k, p in module.named_parameters()}
         self._learning = [m for m in (self.actor, self.q_a, self.q_w) if m is not None]
         learned = nn.ModuleList(self._learning).parameters()
         self._optimiser = torch.optim.Adam(learned, lr=o.learning_rate)
@@ -145,7 +152,7 @@ class DsrlLearner:
         self._rewarding = Rewarding.of_chunks(
             o.execute, o.thin, o.discount, o.outcome, o.shaping, o.graded
         )
-        self._scales = noise_scales(o.noise, demonstrations, head.config)
+        self._scales = noise_scales(o.noise, demonstrations, head.config).to(place.device)
 
     def _modules(self) -> dict[str, nn.Module]:
         found = {"actor": self.actor, "q_a": self.q_a, "target": self.q_a_target}
@@ -161,8 +168,7 @@ class DsrlLearner:
         """Take in fresh episodes and make the gradient steps of one iteration."""
         o = self.options
         self.own += fresh
-        rng = np.random.default_rng([seed, iteration])
-        generator = torch.Generator().manual_seed(int(rng.integers(1 << 62)))
+        rng, chance = self._place.chance(seed, iteration)
         found: list[dict[str, float]] = []
         steps = o.steps if len(self.own) >= max(1, o.after) else 0
         shown = round(o.batch * o.demonstration_share) if self.demonstrations else 0
@@ -171,10 +177,10 @@ class DsrlLearner:
             Source(self.own, o.batch - shown, self._rewarding),
         ]
         for step in range(steps):
-            batch = draw_batch(sources, rng)
+            batch = self._place.batch(draw_batch(sources, rng))
             # For what learns alone: with the state's noise on chunks no critic could tell degrees apart.
-            seen = disturb(batch.features, self._scales, generator)
-            found.append(self._step(batch, seen, rng, generator, acts=step % o.actor_every == 0))
+            seen = disturb(batch.features, self._scales, chance)
+            found.append(self._step(batch, seen, rng, chance, acts=step % o.actor_every == 0))
         names = found[0] if found else {}
         return Update(
             tensors=actor_tensors(self._average),
@@ -191,14 +197,14 @@ class DsrlLearner:
         batch: Batch,
         seen: torch.Tensor,
         rng: np.random.Generator,
-        generator: torch.Generator,
+        chance: Chance,
         *,
         acts: bool,
     ) -> dict[str, float]:
         """One step of the critics and, if it `acts`, of pi^W and the temperature."""
         o, head = self.options, self.head
         with torch.no_grad():
-            w_next, _ = self.draw(batch.following, generator)
+            w_next, _ = self.draw(batch.following, chance)
             next_chunks = head.integrate(batch.following, w_next)
             pair = rng.choice(o.ensemble, size=min(2, o.ensemble), replace=False)
             values = self.q_a_target(batch.following, self._judged(next_chunks))[pair]
@@ -208,11 +214,11 @@ class DsrlLearner:
         loss = F.mse_loss(q_a, y.expand_as(q_a))
         found = {"q_a_loss": float(loss.detach())}
         if self.q_w is not None:
-            loss_w = self._distil(self.q_w, batch.features, seen, generator)
+            loss_w = self._distil(self.q_w, batch.features, seen, chance)
             loss = loss + loss_w
             found["q_w_loss"] = float(loss_w.detach())
         if acts:
-            noises, log_pi = self.draw(seen, generator)
+            noises, log_pi = self.draw(seen, chance)
             value = self._climbed(batch.features, seen, noises)
             alpha = self.log_alpha.exp()
             entropy = -log_pi / noises.shape[1]
@@ -221,25 +227,21 @@ class DsrlLearner:
             loss = loss + alpha * (entropy.mean().detach() - o.entropy)
             found |= {"value": float(value.mean().detach()), "alpha": float(alpha.detach())}
             found |= {"entropy": float(entropy.mean().detach()), "away": float(away.detach())}
-        self._optimiser.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        for module in self._learning:
-            torch.nn.utils.clip_grad_norm_(module.parameters(), 1.0)
-        self._optimiser.step()
+        self._place.step(loss, self._optimiser, *(m.parameters() for m in self._learning))
         follow(self.q_a_target, self.q_a, o.target_rate)
         if acts:
             follow(self._average.noise_actor, self.actor, 1.0 - o.average_decay)
         return found
 
     def _distil(
-        self, q_w: Critics, features: torch.Tensor, seen: torch.Tensor, generator: torch.Generator
+        self, q_w: Critics, features: torch.Tensor, seen: torch.Tensor, chance: Chance
     ) -> torch.Tensor:
         """How far Q^W is from Q^A of what the flow makes of noises: half of them where the flow was trained,
         half where the actor goes."""
         with torch.no_grad():
-            w, _ = self.draw(seen, generator)
+            w, _ = self.draw(seen, chance)
             bound = self.actor.noise.bound
-            w[::2] = torch.randn(w[::2].shape, generator=generator).clamp(-bound, bound)
+            w[::2] = chance.normal(w[::2].shape).clamp(-bound, bound)
             wanted = self.q_a(seen, self._judged(self.head.integrate(features, w)))
         return F.mse_loss(q_w(features, w), wanted)
 
@@ -264,12 +266,10 @@ class DsrlLearner:
         square = (mean**2 + torch.exp(2.0 * log_std)) * math.exp(-2.0 * base)
         return (0.5 * square - 0.5 + base - log_std).mean(1)
 
-    def draw(
-        self, features: torch.Tensor, generator: torch.Generator
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def draw(self, features: torch.Tensor, chance: Chance) -> tuple[torch.Tensor, torch.Tensor]:
         """Noises [B, T*A] of the actor's and log pi of each [B]."""
         mean, log_std = self.actor.distribution(features)
-        draws = torch.randn(mean.shape, generator=generator)
+        draws = chance.normal(mean.shape)
         spread = mean + log_std.exp() * draws
         bound = self.actor.noise.bound
         gaussian = -0.5 * draws**2 - log_std - 0.5 * float(np.log(2 * np.pi))
@@ -284,13 +284,12 @@ class DsrlLearner:
 
     def state(self) -> dict[str, np.ndarray]:
         """Everything that `restore` needs, by name."""
-        out = {"log_alpha": self.log_alpha.detach().numpy()}
-        for name, module in self._modules().items():
-            out |= {f"{name}/{k}": v.detach().numpy() for k, v in module.state_dict().items()}
-        return out | moments(self._optimiser, self._parameters)
+        kept = moments(self._optimiser, {"log_alpha": self.log_alpha})
+        kept["log_alpha"] = self.log_alpha.detach().cpu().numpy()
+        return kept | state_of(self._modules(), self._optimiser)
 
     def restore(self, tensors: Mapping[str, np.ndarray], what: str) -> None:
         """Take back what `state` gave. Raises `PackageError` if it is another refiner's."""
-        restore_modules(self._modules(), tensors, what)
+        restore_state(self._modules(), self._optimiser, tensors, what)
         self.log_alpha.data.copy_(torch.from_numpy(np.array(tensors["log_alpha"])))
-        restore_moments(self._optimiser, self._parameters, tensors)
+        restore_moments(self._optimiser, {"log_alpha": self.log_alpha}, tensors)

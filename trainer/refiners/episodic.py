@@ -11,7 +11,7 @@ import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import msgspec
 import numpy as np
@@ -28,6 +28,7 @@ from trainer.interfaces import ScoredEpisode, Update
 from trainer.policies.flow import FlowPolicy
 from trainer.policies.noise import FeatureNoise
 from trainer.refiners.experience import FrozenTrunk, Trajectory
+from trainer.refiners.placement import ALONE, Placement
 
 STATE_FILE = "refiner.json"
 TENSORS_FILE = "refiner.safetensors"
@@ -82,17 +83,20 @@ class Ground:
     def __init__(
         self,
         package: Path,
-        demonstrations: Sequence[Path],
+        demonstrations: Sequence[Path] | Sequence[Trajectory],
         options: EpisodicOptions,
         seed: int,
         policy_of: Callable[[Package], FlowPolicy] = FlowPolicy.from_package,
         execute: int = 0,
         late: int = 0,
+        place: Placement = ALONE,
     ) -> None:
         """`execute`: actions of a chunk that the robot executes, where a method counts by them (0: all),
-        after so many that have passed when it arrives (`late`).
+        after so many that have passed when it arrives (`late`). `demonstrations`: data sets, or what another
+        process has read of them.
         Raises `EntracteError`: options out of range, another kind of package, a damaged data set."""
         o = self._options = options
+        self.place = place
         self._execute, self._late, self._told = execute, late, False
         rows = [(n, getattr(o, n), 1, math.inf) for n in ("thin", "views", "demonstration_views")]
         rows += [("threads", o.threads, 1, math.inf), ("discount", o.discount, 0, 1)]
@@ -118,8 +122,10 @@ class Ground:
                 found=late,
             )
         rng = np.random.default_rng(seed)
-        self.demonstrations = self.trunk.demonstrations(
-            demonstrations, o.thin, o.demonstration_views, rng
+        folders = [one for one in demonstrations if not isinstance(one, Trajectory)]
+        self.demonstrations = [one for one in demonstrations if isinstance(one, Trajectory)]
+        self.demonstrations += self.trunk.demonstrations(
+            folders, o.thin, o.demonstration_views, rng
         )
 
     def trajectory(self, scored: ScoredEpisode, rng: np.random.Generator) -> Trajectory:
@@ -155,6 +161,7 @@ class Ground:
 class Learner(Protocol[Read]):
     """A method, on arrays. `own`: the episodes that later updates need, in the order in which they came."""
 
+    options: Any
     own: list[Trajectory]
 
     @property
@@ -196,7 +203,10 @@ class Episodic(Generic[Read]):
         learner: Learner[Read],
         seed: int,
     ) -> None:
-        self._package, self._read, self._learner = ground.package, read, learner
+        self._package, self._read = ground.package, read
+        self.learner = ground.place.learner(
+            learner, type(self), ground.package.folder, ground.demonstrations, seed
+        )
         self._package_id = ground.package.package_id
         self._trunk, self._thin, self._seed, self._iteration = ground.trunk, ground.thin, seed, 0
         self._begin(0)
@@ -226,8 +236,8 @@ class Episodic(Generic[Read]):
         fresh = [kept for _, kept in self._ahead if kept is not None]
         labelled = sum(one.success is not None and one.episode.steps > 0 for one in episodes)
         self._begin(0)
-        update = self._learner.learn(fresh, self._seed, iteration)
-        answers = answers_of(self._package, self._learner.released)
+        update = self.learner.learn(fresh, self._seed, iteration)
+        answers = answers_of(self._package, self.learner.released)
         update = dataclasses.replace(update, answers=answers)
         update.metrics["skipped"] = float(len(episodes) - labelled)
         update.metrics["unfit"] = float(labelled - len(fresh))
@@ -252,8 +262,8 @@ class Episodic(Generic[Read]):
             return None
 
     def save(self, path: Path) -> None:
-        own = self._learner.own
-        tensors = self._learner.state()
+        own = self.learner.own
+        tensors = self.learner.state()
         for index, kept in enumerate(own):
             tensors |= kept.tensors(f"own/{index}/")
         successes = tuple(kept.success for kept in own)
@@ -279,8 +289,8 @@ class Episodic(Generic[Read]):
             )
         data = atomic.read_bytes(path / TENSORS_FILE, 1 << 32)
         tensors = read_safetensors(data, str(path))
-        self._learner.restore(tensors, str(path))
-        self._learner.own[:] = [
+        self.learner.restore(tensors, str(path))
+        self.learner.own[:] = [
             Trajectory.of(tensors, f"own/{index}/", success)
             for index, success in enumerate(state.successes)
         ]

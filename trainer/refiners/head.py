@@ -13,6 +13,7 @@ import torch
 
 from contracts.errors import PackageError
 from trainer.policies.flow import FlowHead, head_tensors
+from trainer.refiners.placement import ALONE, Placement
 
 # Adam's own defaults, spelled out: resuming relies on knowing all that it keeps.
 _BETAS = (0.9, 0.999)
@@ -23,9 +24,14 @@ class HeadTrainer:
     """`head` is trained, `average` is published."""
 
     def __init__(
-        self, head: FlowHead, learning_rate: float, critic_rate: float, decay: float
+        self,
+        head: FlowHead,
+        learning_rate: float,
+        critic_rate: float,
+        decay: float,
+        place: Placement = ALONE,
     ) -> None:
-        self.head = head
+        self.head, self._place = head.to(place.device), place
         self.average = copy.deepcopy(head).requires_grad_(False)
         self._decay = decay
         self._parameters = dict(head.named_parameters())
@@ -43,11 +49,7 @@ class HeadTrainer:
 
     def step(self, loss: torch.Tensor) -> None:
         """One gradient step, each part's gradient clipped to norm 1, and one of the average."""
-        self._optimiser.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        for group in self._groups:
-            torch.nn.utils.clip_grad_norm_(group, 1.0)
-        self._optimiser.step()
+        self._place.step(loss, self._optimiser, *self._groups)
         with torch.no_grad():
             averages: list[torch.Tensor] = list(self.average.parameters())
             torch._foreach_lerp_(averages, list(self.head.parameters()), 1.0 - self._decay)
@@ -58,14 +60,51 @@ class HeadTrainer:
 
     def state(self) -> dict[str, np.ndarray]:
         """Everything that `restore` needs, by name."""
-        out = {f"trained/{k}": v.detach().numpy() for k, v in self.head.state_dict().items()}
-        out |= {f"average/{k}": v.detach().numpy() for k, v in self.average.state_dict().items()}
-        return out | moments(self._optimiser, self._parameters)
+        return arrays_of(self._modules()) | moments(self._optimiser, self._parameters)
 
     def restore(self, tensors: Mapping[str, np.ndarray], what: str) -> None:
         """Take back what `state` gave; raises `PackageError` if it is another head's."""
-        restore_modules({"trained": self.head, "average": self.average}, tensors, what)
+        restore_modules(self._modules(), tensors, what)
         restore_moments(self._optimiser, self._parameters, tensors)
+
+    def _modules(self) -> dict[str, torch.nn.Module]:
+        return {"trained": self.head, "average": self.average}
+
+
+def arrays_of(modules: Mapping[str, torch.nn.Module]) -> dict[str, np.ndarray]:
+    """All that these hold, as "<module>/<name>"."""
+    return {
+        f"{of}/{name}": value.detach().cpu().numpy()
+        for of, module in modules.items()
+        for name, value in module.state_dict().items()
+    }
+
+
+def parameters_of(modules: Mapping[str, torch.nn.Module]) -> dict[str, torch.nn.Parameter]:
+    """What can be learned of them, by the same names."""
+    return {
+        f"{of}/{name}": parameter
+        for of, module in modules.items()
+        for name, parameter in module.named_parameters()
+    }
+
+
+def state_of(
+    modules: Mapping[str, torch.nn.Module], optimiser: torch.optim.Optimizer
+) -> dict[str, np.ndarray]:
+    """What these hold, and what their optimiser keeps of them."""
+    return arrays_of(modules) | moments(optimiser, parameters_of(modules))
+
+
+def restore_state(
+    modules: Mapping[str, torch.nn.Module],
+    optimiser: torch.optim.Optimizer,
+    tensors: Mapping[str, np.ndarray],
+    what: str,
+) -> None:
+    """Take back what `state_of` gave. Raises `PackageError` if it is another's."""
+    restore_modules(modules, tensors, what)
+    restore_moments(optimiser, parameters_of(modules), tensors)
 
 
 def restore_modules(
@@ -86,7 +125,7 @@ def moments(
 ) -> dict[str, np.ndarray]:
     """All that Adam keeps of these parameters, as "<moment>/<name>"."""
     return {
-        f"{key}/{name}": value.numpy()
+        f"{key}/{name}": value.cpu().numpy()
         for name, parameter in parameters.items()
         for key, value in optimiser.state.get(parameter, {}).items()
     }
@@ -98,9 +137,13 @@ def restore_moments(
     tensors: Mapping[str, np.ndarray],
 ) -> None:
     """Take back what `moments` gave, and nothing of before."""
+    fused = any(group.get("fused") for group in optimiser.param_groups)
     for name, parameter in parameters.items():
         kept = {
-            key: torch.from_numpy(np.array(tensors[f"{key}/{name}"]))
+            # Adam counts its steps on the CPU unless it is fused.
+            key: torch.from_numpy(np.array(tensors[f"{key}/{name}"])).to(
+                parameter.device if fused or key != "step" else "cpu"
+            )
             for key in _MOMENTS
             if f"{key}/{name}" in tensors
         }

@@ -33,7 +33,8 @@ from trainer.policies.flow import FlowHead
 from trainer.refiners.critics import Critics
 from trainer.refiners.episodic import Episodic, EpisodicOptions, Ground, check_options
 from trainer.refiners.experience import Trajectory
-from trainer.refiners.head import HeadTrainer, moments, restore_modules, restore_moments
+from trainer.refiners.head import HeadTrainer, restore_state, state_of
+from trainer.refiners.placement import ALONE, Placement
 from trainer.refiners.rollout import Rollout, rollout
 
 _RANGES = {
@@ -83,12 +84,13 @@ class Ppo(Episodic[Rollout]):
         demonstrations: Sequence[Path],
         options: Mapping[str, Any],
         seed: int,
+        place: Placement = ALONE,
     ) -> None:
         o = config.convert(dict(options), PpoOptions, "refiner options")
         check_options(o, _RANGES)
         # No demonstrations: what was imitated from them is what `anchor` holds to.
-        ground = Ground(package, (), EpisodicOptions(threads=o.threads), seed)
-        learner, trunk = PpoLearner(ground.policy.head, o, seed), ground.trunk
+        ground = Ground(package, (), EpisodicOptions(threads=o.threads), seed, place=place)
+        learner, trunk = PpoLearner(ground.policy.head, o, seed, place), ground.trunk
         super().__init__(ground, lambda one, _: rollout(trunk, one, o.discount), learner, seed)
 
 
@@ -115,15 +117,18 @@ class Chunks(NamedTuple):
 class PpoLearner:
     """The method itself, on arrays. Keeps no episode: each update is of what came since the last."""
 
-    def __init__(self, head: FlowHead, options: PpoOptions, seed: int) -> None:
+    def __init__(
+        self, head: FlowHead, options: PpoOptions, seed: int, place: Placement = ALONE
+    ) -> None:
         o = self.options = options
+        self._place = place
         self.own: list[Trajectory] = []
-        self._base = copy.deepcopy(head).requires_grad_(False)
         # No average: the ratio is to the weights that acted, so those are published.
-        self.trainer = HeadTrainer(head, o.learning_rate, o.learning_rate, decay=0.0)
-        with torch.random.fork_rng():
+        self.trainer = HeadTrainer(head, o.learning_rate, o.learning_rate, 0.0, place)
+        self._base = copy.deepcopy(head).requires_grad_(False)
+        with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.value = Critics(head.config.unmixed, 0, o.hidden, 1)
+            self.value = Critics(head.config.unmixed, 0, o.hidden, 1).to(place.device)
         for parameter in list(self.value.parameters())[-2:]:
             nn.init.zeros_(parameter)  # an untrained V is 0 and finds no advantage in nothing
         self._optimiser = torch.optim.Adam(self.value.parameters(), lr=o.value_rate)
@@ -158,12 +163,15 @@ class PpoLearner:
         for _ in range(o.epochs):
             order = torch.from_numpy(rng.permutation(count))
             for at in range(0, count, o.batch):
-                batch = Chunks(*(column[order[at : at + o.batch]] for column in chunks))
-                value_loss.append(self._fit_value(batch))
+                whole = Chunks(*(column[order[at : at + o.batch]] for column in chunks))
+                batch = self._place.batch(whole)
+                error = F.mse_loss(self._value(batch.features), batch.value)
+                self._place.step(error, self._optimiser)
+                value_loss.append(float(error.detach()))
                 if not moves:
                     continue
-                loss, found = self._loss(batch)
-                moves = found["kl"] <= o.kl
+                loss, found = self._loss(batch, whole)
+                moves = self._place.mean(found["kl"]) <= o.kl
                 if moves:
                     self.trainer.step(loss)
                     steps += 1
@@ -187,7 +195,7 @@ class PpoLearner:
         """A of every chunk of an episode (GAE, equation 16) and what V is regressed on, [M] each."""
         o = self.options
         with torch.no_grad():
-            value = self._value(torch.from_numpy(kept.features)).numpy().copy()
+            value = self._value(self._place.tensor(kept.features)).cpu().numpy().copy()
         along, gamma = kept.along.copy(), o.discount**kept.actions
         if kept.ended:  # nothing comes after; a potential that ends at 0 changes no policy's rank
             value[-1] = along[-1] = 0.0
@@ -212,18 +220,18 @@ class PpoLearner:
 
     def _chunks(self, episodes: list[Rollout]) -> Chunks:
         """What the update is made from: everything that theta_old and the base say of it."""
-        o = self.options
+        o, tensor = self.options, self._place.tensor
 
         def column(name: str) -> torch.Tensor:
             found = [np.broadcast_to(getattr(k, name), k.offset.shape) for k in episodes]
-            return torch.from_numpy(np.concatenate(found))
+            return tensor(np.concatenate(found))
 
         parts = zip(*((k.features[:-1], k.noise, k.executed) for k in episodes), strict=True)
-        features, noise, executed = (torch.from_numpy(np.concatenate(part)) for part in parts)
+        features, noise, executed = (tensor(np.concatenate(part)) for part in parts)
         offset, sigma, asked = column("offset"), column("sigma"), column("asked")
         # Above theta_old's is only, where nothing was learned yet, a release that another trainer made.
         ages = [self._release - k.version if k.version <= self._release else 1 for k in episodes]
-        age = torch.from_numpy(np.repeat(ages, [len(k.noise) for k in episodes]))
+        age = tensor(np.repeat(ages, [len(k.noise) for k in episodes]))
         precision = torch.where(sigma > 0, 1.0 / sigma, 0.0)
         with torch.no_grad():
             mean, _ = self.mean(features, noise, executed)
@@ -243,7 +251,7 @@ class PpoLearner:
         tried, precision = (torch.where(usable[:, None], x, 0.0) for x in (tried, precision))
         both = [self.gae(kept) for kept in episodes]
         advantage, value = (
-            torch.from_numpy(np.concatenate(each)).float() for each in zip(*both, strict=True)
+            tensor(np.concatenate(each)).float() for each in zip(*both, strict=True)
         )
         if usable.any():
             spread = float(advantage[usable].std(unbiased=False))
@@ -251,29 +259,25 @@ class PpoLearner:
         known = (features, noise, executed, mean + tried, precision, mean, base)
         return Chunks(*known, weight, advantage, value, apart)
 
-    def _loss(self, c: Chunks) -> tuple[torch.Tensor, dict[str, float]]:
-        """-L^CLIP (PPO, equation 7) with what `anchor` adds, and figures."""
-        o = self.options
+    def _loss(
+        self, c: Chunks, whole: Chunks | None = None
+    ) -> tuple[torch.Tensor, dict[str, float]]:
+        """-L^CLIP (PPO, equation 7) with what `anchor` adds, and figures; `whole`: what `c` is a share of."""
+        o, whole = self.options, whole or c
+        share = len(c.weight) / len(whole.weight)
         mean, flat = self.mean(c.features, c.noise, c.executed)
         new, old = (_log_density(c.action - m, c.precision) for m in (mean, c.mean))
         ratio = (new - old).exp()
         clipped = ratio.clamp(1.0 - o.clip, 1.0 + o.clip)
         surrogate = torch.minimum(ratio * c.advantage, clipped * c.advantage)
-        gained = (c.weight * surrogate).sum() / c.weight.sum().clamp(min=1.0)
+        gained = (c.weight * surrogate).sum() / (share * whole.weight.sum().clamp(min=1.0))
         drift = F.mse_loss(flat, c.base)
         # Of two normal distributions with the same sigma; exact, and 0 of a chunk that is left out.
-        count = (c.weight > 0).sum().clamp(min=1)
+        count = share * (whole.weight > 0).sum().clamp(min=1)
         kl = -_log_density(mean - c.mean, c.precision).sum() / count
         off = (ratio != clipped).sum() / count
         figures = {"loss": -gained, "kl": kl, "clipped": off, "drift": drift}
         return o.anchor * drift - gained, {n: float(v.detach()) for n, v in figures.items()}
-
-    def _fit_value(self, c: Chunks) -> float:
-        loss = F.mse_loss(self._value(c.features), c.value)
-        self._optimiser.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        self._optimiser.step()
-        return float(loss.detach())
 
     def _value(self, features: torch.Tensor) -> torch.Tensor:
         """V(s) [N]."""
@@ -281,18 +285,14 @@ class PpoLearner:
         return values
 
     def state(self) -> dict[str, np.ndarray]:
-        value = {f"value/{k}": v.detach().numpy() for k, v in self.value.state_dict().items()}
         release = {"release": np.array([self._release], np.int64)}
-        return self.trainer.state() | value | release | moments(self._optimiser, self._named())
+        value = state_of({"value": self.value}, self._optimiser)
+        return self.trainer.state() | value | release
 
     def restore(self, tensors: Mapping[str, np.ndarray], what: str) -> None:
         self.trainer.restore(tensors, what)
-        restore_modules({"value": self.value}, tensors, what)
-        restore_moments(self._optimiser, self._named(), tensors)
+        restore_state({"value": self.value}, self._optimiser, tensors, what)
         self._release = int(tensors["release"][0])
-
-    def _named(self) -> dict[str, nn.Parameter]:
-        return {f"value/{name}": p for name, p in self.value.named_parameters()}
 
 
 def _log_density(away: torch.Tensor, precision: torch.Tensor) -> torch.Tensor:

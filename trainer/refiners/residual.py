@@ -40,6 +40,7 @@ from torch.nn import functional as F
 from contracts import config
 from trainer.interfaces import ScoredEpisode, Update
 from trainer.policies.actors import actor_tensors, policy_of_package
+from trainer.policies.chance import Chance
 from trainer.policies.flow import FlowHead
 from trainer.policies.noise import disturb
 from trainer.policies.residual import ResidualHead
@@ -54,7 +55,14 @@ from trainer.refiners.episodic import (
     require_scored,
 )
 from trainer.refiners.experience import Trajectory, noise_scales, outcomes
-from trainer.refiners.head import moments, restore_modules, restore_moments
+from trainer.refiners.head import (
+    arrays_of,
+    moments,
+    parameters_of,
+    restore_modules,
+    restore_moments,
+)
+from trainer.refiners.placement import ALONE, Placement
 
 _RANGES = {
     **dict.fromkeys(("demonstration_share", "target_rate", "average_decay"), (0.0, 1.0)),
@@ -105,14 +113,15 @@ class Residual(Episodic[Trajectory]):
         demonstrations: Sequence[Path],
         options: Mapping[str, Any],
         seed: int,
+        place: Placement = ALONE,
     ) -> None:
         o = config.convert(dict(options), ResidualOptions, "refiner options")
         _check(o, demonstrations)
         corrected = functools.partial(policy_of_package, kind=ResidualHead)
-        ground = Ground(package, demonstrations, o, seed, corrected, o.execute, o.late)
+        ground = Ground(package, demonstrations, o, seed, corrected, o.execute, o.late, place)
         head, scale = ground.policy.head, ground.trunk.chunk.noise_scale
         assert isinstance(head, ResidualHead)
-        learner = ResidualLearner(head, ground.demonstrations, o, seed, scale)
+        learner = ResidualLearner(head, ground.demonstrations, o, seed, scale, place)
         super().__init__(ground, ground.trajectory, learner, seed)
         self._residual, self._degrees = learner, head.degrees
 
@@ -153,10 +162,12 @@ class ResidualLearner:
         options: ResidualOptions,
         seed: int,
         noise_scale: float = 1.0,
+        place: Placement = ALONE,
     ) -> None:
         assert isinstance(head, ResidualHead)
         o = self.options = options
-        self.head = head.requires_grad_(False)
+        self._place = place
+        self.head = head.to(place.device).requires_grad_(False)
         self.actor = head.residual.requires_grad_(True)
         self._average = copy.deepcopy(head).requires_grad_(False)
         self._slow = self._average.residual
@@ -164,22 +175,20 @@ class ResidualLearner:
         self.own: list[Trajectory] = []
         self._noise_scale = noise_scale
         self._executed = executed(o.execute, o.late, head.config.action_size)
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             judged = o.execute * head.config.action_size
-            self.q = Critics(head.config.unmixed, judged, o.hidden, o.ensemble)
+            self.q = Critics(head.config.unmixed, judged, o.hidden, o.ensemble).to(place.device)
         self.q_target = copy.deepcopy(self.q).requires_grad_(False)
         self._modules: dict[str, nn.Module] = {"actor": self.actor, "q": self.q}
         self._modules |= {"slow": self._slow, "target": self.q_target}
         learning = {"actor": self.actor, "q": self.q}
-        self._parameters = {
-            f"{name}/{k}": p for name, one in learning.items() for k, p in one.named_parameters()
-        }
+        self._parameters = parameters_of(learning)
         self._of_actor, self._of_q = (
             torch.optim.Adam(one.parameters(), lr=o.learning_rate) for one in learning.values()
         )
         self._rewarding = Rewarding.of_chunks(o.execute, o.thin, o.discount, o.outcome, o.shaping)
-        self._scales = noise_scales(o.noise, demonstrations, head.config)
+        self._scales = noise_scales(o.noise, demonstrations, head.config).to(place.device)
 
     @property
     def released(self) -> FlowHead:
@@ -190,8 +199,7 @@ class ResidualLearner:
         """Take in fresh episodes and make the gradient steps of one iteration."""
         o = self.options
         self.own += fresh
-        rng = np.random.default_rng([seed, iteration])
-        generator = torch.Generator().manual_seed(int(rng.integers(1 << 62)))
+        rng, chance = self._place.chance(seed, iteration)
         helped = [kept for kept in self.own if kept.helped.any()]
         shown = self.demonstrations + helped
         count = round(o.batch * o.demonstration_share) if shown else 0
@@ -200,12 +208,12 @@ class ResidualLearner:
         steps = o.steps if len(self.own) >= max(1, o.after) else 0
         found: list[dict[str, float]] = []
         for step in range(steps):
-            batch = draw_batch(sources, rng)
+            batch = self._place.batch(draw_batch(sources, rng))
             # For what learns alone: with the state's noise on chunks no critic could tell degrees apart.
-            seen = disturb(batch.features, self._scales, generator)
-            figures = self._critic_step(batch, seen, rng, generator)
+            seen = disturb(batch.features, self._scales, chance)
+            figures = self._critic_step(batch, seen, rng, chance)
             if (step + 1) % o.actor_every == 0:
-                figures |= self._actor_step(batch.features, seen, generator)
+                figures |= self._actor_step(batch.features, seen, chance)
             found.append(figures)
         names = {name: None for figures in found for name in figures}
         return Update(
@@ -220,18 +228,14 @@ class ResidualLearner:
         )
 
     def _critic_step(
-        self,
-        batch: Batch,
-        seen: torch.Tensor,
-        rng: np.random.Generator,
-        generator: torch.Generator,
+        self, batch: Batch, seen: torch.Tensor, rng: np.random.Generator, chance: Chance
     ) -> dict[str, float]:
         """L(theta_i) of every critic (RLPD, algorithm 1): y = r + gamma min over Z of Q_target(s', a')."""
         o, head = self.options, self.head
         with torch.no_grad():
-            base = self.base(batch.following, generator)
+            base = self.base(batch.following, chance)
             rho = self._slow(batch.following, base)
-            smoothing = o.smoothing * torch.randn(rho.shape, generator=generator)
+            smoothing = o.smoothing * chance.normal(rho.shape)
             rho = rho + smoothing.clamp(-o.most_smoothing, o.most_smoothing)
             following = self._judged(batch.following, base, rho.clamp(-1.0, 1.0))
             z = rng.choice(o.ensemble, size=min(o.subset, o.ensemble), replace=False)
@@ -240,16 +244,16 @@ class ResidualLearner:
             acted = head.normalise(batch.features, batch.chunks)[:, self._executed]
         q = self.q(seen, acted)
         loss = F.mse_loss(q, y.expand_as(q))
-        self._step(self._of_q, self.q, loss)
+        self._place.step(loss, self._of_q, self.q.parameters())
         follow(self.q_target, self.q, o.target_rate)
         return {"q_loss": float(loss.detach()), "target": float(y.mean())}
 
     def _actor_step(
-        self, features: torch.Tensor, seen: torch.Tensor, generator: torch.Generator
+        self, features: torch.Tensor, seen: torch.Tensor, chance: Chance
     ) -> dict[str, float]:
         """J(phi): the mean of all critics at what would be executed, less what holds to the base."""
         o = self.options
-        base = self.base(features, generator)
+        base = self.base(features, chance)
         rho = self.actor(seen, base)
         self.q.requires_grad_(False)
         value = self.q(seen, self._judged(features, base, rho)).mean()
@@ -257,15 +261,15 @@ class ResidualLearner:
             unmoved = self.q(seen, self._judged(features, base, torch.zeros_like(rho))).mean()
         self.q.requires_grad_(True)
         held = o.anchor * (rho**2).sum(1).mean()
-        self._step(self._of_actor, self.actor, held - value)
+        self._place.step(held - value, self._of_actor, self.actor.parameters())
         follow(self._slow, self.actor, 1.0 - o.average_decay)
         found = {"value": value, "gain": value - unmoved, "residual": rho.abs().mean()}
         return {name: float(one.detach()) for name, one in found.items()}
 
-    def base(self, features: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    def base(self, features: torch.Tensor, chance: Chance) -> torch.Tensor:
         """a_base(s, w) as the flow draws it on the robot: normalised [B, T*A] at features [B, F]."""
         size = self.head.config.chunk_length * self.head.config.action_size
-        w = self._noise_scale * torch.randn((len(features), size), generator=generator)
+        w = self._noise_scale * chance.normal((len(features), size))
         with torch.no_grad():
             return self.head.integrate(features, w)
 
@@ -276,17 +280,9 @@ class ResidualLearner:
         acted = self.head.normalise(features, self.head.shifted(features, base, rho))
         return acted[:, self._executed]
 
-    def _step(self, optimiser: torch.optim.Adam, module: nn.Module, loss: torch.Tensor) -> None:
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(module.parameters(), 1.0)
-        optimiser.step()
-
     def state(self) -> dict[str, np.ndarray]:
         """Everything that `restore` needs, by name."""
-        out: dict[str, np.ndarray] = {}
-        for name, module in self._modules.items():
-            out |= {f"{name}/{k}": v.detach().numpy() for k, v in module.state_dict().items()}
+        out = arrays_of(self._modules)
         for optimiser in (self._of_actor, self._of_q):
             out |= moments(optimiser, self._parameters)
         return out

@@ -11,6 +11,7 @@ from small_policy import scored as episode_of
 from contracts.errors import ConfigError, PackageError
 from contracts.reward import RewardSignal, abstain
 from trainer.policies.actors import policy_of_package
+from trainer.policies.chance import Chance
 from trainer.policies.noise import FeatureNoise
 from trainer.policies.noise_actor import SteeredHead
 from trainer.refiners.critics import Batch, Rewarding, Source, draw_batch
@@ -55,7 +56,7 @@ def test_the_likelihood_is_that_of_a_squashed_gaussian(steered):
     with torch.no_grad():
         made.actor.mean.bias.uniform_(-2.0, 2.0)
         features = torch.randn(5, made.head.config.features)
-        noises, log_pi = made.draw(features, torch.Generator().manual_seed(0))
+        noises, log_pi = made.draw(features, Chance(torch.Generator().manual_seed(0)))
         mean, log_std = made.actor.distribution(features)
     bound = made.actor.noise.bound
     expected = torch.distributions.TransformedDistribution(

@@ -17,6 +17,7 @@ from contracts.files.dataset_format import NO_VERDICT
 from contracts.messages import GateBit
 from trainer.interfaces import ScoredEpisode, StoredEpisode
 from trainer.policies.actors import policy_of_package
+from trainer.policies.chance import Chance
 from trainer.policies.flow import FlowPolicy
 from trainer.policies.residual import ResidualHead
 from trainer.refiners.critics import Rewarding, Source, draw_batch
@@ -106,7 +107,7 @@ def situations(made: ResidualLearner) -> tuple[torch.Tensor, np.ndarray]:
     drawn = np.random.default_rng(0).normal(size=(SITUATIONS, made.head.config.features))
     features = torch.from_numpy(drawn.astype(np.float32))
     with torch.no_grad():
-        base = made.base(features, torch.Generator())
+        base = made.base(features, Chance(torch.Generator()))
         chunks = made.head.shifted(features, base, torch.zeros(SITUATIONS, 6)).numpy()
     return features, chunks
 
@@ -114,7 +115,7 @@ def situations(made: ResidualLearner) -> tuple[torch.Tensor, np.ndarray]:
 def corrections(made: ResidualLearner, features: torch.Tensor) -> np.ndarray:
     """float32[N, A]: what is published adds to the base's chunks, in arm units."""
     with torch.no_grad():
-        rho = made._average.residual(features, made.base(features, torch.Generator()))
+        rho = made._average.residual(features, made.base(features, Chance(torch.Generator())))
     return (made.head.residual_bound * rho).numpy()
 
 

@@ -6,7 +6,6 @@ and while it writes what an iteration has learned; then started again in the sam
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import random
 import shutil
@@ -17,18 +16,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import pytest
-import small_policy
 from daemon_bench import Trainer, wait
 from driven_episode import Driver
+from recorded_store import recorded_store
 
-from benchmarks.fleet_replay import Recorded
-from contracts import wire
-from contracts.files.episode_log import EpisodeLogWriter
 from contracts.files.packages import Package
-from trainer.keeper import keep
-from trainer.store import Store
 
 ITERATIONS, EPISODES = 8, 4
 LONG_S = 200.0
@@ -48,22 +41,9 @@ MOMENTS = {"loading": 1, "working": 2, "writing": 2}
 
 @pytest.fixture(scope="module")
 def recorded(tmp_path_factory: pytest.TempPathFactory, driver: Driver) -> Path:
-    """A store with all episodes, every other one a success."""
-    store = Store(tmp_path_factory.mktemp("recorded") / "store")
-    for seq in range(ITERATIONS * EPISODES):
-        made = driver.drive(small_policy.scored(seq, seq % 2 == 0)).episode
-        (camera,) = made.session.observation.cameras
-        colour = (msgspec.structs.replace(camera, depth=False),)
-        seen = msgspec.structs.replace(made.session.observation, cameras=colour)
-        session = msgspec.structs.replace(made.session, observation=seen)
-        episode = Recorded(dataclasses.replace(made, session=session))
-        log = EpisodeLogWriter(store.root / "inbox" / f"{seq}")
-        log.append(wire.pack(session))
-        for parts in episode.packets(made.start, seq % 2 == 0):
-            log.append(parts)
-        done = log.finish()
-        assert keep(store, made.key, done.path, done.sha256)
-    return store.root
+    """A store with all episodes."""
+    folder = tmp_path_factory.mktemp("recorded") / "store"
+    return recorded_store(folder, driver, ITERATIONS * EPISODES)
 
 
 class Life:

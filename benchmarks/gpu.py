@@ -77,7 +77,7 @@ def steps() -> list[Step]:
         *check,
         Step(
             "tests marked gpu",
-            "refit, failed refit, 1,000 swaps under load, CUDA graph, ONNX Runtime's CUDA provider",
+            "refit, failed refit, 1,000 swaps under load, CUDA graph, ONNX Runtime's CUDA, gradient steps",
             ("python", "-m", "pytest", "-m", "gpu", "-q", "-rs", "tests"),
         ),
         Step(

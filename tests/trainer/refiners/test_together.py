@@ -12,9 +12,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 import pytest
 import small_policy
+import torch
 from daemon_bench import NO_PICKLE, Trainer, wait
 from driven_episode import Driver
 from recorded_store import recorded_store
@@ -214,3 +216,13 @@ def test_a_trainer_goes_on_after_one_of_them_died_and_they_end_with_it(daemon: D
     assert [record["refiner_failure"] for record in records[1:]] == ["", ""]
     assert records[2]["metrics"]["successes"] == 4.0, "of two iterations that were learned from"
     assert daemon.trainer.stop() == 0
+
+
+@pytest.mark.gpu
+def test_two_gpus_learn_what_the_cpu_learns(make: Make, given) -> None:
+    if torch.cuda.device_count() < 2:
+        pytest.skip("needs two GPUs")
+    expected = make("bestofn", ALONE).update(given(1), 1).tensors
+    found = make("bestofn", Several("cuda", 2)).update(given(1), 1).tensors
+    for name, tensor in expected.items():
+        np.testing.assert_allclose(found[name], tensor, rtol=1e-3, atol=1e-4, err_msg=name)

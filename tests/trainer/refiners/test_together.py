@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 import os
 import shutil
 import signal
@@ -159,7 +158,6 @@ class Daemon:
     """`robot-trainer serve` on a store of recorded episodes."""
 
     def __init__(self, folder: Path, package, stored: Path, **settings: object) -> None:
-        self.root = folder
         shutil.copytree(stored, folder / "store")
         options = {f"refiner.options.{n}": v for n, v in KINDS["bestofn"].options.items()}
         fixed = {"refiner.kind": "bestofn", "iteration.episodes": 4, "store.dataset": False}
@@ -171,8 +169,8 @@ class Daemon:
 
     @property
     def done(self) -> int:
-        path = self.root / "state" / "state.json"
-        return int(json.loads(path.read_text())["iteration"]) if path.exists() else 0
+        """Iterations of which there is a record, which is written last."""
+        return len(self.trainer.records("iteration"))
 
     @property
     def members(self) -> list[psutil.Process]:

@@ -81,6 +81,8 @@ class Swapper:
         self._tried = 0
         self._unfit: dict[int, str] = {}
         """Releases that should act and can't be loaded any more, and why."""
+        self._unheard: list[ReleaseOutcome] = []
+        """Of those, what the trainer is to hear at the next boundary."""
         self._told: set[str] = set()
         """Reports that were given out since the start: what is owed besides was never heard of."""
         self._running = threading.Lock()
@@ -122,7 +124,7 @@ class Swapper:
         `episode_seq`: the first episode to run with it. Returns what the trainer should hear of that, and all
         that it is still owed from before the start (the power may have been cut before it was told)."""
         state = self.slots.state()
-        problem = self._follow(state)
+        self._follow(state)
         outcomes = []
         for owed in state.owed:
             if owed.report_id in self._told:
@@ -130,10 +132,9 @@ class Swapper:
             found = state.by_seq(owed.publish_seq)
             slot = msgspec.structs.replace(found[1] if found else Slot(), boot_id=EARLIER)
             outcomes.append(self._outcome(slot, self._as_it_is(owed, episode_seq)))
-        new = state.in_force
-        if problem and new is not None and not any(o.outcome == "rejected" for o in outcomes):
-            outcomes.append(self._unowed(new[1], problem))
-        return outcomes
+        unheard, self._unheard = self._unheard, []
+        said = {told.publish_seq for told in outcomes if told.outcome == "rejected"}
+        return outcomes + [one for one in unheard if one.publish_seq not in said]
 
     def _as_it_is(self, owed: Owed, episode_seq: int) -> Owed:
         """What became of a person's wish, which was written down before control could follow it."""
@@ -248,11 +249,11 @@ class Swapper:
             self._activate(self._committed)
             return ""
         try:
-            self._activate(self._checked(*force))
+            self._activate(self._checked(*force, timed=False))
         except Exception as error:  # an engine's own, too: control goes on with what it has
-            self._unfit[wanted] = f"release {wanted} can't be loaded: {_said(error)}"
+            problem = self._leave_out(force[1], error)
             self._activate(self._committed)
-            return self._unfit[wanted]
+            return problem
         return ""
 
     def _use_committed(self, committed: tuple[str, Slot] | None) -> str:
@@ -267,15 +268,22 @@ class Swapper:
             self._committed = self.active
         else:
             try:
-                self._committed = self._checked(*committed)
+                self._committed = self._checked(*committed, timed=False)
             except Exception as error:
                 # On disk it stays committed: the next start may find it sound.
-                self._unfit[wanted] = f"release {wanted} can't be loaded: {_said(error)}"
+                problem = self._leave_out(committed[1], error)
                 self._committed = self._own
                 self._drop(old)
-                return self._unfit[wanted]
+                return problem
         self._drop(old)
         return ""
+
+    def _leave_out(self, slot: Slot, error: Exception) -> str:
+        """For the rest of the run; returns why. The trainer hears it too: episodes are other weights' now."""
+        why = f"release {slot.publish_seq} can't be loaded: {_said(error)}"
+        self._unfit[slot.publish_seq] = why
+        self._unheard.append(self._unowed(slot, why))
+        return why
 
     def _activate(self, head: ActiveHead) -> None:
         old, self.active = self.active, head
@@ -359,8 +367,12 @@ class Swapper:
             raise ahead.problem
         return ahead.head
 
-    def _checked(self, name: str, slot: Slot, active: Engine | None = None) -> ActiveHead:
-        """An engine with that slot's weights which passed every check. Raises `ReleaseRejected`."""
+    def _checked(
+        self, name: str, slot: Slot, active: Engine | None = None, *, timed: bool = True
+    ) -> ActiveHead:
+        """An engine with that slot's weights which passed every check. `timed`: its latency as well; what
+        has acted here before must not be left out for a pause of the machine at a start. Raises
+        `ReleaseRejected`."""
         manifest = slot.manifest
         if manifest is None:
             raise ReleaseRejected("manifest", f"slot {name} has no manifest")
@@ -372,6 +384,7 @@ class Swapper:
             self.slots.weights_path(name),
             list(self._recent),
             self.limits,
+            timed=timed,
         )
 
     def _require_not_barred(self, slot: Slot) -> None:

@@ -17,6 +17,7 @@ import msgspec
 from contracts.files import atomic
 from contracts.files.lock import locked
 from contracts.release import ReleaseManifest, require_newer
+from runtime.weights.by_hand import pinned, taken_back
 from runtime.weights.probation import Probation, Verdict, judge
 from runtime.weights.slot_state import (
     MAX_ATTEMPTS,
@@ -35,8 +36,6 @@ from runtime.weights.slot_state import (
     moved,
     next_place,
     owing,
-    owing_force,
-    pardoned,
     put_back,
     recovered,
     rolled_back,
@@ -310,63 +309,23 @@ class SlotStore:
     def pin(self, publish_seq: int) -> TargetState:
         """That release, which must have acted here before (0: the package's own weights), acts from now on
         and nothing replaces it. Raises `SlotError` if it is not there any more."""
-        why = "a person pinned another one"
-
-        def change(state: TargetState) -> tuple[TargetState, TargetState]:
-            before = state.in_force
-            state = self._put_in_force(state, publish_seq, why)
-            state = msgspec.structs.replace(owing_force(state, before), pinned=True)
-            return state, state
-
-        return self._change(change)
+        return self._wish(lambda state: pinned(state, publish_seq, self._may_act))
 
     def unpin(self) -> TargetState:
         """Releases are taken again; what was pinned stays in force until one is."""
-
-        def change(state: TargetState) -> tuple[TargetState, TargetState]:
-            state = msgspec.structs.replace(state, pinned=False)
-            return state, state
-
-        return self._change(change)
+        return self._wish(lambda state: msgspec.structs.replace(state, pinned=False))
 
     def take_back(self, to_seq: int | None = None) -> TargetState:
         """A person rolls back what is in force: to what was committed before it (what is committed, if it is
         on probation), or to `to_seq`. Raises `SlotError` where there is nothing to roll back to."""
-        why = "rolled back by a person"
+        return self._wish(lambda state: taken_back(state, to_seq, self._may_act))
 
-        def change(state: TargetState) -> tuple[TargetState, TargetState]:
-            if state.pinned:
-                raise SlotError("what acts is pinned", remedy="unpin it first, or pin another one")
-            force = state.in_force
-            if force is None or to_seq == force[1].publish_seq:
-                raise SlotError("nothing to roll back: these weights act already")
-            target = to_seq
-            if target is None and force[1].state == "committed":
-                previous = state.previous
-                target = previous[1].publish_seq if previous else 0
-            state = rolled_back(state, force[0], why)
-            state = owing(state, force[1].publish_seq, "rolled_back", why)
-            if target is not None:
-                state = self._put_in_force(state, target, why)
-            state = owing_force(state, force)
-            return state, state
+    def _wish(self, change: Callable[[TargetState], TargetState]) -> TargetState:
+        def both(state: TargetState) -> tuple[TargetState, TargetState]:
+            after = change(state)
+            return after, after
 
-        return self._change(change)
-
-    def _put_in_force(self, state: TargetState, publish_seq: int, why: str) -> TargetState:
-        now = state.named("committed")
-        if publish_seq == 0:
-            state = all_moved(state, "committed", "superseded", why)
-        elif now is None or now[1].publish_seq != publish_seq:
-            found = state.by_seq(publish_seq)
-            if found is None or not self._may_act(*found):
-                can = [s.publish_seq for n, s in state.slots.items() if self._may_act(n, s)]
-                raise SlotError(
-                    f"release {publish_seq} can't be put in force: it is not kept, or never acted here",
-                    expected=sorted({0, *can}),
-                )
-            state = pardoned(committed(state, found[0], why), found[0])
-        return all_moved(state, "probation", "superseded", why)
+        return self._change(both)
 
     def _may_act(self, name: str, slot: Slot) -> bool:
         kept = slot.state in ("committed", "probation", "superseded", "rolled_back")

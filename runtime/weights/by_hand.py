@@ -11,11 +11,13 @@ from runtime.weights.slot_state import (
     SlotError,
     TargetState,
     all_moved,
+    barred,
     committed,
     owing,
     owing_force,
     pardoned,
     rolled_back,
+    same,
 )
 
 MayAct = Callable[[str, Slot], bool]
@@ -32,21 +34,22 @@ def pinned(state: TargetState, publish_seq: int, may_act: MayAct) -> TargetState
 
 def taken_back(state: TargetState, to_seq: int | None, may_act: MayAct) -> TargetState:
     """`state` without what was in force: back to what was committed before it (what is committed, if it is
-    on probation), or to `to_seq`. Raises `SlotError` where there is nothing to roll back to."""
+    on probation), of other contents, or to `to_seq`. Raises `SlotError` where nothing is to roll back to."""
     why = "rolled back by a person"
     if state.pinned:
         raise SlotError("what acts is pinned", remedy="unpin it first, or pin another one")
     force = state.in_force
     if force is None or to_seq == force[1].publish_seq:
         raise SlotError("nothing to roll back: these weights act already")
-    target = to_seq
-    if target is None and force[1].state == "committed":
+    target, stays = to_seq, state.named("committed")
+    if target is None and stays and (stays == force or same(stays[1], force[1])):
         previous = state.previous
         target = previous[1].publish_seq if previous else 0
     state = rolled_back(state, force[0], why)
     state = owing(state, force[1].publish_seq, "rolled_back", why)
     if target is not None:
         state = _put_in_force(state, target, why, may_act)
+        state = barred(state, force[0], why)  # unless it is what was asked for
     return owing_force(state, force)
 
 

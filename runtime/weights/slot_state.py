@@ -108,10 +108,16 @@ class TargetState(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def previous(self) -> tuple[str, Slot] | None:
-        """What was committed before the committed one, as long as a slot still holds it."""
+        """What was committed before the committed one, as long as a slot still holds it: other contents, as
+        the same come again under new numbers (an update that failed, a release that had expired), and none
+        that were taken back under one of them."""
+        now = self.named("committed")
         found = [
-            (n, s) for n, s in self.slots.items() if s.state == "superseded" and s.committed_no > 0
-        ]
+            (n, s)
+            for n, s in self.slots.items()
+            if s.state == "superseded" and s.committed_no > 0
+            and not (now and same(s, now[1])) and not _is_barred(self, s)
+        ]  # fmt: skip
         return max(found, key=lambda item: item[1].committed_no, default=None)
 
     @property
@@ -119,6 +125,18 @@ class TargetState(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """What a release on probation is compared with."""
         committed = self.named("committed")
         return committed[1].tally if committed else self.own
+
+
+def _is_barred(state: TargetState, slot: Slot) -> bool:
+    return slot.manifest is not None and slot.manifest.weights_id in state.barred
+
+
+def same(one: Slot, other: Slot) -> bool:
+    """Whether two releases are one under two numbers."""
+    a, b = one.manifest, other.manifest
+    if a is None or b is None or not a.weights_id:
+        return False
+    return (a.weights_id, a.samples, a.settings) == (b.weights_id, b.samples, b.settings)
 
 
 def owing(

@@ -34,6 +34,7 @@ CORRUPT, WILD, NEXT, AGAIN = 5, 6, 10, 11
 """Releases whose bytes change on the way, whose weights moved too far, that come after the story, and with
 the weights of release 2."""
 LIMITS = SwapLimits(latency_s=60.0)
+_KEY = Ed25519PrivateKey.from_private_bytes(hashlib.sha256(b"crash points").digest())
 
 
 @dataclass(frozen=True)
@@ -57,8 +58,7 @@ class Releases:
     @classmethod
     def make(cls, folder: Path, count: int = AGAIN) -> Releases:
         package = load_package(make_package(folder).folder)
-        key = Ed25519PrivateKey.from_private_bytes(hashlib.sha256(b"crash points").digest())
-        made = cls(package, key.public_key().public_bytes_raw())
+        made = cls(package, _KEY.public_key().public_bytes_raw())
         made.answers[0] = made._answer({})
         for seq in range(1, count + 1):
             tensors = {name: t.copy() for name, t in package.refinable_weights().items()}
@@ -69,10 +69,16 @@ class Releases:
                 hashlib.sha256(data).hexdigest(), len(data), package.manifest.refinable, 3, (), "",
                 0.0, 1e12, "t",
             )  # fmt: skip
-            made.offers[seq] = ReleaseOffer("policy", *sign(manifest, key))
+            made.offers[seq] = ReleaseOffer("policy", *sign(manifest, _KEY))
             made.data[seq] = data
             made.answers[seq] = made._answer(tensors)
         return made
+
+    def renew(self, seq: int, like: int) -> None:
+        """The contents of release `like` under another number."""
+        manifest = msgspec.structs.replace(self.manifest(like), publish_seq=seq)
+        self.offers[seq] = ReleaseOffer("policy", *sign(manifest, _KEY))
+        self.data[seq], self.answers[seq] = self.data[like], self.answers[like]
 
     def manifest(self, seq: int) -> ReleaseManifest:
         return msgspec.json.decode(self.offers[seq].manifest, type=ReleaseManifest)

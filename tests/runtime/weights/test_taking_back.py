@@ -174,6 +174,27 @@ def test_a_person_lists_pins_and_rolls_back(robot: RobotLife) -> None:
     acts(again, 4)
 
 
+@pytest.mark.parametrize("decided", [True, False])
+def test_a_persons_rollback_leads_to_other_weights_than_those_taken_back(
+    robot: RobotLife, releases: Releases, decided: bool
+) -> None:
+    """The same come again under new numbers: an update that failed, a release that had expired."""
+    for seq in (2, AGAIN):
+        put_on_probation(robot, seq)
+        if seq == 2 or decided:
+            robot.until_decided(True)
+    robot.slots.take_back()
+    robot.swapper.follow(5)
+    acts(robot, 1)
+    assert list(robot.slots.state().barred) == [releases.manifest(2).weights_id]
+    robot.slots.take_back()
+    robot.swapper.follow(6)
+    acts(robot, 0)
+    robot.slots.pin(2)  # what a person names, they get
+    robot.swapper.follow(7)
+    acts(robot, 2)
+
+
 def test_what_never_acted_or_is_gone_can_not_be_put_in_force(robot: RobotLife) -> None:
     robot.fetch(2)
     robot.fetch(3)  # 2 is superseded and never acted

@@ -139,6 +139,19 @@ def same(one: Slot, other: Slot) -> bool:
     return (a.weights_id, a.samples, a.settings) == (b.weights_id, b.samples, b.settings)
 
 
+def tried_before(state: TargetState, name: str) -> Tally:
+    """Episodes of the release in that slot: its own, or where it has none those of a trial of the same
+    contents that ended without a verdict."""
+    slot = state.slots[name]
+    earlier = [
+        s for s in state.slots.values()
+        if s.state == "superseded" and s.served and not s.committed_no and same(s, slot)
+    ]  # fmt: skip
+    if slot.tally != Tally() or not earlier:
+        return slot.tally
+    return max(earlier, key=lambda s: s.publish_seq).tally
+
+
 def owing(
     state: TargetState, publish_seq: int, outcome: str, reason: str = "", episode_seq: int = -1
 ) -> TargetState:

@@ -40,6 +40,7 @@ from runtime.weights.slot_state import (
     recovered,
     rolled_back,
     staged,
+    tried_before,
     with_slot,
 )
 
@@ -232,7 +233,8 @@ class SlotStore:
                 return changed(put_back(state, name), name, attempts=attempts), ()
             old = [s.publish_seq for s in state.slots.values() if s.state == "probation"]
             state = all_moved(state, "probation", "superseded", "a newer release took its place")
-            state = changed(moved(state, name, "probation"), name, served=True)
+            tally = tried_before(state, name)
+            state = changed(moved(state, name, "probation"), name, served=True, tally=tally)
             seq = state.slots[name].publish_seq
             for each in old:
                 state = owing(state, each, "superseded", f"release {seq} took its place")

@@ -83,6 +83,23 @@ def test_what_was_taken_back_does_not_come_again_under_another_number(
     assert robot.slots.state().barred == {}, "a person wants it"
 
 
+def test_the_same_contents_under_a_new_number_go_on_with_their_trial(
+    robot: RobotLife, releases: Releases
+) -> None:
+    """Published anew every few episodes, they were never judged."""
+    episodes, outcome = 0, ""
+    for seq in range(20, 30):
+        releases.renew(seq, like=2)
+        put_on_probation(robot, seq)
+        for success in (True, True, False, True, False):
+            outcome = outcome or robot.settle(success=success)
+            episodes += not outcome
+        if outcome:
+            break
+    assert outcome == "rolled_back" and 5 < episodes < 20
+    acts(robot, 1)
+
+
 def test_a_trial_goes_on_after_a_power_cut_with_what_it_had_shown(robot: RobotLife) -> None:
     put_on_probation(robot, 2)
     for success in (False, True, False):

@@ -30,6 +30,7 @@ from contracts.release import ReleaseManifest
 from contracts.weights import read_tensors
 from runtime.board import Board
 from runtime.config import RobotConfig, load_config
+from runtime.control.judgement import Judgement
 from runtime.control.releases import Releases
 from runtime.control.resting import Resting
 from runtime.control.robot import Robot
@@ -244,7 +245,7 @@ def _drawn_trial(
             releases.before(seq)
             assert swapper.version == TRIED, loop.told
             end = EpisodeEnd(seq, 1, "time_limit", operator_success=episode())
-            releases.after(end, None)
+            releases.after(end, Judgement())
             seq += 1
     last = loop.of(TRIED)[-1]
     acts, wanted = swapper.version, {"rolled_back": HEALTHY, "committed": TRIED}[last.outcome]

@@ -282,7 +282,7 @@ class Episode:
         board.reward_contrastive = signal.contrastive
         board.rewards_abstained += bool(signal.abstained)
         complete = reward.is_complete(signal)
-        self.judgement.scored(signal, complete)
+        self.judgement.scored(signal, complete, reward.is_sure)
         if complete and self._ends_on_completion:
             self._stop("completed", f"completion {signal.completion:.2f} at step {signal.step}")
         return signal

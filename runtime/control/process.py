@@ -172,7 +172,7 @@ class Control:
         # What went to a trainer is there; a data set's last episode can be taken out again.
         robot.floor.may_rerecord = self.run.plan.sink == "dataset"
         robot.floor.count({0: False, 1: True}.get(board.last_success))
-        self._releases.after(end, episode.judgement.of(end.reason))
+        self._releases.after(end, episode.judgement)
         board.episodes_done += 1
         return not robot.gate.faulted and end.reason not in (ABORTED, "fault")
 

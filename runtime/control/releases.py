@@ -11,6 +11,7 @@ import msgspec
 
 from contracts.messages import ABORTED, EpisodeEnd, ReleaseOutcome
 from runtime.board import Board
+from runtime.control.judgement import Judgement
 from runtime.control.resting import Resting
 from runtime.control.robot import Robot
 from runtime.models.policy import PolicyRunner
@@ -65,23 +66,27 @@ class Releases:
         if self._run.plan.purpose == "refine" and self._run.config.iteration.wait_for_release:
             self.before(episode_seq)
 
-    def after(self, end: EpisodeEnd, judged: bool | None) -> None:
-        """An episode is over. `judged`: what the reward engine made of it, None where it could not say."""
+    def after(self, end: EpisodeEnd, judgement: Judgement) -> None:
+        """An episode is over. `judgement`: what the reward engine made of it."""
         if self._run.plan.purpose != "refine" or end.reason == ABORTED:
             return
         label, fault = end.operator_success, ""
+        success, agrees = judgement.of(end.reason), judgement.agrees(label, end.reason)
+        if label is not None:
+            success = label
         if end.reason == "fault":
-            label = judged = None
+            success = agrees = None
             fault = end.detail or "fault"
         timed = not self._robot.clock.lockstep
         for swapper in self._swappers():
-            if swapper.target == "policy":
-                success = judged if label is None else label
-            else:  # of a reward head it is success to say what a person or the bench says
-                success = None if label is None or judged is None else judged == label
-            outcome = self._resting(
-                lambda s=swapper, ok=success: s.settle(fault, ok, timed=timed)  # type: ignore[misc]
-            )
+            settle = partial(swapper.settle, fault, success, timed=timed)
+            if swapper.target == "reward":
+                # It is success to say what a person or the bench says. To one that never says "complete",
+                # every failure is one: no such episode commits it.
+                settle = partial(
+                    swapper.settle, fault, agrees, timed=timed, may_commit=bool(label and agrees)
+                )
+            outcome = self._resting(settle)
             if outcome is not None:
                 self._tell(outcome)
         self.post_versions()

@@ -80,6 +80,11 @@ class RewardRunner:
         wanted = max(1, round(self._setting("completion_consecutive", 1.0)))
         return self._sure >= wanted + self._more
 
+    @property
+    def is_sure(self) -> bool:
+        """Whether completion was above its threshold in the newest score."""
+        return self._sure > 0
+
     def warm_up(self, run: Run) -> None:
         """Two scores on nothing, off the clock."""
         blank = blank_pictures(run, self.manifest.cameras)

@@ -92,6 +92,11 @@ class VlmRunner:
         self._sure = self._sure + 1 if sure else 0
         return self._sure >= max(1, self._spec.completion_consecutive) + self._more
 
+    @property
+    def is_sure(self) -> bool:
+        """Whether completion was above its threshold in the newest score."""
+        return self._sure > 0
+
     def warm_up(self, run: Run) -> None:
         """Every question once about nothing, off the clock. Raises `PackageError` where there is no answer:
         a model that could only ever abstain is known before the arm moves."""

@@ -244,11 +244,18 @@ class SlotStore:
         return self._change(change)
 
     def settle(
-        self, publish_seq: int, success: bool | None, rules: Probation, fault: str = ""
+        self,
+        publish_seq: int,
+        success: bool | None,
+        rules: Probation,
+        fault: str = "",
+        *,
+        may_commit: bool = True,
     ) -> tuple[Verdict, Slot, tuple[Owed, ...]]:
         """One episode with that release (0: the package's own weights) is over: counts it and, if the release
-        is on probation, acts on what the count says, and on a `fault` at once. Returns the verdict, the slot,
-        and what the trainer is owed by that."""
+        is on probation, acts on what the count says, and on a `fault` at once. `may_commit`: whether a commit
+        may rest on this episode, where any were counted. Returns the verdict, the slot, and what the trainer
+        is owed by that."""
 
         def change(
             state: TargetState,
@@ -265,6 +272,8 @@ class SlotStore:
             if slot.state == "committed":
                 return state, nothing
             verdict, why = judge(state.reference, tally, rules)
+            if verdict == "commit" and tally.counted and not may_commit:
+                verdict = "on"
             if fault:
                 verdict, why = "roll_back", fault
             if verdict == "commit":

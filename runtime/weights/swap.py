@@ -205,14 +205,22 @@ class Swapper:
         return self.poll() or []
 
     def settle(
-        self, fault: str = "", success: bool | None = None, *, timed: bool = False
+        self,
+        fault: str = "",
+        success: bool | None = None,
+        *,
+        timed: bool = False,
+        may_commit: bool = True,
     ) -> ReleaseOutcome | None:
         """An episode with the active head is over: counted on disk, and the release on probation committed
         or rolled back where that follows. `success` None: nobody knows. `fault`: at once. `timed`: real time
-        passes, so that runs which take too long are a reason too. None while nothing follows."""
+        passes, so that runs which take too long are a reason too. `may_commit`: as of the slots' `settle`.
+        None while nothing follows."""
         head, late = self.active, self._latency() if timed else ""
         self._taken_s.clear()
-        verdict, slot, owed = self.slots.settle(head.version, success, self.rules, fault or late)
+        verdict, slot, owed = self.slots.settle(
+            head.version, success, self.rules, fault or late, may_commit=may_commit
+        )
         if verdict == "commit":
             old, self._committed = self._committed, head
             self._drop(old)

@@ -56,7 +56,7 @@ def test_a_picture_that_stands_still_is_not_scored_again_and_again() -> None:
         board=SimpleNamespace(beats=0, rewards_abstained=0),
         box=SimpleNamespace(took=lambda section, seconds: None),
         reward=SimpleNamespace(
-            is_due=lambda step: True, score=score, is_complete=lambda signal: False
+            is_due=lambda step: True, score=score, is_complete=lambda signal: False, is_sure=False
         ),
         reward_lane=LockstepLane(0),
         scene=SimpleNamespace(progress=lambda: float("nan")),

@@ -186,7 +186,7 @@ def test_completion_is_sure_only_so_many_times_in_a_row_and_an_abstention_breaks
     runner = _runner(GOOD, completion_threshold=0.8, completion_consecutive=2.0)
     sure = runner.score(PICTURES, 0)
     assert not runner.is_complete(sure)
-    assert runner.is_complete(sure)
+    assert runner.is_complete(sure) and runner.is_sure
     runner.begin_episode("open the drawer")
     unsure = _runner({**GOOD, "ground": 0.0}).score(PICTURES, 0)
     assert [runner.is_complete(s) for s in (sure, unsure, sure, sure)] == [

@@ -75,16 +75,22 @@ def test_the_defaults_keep_their_word(reference: int) -> None:
     assert broken.episodes < 4.0 and broken.rolled_back > 0.999, broken
 
 
+def watched(*completions: float, by_hand: bool = False, abstains: bool = False) -> Judgement:
+    """Sure above 0.5, complete above 0.7."""
+    judgement = Judgement()
+    for step, completion in enumerate(completions):
+        signal = RewardSignal(step, completion=completion)
+        judgement.scored(signal, completion > 0.7, completion > 0.5)
+        judgement.helped(by_hand and step == 0)
+    if abstains:
+        judgement.scored(abstain(9, "the model failed", "m"), False, False)
+    return judgement
+
+
 def judged(
     reason: str, *completions: float, by_hand: bool = False, abstains: bool = False
 ) -> bool | None:
-    judgement = Judgement()
-    for step, completion in enumerate(completions):
-        judgement.scored(RewardSignal(step, completion=completion), completion > 0.5)
-        judgement.helped(by_hand and step == 0)
-    if abstains:
-        judgement.scored(abstain(9, "the model failed", "m"), False)
-    return judgement.of(reason)
+    return watched(*completions, by_hand=by_hand, abstains=abstains).of(reason)
 
 
 def test_what_the_reward_engine_says_of_an_episode() -> None:
@@ -95,3 +101,17 @@ def test_what_the_reward_engine_says_of_an_episode() -> None:
     assert judged("operator", 0.9) is True
     assert judged("time_limit") is None and judged("time_limit", 0.1, abstains=True) is None
     assert judged("time_limit", 0.1, 0.9, by_hand=True) is None
+
+
+def test_whether_the_reward_engine_agrees_with_a_label() -> None:
+    assert watched(0.1, 0.9).agrees(True, "operator") is True
+    assert watched(0.1, 0.9).agrees(False, "completed") is False
+    assert watched(0.1, 0.2).agrees(False, "time_limit") is True
+    assert watched(0.1, 0.2).agrees(True, "time_limit") is False
+    assert watched(0.1, 0.2).agrees(True, "operator") is False, "it did not see it"
+    assert watched(0.1, 0.6).agrees(True, "operator") is None, "it was about to"
+    assert watched(0.1, 0.2).agrees(False, "operator") is None, "cut short"
+    assert watched(0.1, 0.9).agrees(None, "completed") is None
+    assert watched().agrees(True, "operator") is None
+    assert watched(0.1, abstains=True).agrees(True, "operator") is None
+    assert watched(0.1, by_hand=True).agrees(True, "operator") is None

@@ -72,6 +72,8 @@ class Releases:
             return
         label, fault = end.operator_success, ""
         success, agrees = judgement.of(end.reason), judgement.agrees(label, end.reason)
+        reward = self._robot.reward
+        head = reward.judge if reward and label is None else ""
         if label is not None:
             success = label
         if end.reason == "fault":
@@ -79,7 +81,7 @@ class Releases:
             fault = end.detail or "fault"
         timed = not self._robot.clock.lockstep
         for swapper in self._swappers():
-            settle = partial(swapper.settle, fault, success, timed=timed)
+            settle = partial(swapper.settle, fault, success, timed=timed, head=head)
             if swapper.target == "reward":
                 # It is success to say what a person or the bench says. To one that never says "complete",
                 # every failure is one: no such episode commits it.

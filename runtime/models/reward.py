@@ -6,6 +6,8 @@ threshold so many times in a row. Whatever goes wrong abstains; nothing becomes 
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping
 from contextlib import ExitStack
 
@@ -50,6 +52,14 @@ class RewardRunner:
     @property
     def model_id(self) -> str:
         return f"{self.package.package_id}:{self.swapper.version}"
+
+    @property
+    def judge(self) -> str:
+        """Names what says which episodes succeed: these weights with these thresholds, whatever number they
+        came under."""
+        head = self.swapper.active
+        said = [self.package.package_id, head.weights_id, sorted(head.settings.items())]
+        return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:16]
 
     def begin_episode(self, instruction: str) -> None:
         length = self.manifest.instruction_length

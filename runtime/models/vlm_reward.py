@@ -61,6 +61,11 @@ class VlmRunner:
     def model_id(self) -> str:
         return self._scorer.model_id
 
+    @property
+    def judge(self) -> str:
+        """Names what says which episodes succeed: always the same."""
+        return self.model_id
+
     def begin_episode(self, instruction: str) -> None:
         """Says on stderr when it will abstain from all of it."""
         self._instruction = instruction

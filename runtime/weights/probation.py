@@ -20,11 +20,15 @@ _LEAST_SHARE = 0.1
 
 
 class Tally(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Episodes by outcome. `unjudged`: nobody knows how it went."""
+    """Episodes by outcome. `unjudged`: nobody knows how it went. `seen` of the successes and `missed` of the
+    failures are a reward head's word; `other`: another head's, which says nothing of this one's."""
 
     successes: int = 0
     failures: int = 0
     unjudged: int = 0
+    seen: int = 0
+    missed: int = 0
+    other: int = 0
 
     @property
     def counted(self) -> int:
@@ -35,14 +39,28 @@ class Tally(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """Success rate, as Laplace estimates it: without any episode one half."""
         return (self.successes + 1) / (self.counted + 2)
 
-    def add(self, success: bool | None) -> Tally:
-        """With one more episode."""
+    def add(self, success: bool | None, by_head: bool = False) -> Tally:
+        """With one more episode. `by_head`: a reward head judged it."""
         if success is None:
             return msgspec.structs.replace(self, unjudged=self.unjudged + 1)
         successes, failures = self.successes + success, self.failures + (not success)
-        if successes + failures > MOST_REMEMBERED:
-            successes, failures = successes // 2, failures // 2
-        return Tally(successes, failures, self.unjudged)
+        seen = self.seen + (success and by_head)
+        missed = self.missed + (not success and by_head)
+        share = 2 if successes + failures > MOST_REMEMBERED else 1
+        return Tally(
+            successes // share,
+            failures // share,
+            self.unjudged,
+            seen // share,
+            missed // share,
+            self.other,
+        )
+
+    def labelled(self) -> Tally:
+        """Without what a reward head judged."""
+        other = self.other + self.seen + self.missed
+        labelled = self.successes - self.seen, self.failures - self.missed
+        return Tally(*labelled, self.unjudged, other=other)
 
     def __str__(self) -> str:
         return f"{self.successes} of {self.counted}"
@@ -83,6 +101,11 @@ def evidence(reference: Tally, trial: Tally, rules: Probation) -> float:
 
 def judge(reference: Tally, trial: Tally, rules: Probation) -> tuple[Verdict, str]:
     """What follows from the episodes so far, and why. `reference`: the committed release's tally."""
+    episodes = trial.counted + trial.unjudged + trial.other
+    if reference.other and reference.counted < rules.unjudged:
+        # One half for a rate would be a guess: where few succeed it rolls back whatever comes.
+        why = f"{episodes} episodes without a fault, and too few of the committed one's by this reward head"
+        return ("commit" if episodes >= rules.unjudged else "on"), why
     found = evidence(reference, trial, rules)
     said = f"{trial} episodes succeeded, {reference} of the committed one's"
     if found >= rules.upper:
@@ -91,6 +114,6 @@ def judge(reference: Tally, trial: Tally, rules: Probation) -> tuple[Verdict, st
         return "commit", f"as good: {said}"
     if trial.counted == 0 and trial.unjudged >= rules.unjudged:
         return "commit", f"{trial.unjudged} episodes without a fault that nobody judged"
-    if trial.counted + trial.unjudged >= rules.most_episodes:
+    if episodes >= rules.most_episodes:
         return "commit", f"no verdict in {rules.most_episodes} episodes: {said}"
     return "on", said

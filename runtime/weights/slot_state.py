@@ -79,7 +79,8 @@ class TargetState(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     above it is a replay. `transitions` counts state changes since the folder was made. `own`: episodes with
     the package's own weights. `pinned`: a person has fixed what acts. `barred`: weights_id of what was
     tried and found wanting, and why. `seen`: newest_seq of other packages that this robot has run. `owed`:
-    what the trainer has not been told yet, oldest first."""
+    what the trainer has not been told yet, oldest first. `head`: the reward head that judged episodes which
+    had no label."""
 
     package_id: str
     slots: dict[str, Slot]
@@ -90,6 +91,7 @@ class TargetState(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     barred: dict[str, str] = {}
     seen: dict[str, int] = {}
     owed: tuple[Owed, ...] = ()
+    head: str = ""
 
     def named(self, *states: str) -> tuple[str, Slot] | None:
         """(name, slot): the newest release in one of these states."""
@@ -159,6 +161,17 @@ def owing(
     name = secrets.token_hex(8)
     owed = Owed(name, publish_seq, outcome, reason[:MOST_REASON], episode_seq)
     return msgspec.structs.replace(state, owed=(*state.owed, owed)[-MOST_OWED:])
+
+
+def judged_by(state: TargetState, head: str) -> TargetState:
+    """`state` whose counts are all comparable: none that another reward head judged, of what is on trial and
+    of what it is compared with. One head's rate says nothing of another's."""
+    if head == state.head:
+        return state
+    slots = {
+        n: msgspec.structs.replace(s, tally=s.tally.labelled()) for n, s in state.slots.items()
+    }
+    return msgspec.structs.replace(state, slots=slots, own=state.own.labelled(), head=head)
 
 
 def empty(package_id: str, seen: dict[str, int]) -> TargetState:

@@ -33,6 +33,7 @@ from runtime.weights.slot_state import (
     changed,
     committed,
     empty,
+    judged_by,
     moved,
     next_place,
     owing,
@@ -251,23 +252,28 @@ class SlotStore:
         fault: str = "",
         *,
         may_commit: bool = True,
+        head: str = "",
     ) -> tuple[Verdict, Slot, tuple[Owed, ...]]:
         """One episode with that release (0: the package's own weights) is over: counts it and, if the release
         is on probation, acts on what the count says, and on a `fault` at once. `may_commit`: whether a commit
-        may rest on this episode, where any were counted. Returns the verdict, the slot, and what the trainer
-        is owed by that."""
+        may rest on this episode, where any were counted. `head`: the reward head whose word `success` is; ""
+        for a label. Returns the verdict, the slot, and what the trainer is owed by that."""
 
         def change(
             state: TargetState,
         ) -> tuple[TargetState, tuple[Verdict, Slot, tuple[Owed, ...]]]:
             nothing: tuple[Verdict, Slot, tuple[Owed, ...]] = ("on", Slot(), ())
+            by_head = bool(head) and success is not None
+            if by_head:
+                state = judged_by(state, head)
             if publish_seq == 0:
-                return msgspec.structs.replace(state, own=state.own.add(success)), nothing
+                own = state.own.add(success, by_head)
+                return msgspec.structs.replace(state, own=own), nothing
             found = state.by_seq(publish_seq)
             if found is None or found[1].state not in ("probation", "committed"):
                 return state, nothing  # a person has taken it back meanwhile
             name, slot = found
-            tally = slot.tally.add(success)
+            tally = slot.tally.add(success, by_head)
             state = changed(state, name, tally=tally, attempts=0)
             if slot.state == "committed":
                 return state, nothing

@@ -211,18 +211,19 @@ class Swapper:
         *,
         timed: bool = False,
         may_commit: bool = True,
+        head: str = "",
     ) -> ReleaseOutcome | None:
         """An episode with the active head is over: counted on disk, and the release on probation committed
         or rolled back where that follows. `success` None: nobody knows. `fault`: at once. `timed`: real time
-        passes, so that runs which take too long are a reason too. `may_commit`: as of the slots' `settle`.
-        None while nothing follows."""
-        head, late = self.active, self._latency() if timed else ""
+        passes, so that runs which take too long are a reason too. `may_commit`, `head`: as of the slots'
+        `settle`. None while nothing follows."""
+        acted, late = self.active, self._latency() if timed else ""
         self._taken_s.clear()
         verdict, slot, owed = self.slots.settle(
-            head.version, success, self.rules, fault or late, may_commit=may_commit
+            acted.version, success, self.rules, fault or late, may_commit=may_commit, head=head
         )
         if verdict == "commit":
-            old, self._committed = self._committed, head
+            old, self._committed = self._committed, acted
             self._drop(old)
         elif verdict == "roll_back":
             self._activate(self._committed)

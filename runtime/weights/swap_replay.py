@@ -41,7 +41,7 @@ CANDIDATE_RUNS = 10
 class ActiveHead:
     """An engine and what it is: `version` is the release's publish_seq, 0 for the package's own weights.
     `slot`: where it came from, "" for the package. `was_s`: what runs of the engine before it took in the
-    same minute, p90 in seconds; 0: unknown."""
+    same minute, p90 in seconds; 0: unknown. `weights_id`: "" for the package's own."""
 
     engine: Engine
     version: int
@@ -49,6 +49,7 @@ class ActiveHead:
     settings: Mapping[str, float]
     slot: str = ""
     was_s: float = 0.0
+    weights_id: str = ""
 
 
 def checked_head(
@@ -87,7 +88,9 @@ def checked_head(
         standby.close()
         raise
     settings = {**package.manifest.settings, **manifest.settings}
-    return ActiveHead(standby, manifest.publish_seq, manifest.samples, settings, slot, was_s)
+    return ActiveHead(
+        standby, manifest.publish_seq, manifest.samples, settings, slot, was_s, manifest.weights_id
+    )
 
 
 def _replay(

@@ -23,7 +23,7 @@ from runtime.control.resting import Resting
 from runtime.engines import EngineOptions, open_engine
 from runtime.models.reward import RewardRunner
 from runtime.run import Run, RunPlan
-from runtime.weights.probation import Tally
+from runtime.weights.probation import MOST_REMEMBERED, Probation, Tally, judge
 from runtime.weights.slots import Slot, SlotStore
 from runtime.weights.swap import Swapper
 from runtime.weights.swap_checks import SwapLimits
@@ -127,3 +127,47 @@ def test_without_labels_a_head_is_committed_as_before(trials: Trials) -> None:
     trials.stage(trials.reward, 1)
     trials.run(*[(None, False), (None, True)] * 3)
     assert trials.slot(trials.reward, 1).state == "committed"
+
+
+def test_what_another_reward_head_judged_is_not_compared(trials: Trials) -> None:
+    """Its rate says nothing of this one's: equally good releases were rolled back for the difference."""
+    trials.run(*[(None, True)] * 17, *[(None, False)] * 2, (True, False))
+    assert trials.policy.slots.state().own == Tally(18, 2, 0, seen=17, missed=2)
+    trials.stage(trials.policy, 1)
+    trials.run((None, True), (False, False))
+    assert trials.slot(trials.policy, 1).tally == Tally(1, 1, 0, seen=1)
+    trials.stage(trials.reward, 1)
+    trials.run((None, True))
+    assert trials.reward.version == 1
+    assert trials.policy.slots.state().own == Tally(1, 0, other=19), "a person's word stays"
+    assert trials.slot(trials.policy, 1).tally == Tally(1, 1, seen=1, other=1)
+    trials.stage(trials.reward, 2, by=1)  # the same head under another number
+    trials.run((None, False))
+    assert trials.reward.version == 2
+    assert trials.slot(trials.policy, 1).tally == Tally(1, 2, seen=1, missed=1, other=1)
+    trials.run((None, False))
+    assert trials.slot(trials.policy, 1).state == "committed", "after five, with nothing to compare"
+    assert trials.policy.slots.state().reference == Tally(1, 3, seen=1, missed=2, other=1)
+
+
+def test_a_tally_halves_what_a_head_judged_with_the_rest() -> None:
+    tally = Tally()
+    for number in range(3 * MOST_REMEMBERED):
+        tally = tally.add(number % 2 == 0, by_head=True)
+        assert (tally.seen, tally.missed) == (tally.successes, tally.failures)
+    assert tally.labelled() == Tally(other=tally.counted)
+
+
+@pytest.mark.parametrize(
+    ("reference", "verdict"),
+    [
+        (Tally(2, 2, other=40), "on"),
+        (Tally(4, 1, other=40), "roll_back"),
+        (Tally(0, 0, 40), "roll_back"),
+    ],
+)
+def test_a_few_counts_beside_those_of_another_head_roll_nothing_back(
+    reference: Tally, verdict: str
+) -> None:
+    found, why = judge(reference, Tally(0, 4), Probation(alpha=0.3))
+    assert found == verdict, why

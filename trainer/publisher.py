@@ -174,11 +174,17 @@ class Publisher:
         text, signature = sign(manifest, self._key.private())
         folder = self._release(seq)
         folder.mkdir()
-        atomic.write_bytes(folder / WEIGHTS, data)
-        atomic.write_bytes(folder / MANIFEST, text)
-        atomic.write_bytes(folder / SIGNATURE, signature)
-        self._encoder.write(folder, data)
-        atomic.sync(self._folder)
+        try:
+            atomic.write_bytes(folder / WEIGHTS, data)
+            atomic.write_bytes(folder / MANIFEST, text)
+            atomic.write_bytes(folder / SIGNATURE, signature)
+            self._encoder.write(folder, data)
+            atomic.sync(self._folder)
+        except BaseException:
+            # Its number stays taken, its bytes don't: each try would fill the disk further.
+            for path in folder.iterdir():
+                path.unlink(missing_ok=True)
+            raise
         return manifest
 
     def commit(self, publish_seq: int) -> ReleaseOffer:
@@ -287,15 +293,16 @@ class Publisher:
         return sorted(path for path in self._folder.iterdir() if path.name.isdigit())
 
     def _drop_old(self, publish_seq: int) -> None:
-        """Beyond the number or the bytes that are kept, the oldest first; of those that aren't served any
-        more, the encoded files too. Never the newest, never one that is served."""
+        """Beyond the number or the bytes that are kept, the oldest first, and what could not be written; of
+        those that aren't served any more, the encoded files too. Never the newest or one that is served."""
         served = {self._release(seq) for seq in self._serving}
-        room = self._keep_bytes
-        for count, folder in enumerate(reversed(self._releases())):
+        kept, room = 0, self._keep_bytes
+        for folder in reversed(self._releases()):
             if folder not in served:
                 self._encoder.drop(folder)
-            room -= sum(path.stat().st_size for path in folder.iterdir())
-            beyond = count >= self._keep or room < 0
+            nbytes = sum(path.stat().st_size for path in folder.iterdir())
+            kept, room = kept + bool(nbytes), room - nbytes
+            beyond = kept > self._keep or room < 0 or not nbytes
             if beyond and folder not in served and int(folder.name) < publish_seq:
                 shutil.rmtree(folder, ignore_errors=True)
 

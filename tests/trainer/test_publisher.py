@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,7 +13,7 @@ from contracts import wire
 from contracts.errors import WireError
 from contracts.files.packages import Package
 from contracts.messages import ReleaseChunk, ReleaseNone, ReleaseQuery, ReleaseWant
-from trainer.encoder import EncodingOptions
+from trainer.encoder import Encoder, EncodingOptions
 from trainer.interfaces import Update
 from trainer.metrics import Metrics, read_metrics
 from trainer.publisher import MAX_WANTED, WANTED_S, Publisher
@@ -53,6 +54,28 @@ class Publishing:
     @property
     def on_disk(self) -> list[int]:
         return sorted(int(path.name) for path in (self.folder / "policy").iterdir())
+
+
+def test_a_release_that_could_not_be_written_whole_leaves_no_bytes_and_its_number(
+    tmp_path: Path, package: Package, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each try left the weights behind, on a disk that is full."""
+    publishing = Publishing(tmp_path, package)
+    publishing.publish()
+
+    def full(*_what: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Encoder, "write", full)
+        for number in (2, 3):
+            with pytest.raises(OSError, match="No space left"):
+                publishing.publish()
+            assert publishing.on_disk[-1] == number
+            assert not any((tmp_path / "policy" / f"{number:08d}").iterdir())
+    publishing.publish()
+    assert publishing.on_disk == [1, 4], "numbers are taken once, and nothing else is left of them"
+    assert publishing.publisher.last_update() is not None
 
 
 def test_a_fetch_over_a_slow_wire_comes_to_its_end_however_often_is_published(

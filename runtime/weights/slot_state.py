@@ -272,6 +272,20 @@ def put_back(state: TargetState, name: str) -> TargetState:
     return _newest_waits(moved(state, name, "staged"))
 
 
+def freed(state: TargetState, held: str) -> TargetState:
+    """`state` in which nothing is in shadow but in slot `held`: what no trial holds any more, as the disk
+    took no transition, waits again as if it had not been tried, unless a newer one came."""
+    for name, slot in state.slots.items():
+        if slot.state != "shadow" or name == held:
+            continue
+        state = changed(put_back(state, name), name, attempts=slot.attempts - 1)
+        newest = state.named("shadow", "probation", "committed")
+        came = newest is not None and newest[1].publish_seq > slot.publish_seq
+        if came and state.slots[name].state == "staged":
+            state = moved(state, name, "superseded", "a newer release took its place")
+    return state
+
+
 def _newest_waits(state: TargetState) -> TargetState:
     waiting = [(s.publish_seq, n) for n, s in state.slots.items() if s.state == "staged"]
     for _, name in sorted(waiting)[:-1]:

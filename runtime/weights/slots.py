@@ -33,6 +33,7 @@ from runtime.weights.slot_state import (
     changed,
     committed,
     empty,
+    freed,
     judged_by,
     moved,
     next_place,
@@ -213,6 +214,10 @@ class SlotStore:
             return recovered(state)
 
         return self._change(change)
+
+    def free_shadow(self, held: str) -> None:
+        """What is in shadow and that no trial holds, but for slot `held`, waits again."""
+        self._change(lambda state: (freed(state, held), None))
 
     def begin_shadow(self, name: str) -> None:
         def change(state: TargetState) -> tuple[TargetState, None]:

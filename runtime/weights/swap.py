@@ -9,7 +9,6 @@ The heavy part runs in a thread (`begin`, `poll`), so that the loop goes on tick
 
 from __future__ import annotations
 
-import math
 import threading
 import time
 from collections import deque
@@ -20,15 +19,16 @@ from typing import cast
 import msgspec
 import numpy as np
 
-from contracts.errors import EntracteError, ReleaseRejected
+from contracts.errors import ReleaseRejected
 from contracts.files.packages import Package
 from contracts.messages import ReleaseOutcome
 from contracts.release import require_fresh
 from runtime.engines import Engine
 from runtime.weights.probation import Probation
-from runtime.weights.slots import PERSON, Owed, Slot, SlotStore, TargetState, boot_id
+from runtime.weights.slots import PERSON, Owed, Slot, SlotStore, TargetState
 from runtime.weights.swap_ahead import Ahead, Beside
 from runtime.weights.swap_checks import SwapLimits, check_latency
+from runtime.weights.swap_outcome import in_words, outcome_of
 from runtime.weights.swap_replay import ActiveHead, checked_head
 
 MOST_TIMED = 512
@@ -176,7 +176,7 @@ class Swapper:
         """Start trying the newest staged release; False if there is none, or a person has pinned another.
         `episode_seq`: the episode that would be the first to run with it."""
         state = self.slots.state()
-        waits = self._ahead is not None or state.named("staged") is not None
+        waits = self._ahead is not None or state.named("staged", "shadow") is not None
         if self._trial is not None or state.pinned or not waits:
             return False
         self._trial = _Trial(episode_seq)
@@ -289,7 +289,7 @@ class Swapper:
 
     def _leave_out(self, slot: Slot, error: Exception) -> str:
         """For the rest of the run; returns why. The trainer hears it too: episodes are other weights' now."""
-        why = f"release {slot.publish_seq} can't be loaded: {_said(error)}"
+        why = f"release {slot.publish_seq} can't be loaded: {in_words(error)}"
         self._unfit[slot.publish_seq] = why
         self._unheard.append(self._unowed(slot, why))
         return why
@@ -318,10 +318,14 @@ class Swapper:
 
     def _try(self, trial: _Trial) -> None:
         """In the thread: everything that takes time, disk included."""
+        slot, before = Slot(), self._tried
+        head: ActiveHead | None = None
         try:
             ahead, self._ahead = self._ahead, None
             if ahead is not None:
                 ahead.done.wait()
+                head, slot = ahead.head, ahead.slot
+            self.slots.free_shadow(ahead.name if ahead else "")
             staged = self.slots.find("staged") if ahead is None or not ahead.name else None
             if ahead is not None and ahead.name:
                 name, slot = ahead.name, ahead.slot
@@ -330,8 +334,7 @@ class Swapper:
                 self.slots.begin_shadow(name)
             else:
                 return
-            before, self._tried = self._tried, max(self._tried, slot.publish_seq)
-            head = None
+            self._tried = max(before, slot.publish_seq)
             try:
                 head = self._from_ahead(ahead)
                 self._require_not_barred(slot)
@@ -340,7 +343,7 @@ class Swapper:
                 head = head or self._checked(name, slot)
             except Exception as error:
                 # An engine's own, too: a slot that is left in shadow is none for the next.
-                what = _said(error)
+                what = in_words(error)
                 reason = f"{error.reason}: " if isinstance(error, ReleaseRejected) else ""
                 said = self.slots.quarantine(name, f"{reason}{what}", owes=what)
                 trial.outcomes += [self._outcome(slot, one) for one in said]
@@ -357,10 +360,12 @@ class Swapper:
                 mine = owed.publish_seq == slot.publish_seq
                 trial.outcomes.append(self._outcome(slot if mine else old, owed))
             trial.head = head
-        except (
-            Exception
-        ) as error:  # a thread that dies silently would leave control waiting in hold
-            trial.outcomes.append(self._unowed(Slot(), f"{type(error).__name__}: {error}"))
+        except Exception as error:
+            # The disk's, mostly: it is tried again. A thread that dies silently would leave control waiting.
+            self._tried = before
+            if head is not None:
+                head.engine.close()
+            trial.outcomes.append(self._unowed(slot, f"{type(error).__name__}: {error}"))
         finally:
             trial.done.set()
 
@@ -413,24 +418,4 @@ class Swapper:
 
     def _outcome(self, slot: Slot, owed: Owed) -> ReleaseOutcome:
         self._told.add(owed.report_id)
-        same_boot = slot.boot_id == boot_id()
-        now = self._clock() - slot.offered_s if same_boot else math.nan
-        return ReleaseOutcome(
-            robot_id=self.robot_id,
-            target=self.target,
-            publish_seq=owed.publish_seq,
-            outcome=owed.outcome,
-            reason=owed.reason,
-            episode_seq=owed.episode_seq,
-            bytes_on_wire=slot.bytes_on_wire,
-            verified_s=slot.verified_s if slot.verified_s >= 0 else math.nan,
-            staged_s=slot.staged_s if slot.staged_s >= 0 else math.nan,
-            swapped_s=now if owed.outcome == "swapped" else math.nan,
-            report_id=owed.report_id,
-        )
-
-
-def _said(error: Exception) -> str:
-    """Why in words; with its type where it is none of ours, such as an engine's own."""
-    ours = isinstance(error, EntracteError | OSError)
-    return str(error) if ours else f"{type(error).__name__}: {error}"
+        return outcome_of(self.robot_id, self.target, slot, owed, self._clock())

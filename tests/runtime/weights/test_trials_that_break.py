@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import time
 
 import msgspec
@@ -11,6 +12,7 @@ from swap_robot import Robot, committed, nudged, package, release, robot, traine
 
 from contracts.messages import ReleaseOutcome, ReleaseQuery
 from runtime.weights.slots import SLOTS
+from runtime.weights.swap_replay import ActiveHead
 from trainer.publisher import Publisher
 
 __all__ = ["package", "robot", "trainer"]
@@ -56,6 +58,42 @@ def test_an_engine_that_raises_what_is_its_own_while_it_loads_leaves_the_package
     else:  # as it is found between two episodes
         assert why in [one.reason for one in again.swapper.follow(1)]
     assert again.swapper.version == 0 and np.array_equal(again.answer(), before)
+
+
+@pytest.mark.parametrize("ahead", [False, True])
+def test_a_disk_that_is_full_as_a_trial_passes_keeps_no_place_and_no_engine(
+    robot: Robot, trainer: Publisher, monkeypatch: pytest.MonkeyPatch, ahead: bool
+) -> None:
+    closed: list[int] = []
+    checked = robot.swapper._checked
+
+    def watched(*what: object, **how: object) -> ActiveHead:
+        head = checked(*what, **how)  # type: ignore[arg-type]
+        monkeypatch.setattr(head.engine, "close", lambda: closed.append(head.version))
+        return head
+
+    def full(*_what: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(robot.swapper, "_checked", watched)
+    slots = robot.swapper.slots
+    rounds = len(SLOTS) + 2
+    with monkeypatch.context() as patch:
+        patch.setattr(slots, "begin_probation", full)
+        for number in range(1, rounds):
+            robot.fetch(*release(trainer, nudged(robot.package, 0.1 * number)))
+            for _ in range(2):
+                if ahead:
+                    robot.swapper.look_ahead()
+                (told,) = robot.swapper.swap(number)
+                assert (told.outcome, told.publish_seq) == ("rejected", number)
+                assert "No space left" in told.reason and robot.swapper.tried == 0
+            assert closed == [seq for seq in range(1, number + 1) for _ in range(2)]
+    assert [told.outcome for told in robot.swapper.swap(rounds)] == ["swapped"]
+    found = slots.state().by_seq(rounds - 1)
+    assert found is not None and (found[1].state, found[1].attempts) == ("probation", 1)
+    assert robot.swapper.version == rounds - 1
+    assert not slots.find("shadow", "staged")
 
 
 def test_a_release_without_a_place_is_refused_and_asked_for_again_later(

@@ -24,10 +24,12 @@ def command(
     worsen: Annotated[
         float, typer.Option(help="noise on the healthy head, in shares of each tensor's spread")
     ] = 0.0,
-    pools: Annotated[Path, typer.Option(help="folder of recorded pools")] = POOLS,
-    work: Annotated[Path, typer.Option(help="folder for the worsened head")] = Path(
-        "run/probation"
-    ),
+    pools: Annotated[
+        Path, typer.Option(help="folder of recorded pools, where no head is given")
+    ] = POOLS,
+    work: Annotated[
+        Path, typer.Option(help="folder for the worsened head and the pools of given heads")
+    ] = Path("run/probation"),
     pool_episodes: Annotated[int, typer.Option(help="episodes of each pool", min=20)] = 200,
     trials: Annotated[int, typer.Option(help="of each policy, drawn from the pools", min=1)] = 200,
     real_trials: Annotated[int, typer.Option("--real", help="of each, on the bench")] = 0,
@@ -61,6 +63,8 @@ def command(
         worse = work / "worse.safetensors"
         weights = probation_trials.worsened(probation_trials.load(healthy), worsen, seed)
         atomic.write_bytes(worse, safetensors_bytes(weights))
+    if healthy or worse:
+        pools = work  # what is shipped was run with other heads
     recorded = {}
     for name, weights_path in (("healthy", healthy), ("worse", worse)):
         path = pools / f"{name}.json"

@@ -50,11 +50,14 @@ Weights = Mapping[str, np.ndarray]
 
 
 class Pool(msgspec.Struct, frozen=True):
-    """Real episodes of one policy, by scene seed: success or not, as the bench judges."""
+    """Real episodes of one policy, by scene seed: success or not, as the bench judges. `head`: SHA-256 of its
+    weights' file, `package`: its id; "" where that was not kept."""
 
     name: str
     command: str
     success: dict[str, int]
+    head: str = ""
+    package: str = ""
 
     @property
     def rate(self) -> float:
@@ -75,9 +78,13 @@ class Trial(msgspec.Struct, frozen=True):
 
 
 def record(name: str, package: Path, weights: Path | None, episodes: int, out: Path) -> Pool:
-    """A pool from `robot-run eval` on the bench; one with as many episodes at `out` is taken as it is."""
+    """A pool from `robot-run eval` on the bench; one with as many episodes at `out` is taken as it is.
+    `weights` None: of whatever head is there. Raises `EntracteError` for one of another head or package."""
+    head = hashlib.sha256(weights.read_bytes()).hexdigest() if weights else ""
+    ran = head, load_package(package.resolve()).package_id
     if out.exists():
         found = msgspec.json.decode(out.read_bytes(), type=Pool)
+        _require_same(found, *ran, out)
         if len(found.success) >= episodes:
             return found
     with tempfile.TemporaryDirectory(prefix="entracte-pool-") as scratch:
@@ -93,9 +100,21 @@ def record(name: str, package: Path, weights: Path | None, episodes: int, out: P
             raise EntracteError(f"robot-run eval of {name} failed", found=done.stderr[-300:])
         rows = [json.loads(line) for line in truth.read_text().splitlines()]
     said = f"robot-run eval --task open-drawer --episodes {episodes} --seed-base 2000000"
-    pool = Pool(name, said, {str(row["seed"]): int(row["success"]) for row in rows})
+    pool = Pool(name, said, {str(row["seed"]): int(row["success"]) for row in rows}, *ran)
     atomic.write_bytes(out, msgspec.json.format(msgspec.json.encode(pool), indent=1))
     return pool
+
+
+def _require_same(pool: Pool, head: str, package: str, path: Path) -> None:
+    """Raises `EntracteError` unless these are episodes of that head (any where "") and package."""
+    other_package = pool.package not in ("", package)
+    if other_package or head not in ("", pool.head):
+        raise EntracteError(
+            f"{path} holds episodes of another {'package' if other_package else 'head'}",
+            expected=package if other_package else head[:12],
+            found=pool.package if other_package else pool.head[:12] or "a head that was not noted",
+            remedy="name another --work or --pools folder, or move that file away",
+        )
 
 
 def worsened(weights: Weights, by: float, seed: int) -> dict[str, np.ndarray]:

@@ -36,15 +36,17 @@ STEP = 1e-3
 
 
 class Row(msgspec.Struct, frozen=True):
-    """Milliseconds, medians. `publish`: number, sign, encode and write the release; `armed`: from the offer
-    to verified and staged on the robot's disk; `ready`: a standby engine made and all checks, the replay
-    included, where they are made beside an episode; `idle`: the robot can't act, from the boundary to the new
-    weights acting; `longest`: of all pushes, from the refiner's arrays to acting. Bytes of one push:
-    `payload` of weights, `wire` of all that crossed TCP both ways."""
+    """Milliseconds, medians. `publish`: number, sign, encode and write the release; `verified` and `armed`:
+    from the offer until every byte is what was signed, and until it is staged on the robot's disk; `ready`: a
+    standby engine made and all checks, the replay included, where they are made beside an episode; `idle`:
+    the robot can't act, from the boundary to the new weights acting; `longest`: of all pushes, from the
+    refiner's arrays to acting. Bytes of one push: `payload` of weights, `wire` of all that crossed TCP both
+    ways."""
 
     way: str
     absent: str = ""
     publish: float = 0.0
+    verified: float = 0.0
     armed: float = 0.0
     ready: float = 0.0
     idle: float = 0.0
@@ -186,7 +188,7 @@ def _push(
     publisher = Publisher(
         root / "trainer" / "releases", package.manifest, own=package.folder, encodings=encodings
     )
-    spent: list[tuple[float, float, float, float]] = []
+    spent: list[tuple[float, float, float, float, float]] = []
     payload: list[int] = []
     with (
         TrainerEnd(publisher) as trainer,
@@ -203,17 +205,18 @@ def _push(
             robot.wait_until_armed(seq)
             armed_s = time.monotonic()
             ready_s = robot.make_ready() if ahead else 0.0
-            idle_s = robot.swap(number)
-            spent.append((offered_s - begin_s, armed_s - offered_s, ready_s, idle_s))
+            idle_s, verified_s = robot.swap(number)
+            spent.append((offered_s - begin_s, armed_s - offered_s, ready_s, idle_s, verified_s))
             payload.append(publisher.bytes_sent - sent)
-    publish, armed, ready, idle = (
+    publish, armed, ready, idle, verified = (
         [1e3 * each[i] for each in spent[1:]]
-        for i in range(4)  # the first waits for sockets to connect
+        for i in range(5)  # the first waits for sockets to connect
     )
     whole = [sum(each) for each in zip(publish, armed, ready, idle, strict=True)]
     return Row(
         way=name,
         publish=statistics.median(publish),
+        verified=statistics.median(verified),
         armed=statistics.median(armed),
         ready=statistics.median(ready),
         idle=statistics.median(idle),
@@ -277,37 +280,31 @@ def _rebuild(package: Package, folder: Path, times: int) -> tuple[float, int]:
 def table(found: Found) -> str:
     """Markdown, for a terminal and for docs/results."""
     lines = [
-        "| way | publish (ms) | offer to armed | made ready | robot idle | whole | longest | weights (MB) "
-        "| on the wire (MB) |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| way | publish (ms) | offer to verified | to armed | made ready | robot idle | whole | longest "
+        "| weights (MB) | on the wire (MB) |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row in found.rows:
         if row.absent:
-            lines.append(f"| {row.way} | absent: {row.absent} | | | | | | | |")
+            lines.append(f"| {row.way} | absent: {row.absent} | | | | | | | | |")
             continue
-        numbers = (row.publish, row.armed, row.ready, row.idle, row.whole, row.longest)
+        numbers = (
+            *(row.publish, row.verified, row.armed, row.ready),
+            *(row.idle, row.whole, row.longest),
+        )
         cells = " | ".join(f"{number:.1f}" for number in numbers)
         lines.append(f"| {row.way} | {cells} | {row.payload / 1e6:.3f} | {_wire(row)} |")
     rebuilt = f"{found.rebuild_bytes / 1e6:.3f}"
     lines.append(
-        f"| sessions from the whole policy as ONNX | | | | {found.rebuild_ms:.1f} | | | {rebuilt} | |"
+        f"| sessions from the whole policy as ONNX | | | | | {found.rebuild_ms:.1f} | | | {rebuilt} | |"
     )
     peer = found.peer
     if peer is not None:
-        cells = " | ".join(
-            f"{number:.1f}"
-            for number in (
-                peer.publish,
-                peer.arrived,
-                0.0,
-                peer.idle,
-                peer.whole,
-                peer.longest,
-            )
-        )
+        theirs = (peer.arrived, 0.0, peer.idle, peer.whole, peer.longest)
+        cells = " | ".join(f"{number:.1f}" for number in theirs)
         lines.append(
-            f"| torch.save over gRPC ({peer.kind}) | {cells} | {peer.payload / 1e6:.3f} | "
-            f"{peer.wire / 1e6:.3f} |"
+            f"| torch.save over gRPC ({peer.kind}) | {peer.publish:.1f} | | {cells} | "
+            f"{peer.payload / 1e6:.3f} | {peer.wire / 1e6:.3f} |"
         )
     lines += ["", _in_words(found)]
     return "\n".join(lines)
@@ -321,15 +318,19 @@ def _in_words(found: Found) -> str:
     ]
     for row in here:
         share = row.payload / found.weights_bytes
-        sentence = (
-            f"{row.way}: idle {found.rebuild_ms / max(row.idle, 1e-9):.1f} times shorter than building the "
-            f"sessions takes, {share:.3f} of the weights' bytes"
-        )
+        sentence = f"{row.way}: {_idle_in_words(row, found)}, {share:.3f} of the weights' bytes"
         if found.peer and row.wire:
             sentence += f", {row.wire / found.peer.wire:.4f} of the peer's on the wire"
         said.append(f"{sentence}.")
     said.append(f"Machine: {in_words(found.machine)}.")
     return " ".join(said)
+
+
+def _idle_in_words(row: Row, found: Found) -> str:
+    """Either way: what is not made ready ahead may take longer than building anew."""
+    shorter = found.rebuild_ms / max(row.idle, 1e-9)
+    times = f"{shorter:.1f} times shorter" if shorter >= 1 else f"{1 / shorter:.1f} times LONGER"
+    return f"idle {times} than building the sessions takes"
 
 
 def _wire(row: Row) -> str:

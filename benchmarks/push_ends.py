@@ -159,16 +159,16 @@ class RobotEnd:
         self._wait("a release made ready", lambda: self._swapper.ready)
         return time.monotonic() - begin_s
 
-    def swap(self, episode_seq: int) -> float:
+    def swap(self, episode_seq: int) -> tuple[float, float]:
         """As control does between two episodes; the next one commits it. Returns for how long the robot
-        could not act, seconds."""
+        could not act and, by the robot's own clock, the time from the offer to verified; seconds."""
         begin_s = time.monotonic()
         outcomes = self._swapper.swap(episode_seq)
         idle_s = time.monotonic() - begin_s
         if [outcome.outcome for outcome in outcomes] != ["swapped"]:
             raise EntracteError("the release was not taken", found=outcomes)
         self._swapper.settle()
-        return idle_s
+        return idle_s, outcomes[0].verified_s
 
     def _wait(self, what: str, condition: Callable[[], bool]) -> None:
         give_up_s = time.monotonic() + PATIENCE_S

@@ -6,12 +6,13 @@ Trials of the whole path are `benchmarks.probation_trials`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import cache
 
 import msgspec
 import numpy as np
 
-from runtime.weights.probation import Probation, Tally, judge
+from runtime.weights.probation import Probation, Tally, Verdict, judge
 from trainer.report.statistics import wilson
 
 RATES = (0.9, 0.75, 0.6, 0.5, 0.3, 0.1)
@@ -90,6 +91,91 @@ def _ends(table: np.ndarray, rate: float, trials: int, rng: np.random.Generator)
     at = np.argmax(verdicts != 0, axis=1)
     ends: np.ndarray = (at + 1) * verdicts[np.arange(trials), at].astype(np.int64)
     return ends
+
+
+class Chain(msgspec.Struct, frozen=True):
+    """Releases of a loop, one every `iteration` episodes, each as good (`rate`) as all before it. Shares of
+    all: `rolled_back`, `committed`, the rest superseded before a verdict. `pooled`: rolled back if a
+    reference kept up to 50 episodes of the one before it beside its trial's."""
+
+    rate: float
+    iteration: int
+    releases: int
+    rolled_back: float
+    committed: float
+    pooled: float
+
+
+CHAIN = 30
+"""Releases of one refinement."""
+
+
+def chain(rate: float, iteration: int, rules: Probation, times: int, seed: int = 0) -> Chain:
+    """`times` refinements of `CHAIN` releases: what is committed is the next one's reference, with the lucky
+    count of its own trial and what it did since."""
+    decided = cache(lambda reference, trial: judge(reference, trial, rules)[0])
+    rng = np.random.default_rng(seed)
+    found = np.zeros(3)
+    for _ in range(times):
+        drawn = rng.random((CHAIN + 1, iteration)) < rate
+        found += (*_one_chain(drawn, decided), _one_chain(drawn, decided, pools=True)[0])
+    releases = CHAIN * times
+    return Chain(rate, iteration, releases, *(found / releases).tolist())
+
+
+def _one_chain(
+    successes: np.ndarray, decided: Callable[[Tally, Tally], Verdict], pools: bool = False
+) -> tuple[int, int]:
+    """How many were rolled back and committed. `successes`: bool[release, episode], the first of the robot's
+    own weights."""
+    reference, back, kept = Tally(), 0, 0
+    for number, episodes in enumerate(successes):
+        trial = Tally() if number else None
+        for success in episodes.tolist():
+            if trial is None:
+                reference = reference.add(success)
+                continue
+            trial = trial.add(success)
+            verdict = decided(reference, trial)
+            if verdict == "on":
+                continue
+            back, kept = back + (verdict == "roll_back"), kept + (verdict == "commit")
+            if verdict == "commit":
+                reference = _pooled(reference, trial) if pools else trial
+            trial = None
+    return back, kept
+
+
+def _pooled(reference: Tally, trial: Tally) -> Tally:
+    share = min(1.0, 50 / max(1, reference.counted))
+    return Tally(
+        round(reference.successes * share) + trial.successes,
+        round(reference.failures * share) + trial.failures,
+    )
+
+
+def chains(rules: Probation, times: int, seed: int = 0) -> list[Chain]:
+    """Rates and lengths of iterations."""
+    return [
+        chain(rate, iteration, rules, times, seed)
+        for iteration in (10, 20, 40)
+        for rate in (0.9, 0.75, 0.56, 0.3)
+    ]
+
+
+def chain_table(rows: Iterable[Chain]) -> str:
+    """Markdown."""
+    lines = [
+        "| success rate | episodes of an iteration | releases | rolled back % | committed % "
+        "| rolled back % with a pooled reference |",
+        "|---|---|---|---|---|---|",
+    ]
+    lines += [
+        f"| {row.rate:g} | {row.iteration} | {row.releases} | {100 * row.rolled_back:.1f} | "
+        f"{100 * row.committed:.0f} | {100 * row.pooled:.1f} |"
+        for row in rows
+    ]
+    return "\n".join(lines)
 
 
 def grid(rules: Probation, trials: int = 10_000, seed: int = 0) -> list[Row]:

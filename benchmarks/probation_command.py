@@ -35,6 +35,9 @@ def command(
     real_trials: Annotated[int, typer.Option("--real", help="of each, on the bench")] = 0,
     reference: Annotated[int, typer.Option(help="episodes of the committed release")] = 50,
     simulated: Annotated[int, typer.Option(help="trials of each cell of the grid")] = 10_000,
+    chains: Annotated[
+        int, typer.Option(help="refinements of equally good releases, one after another")
+    ] = 0,
     seed: Annotated[int, typer.Option()] = 0,
     output: Annotated[Path | None, typer.Option(help="file for every trial, as JSON")] = None,
 ) -> None:
@@ -59,6 +62,10 @@ def command(
         rows = probation.grid(Probation(), simulated, seed)
         found["simulated"] = [msgspec.to_builtins(row) for row in rows]
         typer.echo(probation.table(rows) + "\n")
+    if chains:
+        links = probation.chains(Probation(), chains, seed)
+        found["chains"] = [msgspec.to_builtins(link) for link in links]
+        typer.echo(probation.chain_table(links) + "\n")
     if healthy is not None and worse is None and worsen > 0.0:
         worse = work / "worse.safetensors"
         weights = probation_trials.worsened(probation_trials.load(healthy), worsen, seed)

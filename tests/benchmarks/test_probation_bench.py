@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from benchmarks import probation_trials
 from benchmarks.app import app
-from benchmarks.probation import decisions, simulate
+from benchmarks.probation import Chain, chain, chain_table, decisions, simulate
 from benchmarks.probation_trials import Pool, drawn, record, summary, worsened
 from contracts.encodings import sha256_hex
 from contracts.errors import EntracteError
@@ -81,6 +81,16 @@ def test_simulated_episodes_end_where_the_table_of_verdicts_says() -> None:
     assert (table[np.arange(13), 12 - np.arange(13)] != 0).all(), "no trial goes on for ever"
     row = simulate(0.9, 50, 0.0, rules, 50, np.random.default_rng(0))
     assert row.rolled_back == 1.0 and row.episodes <= 4 and row.within_10 == 1.0
+
+
+def test_in_a_chain_the_reference_is_the_last_trial() -> None:
+    """More equally good releases are rolled back than by the test alone where the rate is near one half."""
+    near_half, high = (chain(rate, 20, Probation(), 50) for rate in (0.56, 0.9))
+    assert near_half.releases == 50 * 30
+    assert near_half.rolled_back > 0.066 and high.rolled_back < 0.05
+    assert near_half.rolled_back + near_half.committed <= 1.0
+    assert chain(1.0, 20, Probation(), 2) == Chain(1.0, 20, 60, 0.0, 1.0, 0.0)
+    assert "| 1 | 20 | 60 | 0.0 | 100 | 0.0 |" in chain_table([Chain(1.0, 20, 60, 0.0, 1.0, 0.0)])
 
 
 def test_a_head_is_worsened_by_shares_of_its_own_spread() -> None:

@@ -4,7 +4,7 @@ from contracts.sockets.addresses import bindable, is_local
 from contracts.sockets.admission import AllowList, Limits, Pass
 from contracts.sockets.curve import Client, KeyPair
 from contracts.sockets.doorman import Doorman, Visitor
-from contracts.sockets.opening import bind_anew, connect_anew, open_socket
+from contracts.sockets.opening import bind_anew, connect_again, connect_anew, open_socket
 
 __all__ = [
     "AllowList",
@@ -16,6 +16,7 @@ __all__ = [
     "Visitor",
     "bind_anew",
     "bindable",
+    "connect_again",
     "connect_anew",
     "is_local",
     "open_socket",

@@ -99,6 +99,13 @@ def connect_anew(socket: zmq.Socket[bytes], address: str, keys: Client | None) -
         socket.connect(address)
 
 
+def connect_again(socket: zmq.Socket[bytes], address: str) -> None:
+    """Make the connection of a socket that connects once more, as it was."""
+    with contextlib.suppress(zmq.ZMQError):  # libzmq may have forgotten it
+        socket.disconnect(address)
+    socket.connect(address)
+
+
 def bind_anew(socket: zmq.Socket[bytes], address: str, keys: KeyPair) -> None:
     """Serve with another key from now on a socket that stands behind a doorman and is bound to `address`
     (`LAST_ENDPOINT`). Its connections are dropped with its port: who comes again must know the new key.

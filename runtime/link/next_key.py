@@ -27,16 +27,21 @@ _FAILED = (
 class NextKeyTrial:
     """Greets the trainer with its next key. No call waits for the other end."""
 
-    def __init__(self, context: zmq.Context[Any], address: str, hello: Hello) -> None:
+    def __init__(
+        self, context: zmq.Context[Any], address: str, hello: Hello, again_s: float
+    ) -> None:
+        """`again_s`: unanswered for so long, the connection is made anew; libzmq may have given it up."""
         self._context, self._address, self._hello = context, address, hello
+        self._again_s, self._opened_s = again_s, 0.0
         self._client: Client | None = None
         self._socket: zmq.Socket[bytes] | None = None
         self._greeting = Handshake(hello, self._send)
 
     def answered(self, client: Client, now_s: float) -> bool:
         """Whether the trainer has answered to `client`; ask again and again."""
-        if client != self._client:
+        if client != self._client or now_s - self._opened_s > self._again_s:
             self.close()
+            self._opened_s = now_s
             self._socket = open_socket(
                 self._context,
                 zmq.DEALER,

@@ -40,7 +40,7 @@ from runtime.link.episodes import LiveStream, Recorder, Stalled
 from runtime.link.outcomes import OutcomeSpool
 from runtime.link.pictures import LiveColour
 from runtime.link.releases import ReleaseFetcher
-from runtime.link.sockets import LinkSockets
+from runtime.link.sockets import DEAD_S, LinkSockets
 from runtime.link.spool import Spool
 from runtime.link.uploads import Uploader
 from runtime.ring import Ring
@@ -63,12 +63,12 @@ SILENT_S = 3.0
 class Link:
     """One robot's link. `turn` does a slice of everything; `run` repeats it until asked to stop."""
 
-    def __init__(self, run: Run, board: Board, ring: Ring) -> None:
+    def __init__(self, run: Run, board: Board, ring: Ring, *, dead_s: float = DEAD_S) -> None:
         config = run.config
         self._run, self._board, self._ring = run, board, ring
         self._robot_id = config.robot.id
         codec = _live_codec(config.link.colour_codec) if config.link.live else ""
-        self._sockets = LinkSockets(run, (codec,) if codec else ())
+        self._sockets = LinkSockets(run, (codec,) if codec else (), dead_s=dead_s)
         self._clock_offset = ClockOffset()
         self._spool = Spool(
             run.spool_dir, config.link.spool_max_mib << 20, config.link.spool_min_free_mib << 20

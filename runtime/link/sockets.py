@@ -27,7 +27,7 @@ from contracts.messages import (
     TrainerKeys,
     Welcome,
 )
-from contracts.sockets import connect_anew, open_socket
+from contracts.sockets import connect_again, connect_anew, open_socket
 from runtime.board import LinkState
 from runtime.link.episodes import Parts
 from runtime.link.handshake import Handshake, in_words
@@ -43,11 +43,16 @@ SILENT_S, LOOK_S = 5.0, 0.25
 FAILED_S, FAILED_MOST = 15.0, 5
 """So long without a word, and so many handshakes that failed meanwhile, and people are told."""
 
+DEAD_S, DEAF_TIMES = 30.0, 4.0
+"""A socket that takes nothing for so long, or says nothing for so many times longer, is connected once more.
+libzmq itself gives a connection up for good after it read what is none of its protocol (its issues 1043 and
+4196): a changed bit under CURVE, another program at the port for a moment. A changed length leaves it deaf."""
+
 
 class LinkSockets:
     """Connections to one trainer. No call waits for the other end."""
 
-    def __init__(self, run: Run, features: tuple[str, ...] = ()) -> None:
+    def __init__(self, run: Run, features: tuple[str, ...] = (), *, dead_s: float = DEAD_S) -> None:
         """`features`: what this robot can do beyond `wire.FEATURES`. Raises `ConfigError` where an address
         needs keys and there are none."""
         link = run.config.link
@@ -81,10 +86,13 @@ class LinkSockets:
             name: Handshake(hello, functools.partial(self._send, name)) for name in GREETED
         }
         self._refusal = ""
-        self._trial = NextKeyTrial(self._context, link.weights, hello)
+        self._trial = NextKeyTrial(self._context, link.weights, hello, dead_s)
         weights = self._sockets["weights"]
         self._failed = FailedHandshakes(self._context, weights) if self._keys.needed else None
         self._heard_s = self._looked_s = time.monotonic()
+        self._dead_s = dead_s
+        self._took_s = dict.fromkeys(self._addresses, self._heard_s)
+        self._said_s = {name: self._heard_s for name in self._addresses if name != "frames"}
         self._told, self._kept = False, ""
         self.refused: Counter[str] = Counter()
         """Announcements of a next key that were not believed, by their reason."""
@@ -119,7 +127,7 @@ class LinkSockets:
 
     def take(self, name: str, message: AnyMessage, now_s: float) -> bool:
         """Whether a message was about the connection itself and is dealt with. Raises `WireError`."""
-        self._heard_s = now_s
+        self._heard_s = self._said_s[name] = now_s
         if isinstance(message, TrainerKeys):
             if self._keys.follow(message):
                 _tell("the trainer's new signing key is taken")
@@ -141,13 +149,32 @@ class LinkSockets:
         """Greet where that is due, and follow keys that were changed by a command."""
         for greeting in self._greetings.values():
             greeting.tick(now_s)
-        if self._failed is None:
-            return
-        if self._keys.changed(now_s):
+        if self._failed is not None and self._keys.changed(now_s):
             self._connect_anew()
-        if now_s - self._looked_s >= LOOK_S:
-            self._looked_s = now_s
+        if now_s - self._looked_s < LOOK_S:
+            return
+        self._looked_s = now_s
+        self._revive(now_s)
+        if self._failed is not None:
             self._look_for_other_keys(now_s, self._failed)
+
+    def _revive(self, now_s: float) -> None:
+        """Connect those once more that are dead or deaf, where there is somebody to connect to."""
+        if self._keys.needed and self._security is None:
+            return
+        for name, socket in self._sockets.items():
+            if socket.poll(0, zmq.POLLOUT):
+                self._took_s[name] = now_s
+            dead = now_s - self._took_s[name] > self._dead_s
+            deaf = now_s - self._said_s.get(name, now_s) > DEAF_TIMES * self._dead_s
+            if not dead and not deaf:
+                continue
+            self._took_s[name] = now_s
+            if name in self._said_s:
+                self._said_s[name] = now_s
+            connect_again(socket, self._addresses[name])
+            if name in self._greetings:
+                self._greetings[name].on_goodbye(Goodbye("unknown"), now_s)
 
     def state(self) -> LinkState:
         """How things stand with the trainer; a new refusal is said once."""
@@ -177,6 +204,8 @@ class LinkSockets:
             self._sockets[name].send_multipart(parts, zmq.NOBLOCK, copy=False)
         except zmq.Again:
             return False
+        # A slow connection is full whenever it is looked at.
+        self._took_s[name] = time.monotonic()
         return True
 
     def _expect(self, message: NextKey) -> None:

@@ -4,6 +4,7 @@ trainer answers to it, over real sockets; and what somebody with the old CURVE k
 from __future__ import annotations
 
 import contextlib
+import socket as tcp
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -20,13 +21,14 @@ from contracts.errors import WireError
 from contracts.files.keys import KeyStore
 from contracts.key_rotation import NEXT_KEY, SERVER_PURPOSE, NextServerKey, announce_next, hex_of
 from contracts.messages import AnyMessage, Hello, NextKey, NextKeyStored, RobotKeyStored, Welcome
-from contracts.sockets import Doorman, KeyPair, Pass, bind_anew, open_socket
+from contracts.sockets import AllowList, Client, Doorman, KeyPair, Pass, bind_anew, open_socket
 from contracts.sockets.curve import new_pair
 from runtime.board import LinkState
 from runtime.commands import keys as keys_command
 from runtime.config import LinkSection, PolicySection, RewardSection, RobotConfig, RobotSection
 from runtime.link import sockets as link_sockets
 from runtime.link.keys import LinkKeys
+from runtime.link.next_key import NextKeyTrial
 from runtime.link.sockets import LinkSockets
 from runtime.run import Run, RunPlan
 
@@ -365,3 +367,32 @@ def test_killed_while_it_writes_a_robot_starts_with_a_key_that_connects(
         assert robot.lab.next_key == pair.public
     else:
         assert robot.lab.key == pair.public
+
+
+def test_the_trial_is_made_again_where_libzmq_gave_it_up(tmp_path: Path) -> None:
+    """Another program answered at the trainer's port for a moment."""
+    mine, lab = new_pair(), new_pair()
+    known = AllowList([Pass(name="arm", key=mine.public, enrolled_unix_s=1.0)])
+    other = tcp.create_server(("127.0.0.1", 0))
+    address = f"tcp://127.0.0.1:{other.getsockname()[1]}"
+    with (
+        zmq.Context() as context,
+        contextlib.closing(Doorman(context, lab, load=lambda: known)) as door,
+        contextlib.closing(
+            NextKeyTrial(context, address, Hello("arm", "s1", wire.VERSIONS), 0.3)
+        ) as trial,
+    ):
+        client = Client(mine, lab.public)
+        assert not trial.answered(client, time.monotonic())
+        end, _ = other.accept()
+        other.close()
+        end.sendall(b"SSH-2.0-OpenSSH_9.2\r\n" + bytes(80))
+        time.sleep(0.1)
+        end.close()
+        with open_socket(context, zmq.ROUTER, bind=address, security=door) as bound:
+            door.start()
+            deadline = time.monotonic() + 5.0
+            while not trial.answered(client, time.monotonic()):
+                assert time.monotonic() < deadline, "given up"
+                if bound.poll(5):
+                    bound.send_multipart([bound.recv_multipart()[0], b"anything"])

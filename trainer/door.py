@@ -36,7 +36,8 @@ KEYS_FOLDER = "keys"
 LOOK_S = 1.0
 REPORT_S = 10.0
 TELL_AGAIN_S = 30.0
-"""A next key that waits is told again so often: a robot whose disk was full has not kept it."""
+"""The chain, and a next key that waits, are told again so often: a robot whose disk was full has not kept
+them."""
 FOREIGN = "another robot's id"
 
 
@@ -75,6 +76,7 @@ class Door:
         self._told_key: NextKey | None = None
         self._next_stamp: object = None
         self._told_s, self._problem = 0.0, ""
+        self._told_chain_s = time.monotonic()
         self._look_at_next()
         self._looked_s = self._reported_s = time.monotonic()
         self._reported: dict[str, int] = {}
@@ -178,12 +180,13 @@ class Door:
         found: list[TrainerKeys | NextKey] = []
         stamp, before = stamp_of(self._root / CHAIN_FILE), self._chain_stamp
         self._chain_stamp = stamp
-        if stamp not in (before, None):
+        now_s = time.monotonic()
+        if stamp is not None and (stamp != before or now_s - self._told_chain_s > TELL_AGAIN_S):
+            self._told_chain_s = now_s
             try:
                 found.append(TrainerKeys(told(self._root)))
             except (EntracteError, OSError) as error:
                 self._note(str(error))
-        now_s = time.monotonic()
         if self._next_key is None:
             self._told_key = None
             return found

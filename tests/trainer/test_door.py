@@ -21,6 +21,7 @@ from contracts.key_rotation import NEXT_KEY, announce, follow, read_next
 from contracts.messages import NextKey, RobotKey, TrainerKeys
 from contracts.sockets import Pass, Visitor
 from contracts.sockets.curve import new_pair
+from trainer import door as door_module
 from trainer.config import LimitsSection, ListenSection
 from trainer.door import Door
 from trainer.metrics import Metrics, read_metrics
@@ -137,6 +138,17 @@ def test_in_the_midst_of_a_rotation_no_next_key_is_told(
         assert [type(one) for one in told] == [TrainerKeys]
     SigningKey(tmp_path / "releases")  # it ends
     assert believed([*told, *door.news()], pinned, store) == waiting.new
+
+
+def test_who_could_not_keep_the_new_signing_key_hears_of_it_again(
+    door: Door, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A robot whose disk was full refused every release from then on."""
+    SigningKey(tmp_path / "releases").rotate("lab", 3.0)
+    (first,) = door.news()
+    assert door.news() == []
+    monkeypatch.setattr(door_module, "TELL_AGAIN_S", 0.0)
+    assert door.news() == [first] and door.news() == [first]
 
 
 def test_a_chain_that_is_damaged_while_it_serves_ends_no_daemon(door: Door, tmp_path: Path) -> None:

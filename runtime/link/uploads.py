@@ -6,6 +6,7 @@ trainer that will not take it or a disk that does not give it, must not hold up 
 
 from __future__ import annotations
 
+import errno
 import math
 from collections import deque
 from concurrent.futures import Future
@@ -66,12 +67,12 @@ class Uploader:
         item = waiting[0]
         if not item.is_read and not self._read(item, now_s):
             return
-        log = item.log
-        offer = EpisodeOffer(
-            self._robot_id, item.session_id, item.episode_seq, log.nbytes, log.sha256
-        )
-        self._current, self._again_s = (item.session_id, item.episode_seq), now_s + OFFER_AGAIN_S
-        self._send(wire.pack(offer))
+        key, log = (item.session_id, item.episode_seq), item.log
+        self._current, self._again_s = key, now_s + OFFER_AGAIN_S
+        if not log.nbytes:  # the trainer asks for nothing of it: it would be offered for ever
+            self._refused(key, "it is empty")
+            return
+        self._send(wire.pack(EpisodeOffer(self._robot_id, *key, log.nbytes, log.sha256)))
 
     def _read(self, item: Spooled, now_s: float) -> bool:
         """Whether it is known what to say of it: not while it is read, nor where the disk fails."""
@@ -103,6 +104,9 @@ class Uploader:
         except OSError:
             item.doubt()
             raise
+        if not data.nbytes:  # hashed anew: what is left is offered
+            item.doubt()
+            raise OSError(errno.EIO, f"{item.path.name} has lost its end")
         chunk = EpisodeChunk(self._robot_id, want.session_id, want.episode_seq, want.offset)
         if self._send(wire.pack(chunk, [wire.raw("data", data)])):
             self.bytes_sent += data.nbytes

@@ -228,6 +228,38 @@ def test_one_that_can_not_be_read_when_it_is_wanted_is_read_anew_and_then_set_as
     assert [path.name for path in uploader.aside] == ["s1_00000001.elog.aside"]
 
 
+def test_an_empty_log_holds_up_no_other(tmp_path: Path) -> None:
+    """As a crash of some file systems leaves it. The trainer has nothing to ask for of it."""
+    record(recorder(tmp_path), 1, 2)
+    (tmp_path / "s1_00000001.elog").write_bytes(b"")
+    sent: list[list[bytes]] = []
+    uploader = Uploader(
+        Spool(tmp_path, 1 << 30),
+        "bench-0",
+        lambda parts: sent.append([bytes(p) for p in parts]) or True,
+    )
+    assert set(offered(uploader, sent)) == {2}
+    assert list(uploader.aside.values()) == ["it is empty"]
+
+
+def test_a_log_that_lost_its_end_is_offered_as_it_is_now(tmp_path: Path) -> None:
+    into = recorder(tmp_path)
+    record(into, 1)
+    sent: list[list[bytes]] = []
+    uploader = Uploader(
+        into.spool, "bench-0", lambda parts: sent.append([bytes(p) for p in parts]) or True
+    )
+    uploader.tick(0.0)
+    (whole,) = into.spool.waiting
+    os.truncate(whole.path, 100)
+    with pytest.raises(OSError, match="lost its end"):
+        uploader.on_want(EpisodeWant("s1", 1, 100, 100), 0.0)
+    uploader.tick(2.0)
+    offers = [wire.unpack(parts).message for parts in sent]
+    assert [offer.nbytes for offer in offers] == [whole.nbytes, 100]
+    assert offers[0].sha256 != offers[1].sha256
+
+
 def test_where_the_disk_gives_no_new_name_either_the_next_start_looks_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

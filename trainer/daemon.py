@@ -198,7 +198,7 @@ class Daemon:
                 self._receiver.tick()
                 self._watch_robots()
                 self._follow_keys()
-                self._door.report()
+                self._door.report(self._peers.refused)
                 if not self._worker.is_alive() and not self._stop.is_set():
                     raise EntracteError(
                         "the trainer's worker ended",
@@ -210,7 +210,7 @@ class Daemon:
             self._worker.put(None)
             self._worker.join()
             self._keeper.stop()
-            self._door.report(now=True)
+            self._door.report(self._peers.refused, now=True)
             self._close_sockets()
             self.metrics.add("stop", iteration=self._work.iteration, logs_aside=self._worker.aside)
 

@@ -6,7 +6,7 @@ Owns the doorman of the daemon's sockets, the robots' passes, and what robots he
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,7 @@ TELL_AGAIN_S = 30.0
 """The chain, and a next key that waits, are told again so often: a robot whose disk was full has not kept
 them."""
 FOREIGN = "another robot's id"
+GOODBYE = "told: "
 
 
 class Door:
@@ -228,9 +229,9 @@ class Door:
             self._problem = problem
             self._metrics.add("keys", problem=problem[:500])
 
-    def report(self, *, now: bool = False) -> None:
-        """Counts of what came and what was refused, to the metrics where they changed. Raises `EntracteError`
-        if nobody stands at the door any more."""
+    def report(self, turned_away: Mapping[str, int], *, now: bool = False) -> None:
+        """Counts of what came and what was refused, `turned_away` by a `Goodbye` among them, to the metrics
+        where they changed. Raises `EntracteError` if nobody stands at the door any more."""
         if not now and not self.doorman.standing:
             raise EntracteError(
                 "the doorman of the trainer's sockets ended",
@@ -240,7 +241,8 @@ class Door:
         if at_s - self._reported_s < REPORT_S and not now:
             return
         self._reported_s = at_s
-        counts = dict(self.doorman.counts)
+        told = {f"{GOODBYE}{reason}": count for reason, count in turned_away.items()}
+        counts = {**self.doorman.counts, **told}
         if counts != self._reported and set(counts) - {"connections", "let in"}:
             self._metrics.add("door", counts=counts, last_refused=self.doorman.last_refused)
         self._reported = counts

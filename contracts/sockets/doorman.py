@@ -14,7 +14,7 @@ import struct
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,6 +25,7 @@ from zmq.utils.monitor import parse_monitor_message
 from contracts.errors import EntracteError
 from contracts.sockets.admission import UNKNOWN, Allowance, AllowList, Limits
 from contracts.sockets.curve import KeyPair
+from contracts.sockets.descriptors import borrowed, peer_of, received
 
 ZAP_ADDRESS = "inproc://zeromq.zap.01"
 ZAP_PARTS = 6
@@ -47,8 +48,12 @@ _FAILED: dict[int, str] = {
     zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL: "protocol",
     zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL: "no handshake",
 }
-_EVENTS = zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED | zmq.EVENT_CLOSED | sum(_FAILED)
-_RECEIVED_AT = 128  # offsetof(struct tcp_info, tcpi_bytes_received), Linux 4.1 and later
+_REFUSED_BY_KEY = zmq.EVENT_HANDSHAKE_FAILED_AUTH
+_EVENTS = zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED | zmq.EVENT_CLOSED | _REFUSED_BY_KEY
+_EVENTS |= sum(_FAILED)
+UNHEARD = "ended unheard"
+"""What came and went without a message: libzmq tells of no failure where it refuses another program, or what is
+older than ZMTP 3. A robot's own connection that had nothing to say is among them."""
 
 
 @dataclass(frozen=True)
@@ -120,6 +125,7 @@ class Doorman:
         self._list = _Followed(load(), stamp())
         self.counts: Counter[str] = Counter()
         self.last_refused = ""
+        self._ended_unheard = self._failed = 0
         self._connections: dict[int, _Connection] = {}
         self._allowances: dict[object, Allowance] = {}
         self._resting: dict[str, float] = {}
@@ -184,7 +190,7 @@ class Doorman:
         descriptor = int(frames[-1].get(zmq.SRCFD))
         connection = self._connections.get(descriptor)
         if connection is None:
-            connection = self._connections[descriptor] = _Connection(_peer(descriptor), now_s)
+            connection = self._connections[descriptor] = _Connection(peer_of(descriptor), now_s)
         connection.heard = True
         overhead = PART_OVERHEAD + (BOX_OVERHEAD if self.encrypts else 0)
         connection.delivered += nbytes + overhead * len(frames)
@@ -263,8 +269,10 @@ class Doorman:
             except zmq.Again:
                 return
             kind, descriptor = event["event"], event["value"]
-            if kind in _FAILED:
-                self.counts[_FAILED[kind]] += 1
+            if kind in _FAILED or kind == _REFUSED_BY_KEY:
+                self._failed += 1
+                if kind in _FAILED:
+                    self.counts[_FAILED[kind]] += 1
             elif kind == zmq.EVENT_ACCEPTED:
                 self.counts["connections"] += 1
                 self._begun(descriptor, monitor)
@@ -272,14 +280,24 @@ class Doorman:
                 ended = self._connections.get(descriptor)
                 if ended is not None and ended.monitor is monitor:
                     del self._connections[descriptor]
+                    self._note_end(ended)
 
     def _begun(self, descriptor: int, monitor: object) -> None:
         """Sockets tell apart: what one tells late, another's connection may have the descriptor of by now."""
-        known, address = self._connections.get(descriptor), _peer(descriptor)
+        known, address = self._connections.get(descriptor), peer_of(descriptor)
         if known is None or known.address != address:
+            if known is not None:  # its end is not told yet, and will not be known for its own
+                self._note_end(known)
             self._connections[descriptor] = _Connection(address, self._clock(), monitor=monitor)
         elif known.monitor is None:
             known.monitor = monitor
+
+    def _note_end(self, connection: _Connection) -> None:
+        """Failures are told without a descriptor, and before the end of theirs: what is more has none."""
+        self._ended_unheard += not connection.heard
+        more = self._ended_unheard - self._failed - self.counts[UNHEARD]
+        if more > 0:
+            self.counts[UNHEARD] += more
 
     def _answer(self, zap: zmq.Socket[bytes]) -> None:
         for _ in range(256):
@@ -329,7 +347,7 @@ class Doorman:
         for descriptor, connection in list(self._connections.items()):
             key = connection.key
             address = connection.address
-            if connection.monitor is None and (address is None or _peer(descriptor) != address):
+            if connection.monitor is None and (address is None or peer_of(descriptor) != address):
                 del self._connections[descriptor]  # its last words were heard after its end
                 continue
             if self._keys is not None and (
@@ -338,12 +356,12 @@ class Doorman:
                 # One that has not spoken yet may be anybody's: it comes again and is asked anew.
                 self._cut(descriptor, "cut off")
                 continue
-            received = _received(descriptor, address)
+            came = received(descriptor, address)
             # Those who never spoke are one peer: nobody knows how many they are.
             whose = key or (descriptor if connection.heard else "")
-            held.setdefault(whose, []).append((connection.held(received, now_s), descriptor))
+            held.setdefault(whose, []).append((connection.held(came, now_s), descriptor))
             if not connection.heard:
-                silent.append((received >= HELLO_BYTES, connection.since_s, descriptor))
+                silent.append((came >= HELLO_BYTES, connection.since_s, descriptor))
         for of_one in held.values():
             total = sum(nbytes for nbytes, _ in of_one)
             for nbytes, descriptor in sorted(of_one, reverse=True):
@@ -381,41 +399,12 @@ class Doorman:
         connection = self._connections.pop(descriptor, None)
         if connection is None:
             return
-        with contextlib.suppress(OSError), _borrowed(descriptor) as end:
+        # Cut in its handshake it is told of as failed, too: that one is taken off again.
+        with contextlib.suppress(OSError), borrowed(descriptor) as end:
             # The descriptor may be somebody else's by now.
             if connection.address is not None and end.getpeername() == connection.address:
                 end.shutdown(tcp.SHUT_RDWR)
                 self.counts[why] += 1
-
-
-@contextlib.contextmanager
-def _borrowed(descriptor: int) -> Iterator[tcp.socket]:
-    """libzmq's own socket, not a duplicate: when no descriptor is left, some must be cut off all the same.
-    Raises `OSError` where it is closed."""
-    end = tcp.socket(tcp.AF_INET, tcp.SOCK_STREAM, fileno=descriptor)
-    try:
-        yield end
-    finally:
-        end.detach()
-
-
-def _peer(descriptor: int) -> object:
-    """Address and port of the other end; None where it has gone."""
-    with contextlib.suppress(OSError), _borrowed(descriptor) as end:
-        return end.getpeername()
-    return None
-
-
-def _received(descriptor: int, address: object) -> int:
-    """Bytes that the kernel took from the peer of that connection; 0 where it can't be told."""
-    with (
-        contextlib.suppress(OSError, struct.error, AttributeError),
-        _borrowed(descriptor) as end,
-    ):
-        if address is not None and end.getpeername() == address:
-            info = end.getsockopt(tcp.IPPROTO_TCP, tcp.TCP_INFO, 256)
-            return int(struct.unpack_from("=Q", info, _RECEIVED_AT)[0])
-    return 0
 
 
 def _property(name: str, value: bytes) -> bytes:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket as tcp
+import time
 from pathlib import Path
 
 import msgspec
@@ -9,9 +11,11 @@ import pytest
 import zmq
 from doormen import serve, wait
 
+from benchmarks.intruders_attack import STRANGERS
 from contracts.errors import ConfigError
 from contracts.sockets import Client, Doorman, Pass, open_socket
 from contracts.sockets.curve import new_pair
+from contracts.sockets.doorman import UNHEARD
 
 __all__ = ["serve"]
 
@@ -48,6 +52,27 @@ def test_strangers_are_refused_and_counted_each_for_its_reason(serve) -> None:
     failed = counts["protocol"] + counts["no handshake"]
     wait("a wrong server key", lambda: counts["protocol"] + counts["no handshake"] > failed)
     assert server.next(timeout_s=0.3) is None and not counts["let in"]
+
+
+@pytest.mark.parametrize("kind", STRANGERS)
+def test_each_stranger_is_counted_once_whatever_it_says(serve, kind: str) -> None:
+    """libzmq tells of no failure where it refuses an old protocol or another program's."""
+    server = serve()
+    port = int(server.address.rpartition(":")[2])
+    for _ in range(5):
+        with tcp.create_connection(("127.0.0.1", port)) as end:
+            end.sendall(STRANGERS[kind])
+            time.sleep(0.02 if STRANGERS[kind] else 0.0)
+    counts = server.door.counts
+    refused = lambda: sum(counts[r] for r in ("protocol", "no handshake", UNHEARD))  # noqa: E731
+    wait("all of them", lambda: counts["connections"] == refused() == 5)
+    known, stranger = server.enrolled("arm"), new_pair()
+    wait("the list", lambda: counts["list read"])
+    server.try_send(stranger, b"let me in")
+    wait("its refusal", lambda: counts["unknown key"])
+    server.connect(known).send(b"hello")
+    assert server.next() == ("arm", b"hello")
+    assert refused() == 5, "who is counted elsewhere is not counted here"
 
 
 def test_revoking_cuts_that_connection_off_and_no_other(serve) -> None:

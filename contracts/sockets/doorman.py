@@ -52,8 +52,8 @@ _REFUSED_BY_KEY = zmq.EVENT_HANDSHAKE_FAILED_AUTH
 _EVENTS = zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED | zmq.EVENT_CLOSED | _REFUSED_BY_KEY
 _EVENTS |= sum(_FAILED)
 UNHEARD = "ended unheard"
-"""What came and went without a message: libzmq tells of no failure where it refuses another program, or what is
-older than ZMTP 3. A robot's own connection that had nothing to say is among them."""
+"""What came and went without a message: libzmq tells of no failure where it refuses another program, or what
+is older than ZMTP 3. A robot's own connection that had nothing to say is among them."""
 
 
 @dataclass(frozen=True)

@@ -45,8 +45,8 @@ FAILED_S, FAILED_MOST = 15.0, 5
 
 DEAD_S, DEAF_TIMES = 30.0, 4.0
 """A socket that takes nothing for so long, or says nothing for so many times longer, is connected once more.
-libzmq itself gives a connection up for good after it read what is none of its protocol (its issues 1043, 4196):
-a changed bit under CURVE, another program at the port for a moment. A changed length leaves it deaf."""
+libzmq itself gives a connection up for good after it read what is none of its protocol (issues 1043, 4196 of
+libzmq): a changed bit under CURVE, another program at the port. A changed length leaves it deaf."""
 
 
 class LinkSockets:

@@ -125,7 +125,7 @@ class Doorman:
         self._list = _Followed(load(), stamp())
         self.counts: Counter[str] = Counter()
         self.last_refused = ""
-        self._ended_unheard = self._failed = 0
+        self._heard = self._ended = self._explained = 0
         self._connections: dict[int, _Connection] = {}
         self._allowances: dict[object, Allowance] = {}
         self._resting: dict[str, float] = {}
@@ -191,6 +191,7 @@ class Doorman:
         connection = self._connections.get(descriptor)
         if connection is None:
             connection = self._connections[descriptor] = _Connection(peer_of(descriptor), now_s)
+        self._heard += not connection.heard
         connection.heard = True
         overhead = PART_OVERHEAD + (BOX_OVERHEAD if self.encrypts else 0)
         connection.delivered += nbytes + overhead * len(frames)
@@ -270,7 +271,7 @@ class Doorman:
                 return
             kind, descriptor = event["event"], event["value"]
             if kind in _FAILED or kind == _REFUSED_BY_KEY:
-                self._failed += 1
+                self._explained += 1
                 if kind in _FAILED:
                     self.counts[_FAILED[kind]] += 1
             elif kind == zmq.EVENT_ACCEPTED:
@@ -280,22 +281,21 @@ class Doorman:
                 ended = self._connections.get(descriptor)
                 if ended is not None and ended.monitor is monitor:
                     del self._connections[descriptor]
-                    self._note_end(ended)
+                self._ended += kind == zmq.EVENT_DISCONNECTED
 
     def _begun(self, descriptor: int, monitor: object) -> None:
         """Sockets tell apart: what one tells late, another's connection may have the descriptor of by now."""
         known, address = self._connections.get(descriptor), peer_of(descriptor)
         if known is None or known.address != address:
-            if known is not None:  # its end is not told yet, and will not be known for its own
-                self._note_end(known)
             self._connections[descriptor] = _Connection(address, self._clock(), monitor=monitor)
         elif known.monitor is None:
             known.monitor = monitor
 
-    def _note_end(self, connection: _Connection) -> None:
-        """Failures are told without a descriptor, and before the end of theirs: what is more has none."""
-        self._ended_unheard += not connection.heard
-        more = self._ended_unheard - self._failed - self.counts[UNHEARD]
+    def _count_unheard(self) -> None:
+        """By numbers alone: failures are told without a descriptor, and descriptors are taken again at once.
+        A failure is told before the end that it explains."""
+        open_now = sum(connection.heard for connection in list(self._connections.values()))
+        more = self._ended - (self._heard - open_now) - self._explained - self.counts[UNHEARD]
         if more > 0:
             self.counts[UNHEARD] += more
 
@@ -371,6 +371,7 @@ class Doorman:
         for _, _, descriptor in sorted(silent)[: max(0, len(silent) - limits.silent)]:
             self._cut(descriptor, "cut for silence")
         self._bound_connections()
+        self._count_unheard()
 
     def _bound_connections(self) -> None:
         """Of one key, the oldest go: a robot that comes again may have left some half open."""
@@ -399,12 +400,12 @@ class Doorman:
         connection = self._connections.pop(descriptor, None)
         if connection is None:
             return
-        # Cut in its handshake it is told of as failed, too: that one is taken off again.
         with contextlib.suppress(OSError), borrowed(descriptor) as end:
             # The descriptor may be somebody else's by now.
             if connection.address is not None and end.getpeername() == connection.address:
                 end.shutdown(tcp.SHUT_RDWR)
                 self.counts[why] += 1
+                self._explained += not connection.heard
 
 
 def _property(name: str, value: bytes) -> bytes:

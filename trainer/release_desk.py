@@ -87,10 +87,13 @@ class ReleaseDesk:
         """(robot_id, target) of those that have seen higher numbers than there are here."""
         self._published: OrderedDict[tuple[str, int], float] = OrderedDict()
         self._offered: OrderedDict[tuple[str, str, int], float] = OrderedDict()
+        """When each robot was last offered a release before it asked for it: its own times begin there. What
+        was sent to one that was away does not count."""
+        self._begun: OrderedDict[tuple[str, str, int], None] = OrderedDict()
 
     def published(self, publish_seq: int, offer: ReleaseOffer) -> None:
         """A new release (of the worker's thread)."""
-        self._fresh.put((time.monotonic(), publish_seq, offer))
+        self._fresh.put((self._clock(), publish_seq, offer))
         self._wake()
 
     def send_offers(self) -> None:
@@ -155,6 +158,7 @@ class ReleaseDesk:
         publisher = work.publisher_of(want.target)
         if publisher is None:
             raise WireError("nothing is released for that target", found=want.target)
+        _remember(self._begun, (want.robot_id, want.target, want.publish_seq), None)
         self._send(peer, publisher.answer_want(want))
 
     def on_outcome(self, peer: bytes, outcome: ReleaseOutcome) -> None:
@@ -229,8 +233,8 @@ class ReleaseDesk:
 
     def _note_offer(self, robot_id: str, publish_seq: int, offer: ReleaseOffer) -> None:
         key = (robot_id, offer.target, publish_seq)
-        if key not in self._offered:
-            _remember(self._offered, key, time.monotonic())
+        if key not in self._begun:
+            _remember(self._offered, key, self._clock())
 
 
 def _understood(offer: ReleaseOffer, features: frozenset[str]) -> ReleaseOffer:

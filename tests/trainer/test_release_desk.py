@@ -17,7 +17,7 @@ from contracts import wire
 from contracts.errors import ConfigError, WireError
 from contracts.files.packages import Package
 from contracts.key_rotation import public_key
-from contracts.messages import ReleaseOffer, ReleaseOutcome, ReleaseQuery
+from contracts.messages import ReleaseNone, ReleaseOffer, ReleaseOutcome, ReleaseQuery, ReleaseWant
 from trainer.encoder import EncodingOptions
 from trainer.interfaces import Update
 from trainer.keeper import caught
@@ -60,6 +60,39 @@ class Desk:
     def written(self) -> list[str]:
         found = read_metrics(self.path)
         return [record["report_id"] for record in found if record["kind"] == "release"]
+
+
+@pytest.mark.parametrize("away_s", [0.0, 40.0])
+def test_the_time_that_a_robot_was_away_is_part_of_what_its_release_took(
+    tmp_path: Path, away_s: float
+) -> None:
+    """The first offer goes to a connection that nobody hears any more."""
+    now = [100.0]
+    path = tmp_path / "metrics.jsonl"
+    desk = ReleaseDesk(path, Metrics(path), lambda peer, parts: None, clock=lambda: now[0])
+    offer, newest = ReleaseOffer("policy", b"{}", b""), [0]
+    publisher = SimpleNamespace(
+        is_asked=lambda query: True,
+        outrun_by=lambda query: None,
+        answer_query=lambda query, *_: offer if newest[0] else ReleaseNone("policy", 1),
+        answer_want=lambda want: [],
+    )
+    work = SimpleNamespace(iteration=1, note="", publisher_of=lambda target: publisher)
+    query = ReleaseQuery("r", "policy", "p", 0)
+    publisher.newest_seq = 1
+    desk.on_query(b"first", query, work)
+    newest[0] = 1
+    desk.published(1, offer)
+    desk.send_offers()
+    now[0] += away_s
+    desk.on_query(b"second", query, work)
+    desk.on_want(b"second", ReleaseWant("r", "policy", 1, 0, 10), work)
+    now[0] += 3.0
+    desk.on_query(b"third", query, work)  # it fell silent meanwhile, and goes on
+    desk.on_outcome(b"third", outcome(1))
+    (told,) = [record for record in read_metrics(path) if record["kind"] == "release"]
+    assert told["publish_to_offer_s"] == pytest.approx(away_s)
+    assert told["publish_to_staged_s"] == pytest.approx(away_s + 0.2)
 
 
 def test_outcomes_are_synced_beside_the_thread_that_hears_them_and_then_acknowledged(

@@ -190,7 +190,7 @@ class Board:
     clock_error_s = _Float(64)
     """Largest possible error of that; 0: not known yet."""
     spooled_age_p50_s = _Float(65)
-    """From capture until a step is in its episode's file here, of the last minute or so; 0: nothing yet."""
+    """From capture until a step is in its episode's file, of all since the link began; 0: nothing yet."""
     spooled_age_p99_s = _Float(66)
     spool_full = _Int(67)
     """1: another episode might not fit on this disk; see `link.on_full`."""

@@ -8,18 +8,15 @@ from __future__ import annotations
 
 import math
 import time
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-
+from contracts.age_histogram import AgeHistogram
 from contracts.messages import EpisodeStart, Heartbeat, SessionStart, Step
 
 MAX_ROBOTS = 64
 MAX_SPEAKERS = 1024
-KEPT = 4096
-"""Ages of so many pictures: two minutes at 30 Hz."""
 WORST_ERROR_S = 0.05
 """An offset less sure than this says nothing about ages."""
 
@@ -30,7 +27,7 @@ class Ages:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._beats: OrderedDict[str, Heartbeat] = OrderedDict()
-        self._live: OrderedDict[str, deque[float]] = OrderedDict()
+        self._live: OrderedDict[str, AgeHistogram] = OrderedDict()
         self._speakers: OrderedDict[bytes, str] = OrderedDict()
         self._simulated: dict[bytes, bool] = {}
 
@@ -54,8 +51,8 @@ class Ages:
                 return
             age_s = self._clock() - offset_s - min(message.captured_s.values())
             if robot_id not in self._live:
-                _keep(self._live, robot_id, deque(maxlen=KEPT), MAX_ROBOTS)
-            self._live[robot_id].append(age_s)
+                _keep(self._live, robot_id, AgeHistogram(), MAX_ROBOTS)
+            self._live[robot_id].add(age_s)
 
     def clock(self, robot_id: str) -> tuple[float, float]:
         """(offset, its largest error) in seconds: add the first to a time of that robot's."""
@@ -71,13 +68,16 @@ class Ages:
         return {"at_s": self._clock(), "clock_offset_s": offset_s, "clock_error_s": error_s}
 
     def report(self, robot_id: str) -> dict[str, Any]:
-        """Fields for a metrics record; without any age only the clock's."""
+        """Fields for a metrics record, of all since the last one; without any age only the clock's."""
         offset_s, error_s = self.clock(robot_id)
         found: dict[str, Any] = {"clock_offset_s": offset_s, "clock_error_s": error_s}
-        ages = self._live.get(robot_id)
+        ages = self._live.pop(robot_id, None)
         if ages:
-            p50, p99 = np.percentile(list(ages), [50, 99])
-            found |= {"live_age_p50_s": float(p50), "live_age_p99_s": float(p99), "live": len(ages)}
+            found |= {
+                "live_age_p50_s": ages.percentile(50.0),
+                "live_age_p99_s": ages.percentile(99.0),
+                "live": len(ages),
+            }
         return found
 
 

@@ -15,6 +15,7 @@ from typing import TypeAlias
 import msgspec
 
 from contracts import images, wire
+from contracts.age_histogram import AgeHistogram
 from contracts.errors import EntracteError, WireError
 from contracts.files import atomic
 from contracts.files.episode_log import EpisodeLogReader, EpisodeLogWriter
@@ -123,7 +124,7 @@ class Recorder:
         """Why the last episode could not be kept; "" while all is well."""
         self.lost_records = self.unkept = 0
         """Records, and episodes, that are not on the disk or not whole."""
-        self.ages = deque[float](maxlen=2000)
+        self.ages = AgeHistogram()
         """Seconds from capture to the file, of the last steps; none in simulated time."""
         self._session_path = spool.folder / "session.wire"
         self._resume()
@@ -145,7 +146,7 @@ class Recorder:
             self._show_step(packet, buffers, parts)
             self._steps, self._last_index = self._steps + 1, message.index
             if message.captured_s and self._session is not None and self._session.pace == REALTIME:
-                self.ages.append(time.monotonic() - min(message.captured_s.values()))
+                self.ages.add(time.monotonic() - min(message.captured_s.values()))
         elif isinstance(message, EpisodeEnd):
             if self._start is not None:
                 self._end(message)

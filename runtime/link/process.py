@@ -14,8 +14,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from contracts import images, live_video, wire
 from contracts.errors import EntracteError, WireError
 from contracts.files.lock import FolderLock
@@ -320,7 +318,8 @@ class Link:
         board.live_bytes_sent = live.bytes_sent
         board.spooled = len(self._spool.waiting)
         if ages := self._recorder.ages:
-            board.spooled_age_p50_s, board.spooled_age_p99_s = np.percentile(ages, [50, 99])
+            board.spooled_age_p50_s = ages.percentile(50.0)
+            board.spooled_age_p99_s = ages.percentile(99.0)
         board.releases_rejected = sum(f.rejected for f in self._fetchers.values())
         board.bytes_fetched = sum(f.bytes_fetched for f in self._fetchers.values())
         board.trainer_iteration = max(

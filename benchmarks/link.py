@@ -16,6 +16,7 @@ from benchmarks import link_scene
 from benchmarks.link_figures import Ages, Slope, ages, slope
 from benchmarks.link_race import Lane, race
 from benchmarks.link_run import Ends, Spent
+from benchmarks.link_verdicts import Verdict, of_race, of_soak
 from benchmarks.machine import in_words, machine
 
 WARM_UP_S = 180.0
@@ -50,6 +51,12 @@ class Found(msgspec.Struct, frozen=True):
     machine: dict[str, Any]
     steady: Steady | None
     lanes: tuple[Lane, ...]
+
+    @property
+    def verdicts(self) -> list[Verdict]:
+        """What was to be shown of what was measured."""
+        slopes = self.steady.slopes if self.steady is not None else {}
+        return [*of_race(self.lanes), *of_soak(slopes)]
 
 
 def measure(
@@ -147,6 +154,7 @@ def table(found: Found) -> str:
         lines += _steady_table(found.steady)
     if found.lanes:
         lines += _race_table(found)
+    lines += ["", *(f"- {verdict}" for verdict in found.verdicts)] if found.verdicts else []
     lines += ["", f"Machine: {in_words(found.machine)}."]
     return "\n".join(lines)
 

@@ -20,7 +20,8 @@ def command(
     output: Annotated[Path | None, typer.Option(help="file for the JSON too")] = None,
     as_json: Annotated[bool, typer.Option("--json")] = False,
 ) -> None:
-    """Two RGB-D cameras through ring, link and trainer: ages, drops, CPU, memory; and peers beside."""
+    """Two RGB-D cameras through ring, link and trainer: ages, drops, CPU, memory; and peers beside. Exit code
+    1 where a verdict is missed."""
     import msgspec
 
     from benchmarks.link import measure, table
@@ -43,6 +44,7 @@ def command(
     if output:
         atomic.write_bytes(output, msgspec.json.format(data, indent=1))
     typer.echo(data.decode() if as_json else table(found))
+    raise typer.Exit(0 if all(verdict.met for verdict in found.verdicts) else 1)
 
 
 def seconds_of(text: str) -> float:

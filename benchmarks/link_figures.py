@@ -14,8 +14,8 @@ from contracts.errors import EntracteError
 from contracts.files.episode_log import EpisodeLogReader
 from contracts.messages import Step
 from trainer.metrics import read_metrics
+from trainer.report.statistics import student_t
 
-CONFIDENCE_Z = 1.96
 BLOCKS = 20
 
 
@@ -34,7 +34,8 @@ class Ages(msgspec.Struct, frozen=True):
 
 
 class Slope(msgspec.Struct, frozen=True):
-    """Growth in MB a minute with its 95 % interval, and the smallest and largest of what is counted."""
+    """Growth in MB a minute with its 95 % interval (Student's t), and the smallest and largest of what is
+    counted. `grown`: how many more descriptors and threads at most in the second half than in the first."""
 
     mb_min: float
     low: float
@@ -43,6 +44,7 @@ class Slope(msgspec.Struct, frozen=True):
     last_mb: float
     descriptors: tuple[int, int]
     threads: tuple[int, int]
+    grown: tuple[int, int] = (0, 0)
 
 
 def ages(root: Path, spooled: tuple[float, float]) -> Ages:
@@ -85,23 +87,33 @@ def slope(samples: Sequence[dict[str, Any]], warm_up_s: float) -> Slope:
     points = np.array([block.mean(axis=0) for block in blocks if len(block)])
     minutes, mb = (points[:, 0] - points[0, 0]) / 60.0, points[:, 1]
     spread = float(np.square(minutes - minutes.mean()).sum())
-    found, error = 0.0, math.inf
+    found, half = 0.0, math.inf
     if len(points) > 2 and spread > 0.0:
         found = float(((minutes - minutes.mean()) * (mb - mb.mean())).sum() / spread)
         rest = mb - mb.mean() - found * (minutes - minutes.mean())
-        error = math.sqrt(float(np.square(rest).sum()) / (len(points) - 2) / spread)
+        freedom = len(points) - 2
+        error = math.sqrt(float(np.square(rest).sum()) / freedom / spread)
+        half = student_t(freedom) * error
     counted = {
         name: (min(s[name] for s in kept), max(s[name] for s in kept))
         for name in ("descriptors", "threads")
     }
     return Slope(
         mb_min=found,
-        low=found - CONFIDENCE_Z * error,
-        high=found + CONFIDENCE_Z * error,
+        low=found - half,
+        high=found + half,
         first_mb=float(mb[0]),
         last_mb=float(mb[-1]),
         **counted,
+        grown=(_grown(kept, "descriptors"), _grown(kept, "threads")),
     )
+
+
+def _grown(samples: Sequence[dict[str, Any]], name: str) -> int:
+    """Files are opened and closed with every episode: what counts is the most at a time."""
+    counts = [int(sample[name]) for sample in samples]
+    middle = len(counts) // 2
+    return max(counts[middle:]) - max(counts[: max(1, middle)])
 
 
 def _percentiles(values: Sequence[float]) -> tuple[float, float]:

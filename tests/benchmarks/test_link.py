@@ -13,6 +13,8 @@ import pytest
 from benchmarks import link_scene
 from benchmarks.link_command import seconds_of
 from benchmarks.link_figures import slope
+from benchmarks.link_race import Lane
+from benchmarks.link_verdicts import BARE, OURS, PICKLED, of_race, of_soak
 from contracts import images
 from contracts.errors import ConfigError
 
@@ -38,6 +40,54 @@ def test_a_slope_is_found_with_an_interval_that_holds_it(grows: float) -> None:
     found = slope(samples(grows, 2.0, 30), warm_up_s=180)
     assert found.low < grows < found.high and found.high - found.low < 0.5
     assert found.descriptors == (30, 30), "what was before the warm-up does not count"
+
+
+def lane(name: str, frames_s: float, frames_cpu_s: float) -> Lane:
+    return Lane(name, frames_s, frames_cpu_s, 0.4)
+
+
+@pytest.mark.parametrize(
+    ("bare", "pickled", "met"),
+    [(100.0, 20.0, [True, True]), (101.0, 20.0, [False, True]), (100.0, 20.2, [True, False])],
+)
+def test_a_race_is_judged(bare: float, pickled: float, met: list[bool]) -> None:
+    lanes = [lane(OURS, 80.0, 100.0), lane(BARE, bare, 1.0), lane(PICKLED, 1.0, pickled)]
+    assert [verdict.met for verdict in of_race(lanes)] == met
+
+
+def test_a_peer_that_did_not_run_is_no_success() -> None:
+    lanes = [lane(OURS, 80.0, 100.0), lane(BARE, 80.0, 1.0), Lane(PICKLED, absent="no grpcio")]
+    assert [verdict.met for verdict in of_race(lanes)] == [True, False]
+    assert of_race([]) == []
+
+
+@pytest.mark.parametrize(("grows", "met"), [(0.5, True), (1.0, False)])
+def test_a_soak_is_judged_by_the_whole_interval(grows: float, met: bool) -> None:
+    first = of_soak({"link": slope(samples(grows, 2.0, 30), warm_up_s=180)})[0]
+    assert first.met is met and "95 %" in str(first)
+
+
+def test_a_soak_that_opens_more_and_more_is_a_miss() -> None:
+    leaks = samples(0.0, 1.0, 10)
+    steady = [verdict.met for verdict in of_soak({"link": slope(leaks, warm_up_s=60)})]
+    for second, sample in enumerate(leaks):
+        sample["threads"] += second // 100
+    grows = [verdict.met for verdict in of_soak({"link": slope(leaks, warm_up_s=60)})]
+    assert steady == [True, True, True] and grows == [True, True, False]
+
+
+def test_few_readings_have_a_wide_interval() -> None:
+    """Student's: with four means 4.3 standard errors to a side, not 2."""
+    found = slope(
+        [
+            {"at_s": 60.0 * at, "rss_mb": mb, "descriptors": 1, "threads": 1}
+            for at, mb in enumerate((0.0, 2.0, 2.0, 4.0))
+        ],
+        warm_up_s=0.0,
+    )
+    error = math.sqrt(0.8 / 2 / 5.0)
+    assert found.mb_min == pytest.approx(1.2)
+    assert found.high - found.mb_min == pytest.approx(4.303 * error, rel=1e-3)
 
 
 def test_too_short_a_run_has_no_slope_to_speak_of() -> None:

@@ -279,6 +279,20 @@ def _drain(chaos: Chaos, ends: list[RobotEnd], patience_s: float) -> None:
         time.sleep(0.02)
 
 
+def in_short(problems: list[str]) -> str:
+    """How much was lost, came twice or out of order: also when nothing was."""
+    rules = Counter(problem.partition(":")[0] for problem in problems)
+    lost, twice, order = (
+        sum(rules[name] for name in names)
+        for names in (
+            ("lost", "steps lost", "torn"),
+            ("duplicated", "steps duplicated or altered"),
+            ("out of order", "steps out of order"),
+        )
+    )
+    return f"lost {lost}, duplicated {twice}, out of order {order}"
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="tests.faults.chaos", description=__doc__)
     parser.add_argument("--episodes", type=int, default=2000)
@@ -298,7 +312,7 @@ def main() -> int:
     print(json.dumps(dict(sorted(found.counts.items())), indent=1))
     for problem in found.problems[:50]:
         print(problem)
-    print(f"seed {options.seed}: {len(found.problems)} breaches")
+    print(f"seed {options.seed}: {in_short(found.problems)}; {len(found.problems)} breaches")
     return 1 if found.problems else 0
 
 

@@ -135,6 +135,15 @@ def test_the_checker_finds_what_is_wrong_in_the_index(tmp_path: Path) -> None:
     assert rules(folder, written) == {"unwanted"}
 
 
+def test_the_last_line_says_what_was_not_lost_too(tmp_path: Path) -> None:
+    assert chaos.in_short([]) == "lost 0, duplicated 0, out of order 0"
+    folder, written = store_of(tmp_path)
+    first, _, third = entries(folder)
+    enter(folder, [first, third, third])
+    found = check(folder, written, {("bench-0", 0): ACTION}, 1.0)
+    assert chaos.in_short(found.problems) == "lost 1, duplicated 1, out of order 0"
+
+
 # The proxy does what it says.
 
 

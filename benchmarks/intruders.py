@@ -144,7 +144,8 @@ def measure(
     folder.mkdir(parents=True, exist_ok=True)
     root = folder / "trainer"
     strangers, within = _enrol(root, folder / "rig", ROBOT), 0
-    with KeyedRig(folder / "rig") as rig, PatientTrainer(root, folder / "robot") as trainer:
+    patient = PatientTrainer(root, folder / "robot")
+    with KeyedRig(folder / "rig") as rig, patient as trainer:
         loop = OurLoop(rig, trainer, package, rate_hz, folder)
         for number in range(2 * blocks):
             kind = "attacked" if number % 2 else "quiet"
@@ -158,7 +159,7 @@ def measure(
             missed[kind] += found["missed"]
             if attackers is not None:
                 seen.update(attackers.counts)
-                first_s, last_s = trainer.ticked_s
+                first_s, last_s = patient.ticked_s
                 within += sum(first_s <= at_s <= last_s for at_s in attackers.at_s)
             report(f"{kind}: block {number // 2 + 1} of {blocks}")
         episodes = 2 * blocks

@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -81,7 +82,7 @@ class Attackers:
                     return Board.open(Run.load(self._run_dir).board_path)
         return None
 
-    def _wait(self, condition: Any) -> bool:
+    def _wait(self, condition: Callable[[], object]) -> bool:
         while not condition():
             if self._over.wait(LOOK_S):
                 return False

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 
@@ -32,11 +32,12 @@ def of_race(lanes: Sequence[Lane]) -> list[Verdict]:
     by_name = {lane.name: lane for lane in lanes if not lane.absent}
     if not lanes:
         return []
-    found = []
-    for name, least, unit, figure in (
+    asked: list[tuple[str, float, str, Callable[[Lane], float]]] = [
         (BARE, LEAST_OF_BARE, "frames/s", lambda lane: lane.frames_s),
         (PICKLED, LEAST_OF_PICKLED, "frames per CPU second", lambda lane: lane.frames_cpu_s),
-    ):
+    ]
+    found = []
+    for name, least, unit, figure in asked:
         what = f"{OURS}: at least {least:g} times the {unit} of {name}"
         if OURS in by_name and name in by_name:
             ratio = figure(by_name[OURS]) / figure(by_name[name])

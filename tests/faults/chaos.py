@@ -176,8 +176,10 @@ def run(
     say=print,
     disks: bool = True,
     drain_s: float = DRAIN_S,
+    curve: bool = False,
 ) -> history.Findings:
-    """`episodes` in all, shared by the robots, under chaos; the findings, with the faults counted."""
+    """`episodes` in all, shared by the robots, under chaos; the findings, with the faults counted. `curve`:
+    with keys, where libzmq gives a connection up for one flipped bit."""
     package = make_package(folder / "package")
     made = [SmallDisk(folder / "trainer", 512)] if disks else []
     made += [SmallDisk(folder / f"robot-{n}", 64) for n in range(robots)] if disks else []
@@ -187,14 +189,15 @@ def run(
             break
     (folder / "trainer").mkdir(exist_ok=True)
     try:
-        return _run(folder, package, episodes, seed, robots, made, say, drain_s)
+        return _run(folder, package, episodes, seed, robots, made, say, drain_s, curve)
     finally:
         for disk in made:
             disk.unmount()
 
 
-def _run(folder, package, episodes, seed, robots, disks, say, drain_s) -> history.Findings:
-    trainer = TrainerEnd(folder / "trainer", package, EPISODES_PER_ITERATION)
+def _run(folder, package, episodes, seed, robots, disks, say, drain_s, curve) -> history.Findings:
+    settings = {"listen.curve": "always"} if curve else {}
+    trainer = TrainerEnd(folder / "trainer", package, EPISODES_PER_ITERATION, settings)
     started_s = time.monotonic()
     with ChaosNet(seed) as net:
         ends = []
@@ -300,6 +303,7 @@ def main() -> int:
     parser.add_argument("--robots", type=int, default=2)
     parser.add_argument("--folder", type=Path, help="kept; default: a temporary one")
     parser.add_argument("--no-disks", action="store_true", help="no file systems of their own")
+    parser.add_argument("--curve", action="store_true", help="with keys")
     options = parser.parse_args()
     print(f"seed {options.seed}", flush=True)
     with tempfile.TemporaryDirectory(prefix="entracte-chaos-") as scratch:
@@ -307,7 +311,13 @@ def main() -> int:
         folder.mkdir(parents=True, exist_ok=True)
         say = lambda line: print(line, flush=True)  # noqa: E731
         found = run(
-            folder, options.episodes, options.seed, options.robots, say, not options.no_disks
+            folder,
+            options.episodes,
+            options.seed,
+            options.robots,
+            say,
+            not options.no_disks,
+            curve=options.curve,
         )
     print(json.dumps(dict(sorted(found.counts.items())), indent=1))
     for problem in found.problems[:50]:

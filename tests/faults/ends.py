@@ -24,7 +24,9 @@ import numpy as np
 from tiny_package import LENGTH, head_inputs
 from tiny_robot import pictures, session_start, step
 
+from benchmarks.link_run import exchange_keys
 from contracts import wire
+from contracts.files.keys import KeyStore
 from contracts.files.packages import Package
 from contracts.messages import EpisodeEnd, EpisodeStart, GateBit, ReleaseOutcome
 from contracts.weights import read_tensors
@@ -113,6 +115,9 @@ class TrainerEnd:
         settings: Mapping[str, object] | None = None,
     ) -> None:
         self.root, self._package = root, package
+        self.encrypts = (settings or {}).get("listen.curve") == "always"
+        if self.encrypts:
+            KeyStore(root / "keys").own(make=True)
         self._settings = {
             "reward.model": "success",
             "reward.live": True,
@@ -186,9 +191,16 @@ class RobotEnd(threading.Thread):
         self._config = RobotConfig(
             robot=RobotSection(id=name),
             policy=PolicySection(package=str(package.folder)),
-            link=LinkSection(**addresses, spool_max_mib=48, spool_min_free_mib=1),
+            link=LinkSection(
+                **addresses,
+                spool_max_mib=48,
+                spool_min_free_mib=1,
+                curve="always" if trainer.encrypts else "auto",
+            ),
         )
         folder.mkdir(exist_ok=True)
+        if trainer.encrypts:
+            exchange_keys(trainer.root, folder, name)
         (folder / "trainer.pub").write_bytes((trainer.root / "trainer.pub").read_bytes())
         self.link = Process("runtime.link.process", folder, "--run-dir", str(folder))
         self.lock = threading.RLock()

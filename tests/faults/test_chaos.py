@@ -39,6 +39,13 @@ def test_so_does_a_longer_one(tmp_path: Path, seed: int) -> None:
     assert found.problems == [], found.counts
 
 
+@pytest.mark.slow
+def test_so_does_one_with_keys(tmp_path: Path) -> None:
+    found = chaos.run(tmp_path, 200, 4, say=lambda line: None, curve=True)
+    assert found.problems == [], found.counts
+    assert found.counts["fault: flipped"]
+
+
 # The checker finds what it is there for.
 
 

@@ -42,7 +42,7 @@ ROBOT = "rig"
 """Its id, at any rate: what a start left in its spool is offered by the next."""
 _ANSWER_S = 300.0
 """What LeRobot may need beside the block itself: to connect, and to encode what it recorded."""
-_MOST_STOPS = 10
+_MOST_STOPS, _MOST_RESTLESS = 10, 150
 _ROOT = Path(__file__).resolve().parent.parent
 
 Report = Callable[[str], None]
@@ -53,10 +53,17 @@ class Stopped(EntracteError):
 
 
 def measure(
-    package: Path, rate_hz: float, ticks: int, block_s: float, folder: Path, report: Report
+    package: Path,
+    rate_hz: float,
+    ticks: int,
+    block_s: float,
+    folder: Path,
+    report: Report,
+    restless_percent: float = 100.0,
 ) -> dict[str, Any]:
-    """Blocks in turn until each kind has `ticks` of this rate; what `folder` holds already is kept."""
-    done = Blocks(folder / f"blocks-{rate_hz:g}.jsonl")
+    """Blocks in turn until each kind has `ticks` of this rate; what `folder` holds already is kept. Those
+    with more than `restless_percent` of their time lost to the machine don't count, see `Blocks`."""
+    done = Blocks(folder / f"blocks-{rate_hz:g}.jsonl", restless_percent)
     lerobot = os.environ.get(LEROBOT, "")
     kinds = [kind for kind in KINDS if kind != "lerobot" or lerobot]
     if not lerobot:
@@ -70,13 +77,22 @@ def measure(
         }
         if lerobot:
             loops["lerobot"] = LeRobotLoop(lerobot, rig, package, rate_hz, folder)
-        stops = 0
+        stops = restless = 0
         try:
             while waiting := [kind for kind in kinds if done.ticks(kind) < ticks]:
                 for kind in waiting:
                     block = _block(loops[kind], block_s)
                     done.add(kind, block)
-                    report(f"{rate_hz:g} Hz, {kind}: {done.ticks(kind)} of {ticks} ticks")
+                    left_out = (
+                        "" if done.counts(block) else ", without this block: a restless machine"
+                    )
+                    report(f"{rate_hz:g} Hz, {kind}: {done.ticks(kind)} of {ticks} ticks{left_out}")
+                    restless += bool(left_out)
+                    if restless > _MOST_RESTLESS:
+                        raise EntracteError(
+                            f"in {restless} blocks the machine stood still for over {restless_percent:g} %",
+                            remedy="try again when it is left alone: the same command goes on",
+                        )
                     if why := block.get("stopped"):
                         stops += 1
                         report(f"{rate_hz:g} Hz, {kind} stopped by itself: {why}")
@@ -90,16 +106,17 @@ def measure(
 
 def _block(loop: Any, seconds: float) -> dict[str, Any]:
     """One block, with what the machine lost meanwhile."""
-    before_s = stolen_s()
+    before_s, began_s = stolen_s(), time.monotonic()
     with Probes() as probes:
         try:
             found: dict[str, Any] = loop.run(seconds)
         except Stopped as error:  # a result, too: a table of what survived would be none
             found = {"lateness_s": [], "off_s": [], "missed": 0, "stopped": str(error)}
         pauses = probes.stop()
+    watched_s = round(time.monotonic() - began_s, 3)
     late = [explain(at_s, by_s, loop.period_s, pauses) for at_s, by_s in found.get("late", ())]
     stolen = round(stolen_s() - before_s, 3)
-    return {**found, "late": late, "pauses": pauses, "stolen_s": stolen}
+    return {**found, "late": late, "pauses": pauses, "stolen_s": stolen, "seconds": watched_s}
 
 
 class Trainer:

@@ -26,10 +26,12 @@ LATE_S = 0.005
 
 
 class Blocks:
-    """One rate's blocks, a JSON line each."""
+    """One rate's blocks, a JSON line each. Those in which the machine itself stood still for more than
+    `restless_percent` of the time are kept and counted, and nothing else is made of them: whichever loop ran,
+    and however it did, as the probes alone say it."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, path: Path, restless_percent: float = 100.0) -> None:
+        self._path, self._restless_percent = path, restless_percent
         path.parent.mkdir(parents=True, exist_ok=True)
         lines = path.read_text().splitlines() if path.exists() else []
         self._rows: list[dict[str, Any]] = [json.loads(line) for line in lines]
@@ -39,8 +41,15 @@ class Blocks:
         with self._path.open("a") as file:
             file.write(json.dumps(self._rows[-1]) + "\n")
 
-    def of(self, kind: str) -> Iterator[dict[str, Any]]:
+    def all_of(self, kind: str) -> Iterator[dict[str, Any]]:
         return (row for row in self._rows if row["kind"] == kind)
+
+    def of(self, kind: str) -> Iterator[dict[str, Any]]:
+        """Those that count."""
+        return (row for row in self.all_of(kind) if self.counts(row))
+
+    def counts(self, row: dict[str, Any]) -> bool:
+        return lost_percent(row) <= self._restless_percent
 
     def ticks(self, kind: str) -> int:
         return sum(len(row["lateness_s"]) for row in self.of(kind))
@@ -48,8 +57,10 @@ class Blocks:
     def summary(self, rate_hz: float) -> dict[str, Any]:
         """Quantiles by kind, and of our loop what else there is to say."""
         found: dict[str, Any] = {"rate_hz": rate_hz, "machine": machine()}
+        if self._restless_percent < 100.0:
+            found["restless_percent"] = self._restless_percent
         for kind in KINDS:
-            rows = list(self.of(kind))
+            every, rows = list(self.all_of(kind)), list(self.of(kind))
             if not rows:
                 continue
             lateness_s = [value for row in rows for value in row["lateness_s"]]
@@ -57,11 +68,15 @@ class Blocks:
             off_s = sorted(value for row in rows for value in row["off_s"])
             found[kind] |= {
                 "blocks": len(rows),
+                "left_out": len(every) - len(rows),
+                "missed_percent_of_all": _missed_percent(every),
                 "interval_off_p50_ms": 1e3 * percentile(off_s, 0.5),
                 "interval_off_p99_ms": 1e3 * percentile(off_s, 0.99),
-                "pause_max_ms": 1e3 * max((b - a for r in rows for a, b in r["pauses"]), default=0),
+                "pause_max_ms": _longest_ms(rows),
                 "stolen_s": round(sum(row["stolen_s"] for row in rows), 3),
-                "stopped": [row["stopped"] for row in rows if row.get("stopped")],
+                # Of all blocks: that a robot stopped by itself is told, whatever the machine did.
+                "stopped": [row["stopped"] for row in every if row.get("stopped")],
+                "pause_max_of_all_ms": _longest_ms(every),
             }
         ours = [row for row in self.of("loop") if not row.get("stopped")]
         found["late"] = [late for row in ours for late in row["late"]]
@@ -70,6 +85,26 @@ class Blocks:
             found[name] = sum(row[name] for row in ours)
         found["pictures"] = ours[-1]["pictures"] if ours else {}
         return found
+
+
+def lost_percent(block: dict[str, Any]) -> float:
+    """How much of a block's time the machine lost on any processor."""
+    spans: list[Span] = [(a, b) for a, b in block["pauses"]]
+    if not spans:
+        return 0.0
+    first_s, last_s = min(a for a, _ in spans), max(b for _, b in spans)
+    lost_s = covered_s(spans, first_s, last_s)
+    return 100.0 * lost_s / max(float(block["seconds"]), last_s - first_s)
+
+
+def _missed_percent(rows: list[dict[str, Any]]) -> float:
+    ticks = sum(len(row["lateness_s"]) for row in rows)
+    missed = sum(int(row["missed"]) for row in rows)
+    return 100.0 * missed / max(1, ticks + missed)
+
+
+def _longest_ms(rows: list[dict[str, Any]]) -> float:
+    return 1e3 * max((b - a for row in rows for a, b in row["pauses"]), default=0.0)
 
 
 def on_grid(starts_s: Sequence[float], rate_hz: float) -> tuple[list[float], int]:
@@ -154,8 +189,19 @@ def _verdicts(found: dict[str, Any]) -> list[str]:
         f"p99 above the bare loop's {more:+.2f} ms (<= {MORE_MS:g}: {_met(more <= MORE_MS)}), missed "
         f"{missed:.3f} % (<= {MISSED_PERCENT:g}: {_met(missed <= MISSED_PERCENT)})"
     ]
+    if "restless_percent" in found:
+        left_out = ", ".join(
+            f"{NAMES[kind]} {row['left_out']} of {row['left_out'] + row['blocks']} (missed with them "
+            f"{row['missed_percent_of_all']:.3f} %)"
+            for kind, row in found.items()
+            if kind in KINDS
+        )
+        said.append(
+            "left out are blocks in which the machine itself stood still for more than "
+            f"{found['restless_percent']:g} % of the time: {left_out}"
+        )
     if ours["stopped"]:
-        paused = ours["pause_max_ms"]
+        paused = ours["pause_max_of_all_ms"]
         said.append(
             f"our loop stopped by itself {len(ours['stopped'])} times (the machine's longest pause "
             f"{paused:.0f} ms), the first: {ours['stopped'][0]}"

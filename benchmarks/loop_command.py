@@ -23,6 +23,14 @@ def command(
     folder: Annotated[
         Path, typer.Option(help="where blocks are kept; the same folder goes on where it stopped")
     ] = Path("run/bench-loop"),
+    restless_percent: Annotated[
+        float,
+        typer.Option(
+            help="leave out (and count) blocks in which the machine itself lost more of the time than this",
+            min=0.0,
+            max=100.0,
+        ),
+    ] = 100.0,
     output: Annotated[Path | None, typer.Option(help="file for the JSON too")] = None,
     as_json: Annotated[bool, typer.Option("--json")] = False,
 ) -> None:
@@ -35,8 +43,12 @@ def command(
 
     if output:
         outputs.require_file(output, "the figures", outputs.json_with("rate_hz", "machine"))
+
+    def say(line: str) -> None:
+        typer.echo(line, err=True)
+
     found = [
-        measure(package, rate, ticks, block_s, folder, lambda line: typer.echo(line, err=True))
+        measure(package, rate, ticks, block_s, folder, say, restless_percent)
         for rate in rate_hz or (30.0, 50.0, 100.0)
     ]
     if output:

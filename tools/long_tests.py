@@ -3,7 +3,8 @@
     ALL=1 PYTEST_ADDOPTS="--durations=0" make test > log; python tools/long_tests.py log
 
 `make test` leaves the listed ones out (tests/conftest.py marks them `long`); `ALL=1 make test`, as CI runs
-it, has all. The two halves have a bound each: one uses every core, the other runs one test at a time.
+it, has all. The two halves have a bound each: one uses every core, the other runs one test at a time. Beside
+the other half what computes takes up to three times as long: raise its bound, or give this a run of its own.
 """
 
 import re

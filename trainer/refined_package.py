@@ -52,9 +52,8 @@ def _placed(factory: Callable[..., Refiner], section: RefinerSection) -> dict[st
             expected="refiner.device=cpu and refiner.processes=1",
             found=f"{section.device} and {section.processes}",
         )
-    from trainer.refiners.placement import (
-        placement_of,
-    )  # torch, which other refiners may do without
+    # Here, as it takes torch, which other refiners may do without.
+    from trainer.refiners.placement import placement_of
 
     return {"place": placement_of(section.device, section.processes)}
 

@@ -2,8 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
+
+import pytest
+
+from contracts import registry
+from trainer.interfaces import Refiner
+from trainer.refiners.placement import Placement
+
+Make = Callable[..., Any]
 
 
 @dataclass(frozen=True)
@@ -30,3 +40,19 @@ KINDS = {
     "ppo": Kind(_PPO, other={"hidden": 8}),
     "residual": Kind(_RESIDUAL, package="corrected", other={"hidden": 8}),
 }
+
+
+def maker(request: pytest.FixtureRequest, demonstrations: Path) -> Make:
+    """Opens the refiner of a name where a placement says, with further options."""
+
+    def build(kind: str, place: Placement, **options: Any) -> Refiner:
+        made: Refiner = registry.load("refiners", kind)(
+            package=request.getfixturevalue(KINDS[kind].package).folder,
+            demonstrations=[demonstrations],
+            options={**KINDS[kind].options, **options},
+            seed=0,
+            place=place,
+        )
+        return made
+
+    return build

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,7 +12,7 @@ import numpy as np
 import pytest
 import small_policy
 import torch
-from refiner_kinds import KINDS
+from refiner_kinds import KINDS, Make, maker
 from small_policy import same
 
 from contracts import registry
@@ -24,8 +23,6 @@ from trainer.policies.chance import Chance
 from trainer.refined_package import open_refiner
 from trainer.refiners import placement
 from trainer.refiners.placement import ALONE, Placement, placement_of
-
-Make = Callable[..., Refiner]
 
 
 class Meeting:
@@ -48,17 +45,7 @@ class Meeting:
 
 @pytest.fixture
 def make(request: pytest.FixtureRequest, demonstrations: Path) -> Make:
-    def build(kind: str, place: Placement, **options: Any) -> Refiner:
-        made: Refiner = registry.load("refiners", kind)(
-            package=request.getfixturevalue(KINDS[kind].package).folder,
-            demonstrations=[demonstrations],
-            options={**KINDS[kind].options, **options},
-            seed=0,
-            place=place,
-        )
-        return made
-
-    return build
+    return maker(request, demonstrations)
 
 
 def close(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> None:

@@ -19,18 +19,16 @@ import torch
 from daemon_bench import NO_PICKLE, Trainer, wait
 from driven_episode import Driver
 from recorded_store import recorded_store
-from refiner_kinds import KINDS
+from refiner_kinds import KINDS, Make, maker
 from small_policy import same
 from test_placement import close
 
-from contracts import registry
 from contracts.errors import EntracteError
-from trainer.interfaces import Refiner, ScoredEpisode
+from trainer.interfaces import ScoredEpisode
 from trainer.refiners import together
-from trainer.refiners.placement import ALONE, Placement
+from trainer.refiners.placement import ALONE
 from trainer.refiners.together import Several
 
-Make = Callable[..., Any]
 LONG, LONG_S = {"gradient_steps": 20_000}, 120.0
 
 
@@ -39,17 +37,7 @@ def make(request: pytest.FixtureRequest, demonstrations: Path, monkeypatch) -> M
     # Whatever is exchanged, nothing that could be code is.
     monkeypatch.setattr(together, "PROGRAM", (NO_PICKLE, "trainer.refiners.member"))
 
-    def build(kind: str, place: Placement, **options: Any) -> Refiner:
-        made: Refiner = registry.load("refiners", kind)(
-            package=request.getfixturevalue(KINDS[kind].package).folder,
-            demonstrations=[demonstrations],
-            options={**KINDS[kind].options, **options},
-            seed=0,
-            place=place,
-        )
-        return made
-
-    return build
+    return maker(request, demonstrations)
 
 
 @pytest.fixture

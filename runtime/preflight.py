@@ -15,6 +15,7 @@ from runtime.calibration import own_calibration, require_bound
 from runtime.config import PolicySection, RewardSection, RobotConfig
 from runtime.engines import options_of, survey
 from runtime.gym import environment
+from runtime.gym.section import GymnasiumSection, find_task
 from runtime.run import RunPlan
 
 
@@ -25,9 +26,7 @@ def check(config: RobotConfig, plan: RunPlan) -> None:
         known("cameras", camera.kind)
     if (section := config.bench.gymnasium) is not None:
         if plan.driver == "expert":
-            raise ConfigError(
-                f"the environment {section.id} has no expert", remedy="record with --teleoperate"
-            )
+            _shown(section, config.episode.task, plan.style)
         environment.require(section)
     own_calibration(config.calibration, config.robot.id)
     if plan.driver == "policy":
@@ -42,6 +41,20 @@ def check(config: RobotConfig, plan: RunPlan) -> None:
         if config.reward.package:
             _usable(config.reward)
             manifest_of(config, config.reward.package, "reward", "vlm")
+
+
+def _shown(section: GymnasiumSection, name: str, style: str) -> None:
+    """Raise `ConfigError` unless somebody can show that task of the environment, in that style."""
+    task = find_task(section, name)
+    if task is None or not task.expert:
+        raise ConfigError(
+            f"the environment {section.id} has no expert of the task '{name}'",
+            remedy=f"set bench.gymnasium.tasks.{name}.expert to module:name, or record with --teleoperate",
+        )
+    if style not in ("", "expert"):
+        raise ConfigError(
+            "--style", expected="expert: experts of environments have one", found=style
+        )
 
 
 def check_chunk(config: RobotConfig, chunk: ChunkSpec) -> None:

@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 LIST = Path(__file__).resolve().parent.parent / "tests/long_tests.txt"
-COMPUTES_S, WATCHES_A_CLOCK_S = 2.0, 3.0
+COMPUTES_S, WATCHES_A_CLOCK_S = 1.0, 1.5
 KEPT = (
     "tests/faults/test_injection.py::test_the_arm_is_stopped_by_whom_it_should_be[NaN action]",
     "tests/runtime/arms/test_robot_run_with_an_arm.py::test_an_episode_moves_the_arm_and_leaves_it_powered",

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from contracts.errors import ConfigError, DeviceError, EntracteError, MissingDependency
+from runtime.gym import expert
 from runtime.gym.section import GymnasiumSection, TaskSection
 
 T = TypeVar("T")
@@ -60,6 +61,7 @@ class Environment:
         for module in section.modules:
             self._do(f"import {module}", partial(importlib.import_module, module))
         self._env: Any = None
+        self._expert: expert.Act | None = None
         self.observation: Any = None
         self.info: Any = {}
         self.over = ""
@@ -86,7 +88,7 @@ class Environment:
             return observation, info
 
         self.observation, self.info = self._do("reset()", begin)
-        self.over = ""
+        self.over, self._expert = "", None
 
     def step(self, action: np.ndarray) -> None:
         """One step, unless it is over. Raises `EntracteError`."""
@@ -95,6 +97,17 @@ class Environment:
         answer = self._do("step()", lambda: self._env.step(action))
         self.observation, _, terminated, truncated, self.info = answer
         self.over = "terminated" if terminated else "truncated" if truncated else ""
+
+    def shown(self) -> np.ndarray:
+        """float64[entries]: the action that the task's expert takes now. Raises `EntracteError`."""
+        name = self._task.expert
+        if self._expert is None:
+            maker = self._do(f"import of the expert {name}", lambda: expert.find(name))
+            one = self._env.unwrapped
+            self._expert = self._do(f"the expert {name}", lambda: expert.begin(maker, one))
+        act = self._expert
+        answer = self._do(f"the expert {name}", lambda: act(self.observation))
+        return expert.action_of(answer, len(self.action_space.low))
 
     def render(self) -> Any:
         """Whatever its `render()` gives. Raises `EntracteError`."""

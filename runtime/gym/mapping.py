@@ -141,6 +141,13 @@ class JointMap:
         self._commanded = np.where(self._steps, moved, targets)
         return action.astype(self._dtype)
 
+    def targets(self, action: np.ndarray, positions: np.ndarray) -> np.ndarray:
+        """float64[joints]: the positions that this action goes to from `positions`: `action` undone."""
+        entries = np.clip(action, self._low, self._high)[self._entries]
+        away = np.where(self._pulls, positions, np.where(self._steps, self._commanded, self._zero))
+        found: np.ndarray = away + entries * self._scale
+        return found
+
 
 def _has_entry(array: np.ndarray, index: int) -> bool:
     """Whether it is a row of numbers, and long enough."""

@@ -53,10 +53,12 @@ class JointSection(_Section, frozen=True):
 
 class TaskSection(_Section, frozen=True):
     """One task by name. `instruction`: what the policy is told. `options`: keywords of `gymnasium.make`, on
-    top of the environment's."""
+    top of the environment's. `expert`: who shows it in `robot-run record --expert` ("module:name", see
+    `runtime.gym.expert`)."""
 
     instruction: str = ""
     options: dict[str, Any] = {}
+    expert: str = ""
 
 
 class GymnasiumSection(_Section, frozen=True):

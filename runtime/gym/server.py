@@ -8,6 +8,7 @@ into the truth file and nowhere else; an environment that is over stands still u
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import signal
 import sys
@@ -112,7 +113,15 @@ class GymBench(Simulation):
         return p.Done(self._sim_s, finished=self._verdict.finished(self._sim_s))
 
     def expert(self, _: p.Expert) -> p.ExpertMove:
-        raise EntracteError(f"the environment {self._section.id} has no expert")
+        """What the task's expert goes to from here; the episode ends when its success has lasted."""
+        targets = self._joints.targets(self._env.shown(), self._positions)
+        labelled = self._run.plan.label_steps
+        return p.ExpertMove(
+            tuple(targets.tolist()),
+            bool(self._env.over),
+            float(self._success) if labelled else math.nan,
+            self._success if labelled else None,
+        )
 
     def finish(self, request: p.Finish) -> p.Finished:
         events = (self._env.over,) if self._env.over else ()
@@ -155,6 +164,8 @@ class GymBench(Simulation):
                 found=f"{self._run.config.episode.max_s:g} s ({wanted} steps)",
                 remedy=f"set episode.max_s={limit / section.rate_hz:g}, or its option max_episode_steps",
             )
+        if self._run.plan.driver == "expert":
+            self._env.shown()
         self._env.step(self._joints.action(self._positions, self._positions))
         truth(self._env.info, section.success)
 

@@ -218,21 +218,65 @@ def test_a_wrong_mapping_is_one_sentence_before_anything_moves(
         assert json.loads(report.read_text())["start_to_first_action_s"] is None
 
 
-@needs_gymnasium
-def test_it_has_no_expert(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [
-            *(sys.executable, "-m", "runtime.app", "record", "--expert", "--config", str(SLIDERS)),
-            *("--output", str(tmp_path / "set"), "--run-dir", str(tmp_path / "run")),
-        ],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-        env=ENVIRONMENT,
+def record(folder: Path, *more: str) -> subprocess.CompletedProcess[str]:
+    command = [
+        *(sys.executable, "-m", "runtime.app", "record", "--expert", "--config", str(SLIDERS)),
+        *(
+            "--output",
+            str(folder / "set"),
+            "--run-dir",
+            str(folder / "run"),
+            "--episodes",
+            "3",
+            *more,
+        ),
+    ]
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=200, check=False, env=ENVIRONMENT
     )
-    assert done.returncode == 2 and "Sliders-v0 has no expert" in done.stderr
-    assert not (tmp_path / "run").exists()
+
+
+@needs_gymnasium
+def test_its_expert_shows_the_task_through_the_gate(tmp_path: Path) -> None:
+    done = record(tmp_path, "--keep", "success", "--labels")
+    assert done.returncode == 0, done.stderr
+    reader = DatasetReader(tmp_path / "set")
+    assert reader.num_episodes == 3
+    for episode in range(3):
+        columns = reader.episode(episode)
+        states, actions = columns["observation.state"], columns["action"]
+        assert states[-1][2] >= 55.0 and states[0][2] <= 40.0
+        # Nothing moves but the slider that is wanted, and that not before its fourth word.
+        others = [0, 1, 3, 4, 5]
+        assert np.abs(states[:, others] - states[0, others]).max() < 0.5
+        assert np.abs(actions[:3, 2] - states[0, 2]).max() < 1e-3
+        assert 0 < np.abs(np.diff(actions[:, 2])).max() <= 10.0 + 1e-4  # the gate's 100 mm/s
+
+
+SHOWS_NOTHING = [
+    (("--task", "raise-fifth"), "no expert of the task 'raise-fifth'"),
+    (("--style", "failures"), "--style: expected expert"),
+    (("sliders:Riser",), "the expert 'sliders:Riser' is not there"),
+    (("sliders",), "expected module:name"),
+    (("sliders:STEP",), "can't be called"),
+    (("sliders:lost",), "LookupError: the way is lost"),
+    (("sliders:mute",), "expected a row of 7 finite numbers"),
+]
+
+
+@needs_gymnasium
+@pytest.mark.parametrize(("more", "words"), SHOWS_NOTHING, ids=[m[-1] for m, _ in SHOWS_NOTHING])
+def test_an_expert_that_can_not_show_it_is_one_sentence_before_anything_moves(
+    tmp_path: Path, more: tuple[str, ...], words: str
+) -> None:
+    if len(more) == 1:
+        task = {"instruction": "raise it", "expert": more[0]}
+        more = ("--set", f"bench.gymnasium.tasks.raise-third={json.dumps(task)}")
+    done = record(tmp_path, *more)
+    assert done.returncode == 2, done.stderr
+    told = [line for line in done.stderr.splitlines() if line.startswith("robot-run: ")]
+    assert len(told) == 1 and words in told[0], done.stderr
+    assert not (tmp_path / "set/data").exists()
 
 
 @needs_gymnasium

@@ -282,8 +282,13 @@ def test_the_arm_can_be_spoken_to_while_it_is_powered_and_by_one_thread_at_a_tim
     hosted: Hosted,
 ) -> None:
     with hosted.running() as arm:
-        go_on = threading.Event()
-        hosted.driver.on["enable"] = lambda: go_on.wait(5.0)
+        asked, go_on = threading.Event(), threading.Event()
+
+        def enable() -> None:
+            asked.set()
+            go_on.wait(20.0)
+
+        hosted.driver.on["enable"] = enable
         refused = []
 
         def power() -> None:
@@ -293,23 +298,28 @@ def test_the_arm_can_be_spoken_to_while_it_is_powered_and_by_one_thread_at_a_tim
 
         powering = threading.Thread(target=power)
         powering.start()
+        assert asked.wait(10.0)
         for _ in range(20):
             arm.read()
         hosted.board.estop_requested = 1
         held: list[BaseException | None] = []
 
         def hold() -> None:
-            try:
-                arm.hold()
-                held.append(None)
-            except DeviceError as error:
-                held.append(error)
+            while not held:
+                try:
+                    arm.hold()
+                    held.append(None)
+                except DeviceError as error:
+                    if "two threads" not in str(error):  # a reading below was under way
+                        held.append(error)
 
         holding = threading.Thread(target=hold)
         holding.start()
-        time.sleep(0.05)
+        given_up_s = time.monotonic() + 10.0
         with pytest.raises(DeviceError, match="two threads speak to the arm at once"):
-            arm.read()
+            while time.monotonic() < given_up_s:  # the other thread is on its way
+                arm.read()
+                time.sleep(0.001)
         go_on.set()
         powering.join()
         holding.join()

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import msgspec
 
-from benchmarks import refinement
+from benchmarks import refinement, refinement_plan
 from benchmarks.refinement_processes import BIN, Cores, fresh, wait_for
 from contracts.files import atomic, outputs
 from trainer.metrics import read_metrics
@@ -48,7 +48,7 @@ class RealTrial(msgspec.Struct, frozen=True):
 def trials(task: str, count: int, iterations: int, work: Path, pretrained: Path) -> list[RealTrial]:
     """Seeds 0 to `count` - 1; those that are in `work` from before are not run again. Raises `CellFailed`."""
     outputs.require_folder(work, "the trials", outputs.only("runs", "out"))
-    plan = refinement.Plan(
+    plan = refinement_plan.Plan(
         out=(work / "out").resolve(),
         work=work.resolve() / "runs",
         pretrained=pretrained.resolve(),
@@ -70,7 +70,7 @@ def trials(task: str, count: int, iterations: int, work: Path, pretrained: Path)
     return found
 
 
-def one(plan: refinement.Plan, task: str, seed: int) -> RealTrial:
+def one(plan: refinement_plan.Plan, task: str, seed: int) -> RealTrial:
     """One refinement by a lying reward, watched."""
     folder = plan.work / task / f"lied-{seed}"
     shutil.rmtree(folder, ignore_errors=True)  # what a trial that was killed left
@@ -78,20 +78,20 @@ def one(plan: refinement.Plan, task: str, seed: int) -> RealTrial:
     robot_dir.mkdir(parents=True)
     command = [
         str(BIN / "robot-trainer"), "serve", "--run-dir", str(trainer_dir),
-        *refinement.trainer_settings(plan, task, REWARD, seed),
+        *refinement_plan.trainer_settings(plan, task, REWARD, seed),
     ]  # fmt: skip
     with (folder / "trainer.log").open("wb") as log:
         trainer = subprocess.Popen(command, stdout=log, stderr=log)
     try:
         endpoints = wait_for(trainer_dir / "endpoints.json", trainer, folder / "trainer.log")
         shutil.copy(next(trainer_dir.rglob("trainer.pub")), robot_dir / "trainer.pub")
-        policy = refinement.policy_package(plan, task, REWARD)
-        package = refinement.reward_package(plan, task, "zero-shot")
+        policy = refinement_plan.policy_package(plan, task, REWARD)
+        package = refinement_plan.reward_package(plan, task, "zero-shot")
         robot_command = [
             str(BIN / "robot-run"), "start",
             "--package", str(policy),
             "--reward-package", str(package), "--task", task, "--run-dir", str(robot_dir),
-            *refinement.robot_settings(plan, REWARD, seed, endpoints),
+            *refinement_plan.robot_settings(plan, REWARD, seed, endpoints),
         ]  # fmt: skip
         with (folder / "robot.log").open("wb") as log:
             robot = subprocess.Popen(robot_command, stdout=log, stderr=log)

@@ -3,6 +3,8 @@
     python -m benchmarks.refinement run --out docs/results/refinement [--tasks ...] [--rewards ...]
     python -m benchmarks.refinement table --out docs/results/refinement
 
+`--config` is another robot than the embedded bench, a Gymnasium environment, say; `--pretrained` then holds
+policy-<task>, demonstrations-<task> and the reward packages, as the repository's does of the bench.
 A cell starts `robot-trainer serve` and `robot-run start` as processes, lets them do the iterations, and
 evaluates base and refined policy with `robot-run eval` on the same scenes. A cell that is finished is one
 JSON file and is never run again; one that was killed starts over. As many cells run at once as there are
@@ -21,12 +23,21 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from benchmarks import refinement_table
+from benchmarks.refinement_plan import (
+    Plan,
+    demonstrations,
+    policy_package,
+    refiner_of,
+    reward_package,
+    robot_settings,
+    settings,
+    trainer_settings,
+)
 from benchmarks.refinement_processes import (
     BIN,
     CellFailed,
@@ -38,7 +49,6 @@ from benchmarks.refinement_processes import (
 )
 from contracts.files import atomic, outputs
 from contracts.files.packages import load_package
-from runtime.demo.demonstrations import ensure
 
 TASKS = ("open_drawer", "put_on")
 REWARDS = ("demo", "zero-shot", "truth-end", "truth", "demonstrations", "constant", "clock")
@@ -54,112 +64,6 @@ TARGETS = {
 FAILURES = (CellFailed, subprocess.TimeoutExpired, OSError)
 CONTROL_SEEDS = 2  # constant and clock, as the issue asks
 EVALUATION_SEED_BASE = 1_000_000
-MODELS = {"truth": "success", "truth-end": "human", "constant": "constant", "clock": "clock"}
-"""Reward -> the trainer's reward model. `truth-end`: the bench's verdict at the episode's end; `truth`: its
-progress at every tick as well, which no robot has."""
-ACTORS = {"dsrl": ("steered", "--noise-actor", "1.5"), "residual": ("residual", "--residual", "5")}
-"""Refiners that need a policy with an actor: what it is called, and how it is exported."""
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What every cell of this experiment shares."""
-
-    out: Path
-    work: Path
-    pretrained: Path
-    iterations: int
-    episodes: int
-    evaluation_episodes: int
-    keep: bool
-    refiner: str = "bestofn"
-    options: tuple[str, ...] = ()
-    curve: tuple[int, ...] = (10, 20)
-    """Iterations whose releases are evaluated beside the last one's."""
-    timeout_s: float = 3 * 3600.0
-    """Of a cell's refinement, and of each of its evaluations."""
-    cores: Cores = field(default_factory=lambda: Cores(0))
-    """By default none but a cell's own."""
-
-
-def refiner_of(plan: Plan, reward: str) -> str:
-    """The control that takes its gradient steps on demonstrations only is a refiner of its own."""
-    return "demonstrations" if reward == "demonstrations" else plan.refiner
-
-
-def policy_package(plan: Plan, task: str, reward: str) -> Path:
-    """What is refined: the shipped policy, with an untrained actor where the cell's refiner needs one."""
-    package = plan.pretrained / f"policy-{task}"
-    if refiner_of(plan, reward) not in ACTORS:
-        return package
-    kind, *options = ACTORS[plan.refiner]
-    acted = plan.work / f"{kind}-{task}"
-    if not acted.exists():
-        atomic.make_directory(plan.work)
-        command = [str(BIN / "robot-export"), "policy", str(package), str(acted)]
-        run_program([*command, *options], plan.work / f"{kind}-{task}.log")
-    return acted
-
-
-def demonstrations(plan: Plan, task: str) -> Path:
-    """The data set that the base policy of `task` was imitated from."""
-    return ensure(plan.pretrained, task, plan.work / f"record-{task}")
-
-
-def reward_package(plan: Plan, task: str, reward: str) -> Path | None:
-    if reward == "demo":
-        return plan.pretrained / f"reward-demo-{task}"
-    if reward == "zero-shot":
-        return plan.pretrained / "reward-zero-shot"
-    return None
-
-
-def trainer_settings(plan: Plan, task: str, reward: str, seed: int) -> list[str]:
-    """Overrides of hw_configs/trainer.yaml for one cell."""
-    model = MODELS.get(reward, "edge")
-    refiner, options = refiner_of(plan, reward), plan.options
-    if reward == "demonstrations":
-        model = "constant"  # the label is never looked at
-        if plan.refiner != "bestofn":  # whose options that control has; another's it would refuse
-            options = tuple(o for o in options if not o.startswith("refiner.options"))
-    settings = {
-        "seed": seed,
-        "demonstrations": [str(demonstrations(plan, task))],
-        "reward.model": model,
-        "refiner.kind": refiner,
-        "refiner.package": str(policy_package(plan, task, reward)),
-        "iteration.episodes": plan.episodes,
-        "iteration.count": plan.iterations,
-        "store.dataset": False,
-        **{f"listen.{n}": "tcp://127.0.0.1:0" for n in ("frames", "episodes", "weights", "health")},
-    }
-    package = reward_package(plan, task, reward)
-    if package is not None:
-        settings["reward.package"] = str(package)
-    return _set(settings) + [part for option in options for part in ("--set", option)]
-
-
-def robot_settings(plan: Plan, reward: str, seed: int, endpoints: dict[str, str]) -> list[str]:
-    """Overrides of hw_configs/sim.yaml for one cell. Training scenes of two seeds never overlap, and
-    lie below the evaluation scenes."""
-    return _set(
-        {
-            "episode.label": "truth" if reward in ("truth", "truth-end") else "none",
-            "episode.seed_base": 10_000 * (seed + 1),
-            "policy.seed": seed,
-            "iteration.count": plan.iterations,
-            "iteration.episodes": plan.episodes,
-            "link.live": False,
-            "recording.depth": False,
-            # A noise actor explores by its own draws.
-            **({"policy.explore_deg": 0.0} if refiner_of(plan, reward) == "dsrl" else {}),
-            **{f"link.{n}": endpoints[n] for n in ("frames", "episodes", "weights", "health")},
-        }
-    )
-
-
-def _set(settings: dict[str, Any]) -> list[str]:
-    return [part for k, v in settings.items() for part in ("--set", f"{k}={json.dumps(v)}")]
 
 
 def evaluate(
@@ -170,11 +74,11 @@ def evaluate(
     output = folder / "truth.jsonl"
     output.unlink(missing_ok=True)
     command = [
-        str(BIN / "robot-run"), "eval", "--package", str(package), "--task", task,
+        str(BIN / "robot-run"), "eval", *plan.robot, "--package", str(package), "--task", task,
         "--episodes", str(plan.evaluation_episodes),
         "--seed-base", str(EVALUATION_SEED_BASE + 1000 * seed),
         "--output", str(output), "--run-dir", str(folder / "run"), "--json",
-        *_set({"policy.seed": 100 + seed}),
+        *settings({"policy.seed": 100 + seed}),
     ]  # fmt: skip
     if weights is not None:
         command += ["--weights", str(weights)]
@@ -220,7 +124,7 @@ def run_cell(plan: Plan, task: str, reward: str, seed: int) -> None:
         shutil.copy(next(trainer_dir.rglob("trainer.pub")), robot_dir / "trainer.pub")
         policy, package = policy_package(plan, task, reward), reward_package(plan, task, reward)
         robot_command = [
-            str(BIN / "robot-run"), "start", "--package", str(policy),
+            str(BIN / "robot-run"), "start", *plan.robot, "--package", str(policy),
             "--task", task, "--run-dir", str(robot_dir), "--json",
             *(["--reward-package", str(package)] if package else []),
             *robot_settings(plan, reward, seed, endpoints),
@@ -245,6 +149,7 @@ def run_cell(plan: Plan, task: str, reward: str, seed: int) -> None:
         "reward": reward,
         "refiner": refiner_of(plan, reward),
         "options": plan.options,
+        "config": plan.config and plan.config.name,
         "seed": seed,
         "base": before,
         "final": after,
@@ -306,7 +211,10 @@ def training_summary(trainer_dir: Path, robot_dir: Path) -> dict[str, Any]:
 def _portable(plan: Plan, command: list[str]) -> str:
     """The command without this machine's paths."""
     text = " ".join([Path(command[0]).name, *command[1:]])
-    for path, name in ((plan.pretrained, "pretrained"), (plan.work, "WORK")):
+    names = {plan.pretrained: "pretrained", plan.work: "WORK"}
+    if plan.config is not None:
+        names[plan.config] = f"hw_configs/{plan.config.name}"
+    for path, name in names.items():
         text = text.replace(str(path), name)
     return text
 
@@ -375,11 +283,13 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=max(1, (os.cpu_count() or 2)))
     parser.add_argument("--refiner", default="bestofn", help="with another one name another --out")
     parser.add_argument("--set", action="append", default=[], help="of the trainer (repeat)")
+    parser.add_argument("--config", type=Path, help="of another robot than the embedded bench")
     parser.add_argument("--keep", action="store_true", help="keep the run folders")
     given = parser.parse_args()
-    made = (f"{kind}-{task}*" for task in TASKS for kind in ("record", "steered", "residual"))
-    outputs.require_folder(given.work, "the runs", outputs.only(*TASKS, *made))
-    results = outputs.holding("table.md", *TASKS)
+    tasks = {*TASKS, *given.tasks}
+    made = (f"{kind}-{task}*" for task in tasks for kind in ("record", "steered", "residual"))
+    outputs.require_folder(given.work, "the runs", outputs.only(*tasks, *made))
+    results = outputs.holding("table.md", *tasks)
     outputs.require_folder(given.out, "the results", results)
     if given.verb == "table":
         found = refinement_table.load_cells(given.out)
@@ -400,10 +310,14 @@ def main() -> None:
         given.keep,
         given.refiner,
         tuple(given.set),
+        given.config and given.config.resolve(),
         tuple(given.curve),
         cores=Cores(given.workers),
     )
-    sys.exit(1 if run(plan, given.tasks, given.rewards, given.seeds, given.workers) else 0)
+    try:
+        sys.exit(1 if run(plan, given.tasks, given.rewards, given.seeds, given.workers) else 0)
+    except CellFailed as error:
+        sys.exit(f"benchmarks.refinement: {error}")
 
 
 if __name__ == "__main__":

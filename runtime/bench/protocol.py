@@ -151,9 +151,10 @@ class BenchClient:
     """One caller's connection. Not for two threads at once."""
 
     def __init__(
-        self, address: Path, caller: str, timeout_s: float = 20.0, patience_s: float = 20.0
+        self, address: Path, caller: str, timeout_s: float = 20.0, patience_s: float = 60.0
     ) -> None:
-        """Tries for `patience_s`: the bench may still be starting. Raises `DeviceError`."""
+        """Tries for `patience_s`: the bench may still be starting (an environment of other people's renders
+        first). Raises `DeviceError`."""
         self._socket = connect(address, time.monotonic() + patience_s, "the bench")
         self._socket.settimeout(timeout_s)
         self._owed = 0

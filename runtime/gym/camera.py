@@ -16,5 +16,6 @@ class GymCamera(SlotsCamera):
     def __init__(self, run: Run, name: str, observation: str = "") -> None:
         del observation  # the environment's process looks there (`runtime.gym.server`)
         # Its slots are there as soon as the process answers.
-        BenchClient(run.bench_address, f"camera {name}").close()
+        opens_s = run.config.arm.start_timeout_s
+        BenchClient(run.bench_address, f"camera {name}", patience_s=opens_s).close()
         super().__init__(camera_spec(name, run.config.cameras[name]), run.frames_path(name))

@@ -8,8 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import refinement
-from benchmarks.refinement import ACTORS, Plan, robot_settings, trainer_settings
+from benchmarks import refinement_plan
+from benchmarks.refinement_plan import (
+    ACTORS,
+    Plan,
+    demonstrations,
+    robot_settings,
+    trainer_settings,
+)
+from benchmarks.refinement_processes import CellFailed
 from contracts import registry
 
 ENDPOINTS = dict.fromkeys(("frames", "episodes", "weights", "health"), "tcp://127.0.0.1:1")
@@ -19,7 +26,7 @@ ENDPOINTS = dict.fromkeys(("frames", "episodes", "weights", "health"), "tcp://12
 def plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Plan:
     """Nothing is recorded, and the packages with an actor are there."""
     made = Plan(tmp_path / "out", tmp_path / "work", tmp_path / "shipped", 1, 1, 1, False)
-    monkeypatch.setattr(refinement, "demonstrations", lambda plan, task: plan.work / task)
+    monkeypatch.setattr(refinement_plan, "demonstrations", lambda plan, task: plan.work / task)
     for kind, *_ in ACTORS.values():
         (made.work / f"{kind}-open_drawer").mkdir(parents=True)
     return made
@@ -41,7 +48,7 @@ def test_it_refines_the_shipped_policy_by_its_own_refiner_and_options(
     assert control["refiner.kind"] == "demonstrations"
     assert control["refiner.package"] == str(shipped)
     assert control["iteration.episodes"] == 3 and "refiner.options.steps" not in control
-    assert refinement.policy_package(plan, "open_drawer", "demonstrations") == shipped
+    assert refinement_plan.policy_package(plan, "open_drawer", "demonstrations") == shipped
     explores = told(robot_settings(plan, "demonstrations", 0, ENDPOINTS))
     assert "policy.explore_deg" not in explores, "the bench's, as with every refiner"
 
@@ -62,3 +69,18 @@ def test_options_of_the_refiner_that_the_control_is_made_of_are_the_controls_too
 def test_every_refiner_with_an_actor_is_registered() -> None:
     for kind in ACTORS:
         registry.load("refiners", kind)
+
+
+def test_another_robot_is_named_and_its_demonstrations_are_somebody_elses(
+    plan: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.undo()
+    assert plan.robot == []
+    plan = dataclasses.replace(plan, config=Path("hw_configs/metaworld.yaml"))
+    assert plan.robot == ["--config", "hw_configs/metaworld.yaml"]
+    with pytest.raises(CellFailed, match="record --expert --config hw_configs"):
+        demonstrations(plan, "push")
+    there = plan.pretrained / "demonstrations-push"
+    (there / "meta").mkdir(parents=True)
+    (there / "meta/info.json").touch()
+    assert demonstrations(plan, "push") == there

@@ -35,7 +35,9 @@ class Finding:
 
 class Standstill:
     """Give it readings until it has found something. Speed is taken from positions over `STILL_FOR_S`, so
-    that an arm that says it stands and doesn't is found out; the arm's own velocities count as well."""
+    that an arm that says it stands and doesn't is found out; the arm's own velocities count as well. What
+    counts is how far apart two readings are at least: of one that took long nobody knows when it was
+    measured, and an arm seen twice within a moment has not moved."""
 
     def __init__(self, names: tuple[str, ...], stopped_s: float, within_s: float) -> None:
         self._names, self._give_up_s, self._within_s = names, stopped_s + within_s, within_s
@@ -56,7 +58,7 @@ class Standstill:
         seen = self._seen
         if not seen or reading.at_s > seen[-1].at_s:
             seen.append(reading)
-        while len(seen) > 2 and seen[1].at_s <= reading.at_s - STILL_FOR_S:
+        while len(seen) > 2 and _apart_s(seen[1], reading) >= STILL_FOR_S:
             seen.popleft()
         self._why = self._moving(reading) or self._astray(reading)
         self._target = reading.targets
@@ -77,9 +79,7 @@ class Standstill:
         return Finding(StopCheck.UNREADABLE, what)
 
     def _moving(self, reading: ArmState) -> str:
-        first = self._seen[0]
-        span_s = reading.at_s - first.at_s
-        if span_s < STILL_FOR_S:
+        if _apart_s(self._seen[0], reading) < STILL_FOR_S:
             return "it was not watched long enough"
         fastest, joint = 0.0, 0
         for one in self._seen:  # every reading: one that comes back to where it was has moved
@@ -120,3 +120,8 @@ class Standstill:
             StopCheck.FAILED,
             f"the arm does not stand {self._within_s:g} s after its stop: {self._why}",
         )
+
+
+def _apart_s(first: ArmState, then: ArmState) -> float:
+    """How much later one was measured than the other, at least."""
+    return (then.at_s - then.doubt_s) - (first.at_s + first.doubt_s)

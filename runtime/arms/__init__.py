@@ -25,13 +25,15 @@ class ArmState:
     """`positions` float32[joints] in the spec's units, measured at `at_s` (the run's clock). `velocities`
     float32[joints] in units/s and `targets` float32[joints], the goal positions as read back from the arm:
     None where it can't say; never what was merely sent. `torque`: whether its motors are powered, True where
-    it can't say."""
+    it can't say. `doubt_s`: how much sooner or later than `at_s` it may have been measured; of a driver's
+    reading its process makes it at least as long as the reading took."""
 
     positions: np.ndarray
     at_s: float
     velocities: np.ndarray | None = None
     targets: np.ndarray | None = None
     torque: bool = True
+    doubt_s: float = 0.0
 
 
 class Arm(Protocol):

@@ -112,6 +112,7 @@ class ServedArm:
             None if state.velocities is None else np.array(state.velocities, np.float32),
             None if state.targets is None else np.array(state.targets, np.float32),
             state.torque,
+            state.doubt_s,
         )
 
     def write(self, targets: np.ndarray) -> bool:

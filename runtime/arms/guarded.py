@@ -10,6 +10,7 @@ import sys
 import time
 import traceback
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import ClassVar
 
 import numpy as np
@@ -72,8 +73,10 @@ class Guarded:
 
     def read(self) -> ArmState:
         with _told():
+            asked_s = time.monotonic()
             state = _plain(self._driver.read(), len(self._spec.names))
-            ahead_s = state.at_s - time.monotonic()
+            now_s = time.monotonic()
+            ahead_s = state.at_s - now_s
             if not ahead_s <= _AHEAD_S:  # NaN would never be too old either
                 raise DeviceError(
                     "the arm's driver dates its readings by another clock than the robot's",
@@ -81,7 +84,9 @@ class Guarded:
                     found=f"{ahead_s:.0f} s ahead of it",
                     remedy="correct the driver",
                 )
-            return state
+            # Measured at some moment of this call; when exactly is the driver's opinion.
+            doubt_s = max(state.doubt_s, state.at_s - asked_s, now_s - state.at_s)
+            return replace(state, doubt_s=doubt_s)
 
     def enable(self) -> None:
         with _told():
@@ -121,6 +126,7 @@ def _plain(state: ArmState, joints: int) -> ArmState:
         None if state.velocities is None else _row(state.velocities, joints, "velocities"),
         None if state.targets is None else _row(state.targets, joints, "targets"),
         bool(state.torque),
+        float(state.doubt_s),
     )
 
 

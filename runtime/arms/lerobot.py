@@ -189,7 +189,8 @@ class LeRobotArm:
         if not np.isfinite(values).all():
             bad = self._names[int(np.argmin(np.isfinite(values)))]
             raise Glitch(f"LeRobot read {bad} as {found[bad]}")
-        return ArmState(values, at_s)  # neither goals nor torque are among what LeRobot observes
+        # Neither goals nor torque are among what LeRobot observes.
+        return ArmState(values, at_s, doubt_s=time.monotonic() - at_s)
 
     def _judge_stop(self, state: ArmState) -> None:
         found = self._stopping.add(state) if self._stopping is not None else None

@@ -70,6 +70,7 @@ class State(Answer, frozen=True):
     velocities: tuple[float, ...] | None
     targets: tuple[float, ...] | None
     torque: bool
+    doubt_s: float = 0.0
 
 
 class Done(Answer, frozen=True):

@@ -118,6 +118,7 @@ class ArmServer:
             None if state.velocities is None else tuple(state.velocities.tolist()),
             None if state.targets is None else tuple(state.targets.tolist()),
             state.torque,
+            state.doubt_s,
         )
 
     def _accept(self, request: p.Write) -> p.AnyAnswer:

@@ -278,6 +278,24 @@ def test_what_has_power_after_a_failed_start_is_held(hosted: Hosted) -> None:
     assert hosted.driver.holds > before + 1, "nor is it left as it is at the end"
 
 
+def test_a_reading_says_how_long_it_took(hosted: Hosted) -> None:
+    read = hosted.driver.read
+
+    def slow() -> ArmState:
+        time.sleep(0.03)
+        state = read()
+        time.sleep(0.06)
+        return state
+
+    with hosted.running() as arm:
+        assert arm.read().doubt_s > 0.0
+        hosted.driver.read = slow  # type: ignore[method-assign]
+        until_s = time.monotonic() + 10.0
+        while (doubt_s := arm.read().doubt_s) < 0.06:
+            assert time.monotonic() < until_s
+        assert doubt_s < 1.0
+
+
 def test_the_arm_can_be_spoken_to_while_it_is_powered_and_by_one_thread_at_a_time(
     hosted: Hosted,
 ) -> None:

@@ -125,6 +125,27 @@ def test_a_reading_that_is_no_number_is_no_standstill() -> None:
     assert f"the reading of {JOINTS[0]} is no number" in found.note
 
 
+def test_an_arm_seen_twice_within_a_moment_is_not_seen_to_stand() -> None:
+    """Of a reading that took 150 ms nobody knows when it was measured: here at its end."""
+    check, speed = Standstill(JOINTS, 0.0, 1.0), 10.0
+
+    def reading(asked_s: float, took_s: float) -> ArmState:
+        moved = np.full(len(JOINTS), speed * (asked_s + took_s), np.float32)
+        return ArmState(moved, asked_s, doubt_s=took_s)
+
+    found = check.add(reading(0.0, 0.15))
+    for tick in range(16, 130):
+        found = found or check.add(reading(tick / 100.0, 0.002))
+    assert found is not None and found.check is StopCheck.FAILED and "moves at" in found.note
+
+
+def test_an_arm_whose_readings_take_long_is_seen_to_stand_a_little_later() -> None:
+    check, still = Standstill(JOINTS, 0.0, 1.0), np.zeros(len(JOINTS), np.float32)
+    seen = [check.add(ArmState(still, tick * 0.05, doubt_s=0.05)) for tick in range(8)]
+    first = next(number for number, found in enumerate(seen) if found is not None)
+    assert first == 4 and seen[first].check is StopCheck.VERIFIED  # type: ignore[union-attr]
+
+
 def test_one_unreadable_reading_is_passed_over() -> None:
     check, still = Standstill(JOINTS, 0.0, 1.0), np.zeros(6, np.float32)
     found = check.add(ArmState(still + np.float32(math.nan), 0.0))

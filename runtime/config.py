@@ -66,8 +66,7 @@ class ArmSection(_Section, frozen=True):
     for arms with a process of their own (`runtime.arms.server`).
     `read_rate_hz`: how often it reads the bus. `fault_after_s`: readings failing for longer are a fault.
     `command_timeout_s`: without a command for so long, after one that moves, the arm is put in hold.
-    `answer_timeout_s`: how long control waits for an answer; `start_timeout_s`: for the arm to open,
-    or the simulation of one.
+    `answer_timeout_s`: how long control waits for an answer; `start_timeout_s`: for the arm to open.
     `at_close`: "hold" leaves the motors powered; "release" cuts power if every joint is within
     `rest_tolerance` (the arm's units) of `rest_pose`, and holds otherwise.
     `state_latency_s`: from the joints standing so to the time that a reading carries; `action_latency_s`:

@@ -32,8 +32,7 @@ class SimArm:
     def __init__(self, run: Run, caller: str) -> None:
         # As long as a bus is waited for; simulated time has no such limit.
         waits_s = _ANSWER_S.get(caller, 2.0) if run.config.pace == "realtime" else 20.0
-        opens_s = run.config.arm.start_timeout_s
-        self._client = BenchClient(run.bench_address, caller, waits_s, opens_s)
+        self._client = BenchClient(run.bench_address, caller, waits_s)
         self._epoch = 0
 
     def spec(self) -> ActionSpec:

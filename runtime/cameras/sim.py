@@ -17,8 +17,7 @@ class SimCamera(SlotsCamera):
     in_control = True
 
     def __init__(self, run: Run, name: str) -> None:
-        opens_s = run.config.arm.start_timeout_s
-        client = BenchClient(run.bench_address, f"camera {name}", patience_s=opens_s)
+        client = BenchClient(run.bench_address, f"camera {name}")
         try:
             found = client.welcome.cameras
         finally:

@@ -94,9 +94,7 @@ class BenchScene:
 
     def __init__(self, run: Run) -> None:
         self._run = run
-        self._client = BenchClient(
-            run.bench_address, "scene", RESET_TIMEOUT_S, run.config.arm.start_timeout_s
-        )
+        self._client = BenchClient(run.bench_address, "scene", RESET_TIMEOUT_S)
         self._lockstep = run.config.pace == "asap"
         purpose, label = run.plan.purpose, run.config.episode.label
         self._told = purpose in ("evaluate", "record") or label == "truth"

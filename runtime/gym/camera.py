@@ -16,6 +16,5 @@ class GymCamera(SlotsCamera):
     def __init__(self, run: Run, name: str, observation: str = "") -> None:
         del observation  # the environment's process looks there (`runtime.gym.server`)
         # Its slots are there as soon as the process answers.
-        opens_s = run.config.arm.start_timeout_s
-        BenchClient(run.bench_address, f"camera {name}", patience_s=opens_s).close()
+        BenchClient(run.bench_address, f"camera {name}").close()
         super().__init__(camera_spec(name, run.config.cameras[name]), run.frames_path(name))

@@ -133,9 +133,8 @@ class JointMap:
     def action(self, targets: np.ndarray, positions: np.ndarray) -> np.ndarray:
         """The next action, float[entries], towards `targets` from `positions`; entries that move no joint are
         0, or the nearest that is allowed."""
-        away = np.where(self._pulls, positions, np.where(self._steps, self._commanded, self._zero))
         action = np.zeros(len(self._low))
-        action[self._entries] = (targets - away) / self._scale
+        action[self._entries] = (targets - self._origin(positions)) / self._scale
         action = np.clip(action, self._low, self._high)
         moved = self._commanded + action[self._entries] * self._scale
         self._commanded = np.where(self._steps, moved, targets)
@@ -144,9 +143,12 @@ class JointMap:
     def targets(self, action: np.ndarray, positions: np.ndarray) -> np.ndarray:
         """float64[joints]: the positions that this action goes to from `positions`: `action` undone."""
         entries = np.clip(action, self._low, self._high)[self._entries]
-        away = np.where(self._pulls, positions, np.where(self._steps, self._commanded, self._zero))
-        found: np.ndarray = away + entries * self._scale
+        found: np.ndarray = self._origin(positions) + entries * self._scale
         return found
+
+    def _origin(self, positions: np.ndarray) -> np.ndarray:
+        """float64[joints]: what an action's entries are counted from."""
+        return np.where(self._pulls, positions, np.where(self._steps, self._commanded, self._zero))
 
 
 def _has_entry(array: np.ndarray, index: int) -> bool:

@@ -93,8 +93,13 @@ class Process:
             self.kills += 1
 
     def end(self, timeout_s: float = 60.0) -> int:
-        """SIGTERM; its exit code."""
+        """SIGTERM, once it listens to it (one just started would die of it); its exit code."""
         assert self._process is not None
+        until = time.monotonic() + timeout_s
+        while self.alive and not catches(self._process.pid, signal.SIGTERM):
+            if time.monotonic() > until:
+                raise TimeoutError(f"no handler of SIGTERM within {timeout_s:g} s of its end")
+            time.sleep(0.02)
         self._process.send_signal(signal.SIGTERM)
         return self._process.wait(timeout_s)
 
@@ -102,6 +107,14 @@ class Process:
         """From now on its wall clock is off by so much."""
         with self._clock.open("r+b") as file:
             file.write(struct.pack("d", off_s))
+
+
+def catches(pid: int, number: signal.Signals) -> bool:
+    """Whether a process has a handler of its own for a signal, as Linux tells it."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("SigCgt:"):
+            return bool(int(line.split()[1], 16) >> (number - 1) & 1)
+    return False  # it has ended
 
 
 class TrainerEnd:

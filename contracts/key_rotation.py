@@ -144,8 +144,11 @@ def read_next(message: NextKey, *, signing_key: str, present: str) -> NextServer
 
 
 def public_key(hexed: str) -> Ed25519PublicKey:
-    """Raises `ValueError` for anything but 64 hex digits."""
-    return Ed25519PublicKey.from_public_bytes(bytes.fromhex(hexed))
+    """Raises `ValueError` for anything but 64 lower-case hex digits: keys are compared as text."""
+    key = Ed25519PublicKey.from_public_bytes(bytes.fromhex(hexed))
+    if hex_of(key) != hexed:
+        raise ValueError("a key is 64 lower-case hex digits without spaces")
+    return key
 
 
 def hex_of(key: Ed25519PublicKey) -> str:

@@ -195,7 +195,10 @@ class Decoder:
         if (frame.height, frame.width) != shape[:2] or frame.format.name != "yuv420p":
             found = f"{frame.height}x{frame.width} {frame.format.name}"
             raise ImageCodecError("corrupt video", expected=f"{shape[:2]} yuv420p", found=found)
-        rgb: Rgb = self._reformatter.reformat(frame, format="rgb24").to_ndarray()
+        try:  # a frame may claim colours that nothing converts
+            rgb: Rgb = self._reformatter.reformat(frame, format="rgb24").to_ndarray()
+        except av.error.FFmpegError as error:
+            raise ImageCodecError("corrupt video", found=str(error)) from error
         return rgb
 
 

@@ -28,6 +28,12 @@ def check(config: RobotConfig, plan: RunPlan) -> None:
         if plan.driver == "expert":
             _shown(section, config.episode.task, plan.style)
         environment.require(section)
+    elif plan.driver == "expert" and not config.bench.enabled:
+        raise ConfigError(
+            "scripted experts act on simulated benches alone",
+            found="bench.enabled: false",
+            remedy="record with --teleoperate",
+        )
     own_calibration(config.calibration, config.robot.id)
     if plan.driver == "policy":
         _usable(config.policy)

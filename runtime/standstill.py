@@ -5,6 +5,7 @@ Pure: readings and their times in, a finding out. Owns no arm and no clock.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from dataclasses import dataclass
 
@@ -124,4 +125,9 @@ class Standstill:
 
 def _apart_s(first: ArmState, then: ArmState) -> float:
     """How much later one was measured than the other, at least."""
-    return (then.at_s - then.doubt_s) - (first.at_s + first.doubt_s)
+    return (then.at_s - _doubt_s(then)) - (first.at_s + _doubt_s(first))
+
+
+def _doubt_s(reading: ArmState) -> float:
+    """A doubt that is no length of time says that nothing is known of when."""
+    return reading.doubt_s if reading.doubt_s >= 0.0 else math.inf

@@ -85,7 +85,8 @@ class Guarded:
                     remedy="correct the driver",
                 )
             # Measured at some moment of this call; when exactly is the driver's opinion.
-            doubt_s = max(state.doubt_s, state.at_s - asked_s, now_s - state.at_s)
+            own_s = 0.0 if math.isnan(state.doubt_s) else state.doubt_s
+            doubt_s = max(own_s, state.at_s - asked_s, now_s - state.at_s)
             return replace(state, doubt_s=doubt_s)
 
     def enable(self) -> None:

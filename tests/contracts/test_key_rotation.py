@@ -78,6 +78,15 @@ def test_a_chain_never_goes_back_to_a_key_that_was_given_up() -> None:
         follow(HEX[0], (step(0, 1), step(1, 0)))
 
 
+@pytest.mark.parametrize("spelled", [HEX[0].upper(), f"{HEX[0][:6]} {HEX[0][6:]}"])
+def test_nor_where_that_key_is_spelled_otherwise(spelled: str) -> None:
+    """Signed by both keys: found by fuzzing, since `bytes.fromhex` passes over case and spaces."""
+    text = step(1, 0).statement.replace(HEX[0].encode(), spelled.encode())
+    back = KeyStatement(text, KEYS[1].sign(text), KEYS[0].sign(text))
+    with pytest.raises(ReleaseRejected, match="malformed"):
+        follow(HEX[0], (step(0, 1), back))
+
+
 def test_a_chain_has_an_end() -> None:
     with pytest.raises(ReleaseRejected, match="too many"):
         follow(HEX[0], CHAIN * MAX_CHAIN)

@@ -8,7 +8,10 @@ from pathlib import Path
 import pytest
 
 from contracts import registry
+from contracts.errors import ConfigError
+from runtime import preflight
 from runtime.config import DEFAULT_CONFIG, RobotConfig, load_config
+from runtime.run import RunPlan
 
 FOLDER = DEFAULT_CONFIG.parent
 ROBOTS = sorted(path.name for path in FOLDER.glob("*.yaml") if path.name != "trainer.yaml")
@@ -43,6 +46,13 @@ def test_a_real_robots_config_is_a_careful_one(name: str) -> None:
     assert config.arm.at_close == "hold"
     assert config.episode.instruction
     assert config.policy.explore_deg <= 1.0
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_no_scripted_expert_moves_a_real_arm(name: str) -> None:
+    plan = RunPlan(purpose="record", driver="expert")
+    with pytest.raises(ConfigError, match="simulated benches alone"):
+        preflight.check(load_config(FOLDER / name), plan)
 
 
 def test_every_key_of_the_arm_is_in_the_readme() -> None:

@@ -139,6 +139,15 @@ def test_an_arm_seen_twice_within_a_moment_is_not_seen_to_stand() -> None:
     assert found is not None and found.check is StopCheck.FAILED and "moves at" in found.note
 
 
+@pytest.mark.parametrize("doubt_s", [math.nan, -1.0, -math.inf, math.inf])
+def test_nor_is_one_whose_driver_can_not_say_when_it_read(doubt_s: float) -> None:
+    check, found = Standstill(JOINTS, 0.0, 1.0), None
+    for tick in range(130):
+        positions = np.full(len(JOINTS), 0.6 * tick, np.float32)
+        found = found or check.add(ArmState(positions, tick / 100.0, doubt_s=doubt_s))
+    assert found is not None and found.check is StopCheck.FAILED
+
+
 def test_an_arm_whose_readings_take_long_is_seen_to_stand_a_little_later() -> None:
     check, still = Standstill(JOINTS, 0.0, 1.0), np.zeros(len(JOINTS), np.float32)
     seen = [check.add(ArmState(still, tick * 0.05, doubt_s=0.05)) for tick in range(8)]

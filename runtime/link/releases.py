@@ -23,6 +23,7 @@ from contracts import wire
 from contracts.encodings import KINDS, kind_of
 from contracts.errors import ReleaseRejected, WireError
 from contracts.files import atomic
+from contracts.key_rotation import public_key
 from contracts.messages import (
     ReleaseChunk,
     ReleaseNone,
@@ -386,7 +387,7 @@ class ReleaseFetcher:
     def _public_key(self) -> Ed25519PublicKey:
         try:
             text = atomic.read_bytes(self._key_path, 1024).decode("ascii").strip()
-            return Ed25519PublicKey.from_public_bytes(bytes.fromhex(text))
+            return public_key(text)
         except (atomic.FileError, OSError, ValueError) as error:
             raise ReleaseRejected(
                 "key",

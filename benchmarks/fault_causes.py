@@ -143,20 +143,23 @@ class ClockStep(Cause):
     def strike(self, rig: Rig) -> dict[str, Any]:
         board, clock = rig.board, rig.clock
         assert clock is not None
-        quiet = True
+        disturbed = ""
         for seconds in (3600, -3600, 0):
             tick, missed = board.tick, board.missed_ticks
             clock.step(seconds)
             time.sleep(0.5)
-            quiet &= board.tick - tick >= 10 and board.missed_ticks - missed <= 2
-            quiet &= board.loop_state == LoopState.RUNNING and not rig.control_ended
+            went, lost = board.tick - tick, board.missed_ticks - missed
+            stopped = board.loop_state != LoopState.RUNNING or rig.control_ended
+            if not disturbed and (stopped or went < 10 or lost > 2):
+                how = "stopped" if stopped else f"{went} ticks, {lost} missed"
+                disturbed = f"disturbed ({how}, at {seconds} s)"
         return {
             "hold_ms": None,
             "still_ms": None,
-            "by": "nothing stopped" if quiet else "disturbed",
+            "by": disturbed or "nothing stopped",
             "check": "not latched",
-            "latched": not quiet,
-            "ok": quiet,
+            "latched": bool(disturbed),
+            "ok": not disturbed,
         }
 
 

@@ -234,6 +234,16 @@ class Rig:
 
         return self.until(ready, START_S) and not self.control_ended
 
+    def await_running(self) -> bool:
+        """Not in a hold, wherever the arm is in its swing; False: the run ended instead."""
+        board = self.board
+
+        def over() -> bool:
+            return self.control_ended or board.watchdog_tripped != 0
+
+        self.until(lambda: board.loop_state == LoopState.RUNNING or over(), START_S)
+        return board.loop_state == LoopState.RUNNING and not over()
+
     def until(self, condition: Callable[[], bool], patience_s: float = PATIENCE_S) -> bool:
         give_up_s = time.monotonic() + patience_s
         while not condition():

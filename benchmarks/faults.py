@@ -120,7 +120,8 @@ def _one_run(cause: Cause, rig: Rig, folder: Path, left: int, say: Say) -> float
     for number in range(min(cause.per_run, left)):
         # Anywhere in its swing, and not only where a run happens to begin.
         time.sleep(random.uniform(0.2, 1.5))
-        if rig.control_ended or rig.board.watchdog_tripped:
+        # A hold of its own (a late picture) would be taken for what the injection did.
+        if not rig.await_running():
             return rig.board.watchdog_tripped_at_s
         row = cause.strike(rig)
         over = row["latched"] or not rig.await_motion()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ from benchmarks import faults
 from benchmarks.fault_causes import CAUSES, Cause
 from benchmarks.fault_rig import Rig
 from contracts.errors import ConfigError
+from runtime.board import LoopState
 
 QUICK = ("NaN action", "frozen camera", "unforeseen error", "arm lost to control", "clock step")
 
@@ -72,6 +75,19 @@ def test_a_run_that_ends_by_itself_or_never_goes_on_is_counted(tmp_path: Path) -
     ]
     found = {"causes": {cause.name: faults.summary(rows, cause.check)}, "clean": []}
     assert found["causes"][cause.name]["wrong"] == 2 and not faults.good(found)
+
+
+def test_an_injection_waits_for_the_end_of_a_hold_that_is_not_its_own(tmp_path: Path) -> None:
+    (cause,) = (one for one in CAUSES if one.name == "frozen camera")
+    with faults.installed(tmp_path), Rig(tmp_path, cause) as rig:
+        assert rig.await_running()
+        cause.cast(rig)
+        assert rig.until(lambda: rig.board.loop_state == LoopState.HOLD)
+        threading.Timer(0.5, rig.sign.put, ["none"]).start()
+        held_s = time.monotonic()
+        assert rig.await_running() and time.monotonic() - held_s > 0.4
+        os.kill(rig.board.control_pid, signal.SIGKILL)
+        assert rig.until(lambda: rig.control_ended) and not rig.await_running()
 
 
 def test_a_stop_that_was_not_read_back_as_it_should_be_is_no_success() -> None:

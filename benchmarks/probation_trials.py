@@ -331,7 +331,13 @@ def _real_trial(folder: Path, package: Path, seed_base: int) -> Trial:
     state = slots.state()
     tried = state.by_seq(TRIED)
     if tried is None or tried[1].state not in ("rolled_back", "committed"):
-        raise EntracteError("the robot did not decide", found=outcome.what or "no reason")
+        became = f"{tried[1].state}, {tried[1].reason}" if tried else "not in its slots any more"
+        raise EntracteError(
+            f"no verdict in {done} episodes: the release that was tried is {became}",
+            expected="rolled back or committed",
+            found=outcome.what or "a run that ended in order",
+            remedy="where its runs took too long (latency), repeat on a machine with nothing else to do",
+        )
     committed = state.named("committed")
     if tried[1].state == "rolled_back" and (
         committed is None or committed[1].publish_seq != HEALTHY

@@ -16,6 +16,7 @@ import numpy as np
 
 from contracts import language
 from contracts.errors import ConfigError
+from trainer.demonstrations import Samples
 
 FORMAT = 3
 CAMERAS = ("front", "wrist")
@@ -63,6 +64,11 @@ def picture_size(folders: Sequence[Path]) -> tuple[int, int]:
     return int(meta["width"]), int(meta["height"])
 
 
+def chunk_length(folders: Sequence[Path]) -> int:
+    """Actions that are known from each moment on. Raises `ConfigError`."""
+    return int(_meta(folders[0])["chunk"])
+
+
 def examples(found: Glances, count: int = 8) -> dict[str, np.ndarray]:
     """The first moments as trunk inputs, for the golden vectors."""
     images = {f"images.{name}": found.images[name][:count] for name in CAMERAS}
@@ -76,18 +82,27 @@ def read(
     vocabulary: tuple[str, ...],
     instruction_length: int,
     most: int | None = None,
+    acted: bool = False,
     progress: Callable[[int, int], None] = lambda done, of: None,
 ) -> Glances:
-    """At most `most` moments of folders of glances, the first folder's first. Raises `ConfigError`."""
+    """At most `most` moments of folders of glances, the first folder's first; `acted`: only those of which
+    what the expert does next is known. Raises `ConfigError`."""
     width, height = picture_size(folders)
-    chunk = int(_meta(folders[0])["chunk"])
+    chunk = chunk_length(folders)
     texts = [part for folder in folders for part in _texts(folder)]
     shards = list(_shards(folders))
-    counts = []
+    wanted = []
     for path, _ in shards:
         with np.load(path, allow_pickle=False) as shard:
-            counts.append(len(shard["state"]))
-    total = min(sum(counts), most or sum(counts))
+            flags = shard["acted"].astype(bool)
+            wanted.append(np.flatnonzero(flags) if acted else np.arange(len(flags)))
+    there = sum(len(moments) for moments in wanted)
+    if not there:
+        raise ConfigError(
+            f"{', '.join(map(str, folders))}: not one moment to learn from",
+            remedy="record more scenes: python -m runtime.bench.glances --scenes",
+        )
+    total = min(there, most or there)
     # Made once at their full size: the pictures are gigabytes.
     images = {name: np.empty((total, height, width, 3), np.uint8) for name in CAMERAS}
     found: dict[str, list[np.ndarray]] = {
@@ -100,20 +115,20 @@ def read(
             break
         with np.load(path, allow_pickle=False) as stored:
             shard = {name: stored[name] for name in stored.files}
-        count = min(counts[number], total - at)
-        _check(shard, counts[number], chunk, path)
-        for moment in range(count):
+        _check(shard, len(shard["acted"]), chunk, path)
+        moments = wanted[number][: total - at]
+        for to, moment in enumerate(moments, at):
             for index, name in enumerate(CAMERAS):
                 place = 2 * moment + index
                 data = shard["jpeg"][shard["offsets"][place] : shard["offsets"][place + 1]]
-                images[name][at + moment] = _picture(data, height, width, path)
-        pick = _rows(shard["rows"][: count + 1])
+                images[name][to] = _picture(data, height, width, path)
+        pick = _rows(shard["rows"])[moments]
         found["text"].append(shard["text"][pick] + first_text)
         found["points"].append(shard["points"][pick])
         found["pixels"].append(shard["pixels"][pick])
         for name in ("state", "chunk", "keyframe", "acted", "tip"):
-            found[name].append(shard[name][:count])
-        at += count
+            found[name].append(shard[name][moments])
+        at += len(moments)
         progress(number + 1, len(shards))
     arrays = {name: np.concatenate(parts) for name, parts in found.items()}
     tokens = [
@@ -130,6 +145,20 @@ def read(
         tokens=np.stack(tokens),
         points=arrays["points"],
         pixels=arrays["pixels"],
+    )
+
+
+def samples(found: Glances) -> Samples:
+    """What `read(..., acted=True)` found, to imitate: each moment with its scene's own instruction, and an
+    episode of its own."""
+    assert found.acted.all()
+    return Samples(
+        images=found.images,
+        states=found.states,
+        tokens=found.tokens[found.texts[:, 0]],
+        chunks=found.chunks,
+        keyframes=found.keyframes,
+        episode=np.arange(len(found)),
     )
 
 

@@ -50,22 +50,26 @@ class PretrainOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     threads: int = 1
 
 
+NEW = "pretrain a new one: robot-trainer pretrain without --start"
+
+
 def check_start(found: FlowConfig, wanted: FlowConfig, what: str) -> None:
     """Raises `ConfigError` where a policy can't go on with glances and a robot that want another one."""
-    size = (wanted.image_width, wanted.image_height)
-    if (found.image_width, found.image_height) != size or found.action != wanted.action:
+    size, length = (wanted.image_width, wanted.image_height), wanted.chunk_length
+    has = (found.image_width, found.image_height), found.action, found.chunk_length
+    if has != (size, wanted.action, length):
         raise ConfigError(
-            f"policy in {what} is for other pictures or another arm",
-            expected=f"{size} px, {wanted.action.names}",
-            found=f"{(found.image_width, found.image_height)} px, {found.action.names}",
-            remedy="pretrain a new one: leave out --start",
+            f"policy in {what} is for other pictures, other chunks or another arm",
+            expected=f"{size} px, {length} actions of {wanted.action.names}",
+            found=f"{has[0]} px, {found.chunk_length} actions of {found.action.names}",
+            remedy=NEW,
         )
     unknown = sorted(set(wanted.vocabulary) - set(found.vocabulary))
     if unknown:
         raise ConfigError(
             f"policy in {what} doesn't know words of these glances",
             found=", ".join(unknown[:10]),
-            remedy="pretrain a new one: leave out --start",
+            remedy=NEW,
         )
 
 

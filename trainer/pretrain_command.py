@@ -20,7 +20,10 @@ def command(
     ],
     output: Annotated[Path, typer.Option(help="Folder that the trained policy is written to.")],
     start: Annotated[
-        Path | None, typer.Option(help="Go on from this pretrained policy, not from nothing.")
+        Path | None,
+        typer.Option(
+            help="Go on from this policy (an earlier --output, or a package made from one), not from nothing."
+        ),
     ] = None,
     steps: Annotated[int, typer.Option(help="Gradient steps.")] = 9000,
     rate: Annotated[float, typer.Option(help="Highest learning rate.")] = 1e-3,

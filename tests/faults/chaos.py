@@ -264,6 +264,8 @@ def _run(folder, package, episodes, seed, robots, disks, say, drain_s, curve) ->
             "link ended by itself": sum(len(robot.link.deaths) for robot in ends),
             "trainer ended by itself": len(trainer.process.deaths),
             "seconds": int(time.monotonic() - started_s),
+            **Counter(f"trainer ended by itself: {why}" for why in trainer.process.deaths),
+            **Counter(f"link ended by itself: {why}" for r in ends for why in r.link.deaths),
             **{f"fault: {name}": count for name, count in faults.items()},
         }
     )

@@ -1,11 +1,13 @@
 """A trainer and a robot with a bad cable between them, in one process: publisher, desk, link, slots, swapper.
 
 What a kill takes away is thrown away here and made again from the disk; what goes over the cable lies in two
-queues until somebody delivers, loses, doubles or damages it.
+queues until somebody delivers, loses, doubles or damages it. It has no clock but its own and always the same
+key: what went wrong once goes wrong again.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections import deque
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +17,7 @@ import numpy as np
 
 from contracts import wire
 from contracts.errors import WireError
+from contracts.files.keys import write_secret
 from contracts.files.packages import Package
 from contracts.messages import (
     OutcomeStored,
@@ -35,7 +38,7 @@ from runtime.weights.swap import Swapper
 from runtime.weights.swap_checks import SwapLimits
 from trainer.interfaces import Update
 from trainer.metrics import Metrics, read_metrics
-from trainer.publisher import PUBLIC_KEY_FILE, Publisher
+from trainer.publisher import KEY_FILE, PUBLIC_KEY_FILE, Publisher
 from trainer.release_desk import ReleaseDesk
 
 ROBOT, PEER = "bench-0", b"peer"
@@ -45,6 +48,7 @@ RULES = Probation(drop=0.3, alpha=0.3, beta=0.3, most_episodes=4, unjudged=1)
 """A verdict after one or two episodes."""
 WILD = 1e4
 VALID_S = 1000.0
+_KEY = hashlib.sha256(b"a trainer that is always the same").digest()
 
 
 @dataclass
@@ -93,6 +97,8 @@ class Trainer:
     def __init__(self, folder: Path, package: Package, cable: Cable, world: World) -> None:
         self.folder, self._package, self._cable, self._world = folder, package, cable, world
         self.published = 0
+        folder.mkdir()
+        write_secret(folder / KEY_FILE, _KEY)  # the same bits go wrong in every run
         self.restart()
 
     def restart(self) -> None:
@@ -102,12 +108,16 @@ class Trainer:
             valid_s=VALID_S,
             own=self._package.folder,
             unix_clock=lambda: self._world.unix_s,
+            clock=self._now_s,
         )
         if self.published:
             self.publisher.commit(self.published)
         path = self.folder / "metrics.jsonl"
-        self.desk = ReleaseDesk(path, Metrics(path), self._cable.towards_robot)
+        self.desk = ReleaseDesk(path, Metrics(path), self._cable.towards_robot, clock=self._now_s)
         self._work = _Work(self.publisher)
+
+    def _now_s(self) -> float:
+        return self._world.now_s
 
     def publish(self, shift: float, *, die_before_offering: bool = False) -> int:
         tensors = {name: t.copy() for name, t in self._package.refinable_weights().items()}

@@ -240,6 +240,16 @@ def test_a_policy_is_bound_to_the_calibration_of_all_its_data_or_to_none(
     assert first_config(roots, WIDTH, HEIGHT).observation.calibration_id == ""
 
 
+def test_a_start_may_be_a_package_that_was_made_of_one(tmp_path: Path) -> None:
+    base = make_policy()
+    base.save(tmp_path / "base", make_examples(), Provenance("t", 0, "", "", 0.0, {}))
+    export_policy(tmp_path / "base", tmp_path / "package")
+    found, saved = FlowPolicy.load(tmp_path / "package"), FlowPolicy.load(tmp_path / "base")
+    for name, value in saved.state_dict().items():
+        assert torch.equal(value, found.state_dict()[name]), name
+    assert found.config.vocabulary == saved.config.vocabulary
+
+
 def test_starting_from_nothing_that_exists_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(PackageError, match="holds no trained policy"):
         FlowPolicy.load(tmp_path / "nowhere")

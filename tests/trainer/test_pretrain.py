@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from tiny_flow import make_config
+from click.testing import Result
+from tiny_flow import make_config, make_examples, make_policy
+from typer.testing import CliRunner
 
 from contracts import language
 from contracts.errors import ConfigError, PackageError
+from contracts.package import Provenance
 from trainer import glances as seen
+from trainer.app import app
 from trainer.checkpoint import Checkpoint
 from trainer.policies.flow import FlowPolicy
 from trainer.policies.vision import CELL_PX, CameraEncoder
@@ -208,3 +213,70 @@ def test_another_split_or_an_unfinished_folder_is_refused(folder: Path, tmp_path
     (tmp_path / "meta.json").write_text(json.dumps({**meta, "split": "eval"}))
     with pytest.raises(ConfigError, match="split"):
         seen.instructions([tmp_path])
+
+
+def test_a_head_learns_from_what_the_expert_does_in_glances(folder: Path, tmp_path: Path) -> None:
+    found = _read(folder)
+    policy = _policy(folder, found)
+    policy.save(tmp_path / "trunk", seen.examples(found), Provenance("t", 0, "", "", 0.0, {}))
+    told = _imitate(tmp_path / "base", "--glances", folder, "--start", tmp_path / "trunk")
+    assert told.exit_code == 0, (told.output, told.exception)
+    before, after = policy.state_dict(), FlowPolicy.load(tmp_path / "base").state_dict()
+    changed = {name for name, value in before.items() if not torch.equal(value, after[name])}
+    assert changed and all(name.startswith("head.") for name in changed)
+    base = FlowPolicy.load(tmp_path / "base").config
+    assert base.provenance is not None
+    assert base.provenance.data == f"few: glances, {found.acted.sum()} steps"
+
+
+def test_only_what_an_expert_did_about_its_own_instruction_is_imitated(
+    folder: Path, tmp_path: Path
+) -> None:
+    shard = next(iter(folder.glob("shard-*.npz")))
+    with np.load(shard) as stored:
+        arrays = {name: stored[name] for name in stored.files}
+    arrays["acted"] = np.arange(len(arrays["acted"])) % 3 == 1
+    shutil.copytree(folder, tmp_path / "some")
+    np.savez(tmp_path / "some" / shard.name, **arrays)
+    every = _read(tmp_path / "some")
+    words = language.build_vocabulary(seen.instructions([folder]))
+    acted = {"vocabulary": words, "instruction_length": 16, "acted": True}
+    some = seen.samples(seen.read([tmp_path / "some"], **acted))  # type: ignore[arg-type]
+    assert len(some) == every.acted.sum() < len(every)
+    np.testing.assert_array_equal(some.chunks, every.chunks[every.acted])
+    np.testing.assert_array_equal(some.images["wrist"], every.images["wrist"][every.acted])
+    own = every.tokens[every.texts[every.acted, 0]]
+    np.testing.assert_array_equal(some.tokens, own)
+    few = seen.read([tmp_path / "some"], most=1, **acted)  # type: ignore[arg-type]
+    np.testing.assert_array_equal(few.chunks, some.chunks[:1])
+    np.savez(tmp_path / "some" / shard.name, **{**arrays, "acted": 0 * arrays["acted"]})
+    with pytest.raises(ConfigError, match="not one moment"):
+        seen.read([tmp_path / "some"], **acted)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ((), "found neither"),
+        (("--data", "x", "--glances", "x", "--start", "x"), "found both"),
+        (("--glances", "x"), "--glances without --start"),
+        (("--glances", "x", "--start", "x", "--every", "2"), "are about --data"),
+    ],
+)
+def test_what_to_imitate_must_be_clear(
+    tmp_path: Path, arguments: tuple[str, ...], says: str
+) -> None:
+    told = _imitate(tmp_path / "base", *arguments)
+    assert isinstance(told.exception, ConfigError) and says in str(told.exception)
+
+
+def test_a_trunk_for_other_pictures_imitates_no_glances(folder: Path, tmp_path: Path) -> None:
+    make_policy().save(tmp_path / "trunk", make_examples(), Provenance("t", 0, "", "", 0.0, {}))
+    told = _imitate(tmp_path / "base", "--glances", folder, "--start", tmp_path / "trunk")
+    assert isinstance(told.exception, ConfigError) and "other pictures" in str(told.exception)
+
+
+def _imitate(output: Path, *arguments: object) -> Result:
+    fixed = ("--trunk-rate", "0", "--new-head", "--steps", "3", "--batch", "8", "--views", "2")
+    given = [str(one) for one in (*arguments, *fixed, "--noise", "0", "--output", output)]
+    return CliRunner().invoke(app, ["imitate", *given])

@@ -18,7 +18,13 @@ from torch.nn import functional as F
 
 from contracts.errors import PackageError
 from contracts.files import atomic, outputs
-from contracts.files.packages import Package, read_safetensors, safetensors_bytes
+from contracts.files.packages import (
+    MANIFEST_FILE,
+    Package,
+    load_package,
+    read_safetensors,
+    safetensors_bytes,
+)
 from contracts.package import Provenance, float_weights
 from contracts.specs import ActionSpec, ObservationSpec
 from trainer.policies.chance import Chance
@@ -326,8 +332,11 @@ class FlowPolicy(nn.Module):
 
     @staticmethod
     def load(folder: Path) -> FlowPolicy:
-        """Raises `PackageError` if the folder holds no such policy."""
+        """What `save` wrote, or the twin of a package that was exported from it. Raises `PackageError` if the
+        folder holds neither."""
         path = folder / CONFIG_FILE
+        if not path.exists() and (folder / MANIFEST_FILE).exists():
+            return FlowPolicy.from_package(load_package(folder))
         try:
             config = msgspec.json.decode(atomic.read_bytes(path, 1 << 22), type=FlowConfig)
             data = atomic.read_bytes(folder / WEIGHTS_FILE, 1 << 30)

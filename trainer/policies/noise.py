@@ -22,6 +22,11 @@ class FeatureNoise(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     points: float = 0.2
     state: float = 0.15
 
+    def times(self, share: float) -> FeatureNoise:
+        """The same, all of it `share` times as large."""
+        fields = msgspec.structs.asdict(self)
+        return FeatureNoise(**{name: share * value for name, value in fields.items()})
+
     def scales(self, features: torch.Tensor, config: FlowConfig) -> torch.Tensor:
         """float32[F] for features float32[N, F] of `config`'s trunk."""
         scales = features.std(0) if len(features) > 1 else torch.zeros(features.shape[1])
